@@ -1,0 +1,155 @@
+"""Setting up a queue, changing it, looking at it and clearing it."""
+
+import os
+import pathlib
+from typing import TYPE_CHECKING, Tuple, Union
+
+import icontract
+
+from persipubsub import arguments, errors, files, invariants, queue, status
+from persipubsub.handle import Handle
+from persipubsub.invariants import Violation
+from persipubsub.queue import Configuration, HighWaterMark, Strategy
+from persipubsub.status import QueueStatus
+
+if TYPE_CHECKING:
+    from persipubsub.environment import Environment
+
+
+def _closed_error(self: "Control") -> errors.ClosedError:
+    return errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_control.")
+
+
+_REQUIRE_OPEN = icontract.require(lambda self: not self.closed, error=_closed_error)
+
+
+class Control:
+    """Changes a queue and tells about it. Made by :meth:`Environment.new_control`.
+
+    Every change holds at once for all publishers and subscribers in all processes, and is on the disk when the method
+    returns, under either durability.
+    """
+
+    def __init__(self, environment: "Environment", handle: Handle) -> None:
+        self._environment = environment
+        self._handle = handle
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether close() was called."""
+        return self._closed
+
+    @_REQUIRE_OPEN
+    def is_initialized(self) -> bool:
+        """Tell whether the queue exists, which it does unless somebody deleted its files."""
+        return files.is_queue(self._environment.path)
+
+    @_REQUIRE_OPEN
+    @icontract.ensure(lambda self, identifier: identifier in self.status().subscribers, enabled=icontract.SLOW)
+    def add_subscriber(self, identifier: str) -> None:
+        """Add a subscriber, which gets what is sent from then on. One that exists stays as it is.
+
+        :param identifier: 1 to 255 bytes of UTF-8 without NUL
+        :raise ArgumentTypeError: not a str
+        :raise ArgumentError: outside the limits
+        """
+        encoded = arguments.identifier(identifier)
+        self._handle.change(lambda txn: queue.add_subscriber(txn, encoded))
+
+    @_REQUIRE_OPEN
+    @icontract.ensure(lambda self, identifier: identifier not in self.status().subscribers, enabled=icontract.SLOW)
+    def remove_subscriber(self, identifier: str) -> None:
+        """Remove a subscriber. Who waits as it gets UnknownSubscriberError; what nobody else awaits is deleted.
+
+        :raise UnknownSubscriberError: there is no such subscriber
+        """
+        encoded = arguments.identifier(identifier)
+        self._handle.change(lambda txn: queue.remove_subscriber(txn, encoded))
+
+    @_REQUIRE_OPEN
+    @icontract.ensure(lambda result: result >= 0)
+    def prune_dangling_messages(self) -> int:
+        """Let what is older than the timeout expire now, and delete what nobody awaits; give how many messages went."""
+        return self._handle.change(lambda txn: queue.expire(txn) + queue.prune_dangling(txn))
+
+    @_REQUIRE_OPEN
+    @icontract.ensure(lambda self, identifier: self.status().subscribers[identifier].pending == 0,
+                      enabled=icontract.SLOW)
+    @icontract.ensure(lambda result: result >= 0)
+    def prune_all_messages_for(self, identifier: str) -> int:
+        """Take all that is pending for a subscriber, unread; give how many messages it will not get.
+
+        :raise UnknownSubscriberError: there is no such subscriber
+        """
+        encoded = arguments.identifier(identifier)
+        return self._handle.change(lambda txn: queue.take_all(txn, encoded))
+
+    @_REQUIRE_OPEN
+    @icontract.ensure(lambda result: result >= 0)
+    def clear_messages(self) -> int:
+        """Delete all messages; the subscribers stay. Give how many messages went."""
+        return self._handle.change(queue.clear)
+
+    @_REQUIRE_OPEN
+    @icontract.ensure(lambda result: result >= 0)
+    def clear_all_subscribers(self) -> int:
+        """Remove all subscribers and with them all messages; publishers go on. Give how many messages went."""
+        return self._handle.change(queue.clear_subscribers)
+
+    @_REQUIRE_OPEN
+    @icontract.require(
+        lambda hwm: isinstance(hwm, HighWaterMark),
+        error=lambda hwm: errors.ArgumentTypeError(f"hwm must be a HighWaterMark, got {type(hwm).__name__}."))
+    def set_hwm(self, hwm: HighWaterMark) -> None:
+        """Set the high-water mark. It holds from the next send on: what is over it now goes then."""
+        self._configure(Configuration(high_watermark=hwm))
+
+    @_REQUIRE_OPEN
+    @icontract.require(
+        lambda strategy: isinstance(strategy, Strategy),
+        error=lambda strategy: errors.ArgumentTypeError(f"strategy must be a Strategy, got {type(strategy).__name__}."))
+    def set_strategy(self, strategy: Strategy) -> None:
+        """Set which messages go when the queue overflows."""
+        self._configure(Configuration(strategy=strategy))
+
+    def _configure(self, configuration: Configuration) -> None:
+        self._handle.change(lambda txn: txn.put_header(configuration.applied(txn.header)))
+
+    @_REQUIRE_OPEN
+    def status(self) -> QueueStatus:
+        """Tell what the queue looks like at this moment."""
+        return self._handle.read(lambda txn: status.read(txn, self._environment.path))
+
+    @_REQUIRE_OPEN
+    def check(self) -> Tuple[Violation, ...]:
+        """Read the whole queue and verify its invariants; empty if all is well."""
+        return self._handle.read(invariants.check)
+
+    @_REQUIRE_OPEN
+    def backup(self, path: Union[str, "os.PathLike[str]"]) -> None:
+        """Write a compact, consistent copy of the queue while everything runs.
+
+        Do not copy the files yourself: a plain open and close of ``lock.mdb`` inside a process that uses the queue
+        drops LMDB's locks, and then two writers at one time lose messages.
+
+        :param path: a directory that does not exist or is empty; it becomes a queue
+        :raise PathError: the directory cannot be made, or it is not empty
+        """
+        files.backup(pathlib.Path(os.path.abspath(path)), self._handle.copy)
+
+    def close(self) -> None:
+        """Close the control; more than once is fine."""
+        self._closed = True
+
+    def __enter__(self) -> "Control":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> object:
+        return type(self._environment).new_control, (self._environment, )
+
+    def __repr__(self) -> str:
+        return f"<Control of {self._environment.path}{' (closed)' if self._closed else ''}>"

@@ -1,0 +1,37 @@
+"""What publishers and subscribers ask of a queue. The seam behind which another engine could store the messages."""
+
+from typing import Protocol, Sequence
+
+from persipubsub.queue import Found, Sent, Subscription
+
+
+class Watch(Protocol):
+    """One call that waits for messages."""
+
+    def arm(self) -> None:
+        """Note what has been published so far. To be called before looking into the queue."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Return once something was published since arm(); also after the timeout, and sometimes for no reason."""
+
+
+class Engine(Protocol):
+    """The queue as its endpoints know it."""
+
+    def put(self, payloads: Sequence[bytes]) -> Sent:
+        """Append messages, all or none."""
+
+    def subscribe(self, identifier: bytes) -> Subscription:
+        """Find a subscriber, or raise UnknownSubscriberError."""
+
+    def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+        """Find the next messages of a subscriber without taking them. None of them has expired."""
+
+    def look_at_top(self, subscription: Subscription) -> Found:
+        """Find the latest message of a subscriber without taking it."""
+
+    def take(self, subscription: Subscription, last_id: int) -> None:
+        """Take all messages of a subscriber up to an id."""
+
+    def watch(self, longest_sleep_s: float) -> Watch:
+        """Prepare to wait; the bound holds where the wait has to poll."""

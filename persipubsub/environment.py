@@ -1,0 +1,197 @@
+"""The one place where users get their objects: an Environment stands for a queue's directory."""
+
+import os
+import pathlib
+import threading
+import weakref
+from typing import Callable, Iterable, Optional, TypeVar, Union
+
+import icontract
+
+from persipubsub import arguments, errors, files, handle, queue
+from persipubsub.control import Control
+from persipubsub.handle import Handle
+from persipubsub.publisher import Publisher
+from persipubsub.queue import Configuration, Durability, HighWaterMark, Strategy
+from persipubsub.subscriber import Subscriber
+
+Path = Union[str, "os.PathLike[str]"]
+T = TypeVar("T", Control, Publisher, Subscriber)
+
+
+def _closed_error(self: "Environment") -> errors.ClosedError:
+    return errors.ClosedError(f"{self!r} is closed. Make a new one with persipubsub.environment.new_environment.")
+
+
+_REQUIRE_OPEN = icontract.require(lambda self: not self.closed, error=_closed_error)
+
+
+def _require_type(name: str, kind: type) -> "icontract.require":
+    """Require that an argument is None or of a type."""
+
+    def error(_KWARGS: "dict[str, object]") -> errors.ArgumentTypeError:  # pylint: disable=invalid-name  # icontract's
+        return errors.ArgumentTypeError(f"{name} must be a {kind.__name__}, got {type(_KWARGS[name]).__name__}.")
+
+    return icontract.require(lambda _KWARGS: _KWARGS.get(name) is None or isinstance(_KWARGS[name], kind), error=error)
+
+
+def _nothing_to_release() -> None:
+    """Stand for the release of a queue that was never opened."""
+
+
+class Environment:
+    """A queue in a directory. It makes the objects that work on the queue, and closes them.
+
+    Making an Environment touches no disk. Several Environments of one queue in one process are fine. Environments, and
+    the objects they make, can be pickled: into a spawned process, which then opens the queue itself.
+    """
+
+    @icontract.require(lambda path: isinstance(path, (str, os.PathLike)) and isinstance(os.fspath(path), str),
+                       error=lambda path: errors.ArgumentTypeError(
+                           f"path must be a str or PathLike of str, got {type(path).__name__}."))
+    @icontract.require(lambda path: str(path) != "" and "\0" not in str(path),
+                       error=lambda path: errors.ArgumentError(
+                           f"path must name a directory, not be empty and have no NUL, got {str(path)!r}."))
+    def __init__(self, path: Path) -> None:
+        """Stand for the queue at a path.
+
+        :param path: the directory of the queue
+        :raise ArgumentTypeError: not a str or PathLike
+        :raise ArgumentError: empty, or with a NUL
+        """
+        # Absolute, so that a later change of the working directory does not make it another queue.
+        self._path = pathlib.Path(os.path.abspath(path))
+        self._lock = threading.Lock()
+        self._closed = False
+        self._handle: Optional[Handle] = None
+        self._release: Callable[[], object] = _nothing_to_release
+        self._made: "weakref.WeakSet[Union[Control, Publisher, Subscriber]]" = weakref.WeakSet()
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Give the absolute path of the queue's directory."""
+        return self._path
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether close() was called."""
+        return self._closed
+
+    @_REQUIRE_OPEN
+    @_require_type("high_watermark", HighWaterMark)
+    @_require_type("high_water_mark", HighWaterMark)
+    @_require_type("strategy", Strategy)
+    @_require_type("durability", Durability)
+    @_require_type("mode", int)
+    @icontract.require(lambda mode: mode is None or (mode & ~0o777 == 0 and mode & 0o600 == 0o600),
+                       error=lambda mode: errors.ArgumentError(
+                           f"mode must be from 0o600 to 0o777 with reading and writing for the owner, got {mode:#o}."))
+    @icontract.require(lambda high_watermark, high_water_mark: high_watermark is None or high_water_mark is None,
+                       error=lambda: errors.ArgumentTypeError(
+                           "Got both high_watermark and high_water_mark, which are one argument. Give high_watermark."))
+    def new_control(self,
+                    subscriber_ids: Optional[Iterable[str]] = None,
+                    high_watermark: Optional[HighWaterMark] = None,
+                    strategy: Optional[Strategy] = None,
+                    durability: Optional[Durability] = None,
+                    mode: Optional[int] = None,
+                    high_water_mark: Optional[HighWaterMark] = None) -> Control:
+        """Set up the queue, or change it, and give its control.
+
+        What is given is applied; what is left out stays as stored, or is the default in a new queue. Subscribers are
+        added, never removed.
+
+        :param subscriber_ids: subscribers to add where they are missing
+        :param high_watermark: when the queue overflows
+        :param strategy: which messages go when the queue overflows; ``prune_first`` in a new queue
+        :param durability: what a sent message survives; ``POWER_LOSS`` in a new queue
+        :param mode: of the files, 0o600 in a new queue; who may read or write the files may enter the directory
+        :param high_water_mark: another spelling of high_watermark
+        :raise ArgumentTypeError: an argument of the wrong type, or both spellings
+        :raise ArgumentError: an argument outside its limits
+        :raise PathError: the path is a file, or its permissions forbid it
+        :raise FormatError: the files there are not a queue of this version
+        :raise ClosedError: the Environment is closed
+        """
+        identifiers = arguments.identifiers(subscriber_ids)
+        configuration = Configuration(high_watermark if high_water_mark is None else high_water_mark, strategy,
+                                      durability)
+        files.create(self._path, *queue.fresh(configuration), mode)
+        opened = self._opened()
+        opened.change(lambda txn: queue.configure(txn, configuration, identifiers))
+        return self._keep(Control(self, opened))
+
+    @_REQUIRE_OPEN
+    @_require_type("autosync", bool)
+    def new_publisher(self, autosync: bool = False) -> Publisher:
+        """Make a publisher.
+
+        :param autosync: whether ``send_many`` makes each message durable by itself, not all in one commit
+        :raise NotInitializedError: nobody has set up a queue at the path
+        :raise PathError: the path is a file, or its permissions forbid it
+        :raise FormatError: the files there are not a queue of this version
+        :raise ClosedError: the Environment is closed
+        """
+        return self._keep(Publisher(self, self._opened(), autosync))
+
+    @_REQUIRE_OPEN
+    def new_subscriber(self, identifier: str) -> Subscriber:
+        """Make a subscriber that takes up where the one of that name was left.
+
+        :param identifier: a name that Control has added
+        :raise ArgumentTypeError: not a str
+        :raise ArgumentError: outside the limits of an identifier
+        :raise UnknownSubscriberError: the queue has no such subscriber; the error names those it has
+        :raise NotInitializedError: nobody has set up a queue at the path
+        :raise PathError: the path is a file, or its permissions forbid it
+        :raise FormatError: the files there are not a queue of this version
+        :raise ClosedError: the Environment is closed
+        """
+        return self._keep(Subscriber(self, self._opened(), identifier))
+
+    def _opened(self) -> Handle:
+        """Give the open queue, which all Environments of this process share; opened when first needed."""
+        with self._lock:
+            if self._handle is None:
+                self._handle = handle.acquire(self._path)
+                self._release = weakref.finalize(self, handle.release, self._handle)
+            return self._handle
+
+    def _keep(self, made: T) -> T:
+        self._made.add(made)
+        return made
+
+    def close(self) -> None:
+        """Close the Environment and everything that it made; more than once is fine."""
+        with self._lock:
+            self._closed = True
+            for made in list(self._made):
+                made.close()
+            self._release()
+
+    def __enter__(self) -> "Environment":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> object:
+        return Environment, (str(self._path), )
+
+    def __repr__(self) -> str:
+        return f"<Environment of {self._path}{' (closed)' if self._closed else ''}>"
+
+
+def new_environment(path: Path) -> Environment:
+    """Make an Environment, which stands for the queue in a directory; no disk is touched.
+
+    :param path: the directory of the queue
+    :raise ArgumentTypeError: not a str or PathLike
+    :raise ArgumentError: empty, or with a NUL
+    """
+    return Environment(path)
+
+
+def initialize(path: Path) -> Environment:
+    """Make an Environment: the name of :func:`new_environment` in the released code of persipubsub 1.0.0."""
+    return Environment(path)

@@ -1,0 +1,114 @@
+"""Every exception that persipubsub raises.
+
+.. code-block:: text
+
+    PersipubsubError
+     |
+     |  the caller's mistake: nothing was written, correct the call
+     +-- ArgumentTypeError (TypeError)       an argument of the wrong type, or two spellings of one argument
+     +-- ArgumentError (ValueError)          an argument outside its limits
+     |    +-- MessageTooLargeError           a message over the limit or over the high-water mark
+     |    +-- BatchTooLargeError             a batch over its limit of messages or bytes
+     +-- ClosedError                         an object used after close()
+     +-- EmptyError (LookupError)            pop() where nothing is pending
+     |
+     |  the state of the queue: set it up, or look at who changed it
+     +-- NotInitializedError                 no queue at this path
+     +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed meanwhile
+     |
+     |  the place: the path, its permissions, its files
+     +-- PathError (OSError)                 the path cannot be a queue: a file, no permission, no directory
+     +-- FormatError                         the files are of another program or of a newer version
+     +-- DamagedError                        the files are a queue's, and broken
+     |
+     |  the machine
+     +-- StorageError                        LMDB or the operating system refused; the queue is as before
+          +-- ReadersFullError               too many readers of the queue at one time
+          +-- DiskFullError                  no room on the disk
+          +-- CommitUnknownError             an I/O error in the commit itself: the outcome is unknown
+
+Catch :class:`PersipubsubError` for all of them. Each message names the thing, the limit and the remedy.
+"""
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "BatchTooLargeError",
+    "ClosedError",
+    "CommitUnknownError",
+    "DamagedError",
+    "DiskFullError",
+    "EmptyError",
+    "FormatError",
+    "MessageTooLargeError",
+    "NotInitializedError",
+    "PathError",
+    "PersipubsubError",
+    "ReadersFullError",
+    "StorageError",
+    "UnknownSubscriberError",
+]
+
+
+class PersipubsubError(Exception):
+    """Base of all exceptions of this library."""
+
+
+class ArgumentTypeError(PersipubsubError, TypeError):
+    """Raised when an argument has the wrong type. The caller's mistake: pass what the message names."""
+
+
+class ArgumentError(PersipubsubError, ValueError):
+    """Raised when an argument is outside its limits. The caller's mistake: the message names the limit."""
+
+
+class MessageTooLargeError(ArgumentError):
+    """Raised by a send when a message is over the limit or over the queue's high-water mark. Nothing was sent."""
+
+
+class BatchTooLargeError(ArgumentError):
+    """Raised by ``send_many`` when the batch is over its limit of messages or bytes. Nothing was sent: send parts."""
+
+
+class ClosedError(PersipubsubError):
+    """Raised when an object is used after its ``close()``. The caller's mistake: open a new one."""
+
+
+class EmptyError(PersipubsubError, LookupError):
+    """Raised by ``Subscriber.pop`` when nothing is pending. Look with ``front()`` first, or receive with a timeout."""
+
+
+class NotInitializedError(PersipubsubError):
+    """Raised when there is no queue at the path. Set it up with ``Environment.new_control`` once, at deployment."""
+
+
+class UnknownSubscriberError(PersipubsubError, LookupError):
+    """Raised when the queue has no such subscriber, or when it was removed while the object was open."""
+
+
+class PathError(PersipubsubError, OSError):
+    """Raised when the path cannot hold a queue: it is a file, or its permissions forbid it."""
+
+
+class FormatError(PersipubsubError):
+    """Raised when the files at the path are no queue of this version. They were not touched."""
+
+
+class DamagedError(PersipubsubError):
+    """Raised when the files are a queue's, but broken. They are not served."""
+
+
+class StorageError(PersipubsubError):
+    """Raised when LMDB or the operating system refuses an operation. The queue is as it was before."""
+
+
+class ReadersFullError(StorageError):
+    """Raised when more readers look at the queue at one time than its table holds. Try again, or use fewer."""
+
+
+class DiskFullError(StorageError):
+    """Raised when the disk has no room. The queue is as before, and works again once there is room."""
+
+
+class CommitUnknownError(StorageError):
+    """Raised after an I/O error in the commit itself: whether the change is stored is unknown. Look before repeating."""

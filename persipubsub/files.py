@@ -1,0 +1,203 @@
+"""The directory of a queue: its files, their modes, and who uses them."""
+
+import errno
+import fcntl
+import os
+import pathlib
+import stat
+from typing import Callable, List, Optional, Tuple
+
+from persipubsub import database, errors
+from persipubsub.database import Commit, Header
+
+DATA_FILE = "data.mdb"
+LOCK_FILE = "lock.mdb"
+USE_FILE = "use.lock"
+#: A data file in the making. It gets its name when it is whole, so that a queue is there or is not.
+NEW_DATA_FILE = "data.mdb.new"
+MODE_DEFAULT = 0o600
+
+
+class UseLock:
+    """A shared lock on the queue's ``use.lock``: it tells other processes that the queue is open, and dies with us."""
+
+    def __init__(self, path: pathlib.Path, mode: int) -> None:
+        file = path / USE_FILE
+        try:
+            self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        except OSError as error:
+            raise path_error(error, file) from error
+
+    def share(self) -> None:
+        """Take the lock with others; waits while somebody has it alone."""
+        fcntl.flock(self._fd, fcntl.LOCK_SH)
+
+    def try_alone(self) -> bool:
+        """Take the lock alone, unless somebody has it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._fd)
+
+
+def path_error(error: OSError, path: pathlib.Path) -> errors.PathError:
+    """Say what is wrong with a path, and what to do."""
+    remedy = {
+        PermissionError: "Correct its permissions, or run as a user who may use it",
+        NotADirectoryError: "A part of the path is a file: use another path",
+        FileExistsError: "There is a file at the path: use another path",
+        FileNotFoundError: "It does not exist",
+    }.get(type(error), "Correct it, or use another path")
+    return errors.PathError(error.errno, f"{error.strerror}. {remedy}", os.fspath(path))
+
+
+def queue_key(path: pathlib.Path) -> Tuple[int, int]:
+    """Identify the queue at a path by the device and inode of its data file.
+
+    :raise NotInitializedError: there is none
+    :raise PathError: the path is a file, or may not be looked into
+    """
+    try:
+        status = os.stat(path / DATA_FILE)
+    except FileNotFoundError:
+        raise errors.NotInitializedError(
+            f"There is no queue at {path}. Set it up once with Environment.new_control(), or from the command line: "
+            f"persipubsub create {path} --subscriber NAME") from None
+    except OSError as error:
+        raise path_error(error, path) from error
+    return status.st_dev, status.st_ino
+
+
+def is_queue(path: pathlib.Path) -> bool:
+    """Tell whether there is a queue at a path."""
+    return (path / DATA_FILE).exists()
+
+
+def data_file_mode(path: pathlib.Path) -> int:
+    """Give the mode of the queue's data file, which its other files share."""
+    return stat.S_IMODE(os.stat(path / DATA_FILE).st_mode)
+
+
+def directory_mode(mode: int) -> int:
+    """Give the mode of a directory for files of a mode: who may read or write in it may enter it."""
+    return mode | (mode & 0o444) >> 2 | (mode & 0o222) >> 1
+
+
+def create(path: pathlib.Path, header: Header, first_commit: Commit, mode: Optional[int]) -> None:
+    """Make the directory and the files of a queue, durably, unless they are there.
+
+    :param mode: of the files; None means the default for new files and no change for existing ones
+    :raise PathError: the path is a file, or the directory may not be made or written
+    """
+    try:
+        _make_directory(path, directory_mode(MODE_DEFAULT if mode is None else mode))
+    except OSError as error:
+        raise path_error(error, path) from error
+    use_lock = UseLock(path, MODE_DEFAULT if mode is None else mode)
+    try:
+        while not is_queue(path):
+            if use_lock.try_alone():
+                if not is_queue(path):
+                    _write_files(path, header, first_commit, MODE_DEFAULT if mode is None else mode)
+                return
+            # Somebody is just making it: wait for the end.
+            use_lock.share()
+        if mode is not None:
+            _set_modes(path, mode)
+    except OSError as error:
+        raise path_error(error, path) from error
+    finally:
+        use_lock.close()
+
+
+def _make_directory(path: pathlib.Path, mode: int) -> None:
+    missing: List[pathlib.Path] = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for directory in reversed(missing):
+        # Made by ourselves: the directories that LMDB makes have its file mode, with which nobody can enter them.
+        directory.mkdir(exist_ok=True)
+        if directory is missing[0]:
+            directory.chmod(mode)
+        _sync(directory.parent)
+    if not path.is_dir():
+        raise FileExistsError(errno.EEXIST, "File exists", os.fspath(path))
+
+
+def _write_files(path: pathlib.Path, header: Header, first_commit: Commit, mode: int) -> None:
+    new_file = path / NEW_DATA_FILE
+    new_file.unlink(missing_ok=True)
+    database.create(new_file, header, first_commit)
+    (path / LOCK_FILE).unlink(missing_ok=True)
+    allocate_lock_file(path, mode)
+    new_file.rename(path / DATA_FILE)
+    _set_modes(path, mode)
+    _sync(path)
+
+
+def _set_modes(path: pathlib.Path, mode: int) -> None:
+    path.chmod(directory_mode(mode))
+    for name in (DATA_FILE, LOCK_FILE, USE_FILE):
+        # By path: opening and closing lock.mdb in a process that uses it would drop LMDB's locks.
+        if (path / name).exists():
+            (path / name).chmod(mode)
+
+
+def allocate_lock_file(path: pathlib.Path, mode: int) -> None:
+    """Give LMDB's lock file all its blocks, unless it has them. Only while this process does not have the queue open.
+
+    :raise PathError: it cannot be written
+    :raise DiskFullError: there is no room
+    """
+    file = path / LOCK_FILE
+    try:
+        status = os.stat(file)
+        if status.st_blocks * 512 >= database.LOCK_FILE_BYTES:
+            return
+    except FileNotFoundError:
+        pass
+    try:
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, database.LOCK_FILE_BYTES)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        database.raise_translated(_with_code(error), path)
+
+
+def backup(path: pathlib.Path, copy: Callable[[str], None]) -> None:
+    """Make a directory, have a copy of the data file written into it, and bring it to the disk.
+
+    :raise PathError: the directory cannot be made, or it is not empty
+    """
+    try:
+        _make_directory(path, directory_mode(MODE_DEFAULT))
+        if any(path.iterdir()):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+    except OSError as error:
+        raise path_error(error, path) from error
+    copy(os.fspath(path))
+    (path / DATA_FILE).chmod(MODE_DEFAULT)
+    for file, flags in ((path / DATA_FILE, os.O_RDWR), (path, os.O_DIRECTORY)):
+        _sync(file, flags)
+
+
+def _with_code(error: OSError) -> Exception:
+    return database.LmdbError(str(error), error.errno or 0)
+
+
+def _sync(path: pathlib.Path, flags: int = os.O_DIRECTORY) -> None:
+    """Bring a file, or the entries of a directory, to the disk."""
+    fd = os.open(path, flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

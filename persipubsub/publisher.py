@@ -1,0 +1,94 @@
+"""Sending messages."""
+
+import logging
+from typing import TYPE_CHECKING, Iterable, Sequence
+
+from persipubsub import arguments, errors
+from persipubsub.engine import Engine
+from persipubsub.queue import Sent
+
+if TYPE_CHECKING:
+    from persipubsub.environment import Environment
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Sends messages to all subscribers of a queue. Made by :meth:`Environment.new_publisher`.
+
+    Any number of threads may use one publisher, and any number of publishers one queue.
+    """
+
+    def __init__(self, environment: "Environment", engine: Engine, autosync: bool) -> None:
+        self._environment = environment
+        self._engine = engine
+        self._autosync = autosync
+        self._closed = False
+        self._warned = False
+
+    def send(self, msg: bytes) -> int:
+        """Send a message. Once this returns, the message survives what the queue's durability names.
+
+        :param msg: 0 bytes to 1 GiB, bytes-like
+        :return: the message id: from 1, in the order of the queue, never given again
+        :raise ArgumentTypeError: the message is not bytes-like
+        :raise MessageTooLargeError: it is over 1 GiB, or over the high-water mark of the queue
+        :raise ClosedError: the publisher or its Environment is closed
+        :raise StorageError: it could not be stored; the queue is as before
+        """
+        return self._put([arguments.payload(msg)]).start
+
+    def send_many(self, msgs: Iterable[bytes]) -> Sequence[int]:
+        """Send messages in the order given, all or none of them, in one commit.
+
+        With ``autosync`` each message is made durable by itself, as if by :meth:`send`: an error leaves those before
+        it sent, and messages of other publishers may come between.
+
+        :param msgs: any iterable of bytes-like messages; at most 1,000,000 messages and 1 GiB together
+        :return: the message ids, a range unless ``autosync``
+        :raise ArgumentTypeError: it is not an iterable of bytes-like objects
+        :raise BatchTooLargeError: it is over its limits
+        :raise MessageTooLargeError: one is over 1 GiB, or over the high-water mark of the queue
+        :raise ClosedError: the publisher or its Environment is closed
+        :raise StorageError: they could not be stored; the queue is as before
+        """
+        payloads = arguments.payloads(msgs)
+        if self._autosync:
+            return [self._put([payload]).start for payload in payloads]
+        return self._put(payloads)
+
+    def _put(self, payloads: Sequence[bytes]) -> range:
+        if self._closed:
+            raise errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_publisher.")
+        if not payloads:
+            return range(0)
+        sent = self._engine.put(payloads)
+        if not sent.awaited or sent.overflowed:
+            self._warn(sent)
+        return sent.ids
+
+    def _warn(self, sent: Sent) -> None:
+        """Say that messages were dropped: nobody should find out by missing them."""
+        if sent.overflowed:
+            _LOGGER.warning("The queue at %s reached its high-water mark: %d messages were dropped.",
+                            self._environment.path, sent.overflowed)
+        if not sent.awaited and not self._warned:
+            self._warned = True
+            _LOGGER.warning("The queue at %s has no subscribers, so it stores nothing of what is sent.",
+                            self._environment.path)
+
+    def close(self) -> None:
+        """Close the publisher; more than once is fine."""
+        self._closed = True
+
+    def __enter__(self) -> "Publisher":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> object:
+        return type(self._environment).new_publisher, (self._environment, self._autosync)
+
+    def __repr__(self) -> str:
+        return f"<Publisher of {self._environment.path}{' (closed)' if self._closed else ''}>"

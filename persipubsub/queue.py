@@ -1,0 +1,581 @@
+"""The life of a message in the queue, from put to pop, each step on an open transaction.
+
+A message is appended to one log (:func:`put`) and stays until all subscribers have taken it. A subscriber is a *place*
+in the log: :func:`look` finds what lies there, :func:`take` moves the place on. The smallest of all places is the
+*floor*: messages below it await nobody and are deleted. Messages also go when they are older than the timeout
+(:func:`expire`), or when the queue overflows (:func:`put`).
+
+What holds before and after each function, and what ``check()`` verifies, is listed in
+:mod:`persipubsub.invariants`.
+"""
+
+import enum
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from persipubsub import clock, errors
+from persipubsub.database import Commit, Header, Place, Transaction
+
+MESSAGE_BYTES_MAX = 1024**3
+#: How many messages (and parts of long ones) one removal deletes at most; the others wait behind ``Header.first``.
+DELETIONS_MAX = 10_000
+IDENTIFIER_BYTES_MAX = 255
+#: What a message takes in its page beside its payload, at most.
+RECORD_BYTES_MAX = 64
+
+
+class Strategy(enum.Enum):
+    """Which messages go when the queue overflows."""
+
+    #: The oldest messages go.
+    prune_first = 0
+    #: The latest messages go.
+    prune_last = 1
+
+    PRUNE_FIRST = 0
+    PRUNE_LAST = 1
+
+
+class Durability(enum.Enum):
+    """What a message survives once ``send`` has returned."""
+
+    #: The loss of power: ``send`` returns after fsync.
+    POWER_LOSS = 0
+    #: The death of any process, but not of the machine: faster, without fsync.
+    PROCESS_CRASH = 1
+
+
+class HighWaterMark:
+    """The limits of a queue. What is left out, or None, is the default.
+
+    :param message_timeout: seconds after which a message that was not taken goes; more than 0, at most 10 ** 11
+    :param max_messages: number of messages at which the queue overflows; 1 to 2 ** 63 - 1
+    :param hwm_db_size: bytes at which the queue overflows; 1 to 2 ** 46
+    :param max_msgs_num: the name of ``max_messages`` in persipubsub 1.0.0
+    :raise ArgumentTypeError: a wrong type, or both names of one argument
+    :raise ArgumentError: a value outside its limits
+    """
+
+    __slots__ = ("message_timeout", "max_messages", "hwm_db_size")
+
+    message_timeout: float
+    max_messages: int
+    hwm_db_size: int
+
+    MESSAGE_TIMEOUT_S_DEFAULT = 500
+    MAX_MESSAGES_DEFAULT = 65536
+    HWM_DB_SIZE_BYTES_DEFAULT = 30 * 1024**3
+
+    def __init__(self,
+                 message_timeout: Optional[float] = None,
+                 max_messages: Optional[int] = None,
+                 hwm_db_size: Optional[int] = None,
+                 max_msgs_num: Optional[int] = None) -> None:
+        if max_messages is not None and max_msgs_num is not None:
+            raise errors.ArgumentTypeError(
+                "Got both max_messages and max_msgs_num, which are one argument. Give max_messages.")
+        if max_messages is None:
+            max_messages = max_msgs_num
+        if message_timeout is None:
+            message_timeout = self.MESSAGE_TIMEOUT_S_DEFAULT
+        if isinstance(message_timeout, bool) or not isinstance(message_timeout, (int, float)):
+            raise errors.ArgumentTypeError(
+                f"message_timeout must be a number of seconds, got {type(message_timeout).__name__}.")
+        if not 1e-6 <= message_timeout <= 1e11:
+            raise errors.ArgumentError(
+                f"message_timeout must be from 0.000001 to 10 ** 11 seconds, got {message_timeout!r}.")
+        for name, value, default, limit in (("max_messages", max_messages, self.MAX_MESSAGES_DEFAULT, 2**63 - 1),
+                                            ("hwm_db_size", hwm_db_size, self.HWM_DB_SIZE_BYTES_DEFAULT, 2**46)):
+            if value is None:
+                value = default
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise errors.ArgumentTypeError(f"{name} must be an int, got {type(value).__name__}.")
+            if not 1 <= value <= limit:
+                raise errors.ArgumentError(f"{name} must be from 1 to {limit}, got {value}.")
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "message_timeout", message_timeout)
+
+    @property
+    def max_msgs_num(self) -> int:
+        """Give ``max_messages``, by its name in persipubsub 1.0.0."""
+        return self.max_messages
+
+    @property
+    def hwm_lmdb_size(self) -> int:
+        """Give ``hwm_db_size``, by its name in persipubsub 1.0.0."""
+        return self.hwm_db_size
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a HighWaterMark cannot be changed; make a new one to set {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a HighWaterMark cannot be changed; {name} stays")
+
+    def __reduce__(self) -> Tuple[object, ...]:
+        return HighWaterMark, (self.message_timeout, self.max_messages, self.hwm_db_size)
+
+    def _values(self) -> Tuple[float, int, int]:
+        return self.message_timeout, self.max_messages, self.hwm_db_size
+
+    def __eq__(self, other: object) -> bool:
+        return self._values() == other._values() if isinstance(other, HighWaterMark) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __repr__(self) -> str:
+        return (f"HighWaterMark(message_timeout={self.message_timeout!r}, max_messages={self.max_messages!r}, "
+                f"hwm_db_size={self.hwm_db_size!r})")
+
+
+_Strategy = Strategy
+_HighWaterMark = HighWaterMark
+
+
+class Configuration(NamedTuple):
+    """What Control sets: each part that is None stays as stored."""
+
+    high_watermark: Optional[HighWaterMark] = None
+    strategy: Optional[Strategy] = None
+    durability: Optional[Durability] = None
+
+    def applied(self, header: Header) -> Header:
+        """Give the header with this configuration in it."""
+        if self.high_watermark is not None:
+            header = header._replace(message_timeout_us=max(1, round(self.high_watermark.message_timeout * 1e6)),
+                                     max_messages=self.high_watermark.max_messages,
+                                     hwm_db_size=self.high_watermark.hwm_db_size)
+        if self.strategy is not None:
+            header = header._replace(strategy=self.strategy.value)
+        if self.durability is not None:
+            header = header._replace(durability=self.durability.value)
+        return header
+
+
+def stored_high_watermark(header: Header) -> HighWaterMark:
+    """Give the high-water mark in the header."""
+    seconds, rest_us = divmod(header.message_timeout_us, 1_000_000)
+    timeout: Union[int, float] = header.message_timeout_us / 1e6 if rest_us else seconds
+    return HighWaterMark(timeout, header.max_messages, header.hwm_db_size)
+
+
+def fresh(configuration: Configuration) -> Tuple[Header, Commit]:
+    """Give the records of a queue without messages, in which the first id will be 1."""
+    header = Header(message_timeout_us=0,
+                    max_messages=0,
+                    hwm_db_size=0,
+                    strategy=0,
+                    durability=0,
+                    next_subscriber_number=1,
+                    first=0,
+                    waiting=0,
+                    boot_id=bytes(16),
+                    clock_offset_us=0)
+    defaults = Configuration(HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS)
+    # A record of no messages would share its key with the first commit, so it counts the id 0, which nobody gets.
+    return configuration.applied(defaults.applied(header)), Commit(0, 0, 1, 0, 0, 0)
+
+
+def configure(txn: Transaction, configuration: Configuration, identifiers: Sequence[bytes]) -> None:
+    """Apply a configuration, and add the subscribers that are missing."""
+    txn.put_header(configuration.applied(txn.header))
+    for identifier in identifiers:
+        add_subscriber(txn, identifier)
+
+
+def begin(txn: Transaction) -> None:
+    """Start a write transaction: the clock holds for this boot, and some of what waits to be deleted goes."""
+    header = txn.header
+    if header.boot_id != clock.boot_id():
+        txn.put_header(_with_clock(txn))
+    if header.waiting:
+        remove_below(txn, header.first)
+
+
+def _with_clock(txn: Transaction) -> Header:
+    """Give the header with the offset for this boot; a clock set back at boot makes no commit older than the newest."""
+    header, boot_id = txn.header, clock.boot_id()
+    if header.boot_id == boot_id:
+        return header
+    start_us = max(clock.wall_us(), txn.commits().newest().time_us)
+    return header._replace(boot_id=boot_id, clock_offset_us=start_us - clock.boottime_us())
+
+
+def now_us(txn: Transaction) -> int:
+    """Give the queue's time, in microseconds since the epoch."""
+    return clock.boottime_us() + _with_clock(txn).clock_offset_us
+
+
+# Putting
+
+
+class Sent(NamedTuple):
+    """What became of a put: the ids of its messages, whether any subscriber awaits them, and how many overflowed."""
+
+    ids: range
+    awaited: bool
+    overflowed: int
+
+
+def put(txn: Transaction, payloads: Sequence[bytes]) -> Sent:
+    """Append messages, keeping the high-water mark as if each had been put alone."""
+    header, commits = txn.header, txn.commits()
+    sizes = [len(payload) for payload in payloads]
+    if max(sizes) > header.hwm_db_size:
+        raise errors.MessageTooLargeError(
+            f"A message of {max(sizes)} bytes is over the high-water mark of the queue, hwm_db_size="
+            f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
+    newest = commits.newest()
+    time_us = max(now_us(txn), newest.time_us)
+    run = Commit(first_id=newest.end_id,
+                 time_us=time_us,
+                 messages=len(payloads),
+                 size_bytes=sum(sizes),
+                 messages_before=newest.messages_before + newest.messages,
+                 bytes_before=newest.bytes_before + newest.size_bytes)
+    ids = range(run.first_id, run.end_id)
+    if txn.floor() is None:
+        txn.append_commit(run)
+        remove_below(txn, run.end_id)
+        return Sent(ids, False, 0)
+    txn.published = True
+    oldest = commits.oldest()
+    if oldest.time_us < time_us - header.message_timeout_us:
+        expire(txn)
+        oldest = commits.oldest()
+    if (run.messages_before + run.messages - oldest.messages_before <= header.max_messages
+            and _size_bound(run, oldest) < header.hwm_db_size):
+        txn.append(run, payloads)
+        return Sent(ids, True, 0)
+    return Sent(ids, True, _put_at_the_mark(txn, run, payloads))
+
+
+def _size_bound(run: Commit, oldest: Commit) -> int:
+    """Bound the size of the pages of everything from the oldest run to this one: cheaper than asking LMDB.
+
+    A page is at least half full.
+    """
+    messages = run.messages_before + run.messages - oldest.messages_before
+    payload_bytes = run.bytes_before + run.size_bytes - oldest.bytes_before
+    return 2 * (payload_bytes + RECORD_BYTES_MAX * messages) + 16 * 4096
+
+
+def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int, int]:
+    """Tell what stays when messages are put one by one, each after an overflow where the mark is reached.
+
+    An overflow at n messages takes n // 2 + 1 of them. Once the mark is reached, each further overflow comes after as
+    many messages as the one before took, so there is no need to go through them.
+
+    :param stored: how many messages are in the queue
+    :param new: how many are put, at least 1
+    :param mark: ``max_messages``
+    :param strategy: which go
+    :return: of stored and new messages, in their order: how many of the first stay, how many of the last
+    """
+    while stored >= mark:
+        stored -= stored // 2 + 1
+    lowest, until_overflow = stored, mark - stored
+    if new <= until_overflow:
+        stored += new
+    else:
+        period = mark // 2 + 1
+        lowest = min(lowest, mark - period)
+        stored = mark - period + 1 + (new - until_overflow - 1) % period
+    return (0, stored) if strategy == Strategy.prune_first else (lowest, stored - lowest)
+
+
+def _put_at_the_mark(txn: Transaction, run: Commit, payloads: Sequence[bytes]) -> int:
+    """Append messages where a mark may be reached; give the number of messages that overflowed."""
+    live = live_messages(txn)
+    strategy = Strategy(txn.header.strategy)
+    head, tail = survivors(live, len(payloads), txn.header.max_messages, strategy)
+    _remove(txn, live - min(live, head if strategy == Strategy.prune_last else max(0, tail - len(payloads))))
+    overflowed = live + len(payloads) - head - tail
+    # Of the new messages stay those that belong to the first `head` of all, and the last ones.
+    first, last = payloads[:max(0, head - live)], payloads[-tail:]
+    overflowed += _append_below_size_mark(txn, run.time_us, run.first_id, first)
+    overflowed += _append_below_size_mark(txn, run.time_us, run.end_id - len(last), last)
+    return overflowed
+
+
+def _append_below_size_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> int:
+    """Append messages, making room wherever the bytes reach the mark; give how many messages went for it."""
+    overflowed = start = 0
+    while start < len(payloads):
+        if live_bytes(txn) >= txn.header.hwm_db_size:
+            overflowed += _make_room(txn)
+        part = payloads[start:start + _count_that_fits(payloads, start, txn.header.hwm_db_size - live_bytes(txn))]
+        messages_before, bytes_before = txn.commits().totals()
+        txn.append(
+            Commit(first_id + start, time_us, len(part), sum(map(len, part)), messages_before, bytes_before), part)
+        start += len(part)
+    return overflowed
+
+
+def _count_that_fits(payloads: Sequence[bytes], start: int, room_bytes: int) -> int:
+    """Count the messages that surely fit into the room; one goes in anyhow."""
+    count, used_bytes = 0, 0
+    for payload in payloads[start:]:
+        used_bytes += 2 * (len(payload) + RECORD_BYTES_MAX)
+        if used_bytes >= room_bytes and count:
+            break
+        count += 1
+    return count
+
+
+def _make_room(txn: Transaction) -> int:
+    """Remove messages until at most half of the bytes of the mark are used; give how many went."""
+    removed = 0
+    while live_bytes(txn) > txn.header.hwm_db_size // 2:
+        count = live_messages(txn) // 2 + 1
+        _remove(txn, count)
+        removed += count
+    return removed
+
+
+def _remove(txn: Transaction, count: int) -> None:
+    """Remove the oldest or the latest messages, as the strategy says."""
+    if not count:
+        return
+    if Strategy(txn.header.strategy) == Strategy.prune_last:
+        txn.delete_last(count)
+        return
+    commits = txn.commits()
+    oldest_id = first_live_id(txn)
+    remove_below(txn, commits.id_of(commits.messages_before(oldest_id) + count))
+
+
+# Removing
+
+
+def expire(txn: Transaction) -> int:
+    """Remove what is older than the timeout; give how many messages went. Commit times never fall: bisection."""
+    return remove_below(txn, _first_unexpired_id(txn))
+
+
+def _first_unexpired_id(txn: Transaction) -> int:
+    oldest_us = now_us(txn) - txn.header.message_timeout_us
+    commits = txn.commits()
+    commit = commits.first_where(lambda one: one.time_us >= oldest_us)
+    return commits.newest().end_id if commit is None else commit.first_id
+
+
+def remove_below(txn: Transaction, bound: int) -> int:
+    """Remove all messages below an id; give how many went.
+
+    Deleting 500,000 messages takes LMDB most of a second, in which every process waits. So a transaction deletes a
+    limited number. Those left are gone at once for everybody, being below ``Header.first``, and each later write
+    transaction deletes some of them (:func:`begin`).
+    """
+    header = txn.header
+    bound = max(bound, header.first)
+    deleted, all_gone = txn.delete_below(bound, DELETIONS_MAX)
+    if all_gone and not header.waiting:
+        return deleted
+    waiting = 0
+    if not all_gone:
+        commits = txn.commits()
+        waiting = commits.messages_before(bound) - commits.messages_before(txn.first_id(0) or 0)
+    txn.put_header(header._replace(first=bound, waiting=waiting))
+    return deleted + waiting - header.waiting
+
+
+def prune_dangling(txn: Transaction) -> int:
+    """Remove the messages that nobody awaits; give how many went."""
+    floor = txn.floor()
+    return remove_below(txn, txn.commits().newest().end_id if floor is None else floor)
+
+
+def clear(txn: Transaction) -> int:
+    """Remove all messages; give how many went."""
+    return remove_below(txn, txn.commits().newest().end_id)
+
+
+# Counting
+
+
+def first_live_id(txn: Transaction, start: int = 0) -> int:
+    """Give the id of the first message from an id on that is not gone; the next id where there is none."""
+    message_id = txn.first_id(max(start, txn.header.first))
+    return txn.commits().newest().end_id if message_id is None else message_id
+
+
+def live_messages(txn: Transaction) -> int:
+    """Count the messages."""
+    return txn.stored_messages() - txn.header.waiting
+
+
+def live_bytes(txn: Transaction) -> int:
+    """Give the size of the messages: their pages, less the share of the messages that wait to be deleted."""
+    stored = txn.stored_messages()
+    return txn.stored_bytes() * (stored - txn.header.waiting) // stored if stored else 0
+
+
+def count_from(txn: Transaction, start: int) -> Tuple[int, int]:
+    """Count the messages from an id on that neither are gone nor have expired.
+
+    :return: the number, and the id of the first one, or the next id where there is none
+    """
+    first_id = first_live_id(txn, max(start, _first_unexpired_id(txn)))
+    return _count_from(txn, first_id), first_id
+
+
+def count_stored(txn: Transaction) -> int:
+    """Count the messages that are not gone by the totals of the commits, as a check of :func:`live_messages`."""
+    return _count_from(txn, first_live_id(txn))
+
+
+def _count_from(txn: Transaction, first_id: int) -> int:
+    commits = txn.commits()
+    return commits.messages_before(commits.newest().end_id) - commits.messages_before(first_id)
+
+
+# Subscribers
+
+
+class Subscription(NamedTuple):
+    """A subscriber as its handle knows it. The number tells it from a later one of the same identifier."""
+
+    identifier: bytes
+    number: int
+
+
+def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
+    """Find a subscriber.
+
+    :raise UnknownSubscriberError: there is none
+    """
+    place = txn.place(identifier)
+    if place is None:
+        names = ", ".join(repr(name.decode()) for name, _ in txn.places()[:20]) or "none"
+        raise errors.UnknownSubscriberError(
+            f"The queue has no subscriber {identifier.decode()!r}; it has: {names}. "
+            "Add it with Control.add_subscriber, or give it to Environment.new_control.")
+    return Subscription(identifier, place.number)
+
+
+def add_subscriber(txn: Transaction, identifier: bytes) -> bool:
+    """Add a subscriber at the end of the queue; tell whether it was missing."""
+    if txn.place(identifier) is not None:
+        return False
+    header = txn.header
+    next_id = txn.commits().newest().end_id
+    txn.put_place(identifier, Place(header.next_subscriber_number, next_id))
+    txn.count_place(next_id, 1)
+    txn.put_header(header._replace(next_subscriber_number=header.next_subscriber_number + 1))
+    return True
+
+
+def remove_subscriber(txn: Transaction, identifier: bytes) -> None:
+    """Remove a subscriber, and what it alone still awaited.
+
+    :raise UnknownSubscriberError: there is none
+    """
+    subscribe(txn, identifier)
+    _remove_place(txn, identifier)
+    prune_dangling(txn)
+
+
+def clear_subscribers(txn: Transaction) -> int:
+    """Remove all subscribers and all messages; give how many messages went."""
+    for identifier, _ in txn.places():
+        _remove_place(txn, identifier)
+    return clear(txn)
+
+
+def _remove_place(txn: Transaction, identifier: bytes) -> None:
+    place = txn.place(identifier)
+    assert place is not None
+    txn.delete_place(identifier)
+    txn.count_place(place.next_id, -1)
+    txn.published = True  # who waits as this subscriber must learn that it is gone
+
+
+# Taking
+
+
+class Found(NamedTuple):
+    """What lies at a subscriber's place: ids and payloads, in order. Where expired messages lie there: only that."""
+
+    ids: Sequence[int]
+    payloads: List[bytes]
+    expired: bool = False
+
+
+NOTHING = Found((), [])
+
+
+def look(txn: Transaction, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+    """Find the next messages of a subscriber: at most so many, and at most so many bytes, but at least one.
+
+    :raise UnknownSubscriberError: the subscriber was removed
+    """
+    start = max(_own_place(txn, subscription).next_id, txn.header.first)
+    ids: List[int] = []
+    payloads: List[bytes] = []
+    for message_id, payload in txn.messages(start):
+        if not ids and _has_expired(txn, message_id):
+            return Found((), [], True)
+        max_bytes -= len(payload)
+        if ids and max_bytes < 0:
+            break
+        ids.append(message_id)
+        payloads.append(payload)
+        if len(ids) == max_messages:
+            break
+    return Found(ids, payloads)
+
+
+def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
+    """Find the latest message of a subscriber.
+
+    :raise UnknownSubscriberError: the subscriber was removed
+    """
+    start = max(_own_place(txn, subscription).next_id, txn.header.first)
+    last_id = txn.last_id()
+    if last_id is None or last_id < start:
+        return NOTHING
+    if _has_expired(txn, last_id):
+        return Found((), [], True)
+    return Found([last_id], [payload for _, payload in txn.messages(last_id)])
+
+
+def _own_place(txn: Transaction, subscription: Subscription) -> Place:
+    place = txn.place(subscription.identifier)
+    if place is None or place.number != subscription.number:
+        raise errors.UnknownSubscriberError(
+            f"The subscriber {subscription.identifier.decode()!r} was removed from the queue. If it was added again, "
+            "it is a new one: open it with Environment.new_subscriber.")
+    return place
+
+
+def _has_expired(txn: Transaction, message_id: int) -> bool:
+    return txn.commits().at(message_id).time_us < now_us(txn) - txn.header.message_timeout_us
+
+
+def take(txn: Transaction, subscription: Subscription, last_id: int) -> None:
+    """Move a subscriber on behind an id. One that was removed, or is there already, is left alone."""
+    place = txn.place(subscription.identifier)
+    if place is not None and place.number == subscription.number and place.next_id <= last_id:
+        _move(txn, subscription.identifier, place, last_id + 1)
+
+
+def take_all(txn: Transaction, identifier: bytes) -> int:
+    """Move a subscriber to the end of the queue; give how many messages it no longer gets.
+
+    :raise UnknownSubscriberError: there is none
+    """
+    place = _own_place(txn, subscribe(txn, identifier))
+    pending, _ = count_from(txn, place.next_id)
+    next_id = txn.commits().newest().end_id
+    if place.next_id < next_id:
+        _move(txn, identifier, place, next_id)
+    return pending
+
+
+def _move(txn: Transaction, identifier: bytes, place: Place, next_id: int) -> None:
+    txn.put_place(identifier, place._replace(next_id=next_id))
+    txn.count_place(place.next_id, -1)
+    txn.count_place(next_id, 1)
+    floor = txn.floor()
+    if floor is not None and floor > place.next_id:
+        remove_below(txn, floor)

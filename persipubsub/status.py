@@ -1,0 +1,75 @@
+"""What a queue looks like at one moment."""
+
+import dataclasses
+import pathlib
+from typing import Mapping, Optional
+
+from persipubsub import queue
+from persipubsub.database import Transaction
+from persipubsub.queue import Durability, HighWaterMark, Strategy
+
+
+@dataclasses.dataclass(frozen=True)
+class SubscriberStatus:
+    """One subscriber at one moment."""
+
+    #: Id of the first message that was never taken by it.
+    next_id: int
+    #: Number of messages it has not taken.
+    pending: int
+    #: Seconds since the oldest of them was sent; None if there is none.
+    oldest_pending_age_s: Optional[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class QueueStatus:
+    """A queue at one moment. Messages that have expired do not count."""
+
+    #: The directory of the queue.
+    path: pathlib.Path
+    #: Number of messages that some subscriber has not taken.
+    messages: int
+    #: Bytes of the pages that the messages take.
+    size_bytes: int
+    #: Seconds since the oldest message was sent; None if there is none.
+    oldest_age_s: Optional[float]
+    #: Id that the next message will get.
+    next_id: int
+    #: The smallest ``next_id`` of all subscribers; without subscribers that of the queue.
+    floor: int
+    #: When the queue overflows.
+    high_watermark: HighWaterMark
+    #: Which messages go when it overflows.
+    strategy: Strategy
+    #: What a sent message survives.
+    durability: Durability
+    #: The subscribers by identifier.
+    subscribers: Mapping[str, SubscriberStatus]
+
+
+def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
+    """Read the status of a queue in one transaction. Its cost does not depend on the backlog."""
+    header = txn.header
+    next_id = txn.commits().newest().end_id
+    floor = txn.floor()
+    messages, oldest_id = queue.count_from(txn, 0)
+    subscribers = {}
+    for identifier, place in txn.places():
+        pending, pending_id = queue.count_from(txn, place.next_id)
+        subscribers[identifier.decode()] = SubscriberStatus(place.next_id, pending, _age_s(txn, pending_id, next_id))
+    return QueueStatus(path=path,
+                       messages=messages,
+                       size_bytes=queue.live_bytes(txn),
+                       oldest_age_s=_age_s(txn, oldest_id, next_id),
+                       next_id=next_id,
+                       floor=next_id if floor is None else floor,
+                       high_watermark=queue.stored_high_watermark(header),
+                       strategy=Strategy(header.strategy),
+                       durability=Durability(header.durability),
+                       subscribers=subscribers)
+
+
+def _age_s(txn: Transaction, message_id: int, next_id: int) -> Optional[float]:
+    if message_id == next_id:
+        return None
+    return max(0, queue.now_us(txn) - txn.commits().at(message_id).time_us) / 1e6

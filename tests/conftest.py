@@ -1,0 +1,47 @@
+"""What all tests share: queues in temporary directories, each checked after the test that touched it."""
+
+import os
+import pathlib
+from typing import Any, Callable, Generator, Iterator, List
+
+os.environ["ICONTRACT_SLOW"] = "1"  # before persipubsub is imported: turns the expensive postconditions on
+
+import pytest  # noqa: E402  # pylint: disable=wrong-import-position  # see above
+
+import persipubsub  # noqa: E402  # pylint: disable=wrong-import-position  # see above
+
+
+@pytest.fixture(name="new_environment")
+def new_environment_fixture(tmp_path: pathlib.Path) -> Iterator[Callable[..., persipubsub.Environment]]:
+    """Make Environments, of the queue at ``tmp_path / name``, set up with what is given to new_control."""
+    made: List[persipubsub.Environment] = []
+
+    def make(*subscriber_ids: str, name: str = "queue", **configuration: Any) -> persipubsub.Environment:
+        environment = persipubsub.new_environment(tmp_path / name)
+        made.append(environment)
+        environment.new_control(subscriber_ids, **configuration)
+        return environment
+
+    yield make
+    for environment in made:
+        environment.close()
+
+
+@pytest.fixture(autouse=True)
+def check_queues(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[None]:
+    """Verify the invariants of every queue that a test left behind, unless it is marked as damaging them."""
+    yield
+    if request.node.get_closest_marker("damages_queues") is None:
+        for data_file in tmp_path.rglob("data.mdb"):
+            with persipubsub.new_environment(data_file.parent) as environment:
+                assert environment.new_control().check() == ()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn skips into failures where everything has to run: on a continuous integration machine."""
+    report = yield
+    if report.skipped and os.environ.get("PERSIPUBSUB_NO_SKIPS") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and PERSIPUBSUB_NO_SKIPS is set"
+    return report
