@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Tuple, Union
 import icontract
 
 from persipubsub import arguments, errors, files, invariants, queue, status
+from persipubsub.configuration import Configuration, HighWaterMark, Strategy
 from persipubsub.handle import Handle
 from persipubsub.invariants import Violation
-from persipubsub.queue import Configuration, HighWaterMark, Strategy
 from persipubsub.status import QueueStatus
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Control:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> Tuple[object, ...]:
         return type(self._environment).new_control, (self._environment, )
 
     def __repr__(self) -> str:

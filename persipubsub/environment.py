@@ -4,15 +4,15 @@ import os
 import pathlib
 import threading
 import weakref
-from typing import Callable, Iterable, Optional, TypeVar, Union
+from typing import Callable, Iterable, Optional, Tuple, TypeVar, Union
 
 import icontract
 
 from persipubsub import arguments, errors, files, handle, queue
+from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy, fresh
 from persipubsub.control import Control
 from persipubsub.handle import Handle
 from persipubsub.publisher import Publisher
-from persipubsub.queue import Configuration, Durability, HighWaterMark, Strategy
 from persipubsub.subscriber import Subscriber
 
 Path = Union[str, "os.PathLike[str]"]
@@ -116,7 +116,7 @@ class Environment:
         identifiers = arguments.identifiers(subscriber_ids)
         configuration = Configuration(high_watermark if high_water_mark is None else high_water_mark, strategy,
                                       durability)
-        files.create(self._path, *queue.fresh(configuration), mode)
+        files.create(self._path, *fresh(configuration), mode)
         opened = self._opened()
         opened.change(lambda txn: queue.configure(txn, configuration, identifiers))
         return self._keep(Control(self, opened))
@@ -175,7 +175,7 @@ class Environment:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> Tuple[object, ...]:
         return Environment, (str(self._path), )
 
     def __repr__(self) -> str:

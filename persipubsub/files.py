@@ -8,7 +8,7 @@ import stat
 from typing import Callable, List, Optional, Tuple
 
 from persipubsub import database, errors
-from persipubsub.database import Commit, Header
+from persipubsub.records import Commit, Header
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"

@@ -5,9 +5,9 @@ import threading
 from typing import Callable, Dict, Sequence, Tuple, TypeVar
 
 from persipubsub import files, queue
-from persipubsub.database import Transaction
 from persipubsub.queue import Found, Sent, Subscription
 from persipubsub.storage import Storage
+from persipubsub.transaction import Transaction
 from persipubsub.wakeup import PollingWatch, Wakeup
 from persipubsub.writer import Writer
 

@@ -4,7 +4,8 @@ import collections
 from typing import Iterator, NamedTuple, Tuple
 
 from persipubsub import queue
-from persipubsub.database import Transaction
+from persipubsub.configuration import Durability, Strategy, stored_high_watermark
+from persipubsub.transaction import Transaction
 
 INVARIANTS = {
     "I1": "pending_db holds exactly the multiset of all places",
@@ -40,9 +41,9 @@ _Found = Iterator[Tuple[str, str]]
 
 def _configuration(txn: Transaction) -> _Found:
     try:
-        queue.stored_high_watermark(txn.header)
-        queue.Strategy(txn.header.strategy)
-        queue.Durability(txn.header.durability)
+        stored_high_watermark(txn.header)
+        Strategy(txn.header.strategy)
+        Durability(txn.header.durability)
     except ValueError as error:
         yield "I7", str(error)
 

@@ -1,7 +1,7 @@
 """Sending messages."""
 
 import logging
-from typing import TYPE_CHECKING, Iterable, Sequence
+from typing import TYPE_CHECKING, Iterable, Sequence, Tuple
 
 from persipubsub import arguments, errors
 from persipubsub.engine import Engine
@@ -87,7 +87,7 @@ class Publisher:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> Tuple[object, ...]:
         return type(self._environment).new_publisher, (self._environment, self._autosync)
 
     def __repr__(self) -> str:

@@ -9,11 +9,14 @@ What holds before and after each function, and what ``check()`` verifies, is lis
 :mod:`persipubsub.invariants`.
 """
 
-import enum
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import List, NamedTuple, Sequence, Tuple
 
 from persipubsub import clock, errors
-from persipubsub.database import Commit, Header, Place, Transaction
+from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy
+from persipubsub.records import Commit, Header, Place
+from persipubsub.transaction import Transaction
+
+__all__ = ["Durability", "HighWaterMark", "Strategy"]
 
 MESSAGE_BYTES_MAX = 1024**3
 #: How many messages (and parts of long ones) one removal deletes at most; the others wait behind ``Header.first``.
@@ -23,156 +26,9 @@ IDENTIFIER_BYTES_MAX = 255
 RECORD_BYTES_MAX = 64
 
 
-class Strategy(enum.Enum):
-    """Which messages go when the queue overflows."""
-
-    #: The oldest messages go.
-    prune_first = 0
-    #: The latest messages go.
-    prune_last = 1
-
-    PRUNE_FIRST = 0
-    PRUNE_LAST = 1
-
-
-class Durability(enum.Enum):
-    """What a message survives once ``send`` has returned."""
-
-    #: The loss of power: ``send`` returns after fsync.
-    POWER_LOSS = 0
-    #: The death of any process, but not of the machine: faster, without fsync.
-    PROCESS_CRASH = 1
-
-
-class HighWaterMark:
-    """The limits of a queue. What is left out, or None, is the default.
-
-    :param message_timeout: seconds after which a message that was not taken goes; more than 0, at most 10 ** 11
-    :param max_messages: number of messages at which the queue overflows; 1 to 2 ** 63 - 1
-    :param hwm_db_size: bytes at which the queue overflows; 1 to 2 ** 46
-    :param max_msgs_num: the name of ``max_messages`` in persipubsub 1.0.0
-    :raise ArgumentTypeError: a wrong type, or both names of one argument
-    :raise ArgumentError: a value outside its limits
-    """
-
-    __slots__ = ("message_timeout", "max_messages", "hwm_db_size")
-
-    message_timeout: float
-    max_messages: int
-    hwm_db_size: int
-
-    MESSAGE_TIMEOUT_S_DEFAULT = 500
-    MAX_MESSAGES_DEFAULT = 65536
-    HWM_DB_SIZE_BYTES_DEFAULT = 30 * 1024**3
-
-    def __init__(self,
-                 message_timeout: Optional[float] = None,
-                 max_messages: Optional[int] = None,
-                 hwm_db_size: Optional[int] = None,
-                 max_msgs_num: Optional[int] = None) -> None:
-        if max_messages is not None and max_msgs_num is not None:
-            raise errors.ArgumentTypeError(
-                "Got both max_messages and max_msgs_num, which are one argument. Give max_messages.")
-        if max_messages is None:
-            max_messages = max_msgs_num
-        if message_timeout is None:
-            message_timeout = self.MESSAGE_TIMEOUT_S_DEFAULT
-        if isinstance(message_timeout, bool) or not isinstance(message_timeout, (int, float)):
-            raise errors.ArgumentTypeError(
-                f"message_timeout must be a number of seconds, got {type(message_timeout).__name__}.")
-        if not 1e-6 <= message_timeout <= 1e11:
-            raise errors.ArgumentError(
-                f"message_timeout must be from 0.000001 to 10 ** 11 seconds, got {message_timeout!r}.")
-        for name, value, default, limit in (("max_messages", max_messages, self.MAX_MESSAGES_DEFAULT, 2**63 - 1),
-                                            ("hwm_db_size", hwm_db_size, self.HWM_DB_SIZE_BYTES_DEFAULT, 2**46)):
-            if value is None:
-                value = default
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise errors.ArgumentTypeError(f"{name} must be an int, got {type(value).__name__}.")
-            if not 1 <= value <= limit:
-                raise errors.ArgumentError(f"{name} must be from 1 to {limit}, got {value}.")
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "message_timeout", message_timeout)
-
-    @property
-    def max_msgs_num(self) -> int:
-        """Give ``max_messages``, by its name in persipubsub 1.0.0."""
-        return self.max_messages
-
-    @property
-    def hwm_lmdb_size(self) -> int:
-        """Give ``hwm_db_size``, by its name in persipubsub 1.0.0."""
-        return self.hwm_db_size
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a HighWaterMark cannot be changed; make a new one to set {name}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a HighWaterMark cannot be changed; {name} stays")
-
-    def __reduce__(self) -> Tuple[object, ...]:
-        return HighWaterMark, (self.message_timeout, self.max_messages, self.hwm_db_size)
-
-    def _values(self) -> Tuple[float, int, int]:
-        return self.message_timeout, self.max_messages, self.hwm_db_size
-
-    def __eq__(self, other: object) -> bool:
-        return self._values() == other._values() if isinstance(other, HighWaterMark) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._values())
-
-    def __repr__(self) -> str:
-        return (f"HighWaterMark(message_timeout={self.message_timeout!r}, max_messages={self.max_messages!r}, "
-                f"hwm_db_size={self.hwm_db_size!r})")
-
-
+# The names of the released code of persipubsub 1.0.0.
 _Strategy = Strategy
 _HighWaterMark = HighWaterMark
-
-
-class Configuration(NamedTuple):
-    """What Control sets: each part that is None stays as stored."""
-
-    high_watermark: Optional[HighWaterMark] = None
-    strategy: Optional[Strategy] = None
-    durability: Optional[Durability] = None
-
-    def applied(self, header: Header) -> Header:
-        """Give the header with this configuration in it."""
-        if self.high_watermark is not None:
-            header = header._replace(message_timeout_us=max(1, round(self.high_watermark.message_timeout * 1e6)),
-                                     max_messages=self.high_watermark.max_messages,
-                                     hwm_db_size=self.high_watermark.hwm_db_size)
-        if self.strategy is not None:
-            header = header._replace(strategy=self.strategy.value)
-        if self.durability is not None:
-            header = header._replace(durability=self.durability.value)
-        return header
-
-
-def stored_high_watermark(header: Header) -> HighWaterMark:
-    """Give the high-water mark in the header."""
-    seconds, rest_us = divmod(header.message_timeout_us, 1_000_000)
-    timeout: Union[int, float] = header.message_timeout_us / 1e6 if rest_us else seconds
-    return HighWaterMark(timeout, header.max_messages, header.hwm_db_size)
-
-
-def fresh(configuration: Configuration) -> Tuple[Header, Commit]:
-    """Give the records of a queue without messages, in which the first id will be 1."""
-    header = Header(message_timeout_us=0,
-                    max_messages=0,
-                    hwm_db_size=0,
-                    strategy=0,
-                    durability=0,
-                    next_subscriber_number=1,
-                    first=0,
-                    waiting=0,
-                    boot_id=bytes(16),
-                    clock_offset_us=0)
-    defaults = Configuration(HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS)
-    # A record of no messages would share its key with the first commit, so it counts the id 0, which nobody gets.
-    return configuration.applied(defaults.applied(header)), Commit(0, 0, 1, 0, 0, 0)
 
 
 def configure(txn: Transaction, configuration: Configuration, identifiers: Sequence[bytes]) -> None:

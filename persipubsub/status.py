@@ -5,8 +5,8 @@ import pathlib
 from typing import Mapping, Optional
 
 from persipubsub import queue
-from persipubsub.database import Transaction
-from persipubsub.queue import Durability, HighWaterMark, Strategy
+from persipubsub.configuration import Durability, HighWaterMark, Strategy, stored_high_watermark
+from persipubsub.transaction import Transaction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
                        oldest_age_s=_age_s(txn, oldest_id, next_id),
                        next_id=next_id,
                        floor=next_id if floor is None else floor,
-                       high_watermark=queue.stored_high_watermark(header),
+                       high_watermark=stored_high_watermark(header),
                        strategy=Strategy(header.strategy),
                        durability=Durability(header.durability),
                        subscribers=subscribers)

@@ -4,8 +4,9 @@ import pathlib
 from typing import Callable, Optional, TypeVar
 
 from persipubsub import database, errors
-from persipubsub.database import Database, Transaction
+from persipubsub.database import Database
 from persipubsub.gate import Gate
+from persipubsub.transaction import Transaction
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Callable, Generic, Iterator, List, Optional, Type, TypeVar
+from typing import TYPE_CHECKING, Callable, Generic, Iterator, List, Optional, Tuple, Type, TypeVar
 
 from persipubsub import arguments, errors
 from persipubsub.engine import Engine
@@ -205,7 +205,7 @@ class Subscriber:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> Tuple[object, ...]:
         return type(self._environment).new_subscriber, (self._environment, self._identifier)
 
     def __repr__(self) -> str:

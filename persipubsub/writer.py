@@ -4,8 +4,8 @@ import threading
 from typing import Callable, TypeVar
 
 from persipubsub import queue
-from persipubsub.database import Transaction
 from persipubsub.storage import Storage
+from persipubsub.transaction import Transaction
 from persipubsub.wakeup import Wakeup
 
 T = TypeVar("T")

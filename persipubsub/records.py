@@ -1,0 +1,142 @@
+"""The bytes of a queue: how its records are written and read, side by side.
+
+Integers in keys are big-endian and of fixed width, so the order of the keys is the order of the messages.
+
+==================  ==========================  ======================================================
+sub-database        key                         value
+==================  ==========================  ======================================================
+``queue_db``        field name                  ``format``: its version; ``header``: :class:`Header`
+``data_db``         message id                  the payload; of a long one its length and first part
+``chunk_db``        message id, part number     the further parts of a long payload
+``meta_db``         id of a commit's first      :class:`Commit`; the newest record always stays, since
+                    message                     it tells the next id
+``pending_db``      message id P                how many subscribers have their place at P
+``subscriber_db``   identifier                  :class:`Place`
+``index_db``        subscriber number, id       (room for messages handed out but not yet taken)
+==================  ==========================  ======================================================
+"""
+
+import functools
+import struct
+from typing import Iterator, NamedTuple, Tuple
+
+FORMAT_VERSION = 1
+FORMAT_KEY = b"format"
+HEADER_KEY = b"header"
+#: The value of ``Header.durability`` under which commits are synced.
+POWER_LOSS = 0
+#: One stretch of a payload: with LMDB's page header of 16 bytes it fills 16 pages. Longer values need longer runs of
+#: adjacent free pages, which a queue in motion does not have: the file would grow instead.
+PART_BYTES = 65520
+
+NUMBER = struct.Struct(">Q")
+PART_KEY = struct.Struct(">QI")
+INDEX_KEY = struct.Struct(">IQ")
+
+pack_id = NUMBER.pack
+
+
+def unpack_id(key: bytes) -> int:
+    """Decode the message id with which a key begins."""
+    return int.from_bytes(key[:8], "big")
+
+
+def is_long(size_bytes: int) -> bool:
+    """Tell whether a payload of that size, or the value in ``data_db`` of that size, has further parts."""
+    return size_bytes >= PART_BYTES
+
+
+def split(payload: bytes) -> Tuple[bytes, Iterator[bytes]]:
+    """Encode a long payload: its value in ``data_db``, which is exactly PART_BYTES long, and the further parts."""
+    head_bytes = PART_BYTES - NUMBER.size
+    starts = range(head_bytes, len(payload), PART_BYTES)
+    return NUMBER.pack(len(payload)) + payload[:head_bytes], (payload[start:start + PART_BYTES] for start in starts)
+
+
+def joined(value: bytes, parts: Iterator[bytes]) -> bytes:
+    """Decode a long payload.
+
+    :raise ValueError: a part is missing
+    """
+    payload = b"".join((value[NUMBER.size:], *parts))
+    if len(payload) != NUMBER.unpack_from(value)[0]:
+        raise ValueError(f"{len(payload)} bytes of {NUMBER.unpack_from(value)[0]} are there")
+    return payload
+
+
+class Header(NamedTuple):
+    """What every transaction reads: the configuration, which Control sets, and the few numbers that operations keep."""
+
+    message_timeout_us: int
+    max_messages: int
+    hwm_db_size: int
+    strategy: int
+    durability: int
+    next_subscriber_number: int
+    first: int  # ids below are gone for everybody, though `waiting` of their messages are still to be deleted
+    waiting: int
+    boot_id: bytes  # the boot for which the offset holds
+    clock_offset_us: int  # the queue's time is the time since boot plus this
+
+
+_HEADER = struct.Struct(">QQQBBIQQ16sq")
+
+
+@functools.lru_cache(maxsize=64)
+def decode_header(value: bytes) -> Header:
+    """Decode the value of the header."""
+    return Header._make(_HEADER.unpack(value))
+
+
+def encode_header(header: Header) -> bytes:
+    """Encode the value of the header."""
+    return _HEADER.pack(*header)
+
+
+class Commit(NamedTuple):
+    """One commit's run of messages: ids without gaps. The running totals make counting between two ids arithmetic."""
+
+    first_id: int
+    time_us: int
+    messages: int
+    size_bytes: int
+    messages_before: int  # messages in all earlier runs, not counting what prune_last took from the end
+    bytes_before: int
+
+    @property
+    def end_id(self) -> int:
+        """Give the id behind the last one of the run."""
+        return self.first_id + self.messages
+
+
+_COMMIT = struct.Struct(">QIIQQ")
+
+
+def decode_commit(key: bytes, value: bytes) -> Commit:
+    """Decode a record of ``meta_db``."""
+    return Commit(unpack_id(key), *_COMMIT.unpack(value))
+
+
+def encode_commit(commit: Commit) -> Tuple[bytes, bytes]:
+    """Encode a record of ``meta_db``: key and value."""
+    return pack_id(commit.first_id), _COMMIT.pack(*commit[1:])
+
+
+class Place(NamedTuple):
+    """A subscriber's number, which is never given again, and the first id that was never handed out to it for good."""
+
+    number: int
+    next_id: int
+
+
+_PLACE = struct.Struct(">IQ")
+
+
+def decode_place(value: bytes) -> Place:
+    """Decode a value of ``subscriber_db``."""
+    return Place._make(_PLACE.unpack(value))
+
+
+def encode_place(place: Place) -> bytes:
+    """Encode a value of ``subscriber_db``."""
+    return _PLACE.pack(*place)

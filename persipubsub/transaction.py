@@ -1,0 +1,335 @@
+"""One transaction in terms of the queue's records: cursors, order and counting, but not what they mean.
+
+The meaning is in :mod:`persipubsub.queue`, the bytes are in :mod:`persipubsub.records`.
+"""
+
+from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from persipubsub import errors, records
+from persipubsub.records import Commit, Header, Place, pack_id, unpack_id
+
+if TYPE_CHECKING:
+    import lmdb
+
+
+class SubDatabases(NamedTuple):
+    """The open handles of the sub-databases: see :mod:`persipubsub.records`."""
+
+    queue_db: "lmdb._Database"
+    data_db: "lmdb._Database"
+    chunk_db: "lmdb._Database"
+    meta_db: "lmdb._Database"
+    pending_db: "lmdb._Database"
+    subscriber_db: "lmdb._Database"
+    index_db: "lmdb._Database"
+
+
+class Commits:
+    """The records of ``meta_db`` within one transaction."""
+
+    __slots__ = ("_cursor", )
+
+    def __init__(self, cursor: "lmdb.Cursor[bytes]") -> None:
+        self._cursor = cursor
+
+    def _here(self) -> Commit:
+        return records.decode_commit(*self._cursor.item())
+
+    def newest(self) -> Commit:
+        """Give the newest record, which always exists."""
+        self._cursor.last()
+        return self._here()
+
+    def oldest(self) -> Commit:
+        """Give the oldest record."""
+        self._cursor.first()
+        return self._here()
+
+    def totals(self) -> Tuple[int, int]:
+        """Give the number of messages and of bytes up to the end of the log."""
+        if not self._cursor.last():
+            return 0, 0
+        newest = self._here()
+        return newest.messages_before + newest.messages, newest.bytes_before + newest.size_bytes
+
+    def at(self, message_id: int) -> Commit:
+        """Give the newest record that does not begin after the id, or the oldest if all do."""
+        cursor, key = self._cursor, pack_id(message_id)
+        if not cursor.set_range(key):
+            cursor.last()
+        elif cursor.key() != key and not cursor.prev():
+            cursor.first()
+        return self._here()
+
+    def first_where(self, predicate: Callable[[Commit], bool]) -> Optional[Commit]:
+        """Give the first record for which the predicate holds, which must then hold for all later ones. Bisection."""
+        newest = self.newest()
+        if not predicate(newest):
+            return None
+        oldest = self.oldest()
+        if predicate(oldest):
+            return oldest
+        low, high = oldest.end_id, newest.first_id
+        while low < high:
+            middle = (low + high) // 2
+            self._cursor.set_range(pack_id(middle))
+            commit = self._here()
+            if predicate(commit):
+                high = middle
+            else:
+                low = commit.end_id
+        self._cursor.set_range(pack_id(low))
+        return self._here()
+
+    def messages_before(self, message_id: int) -> int:
+        """Count the stored messages with smaller ids; exact as a difference between ids of the present log."""
+        commit = self.at(message_id)
+        return commit.messages_before + max(0, min(message_id - commit.first_id, commit.messages))
+
+    def id_of(self, rank: int) -> int:
+        """Give the id of the message with that many messages before it: the inverse of messages_before."""
+        commit = self.first_where(lambda one: one.messages_before + one.messages > rank)
+        if commit is None:
+            return self.newest().end_id
+        return commit.first_id + max(0, rank - commit.messages_before)
+
+    def all(self) -> Iterator[Commit]:
+        """Iterate over all records, the oldest first."""
+        if self._cursor.first():
+            for key, value in self._cursor:
+                yield records.decode_commit(key, value)
+
+    def delete_below(self, bound: int) -> None:
+        """Delete the records whose whole run lies below the bound, but never the newest."""
+        cursor = self._cursor
+        cursor.last()
+        newest_key = cursor.key()
+        cursor.first()
+        while cursor.key() != newest_key and self._here().end_id <= bound:
+            cursor.delete()
+
+    def cut_last(self, count: int) -> int:
+        """Take that many messages off the end of the log's records; give the first id that went."""
+        commit = self.newest()
+        while commit.messages <= count:
+            self._cursor.delete()
+            count -= commit.messages
+            if not count:
+                return commit.first_id
+            commit = self.newest()
+        self._cursor.put(*records.encode_commit(commit._replace(messages=commit.messages - count)))
+        return commit.end_id - count
+
+
+class Transaction:
+    """One LMDB transaction in terms of the queue's records. Made by :meth:`Database.begin`."""
+
+    __slots__ = ("_txn", "_dbs", "header", "published")
+
+    def __init__(self, txn: "lmdb.Transaction[bytes]", dbs: SubDatabases) -> None:
+        self._txn = txn
+        self._dbs = dbs
+        self.header = records.decode_header(txn.get(records.HEADER_KEY, b"", db=dbs.queue_db))
+        self.published = False  # whether there is something new for those who wait
+
+    def commit(self) -> None:
+        """Make the changes; after an error nothing of them is there."""
+        self._txn.commit()
+
+    def abort(self) -> None:
+        """Forget the changes."""
+        self._txn.abort()
+
+    @property
+    def syncs(self) -> bool:
+        """Tell whether the queue's durability wants commits to be synced."""
+        return self.header.durability == records.POWER_LOSS
+
+    def id(self) -> int:
+        """Give LMDB's number of the transaction."""
+        return self._txn.id()
+
+    def put_header(self, header: Header) -> None:
+        """Store the header, unless it is as stored."""
+        if header != self.header:
+            self._txn.put(records.HEADER_KEY, records.encode_header(header), db=self._dbs.queue_db)
+            self.header = header
+
+    def commits(self) -> Commits:
+        """Give the records of ``meta_db``."""
+        return Commits(self._txn.cursor(self._dbs.meta_db))
+
+    # Messages
+
+    def append(self, commit: Commit, payloads: Sequence[bytes]) -> None:
+        """Append a run of messages behind all stored ones, with its record."""
+        long = records.is_long(max(map(len, payloads)))
+        if len(payloads) == 1 and not long:
+            added = self._txn.put(pack_id(commit.first_id), payloads[0], append=True, db=self._dbs.data_db)
+            complete = added
+        else:
+            heads = [self._put_parts(id_, payload) for id_, payload in enumerate(payloads, commit.first_id)
+                     ] if long else payloads
+            keys = map(pack_id, range(commit.first_id, commit.first_id + len(heads)))
+            _, count = self._txn.cursor(self._dbs.data_db).putmulti(zip(keys, heads), append=True)
+            complete = count == len(heads)
+        # LMDB skips keys out of order without an error.
+        if not complete or not self.append_commit(commit):
+            raise errors.DamagedError(f"message id {commit.first_id} is not behind all stored ones")
+
+    def append_commit(self, commit: Commit) -> bool:
+        """Append a commit's record alone."""
+        key, value = records.encode_commit(commit)
+        return self._txn.put(key, value, append=True, db=self._dbs.meta_db)
+
+    def _put_parts(self, message_id: int, payload: bytes) -> bytes:
+        """Store the further parts of a long payload and give what goes into ``data_db``."""
+        if not records.is_long(len(payload)):
+            return payload
+        head, parts = records.split(payload)
+        for number, part in enumerate(parts, 1):
+            self._txn.put(records.PART_KEY.pack(message_id, number), part, append=True, db=self._dbs.chunk_db)
+        return head
+
+    def _payload(self, key: bytes, value: bytes) -> bytes:
+        """Undo :meth:`_put_parts`."""
+        if not records.is_long(len(value)):
+            return value
+        try:
+            return records.joined(value, self._parts(key))
+        except ValueError as error:
+            raise errors.DamagedError(f"A part of message {unpack_id(key)} is missing: {error}.") from error
+
+    def _parts(self, key: bytes) -> Iterator[bytes]:
+        cursor = self._txn.cursor(self._dbs.chunk_db)
+        if cursor.set_range(key):
+            for part_key, part in cursor:
+                if part_key[:len(key)] != key:
+                    break
+                yield part
+
+    def first_id(self, start: int) -> Optional[int]:
+        """Give the id of the first stored message from an id on."""
+        cursor = self._txn.cursor(self._dbs.data_db)
+        return unpack_id(cursor.key()) if cursor.set_range(pack_id(start)) else None
+
+    def last_id(self) -> Optional[int]:
+        """Give the id of the latest stored message."""
+        cursor = self._txn.cursor(self._dbs.data_db)
+        return unpack_id(cursor.key()) if cursor.last() else None
+
+    def messages(self, start: int) -> Iterator[Tuple[int, bytes]]:
+        """Iterate over id and payload from an id on."""
+        cursor = self._txn.cursor(self._dbs.data_db)
+        if cursor.set_range(pack_id(start)):
+            for key, value in cursor:
+                yield unpack_id(key), self._payload(key, value)
+
+    def delete_below(self, bound: int, limit: int) -> Tuple[int, bool]:
+        """Delete the messages below an id, at most a limit of them and of their parts.
+
+        :return: the number deleted, and whether all below the bound are gone
+        """
+        reached = key_bound = pack_id(bound)
+        chunks = self._txn.cursor(self._dbs.chunk_db)
+        if chunks.first():
+            _delete_while_below(chunks, key_bound, limit)
+            # A message whose parts did not all go stays until they have.
+            reached = min(key_bound, chunks.key()[:len(key_bound)] or key_bound)
+        data = self._txn.cursor(self._dbs.data_db)
+        data.first()
+        deleted = _delete_while_below(data, reached, limit)
+        rest = data.key()
+        all_gone = not rest or rest >= key_bound
+        self.commits().delete_below(bound if all_gone else unpack_id(rest))
+        return deleted, all_gone
+
+    def delete_last(self, count: int) -> None:
+        """Delete that many of the latest messages."""
+        first_id = self.commits().cut_last(count)
+        for sub_database in (self._dbs.data_db, self._dbs.chunk_db):
+            cursor = self._txn.cursor(sub_database)
+            if cursor.set_range(pack_id(first_id)):
+                while cursor.key():
+                    cursor.delete()
+
+    def stored_messages(self) -> int:
+        """Count the messages in ``data_db``, those that wait to be deleted included."""
+        return self._txn.stat(self._dbs.data_db)["entries"]
+
+    def stored_bytes(self) -> int:
+        """Give the size of the pages of ``data_db`` and ``chunk_db``."""
+        size = 0
+        for sub_database in (self._dbs.data_db, self._dbs.chunk_db):
+            stat = self._txn.stat(sub_database)
+            size += stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+        return size
+
+    def sizes(self) -> Iterator[Tuple[int, Optional[int]]]:
+        """Iterate over id and size of all messages; a message that lacks a part has no size."""
+        for key, value in self._txn.cursor(self._dbs.data_db):
+            try:
+                yield unpack_id(key), len(self._payload(key, value))
+            except errors.DamagedError:
+                yield unpack_id(key), None
+
+    def part_ids(self) -> Iterator[int]:
+        """Iterate over the message id of every part."""
+        for key in self._txn.cursor(self._dbs.chunk_db).iternext(values=False):
+            yield unpack_id(key)
+
+    # Subscribers and their places
+
+    def place(self, identifier: bytes) -> Optional[Place]:
+        """Give a subscriber's record."""
+        value = self._txn.get(identifier, db=self._dbs.subscriber_db)
+        return None if value is None else records.decode_place(value)
+
+    def places(self) -> List[Tuple[bytes, Place]]:
+        """List all subscribers' records."""
+        return [(key, records.decode_place(value)) for key, value in self._txn.cursor(self._dbs.subscriber_db)]
+
+    def put_place(self, identifier: bytes, place: Place) -> None:
+        """Store a subscriber's record."""
+        self._txn.put(identifier, records.encode_place(place), db=self._dbs.subscriber_db)
+
+    def delete_place(self, identifier: bytes) -> None:
+        """Delete a subscriber's record."""
+        self._txn.delete(identifier, db=self._dbs.subscriber_db)
+
+    def floor(self) -> Optional[int]:
+        """Give the smallest place of all subscribers, or None where there are none."""
+        cursor = self._txn.cursor(self._dbs.pending_db)
+        return unpack_id(cursor.key()) if cursor.first() else None
+
+    def count_place(self, message_id: int, change: int) -> None:
+        """Change by one, up or down, how many subscribers have their place at an id."""
+        key = pack_id(message_id)
+        value = self._txn.get(key, db=self._dbs.pending_db)
+        count = change + (0 if value is None else records.NUMBER.unpack(value)[0])
+        if count:
+            self._txn.put(key, records.NUMBER.pack(count), db=self._dbs.pending_db)
+        else:
+            self._txn.delete(key, db=self._dbs.pending_db)
+
+    def place_counts(self) -> List[Tuple[int, int]]:
+        """List all of ``pending_db``: places and how many subscribers have theirs there."""
+        cursor = self._txn.cursor(self._dbs.pending_db)
+        return [(unpack_id(key), records.NUMBER.unpack(value)[0]) for key, value in cursor]
+
+    def index(self) -> List[Tuple[int, int]]:
+        """List all keys of ``index_db``: subscriber number and message id."""
+        return [
+            records.INDEX_KEY.unpack(key)
+            for key in self._txn.cursor(self._dbs.index_db).iternext(values=False)
+        ]
+
+
+def _delete_while_below(cursor: "lmdb.Cursor[bytes]", bound: bytes, limit: int) -> int:
+    """Delete from where the cursor stands, which then stands at the first record left. The end of all has no key."""
+    deleted = 0
+    key, delete = cursor.key, cursor.delete
+    while deleted < limit and b"" < key() < bound:
+        delete()
+        deleted += 1
+    return deleted
