@@ -1,0 +1,82 @@
+"""Package persipubsub: all metadata stands here."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Read the version as text: an import would need the dependencies, which are not there while building."""
+    text = (ROOT / "persipubsub" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("persipubsub/__init__.py has no line of the form: __version__ = \"...\"")
+    return match.group(1)
+
+
+setuptools.setup(
+    name="persipubsub",
+    version=read_version(),
+    description="Persistent publish/subscribe queue for the processes of one machine, without a broker",
+    long_description=(ROOT / "README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    author="The persipubsub authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords="publish subscribe pubsub message queue persistent durable lmdb brokerless",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: Implementation :: CPython",
+        "Topic :: Software Development :: Libraries :: Python Modules",
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
+    ],
+    packages=setuptools.find_packages(include=["persipubsub", "persipubsub.*"]),
+    package_data={"": ["py.typed", "*.pyi", "*.proto", "*.txt"]},
+    include_package_data=False,
+    zip_safe=False,
+    python_requires=">=3.10",
+    install_requires=[
+        "click>=8",
+        "icontract>=2.7,<3",
+        "lmdb>=3,<4",
+        "msgspec>=0.20",
+        "protobuf>=7",
+        "rich>=13",
+    ],
+    extras_require={
+        # pyicontract-lint is not here: it asks for astroid < 3 and pylint for astroid 4. precommit.py installs it.
+        # setuptools is here since mypy reads its types for this file.
+        "dev": [
+            "build>=1.2",
+            "coverage>=7.10",
+            "furo>=2025.7",
+            "hypothesis>=6.100",
+            "isort>=6",
+            "mypy>=1.18",
+            "pydocstyle>=6.3",
+            "pylint>=4",
+            "pytest>=8.4",
+            "setuptools>=77",
+            "sphinx>=8.1,<9",
+            "sphinx-autodoc-typehints>=3",
+            "sphinx-icontract>=2.0.3",
+            "tox>=4.20",
+            "twine>=6.1",
+            "types-protobuf>=7.35",
+            "yapf>=0.43",
+        ],
+    },
+    entry_points={"console_scripts": ["persipubsub = persipubsub.cli:main"]},
+)

@@ -1,0 +1,65 @@
+"""Test what stands beside the code: README, documentation, changelog and the script of continuous integration."""
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+import persipubsub
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+DOCUMENTS = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    """List the code blocks of ``language``; each keeps the line numbers of ``text``, so that a traceback fits."""
+    blocks = []
+    lines = text.splitlines()
+    for start, line in enumerate(lines):
+        if line == f".. code-block:: {language}":
+            block = [""] * (start + 1)
+            for following in lines[start + 1:]:
+                if following and not following.startswith("    "):
+                    break
+                block.append(following[4:])
+            blocks.append("\n".join(block))
+    return blocks
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_examples_run(document: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python example of a document runs after those before it."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in code_blocks(document.read_text(encoding="utf-8"), "python"):
+        exec(compile(block, str(document), "exec"), namespace)  # pylint: disable=exec-used  # our own document
+
+
+def test_readme_and_start_have_examples() -> None:
+    """The search for examples finds those of the README and of the first steps."""
+    for document in [ROOT / "README.rst", ROOT / "docs" / "start.rst"]:
+        assert len(code_blocks(document.read_text(encoding="utf-8"), "python")) >= 3, document
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    """Continuous integration runs the second command of the README, to the letter."""
+    commands = code_blocks((ROOT / "README.rst").read_text(encoding="utf-8"), "bash")
+    extracted = subprocess.run([ROOT / ".ci" / "readme-test-command"], check=True, capture_output=True, text=True)
+    assert extracted.stdout.strip() == commands[1].strip()
+    assert ".ci/readme-test-command" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_readme_commands_are_complete() -> None:
+    """Each of the first two commands of the README makes its own virtual environment and ends in what it promises."""
+    demo, test = [block.strip() for block in code_blocks((ROOT / "README.rst").read_text(encoding="utf-8"), "bash")[:2]]
+    assert demo.startswith("python3 -m venv ") and demo.endswith("persipubsub demo")
+    assert test.startswith("python3 -m venv ") and test.endswith("precommit.py")
+
+
+def test_changelog_has_the_current_version() -> None:
+    """The changelog has a section for the version of the package."""
+    version = re.sub(r"\.dev\d+$", "", persipubsub.__version__)
+    changelog = (ROOT / "CHANGELOG.rst").read_text(encoding="utf-8")
+    assert re.search(rf"^(Unreleased \()?{re.escape(version)}\b", changelog, re.MULTILINE)
