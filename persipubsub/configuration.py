@@ -10,6 +10,8 @@ from persipubsub.records import Commit, Header
 class Strategy(enum.Enum):
     """Which messages go when the queue overflows."""
 
+    # pylint: disable=invalid-name  # the documented names are those of the README of 1.0.0
+
     #: The oldest messages go.
     prune_first = 0
     #: The latest messages go.

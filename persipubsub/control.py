@@ -20,9 +20,6 @@ def _closed_error(self: "Control") -> errors.ClosedError:
     return errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_control.")
 
 
-_REQUIRE_OPEN = icontract.require(lambda self: not self.closed, error=_closed_error)
-
-
 class Control:
     """Changes a queue and tells about it. Made by :meth:`Environment.new_control`.
 
@@ -40,12 +37,12 @@ class Control:
         """Tell whether close() was called."""
         return self._closed
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     def is_initialized(self) -> bool:
         """Tell whether the queue exists, which it does unless somebody deleted its files."""
         return files.is_queue(self._environment.path)
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda self, identifier: identifier in self.status().subscribers, enabled=icontract.SLOW)
     def add_subscriber(self, identifier: str) -> None:
         """Add a subscriber, which gets what is sent from then on. One that exists stays as it is.
@@ -57,7 +54,7 @@ class Control:
         encoded = arguments.identifier(identifier)
         self._handle.change(lambda txn: queue.add_subscriber(txn, encoded))
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda self, identifier: identifier not in self.status().subscribers, enabled=icontract.SLOW)
     def remove_subscriber(self, identifier: str) -> None:
         """Remove a subscriber. Who waits as it gets UnknownSubscriberError; what nobody else awaits is deleted.
@@ -67,13 +64,13 @@ class Control:
         encoded = arguments.identifier(identifier)
         self._handle.change(lambda txn: queue.remove_subscriber(txn, encoded))
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)
     def prune_dangling_messages(self) -> int:
         """Let what is older than the timeout expire now, and delete what nobody awaits; give how many messages went."""
         return self._handle.change(lambda txn: queue.expire(txn) + queue.prune_dangling(txn))
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda self, identifier: self.status().subscribers[identifier].pending == 0,
                       enabled=icontract.SLOW)
     @icontract.ensure(lambda result: result >= 0)
@@ -85,19 +82,19 @@ class Control:
         encoded = arguments.identifier(identifier)
         return self._handle.change(lambda txn: queue.take_all(txn, encoded))
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)
     def clear_messages(self) -> int:
         """Delete all messages; the subscribers stay. Give how many messages went."""
         return self._handle.change(queue.clear)
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)
     def clear_all_subscribers(self) -> int:
         """Remove all subscribers and with them all messages; publishers go on. Give how many messages went."""
         return self._handle.change(queue.clear_subscribers)
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.require(
         lambda hwm: isinstance(hwm, HighWaterMark),
         error=lambda hwm: errors.ArgumentTypeError(f"hwm must be a HighWaterMark, got {type(hwm).__name__}."))
@@ -105,7 +102,7 @@ class Control:
         """Set the high-water mark. It holds from the next send on: what is over it now goes then."""
         self._configure(Configuration(high_watermark=hwm))
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.require(
         lambda strategy: isinstance(strategy, Strategy),
         error=lambda strategy: errors.ArgumentTypeError(f"strategy must be a Strategy, got {type(strategy).__name__}."))
@@ -116,17 +113,17 @@ class Control:
     def _configure(self, configuration: Configuration) -> None:
         self._handle.change(lambda txn: txn.put_header(configuration.applied(txn.header)))
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     def status(self) -> QueueStatus:
         """Tell what the queue looks like at this moment."""
         return self._handle.read(lambda txn: status.read(txn, self._environment.path))
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     def check(self) -> Tuple[Violation, ...]:
         """Read the whole queue and verify its invariants; empty if all is well."""
         return self._handle.read(invariants.check)
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     def backup(self, path: Union[str, "os.PathLike[str]"]) -> None:
         """Write a compact, consistent copy of the queue while everything runs.
 

@@ -51,17 +51,17 @@ class Database:
         txn = self._environment.begin(write=True)
         try:
             dbs = SubDatabases(*(self._environment.open_db(name.encode(), txn=txn, create=False)
-                                  for name in SubDatabases._fields))
+                                 for name in SubDatabases._fields))
             version = txn.get(records.FORMAT_KEY, db=dbs.queue_db)
         except lmdb.NotFoundError:
             version = None
         finally:
             txn.commit()
         if version != records.NUMBER.pack(records.FORMAT_VERSION):
+            found = "none" if version is None else int.from_bytes(version, "big")
             raise errors.FormatError(
-                f"The queue at {self.path} is not of format version {records.FORMAT_VERSION}, which this version reads and "
-                f"writes (found: {'none' if version is None else int.from_bytes(version, 'big')}). Use the version of "
-                "persipubsub that made it, or another directory.")
+                f"The queue at {self.path} is not of format version {records.FORMAT_VERSION}, which this version reads "
+                f"and writes (found: {found}). Use the version of persipubsub that made it, or another directory.")
         return dbs
 
     def begin(self, write: bool) -> Transaction:
@@ -104,8 +104,7 @@ def create(file: pathlib.Path, header: Header, first_commit: Commit) -> None:
                               max_dbs=SUB_DATABASES_MAX,
                               mode=0o600,
                               lib_version=0) as environment, environment.begin(write=True) as txn:
-            dbs = SubDatabases(*(environment.open_db(name.encode(), txn=txn)
-                                  for name in SubDatabases._fields))
+            dbs = SubDatabases(*(environment.open_db(name.encode(), txn=txn) for name in SubDatabases._fields))
             txn.put(records.FORMAT_KEY, records.NUMBER.pack(records.FORMAT_VERSION), db=dbs.queue_db)
             txn.put(records.HEADER_KEY, records.encode_header(header), db=dbs.queue_db)
             txn.put(*records.encode_commit(first_commit), db=dbs.meta_db)

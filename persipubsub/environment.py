@@ -23,16 +23,8 @@ def _closed_error(self: "Environment") -> errors.ClosedError:
     return errors.ClosedError(f"{self!r} is closed. Make a new one with persipubsub.environment.new_environment.")
 
 
-_REQUIRE_OPEN = icontract.require(lambda self: not self.closed, error=_closed_error)
-
-
-def _require_type(name: str, kind: type) -> "icontract.require":
-    """Require that an argument is None or of a type."""
-
-    def error(_KWARGS: "dict[str, object]") -> errors.ArgumentTypeError:  # pylint: disable=invalid-name  # icontract's
-        return errors.ArgumentTypeError(f"{name} must be a {kind.__name__}, got {type(_KWARGS[name]).__name__}.")
-
-    return icontract.require(lambda _KWARGS: _KWARGS.get(name) is None or isinstance(_KWARGS[name], kind), error=error)
+def _type_error(name: str, kind: type, value: object) -> errors.ArgumentTypeError:
+    return errors.ArgumentTypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}.")
 
 
 def _nothing_to_release() -> None:
@@ -77,12 +69,17 @@ class Environment:
         """Tell whether close() was called."""
         return self._closed
 
-    @_REQUIRE_OPEN
-    @_require_type("high_watermark", HighWaterMark)
-    @_require_type("high_water_mark", HighWaterMark)
-    @_require_type("strategy", Strategy)
-    @_require_type("durability", Durability)
-    @_require_type("mode", int)
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda high_watermark: high_watermark is None or isinstance(high_watermark, HighWaterMark),
+                       error=lambda high_watermark: _type_error("high_watermark", HighWaterMark, high_watermark))
+    @icontract.require(lambda high_water_mark: high_water_mark is None or isinstance(high_water_mark, HighWaterMark),
+                       error=lambda high_water_mark: _type_error("high_water_mark", HighWaterMark, high_water_mark))
+    @icontract.require(lambda strategy: strategy is None or isinstance(strategy, Strategy),
+                       error=lambda strategy: _type_error("strategy", Strategy, strategy))
+    @icontract.require(lambda durability: durability is None or isinstance(durability, Durability),
+                       error=lambda durability: _type_error("durability", Durability, durability))
+    @icontract.require(lambda mode: mode is None or isinstance(mode, int),
+                       error=lambda mode: _type_error("mode", int, mode))
     @icontract.require(lambda mode: mode is None or (mode & ~0o777 == 0 and mode & 0o600 == 0o600),
                        error=lambda mode: errors.ArgumentError(
                            f"mode must be from 0o600 to 0o777 with reading and writing for the owner, got {mode:#o}."))
@@ -121,8 +118,9 @@ class Environment:
         opened.change(lambda txn: queue.configure(txn, configuration, identifiers))
         return self._keep(Control(self, opened))
 
-    @_REQUIRE_OPEN
-    @_require_type("autosync", bool)
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda autosync: autosync is None or isinstance(autosync, bool),
+                       error=lambda autosync: _type_error("autosync", bool, autosync))
     def new_publisher(self, autosync: bool = False) -> Publisher:
         """Make a publisher.
 
@@ -134,7 +132,7 @@ class Environment:
         """
         return self._keep(Publisher(self, self._opened(), autosync))
 
-    @_REQUIRE_OPEN
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
     def new_subscriber(self, identifier: str) -> Subscriber:
         """Make a subscriber that takes up where the one of that name was left.
 

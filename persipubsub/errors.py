@@ -111,4 +111,4 @@ class DiskFullError(StorageError):
 
 
 class CommitUnknownError(StorageError):
-    """Raised after an I/O error in the commit itself: whether the change is stored is unknown. Look before repeating."""
+    """Raised after an I/O error in the commit itself: whether the change is stored is unknown."""

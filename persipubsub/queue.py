@@ -25,7 +25,6 @@ IDENTIFIER_BYTES_MAX = 255
 #: What a message takes in its page beside its payload, at most.
 RECORD_BYTES_MAX = 64
 
-
 # The names of the released code of persipubsub 1.0.0.
 _Strategy = Strategy
 _HighWaterMark = HighWaterMark
@@ -161,8 +160,8 @@ def _append_below_size_mark(txn: Transaction, time_us: int, first_id: int, paylo
             overflowed += _make_room(txn)
         part = payloads[start:start + _count_that_fits(payloads, start, txn.header.hwm_db_size - live_bytes(txn))]
         messages_before, bytes_before = txn.commits().totals()
-        txn.append(
-            Commit(first_id + start, time_us, len(part), sum(map(len, part)), messages_before, bytes_before), part)
+        txn.append(Commit(first_id + start, time_us, len(part), sum(map(len, part)), messages_before, bytes_before),
+                   part)
         start += len(part)
     return overflowed
 

@@ -22,7 +22,7 @@ class SubscriberStatus:
 
 
 @dataclasses.dataclass(frozen=True)
-class QueueStatus:
+class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fact
     """A queue at one moment. Messages that have expired do not count."""
 
     #: The directory of the queue.

@@ -170,8 +170,8 @@ class Subscriber:
     def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
         """Give a function that looks until something is found or the time is over."""
         timeout = arguments.timeout(timeout)
-        sleep_s = SLEEP_S_MAX if timeout is None else min(SLEEP_S_MAX,
-                                                          timeout / arguments.at_least_one("retries", retries))
+        sleep_s = SLEEP_S_MAX if timeout is None else min(SLEEP_S_MAX, timeout /
+                                                          arguments.at_least_one("retries", retries))
 
         def wait() -> Found:
             self._require_open()

@@ -121,7 +121,7 @@ class Commits:
         return commit.end_id - count
 
 
-class Transaction:
+class Transaction:  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
     """One LMDB transaction in terms of the queue's records. Made by :meth:`Database.begin`."""
 
     __slots__ = ("_txn", "_dbs", "header", "published")
@@ -168,8 +168,8 @@ class Transaction:
             added = self._txn.put(pack_id(commit.first_id), payloads[0], append=True, db=self._dbs.data_db)
             complete = added
         else:
-            heads = [self._put_parts(id_, payload) for id_, payload in enumerate(payloads, commit.first_id)
-                     ] if long else payloads
+            heads = [self._put_parts(id_, payload)
+                     for id_, payload in enumerate(payloads, commit.first_id)] if long else payloads
             keys = map(pack_id, range(commit.first_id, commit.first_id + len(heads)))
             _, count = self._txn.cursor(self._dbs.data_db).putmulti(zip(keys, heads), append=True)
             complete = count == len(heads)
@@ -319,10 +319,7 @@ class Transaction:
 
     def index(self) -> List[Tuple[int, int]]:
         """List all keys of ``index_db``: subscriber number and message id."""
-        return [
-            records.INDEX_KEY.unpack(key)
-            for key in self._txn.cursor(self._dbs.index_db).iternext(values=False)
-        ]
+        return [records.INDEX_KEY.unpack(key) for key in self._txn.cursor(self._dbs.index_db).iternext(values=False)]
 
 
 def _delete_while_below(cursor: "lmdb.Cursor[bytes]", bound: bytes, limit: int) -> int:
