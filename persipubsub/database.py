@@ -34,8 +34,10 @@ class Database:
                                                  max_dbs=SUB_DATABASES_MAX)
             try:
                 self._dbs = self._open_sub_databases()
-                with self._environment.begin() as txn:
-                    hwm_db_size = Transaction(txn, self._dbs).header.hwm_db_size
+                txn = Transaction()
+                self.begin(txn, False)
+                hwm_db_size = txn.header.hwm_db_size
+                txn.abort()
                 if hwm_db_size * 5 // 4 > MAP_BYTES_MIN:
                     self._environment.set_mapsize(hwm_db_size * 5 // 4)
                 self._environment.reader_check()
@@ -64,9 +66,9 @@ class Database:
                 f"and writes (found: {found}). Use the version of persipubsub that made it, or another directory.")
         return dbs
 
-    def begin(self, write: bool) -> Transaction:
+    def begin(self, txn: Transaction, write: bool) -> None:
         """Begin a transaction; a write transaction waits for the other writers of all processes."""
-        return Transaction(self._environment.begin(write=write), self._dbs)
+        txn.begin(self._environment, self._dbs, write)
 
     def sync(self) -> None:
         """Bring everything committed to the disk."""
@@ -116,6 +118,8 @@ MapFullError = lmdb.MapFullError
 MapResizedError = lmdb.MapResizedError
 ReadersFullError = lmdb.ReadersFullError
 LmdbError = lmdb.Error
+#: What hinders a transaction, but not the next try once something was done about it.
+RemovableError = (MapFullError, MapResizedError, ReadersFullError)
 
 
 def raise_translated(error: Exception, path: pathlib.Path) -> NoReturn:

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import threading
 import weakref
 from typing import Callable, Iterable, Optional, Tuple, TypeVar, Union
 
@@ -53,7 +52,6 @@ class Environment:
         """
         # Absolute, so that a later change of the working directory does not make it another queue.
         self._path = pathlib.Path(os.path.abspath(path))
-        self._lock = threading.Lock()
         self._closed = False
         self._handle: Optional[Handle] = None
         self._release: Callable[[], object] = _nothing_to_release
@@ -149,7 +147,7 @@ class Environment:
 
     def _opened(self) -> Handle:
         """Give the open queue, which all Environments of this process share; opened when first needed."""
-        with self._lock:
+        with handle.LOCK:
             if self._handle is None:
                 self._handle = handle.acquire(self._path)
                 self._release = weakref.finalize(self, handle.release, self._handle)
@@ -161,7 +159,7 @@ class Environment:
 
     def close(self) -> None:
         """Close the Environment and everything that it made; more than once is fine."""
-        with self._lock:
+        with handle.LOCK:
             self._closed = True
             for made in list(self._made):
                 made.close()

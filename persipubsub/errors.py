@@ -10,6 +10,8 @@
      |    +-- MessageTooLargeError           a message over the limit or over the high-water mark
      |    +-- BatchTooLargeError             a batch over its limit of messages or bytes
      +-- ClosedError                         an object used after close()
+     +-- ReentryError                        a signal handler or finalizer writes in the midst of its thread's write
+     +-- ForkError                           a process forked in the midst of a transaction uses the queue
      +-- EmptyError (LookupError)            pop() where nothing is pending
      |
      |  the state of the queue: set it up, or look at who changed it
@@ -39,12 +41,14 @@ __all__ = [
     "DamagedError",
     "DiskFullError",
     "EmptyError",
+    "ForkError",
     "FormatError",
     "MessageTooLargeError",
     "NotInitializedError",
     "PathError",
     "PersipubsubError",
     "ReadersFullError",
+    "ReentryError",
     "StorageError",
     "UnknownSubscriberError",
 ]
@@ -72,6 +76,14 @@ class BatchTooLargeError(ArgumentError):
 
 class ClosedError(PersipubsubError):
     """Raised when an object is used after its ``close()``. The caller's mistake: open a new one."""
+
+
+class ReentryError(PersipubsubError):
+    """Raised when a signal handler or a finalizer writes while its own thread is writing. Nothing was written."""
+
+
+class ForkError(PersipubsubError):
+    """Raised in a child that was forked in the midst of a transaction. Fork at a quiet moment, or use spawn."""
 
 
 class EmptyError(PersipubsubError, LookupError):

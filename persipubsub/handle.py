@@ -1,14 +1,17 @@
 """One process's access to one queue, shared by all its Environments."""
 
+import os
 import pathlib
 import threading
-from typing import Callable, Dict, Sequence, Tuple, TypeVar
+import time
+from typing import Callable, Dict, List, Sequence, Tuple, TypeVar
 
 from persipubsub import files, queue
+from persipubsub.engine import Watch
 from persipubsub.queue import Found, Sent, Subscription
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
-from persipubsub.wakeup import PollingWatch, Wakeup
+from persipubsub.wakeup import Wakeup
 from persipubsub.writer import Writer
 
 T = TypeVar("T")
@@ -21,22 +24,13 @@ class Handle:
         self.path = path
         self.key = key
         self.users = 0
-        mode = files.data_file_mode(path)
-        self._use_lock = files.UseLock(path, mode)
-        try:
-            self._use_lock.share()
-            files.allocate_lock_file(path, mode)
-            self._storage = Storage(path)
-        except BaseException:
-            self._use_lock.close()
-            raise
-        self._wakeup = Wakeup()
+        self._storage = Storage(path)
+        self._wakeup = Wakeup(path, files.data_file_mode(path))
         self._writer = Writer(self._storage, self._wakeup)
 
     def close(self) -> None:
-        """Close the database and give the lock back."""
+        """Close the database."""
         self._storage.close()
-        self._use_lock.close()
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation of :mod:`persipubsub.queue` in a read transaction."""
@@ -54,7 +48,7 @@ class Handle:
 
     def put(self, payloads: Sequence[bytes]) -> Sent:
         """Append messages, all or none."""
-        return self._writer.run(lambda txn: queue.put(txn, payloads))
+        return self._writer.run(lambda txn: queue.put(txn, payloads), False, len(payloads), sum(map(len, payloads)))
 
     def subscribe(self, identifier: bytes) -> Subscription:
         """Find a subscriber."""
@@ -80,13 +74,32 @@ class Handle:
         """Take all messages of a subscriber up to an id."""
         self._writer.run(lambda txn: queue.take(txn, subscription, last_id))
 
-    def watch(self, longest_sleep_s: float) -> PollingWatch:
+    def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait."""
         return self._wakeup.watch(longest_sleep_s)
 
+    # Forks
+
+    def before_fork(self, timeout_s: float) -> bool:
+        """Keep transactions out; tell whether none is going on."""
+        return self._storage.before_fork(timeout_s)
+
+    def after_fork_in_parent(self) -> None:
+        """Go on as before."""
+        self._storage.after_fork_in_parent()
+
+    def after_fork_in_child(self, quiet: bool) -> None:
+        """Let go of what belongs to the parent, and of what its other threads were doing."""
+        self._storage.after_fork_in_child(quiet)
+        self._writer = Writer(self._storage, self._wakeup)
+
+
+#: Held while a queue is opened or closed, and while this process forks.
+LOCK = threading.RLock()
+#: A fork is not held up for longer, all queues together.
+FORK_WAIT_S_MAX = 0.1
 
 _HANDLES: Dict[Tuple[int, int], Handle] = {}
-_HANDLES_LOCK = threading.RLock()
 
 
 def acquire(path: pathlib.Path) -> Handle:
@@ -96,7 +109,7 @@ def acquire(path: pathlib.Path) -> Handle:
     :raise PathError: the path is a file, or its permissions forbid it
     :raise FormatError: the files are not a queue of this version
     """
-    with _HANDLES_LOCK:
+    with LOCK:
         # By device and inode: LMDB must not be opened twice, and one queue may have many paths.
         key = files.queue_key(path)
         if key not in _HANDLES:
@@ -108,8 +121,40 @@ def acquire(path: pathlib.Path) -> Handle:
 
 def release(handle: Handle) -> None:
     """Give back what acquire gave; the last one closes."""
-    with _HANDLES_LOCK:
+    with LOCK:
         handle.users -= 1
         if not handle.users:
             del _HANDLES[handle.key]
             handle.close()
+
+
+class _Fork:
+    """A fork of this process: each open queue, and whether no transaction on it is going on."""
+
+    def __init__(self) -> None:
+        deadline = time.monotonic() + FORK_WAIT_S_MAX
+        self.locked = LOCK.acquire(timeout=FORK_WAIT_S_MAX)
+        self.handles = [(handle, self.locked and handle.before_fork(max(0, deadline - time.monotonic())))
+                        for handle in list(_HANDLES.values())]
+
+    def end_in_parent(self) -> None:
+        """Let all go on as before."""
+        for handle, quiet in self.handles:
+            if quiet:
+                handle.after_fork_in_parent()
+        if self.locked:
+            LOCK.release()
+
+    def end_in_child(self) -> None:
+        """Have every queue opened again on first use, as far as the child may close what it inherits."""
+        global LOCK  # pylint: disable=global-statement  # a thread that the child lacks may hold the old one
+        LOCK = threading.RLock()
+        for handle, quiet in self.handles:
+            handle.after_fork_in_child(quiet)
+
+
+# A stack, since a signal handler may fork in the midst of a fork.
+_FORKS: List[_Fork] = []
+os.register_at_fork(before=lambda: _FORKS.append(_Fork()),
+                    after_in_parent=lambda: _FORKS.pop().end_in_parent(),
+                    after_in_child=lambda: _FORKS.pop().end_in_child())

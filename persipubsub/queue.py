@@ -325,21 +325,18 @@ def remove_subscriber(txn: Transaction, identifier: bytes) -> None:
 
     :raise UnknownSubscriberError: there is none
     """
-    subscribe(txn, identifier)
-    _remove_place(txn, identifier)
+    _remove_place(txn, identifier, _own_place(txn, subscribe(txn, identifier)))
     prune_dangling(txn)
 
 
 def clear_subscribers(txn: Transaction) -> int:
     """Remove all subscribers and all messages; give how many messages went."""
-    for identifier, _ in txn.places():
-        _remove_place(txn, identifier)
+    for identifier, place in txn.places():
+        _remove_place(txn, identifier, place)
     return clear(txn)
 
 
-def _remove_place(txn: Transaction, identifier: bytes) -> None:
-    place = txn.place(identifier)
-    assert place is not None
+def _remove_place(txn: Transaction, identifier: bytes, place: Place) -> None:
     txn.delete_place(identifier)
     txn.count_place(place.next_id, -1)
     txn.published = True  # who waits as this subscriber must learn that it is gone

@@ -1,40 +1,102 @@
 """A queue's database behind its gate: transactions of many threads, and reopening it under them."""
 
 import pathlib
-from typing import Callable, Optional, TypeVar
+import threading
+from typing import Callable, List, Optional, TypeVar
 
-from persipubsub import database, errors
+from persipubsub import database, errors, files
 from persipubsub.database import Database
+from persipubsub.files import UseLock
 from persipubsub.gate import Gate
 from persipubsub.transaction import Transaction
 
 T = TypeVar("T")
 
+#: After so many write transactions the slots of readers that died are freed: a stale reader keeps pages from being
+#: used again, so that the file grows without end. Looking costs less than a microsecond.
+WRITES_BETWEEN_READER_CHECKS = 256
+
+# Transactions that a fork copied in mid-flight. Ending them in the child would touch what belongs to the parent.
+_ORPHANS: List[object] = []
+
 
 class Storage:
-    """The database of one queue in this process. Every transaction, also a read, passes its gate."""
+    """The database of one queue in this process. Every transaction, also a read, passes its gate.
+
+    It is opened when first used: after a fork, after it was reopened, or after an error.
+    """
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
+        self._database: Optional[Database] = None
+        self._use_lock: Optional[UseLock] = None
+        # A write transaction that finds the queue relaxed reopens it.
+        self._sync = True
+        self._closed = False
+        self._lost_in_fork = False
+        self._writes = 0
         self._gate = Gate()
-        # Opened to sync; a write transaction that finds the queue relaxed reopens it.
-        self._database: Optional[Database] = Database(path, sync=True)
+        self._opening = threading.RLock()
+        self._opened()
+
+    def _opened(self) -> Database:
+        """Give the open database. To be called inside the gate."""
+        return self._database or self._open()
+
+    def _open(self) -> Database:
+        with self._opening:
+            if self._closed:
+                raise errors.ClosedError(f"The queue at {self.path} is closed. Open it with a new Environment.")
+            if self._lost_in_fork:
+                raise errors.ForkError(
+                    f"This process was forked while a transaction on the queue at {self.path} was going on, so it cannot "
+                    "use the queue. Fork while no thread uses the queue, start the process with multiprocessing's spawn "
+                    "or forkserver, or run another program in it.")
+            if self._database is None:
+                if self._use_lock is None:
+                    self._use_lock = UseLock(self.path, files.data_file_mode(self.path))
+                    self._use_lock.share()
+                files.allocate_lock_file(self.path, files.data_file_mode(self.path))
+                self._database = Database(self.path, self._sync)
+            return self._database
 
     def close(self) -> None:
         """Close the database once the transactions inside have ended."""
         with self._gate.closed():
-            if self._database is not None:
-                self._database.close()
-                self._database = None
+            self._closed = True
+            self._let_go()
 
-    def _open(self) -> Database:
-        if self._database is None:
-            raise errors.ClosedError(f"The queue at {self.path} is closed. Open it with a new Environment.")
-        return self._database
+    def _let_go(self) -> None:
+        """Close what is open. Nobody may be inside."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        if self._use_lock is not None:
+            self._use_lock.close()
+            self._use_lock = None
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a read transaction, which sees one state of the queue."""
-        return self._run(lambda: self._read(operation))
+        obstacle = None
+        while True:
+            txn = Transaction()
+            try:
+                self._gate.enter(txn)
+                self._opened().begin(txn, False)
+                result = operation(txn)
+                self._end(txn)
+                return result
+            except database.LmdbError as error:
+                obstacle = self._obstacle(error, obstacle)
+            finally:
+                # Twice, for an interrupt may strike in the first. Where it has ended, nothing is called: an interrupt
+                # could strike before the call does anything.
+                if txn in self._gate.inside:
+                    try:
+                        self._end(txn)
+                    finally:
+                        self._end(txn)
+            self._remove(obstacle)
 
     def write(self, operation: Callable[[Transaction], T], durable: bool = False) -> T:
         """Run an operation in a write transaction: all of it is committed, or nothing.
@@ -43,75 +105,101 @@ class Storage:
 
         :param durable: bring it to the disk, whatever the durability of the queue
         """
-        return self._run(lambda: self._write(operation, durable))
-
-    def _read(self, operation: Callable[[Transaction], T]) -> T:
-        self._gate.enter()
-        try:
-            txn = self._open().begin(write=False)
-            try:
-                return operation(txn)
-            finally:
-                txn.abort()
-        finally:
-            self._gate.leave()
-
-    def _write(self, operation: Callable[[Transaction], T], durable: bool) -> T:
+        obstacle = None
         while True:
-            self._gate.enter()
+            txn = Transaction()
+            fits = True
             try:
-                opened = self._open()
-                txn = opened.begin(write=True)
-                try:
-                    # LMDB's flag is fixed at open: one relaxed writer beside durable ones can destroy the file.
-                    if txn.syncs == opened.sync_commits:
-                        result = operation(txn)
-                        txn.commit()
-                        if durable and not opened.sync_commits:
-                            opened.sync()
-                        return result
-                    txn.abort()
-                except BaseException:
-                    txn.abort()
-                    raise
+                self._gate.enter(txn)
+                opened = self._opened()
+                opened.begin(txn, True)
+                # LMDB's flag is fixed at open: one relaxed writer beside durable ones can destroy the file.
+                fits = txn.syncs == opened.sync_commits
+                if fits:
+                    result = operation(txn)
+                    txn.commit()
+                    if durable and not opened.sync_commits:
+                        opened.sync()
+                    self._writes += 1
+                    if self._writes % WRITES_BETWEEN_READER_CHECKS == 0:
+                        opened.clear_stale_readers()
+                    self._end(txn)
+                    return result
+            except database.LmdbError as error:
+                obstacle = self._obstacle(error, obstacle)
             finally:
-                self._gate.leave()
-            self._reopen(sync=not opened.sync_commits)
+                # Twice, for an interrupt may strike in the first. Where it has ended, nothing is called: an interrupt
+                # could strike before the call does anything.
+                if txn in self._gate.inside:
+                    try:
+                        self._end(txn)
+                    finally:
+                        self._end(txn)
+            if fits:
+                self._remove(obstacle)
+            else:
+                self._reopen(sync=not self._sync)
+
+    def _end(self, txn: Transaction) -> None:
+        txn.abort()
+        self._gate.leave(txn)
+
+    def _obstacle(self, error: Exception, before: Optional[Exception]) -> Exception:
+        """Give an error that can be removed, or raise it as one of ours."""
+        full_again = isinstance(error, database.ReadersFullError) and isinstance(before, database.ReadersFullError)
+        if full_again or not isinstance(error, database.RemovableError):
+            database.raise_translated(error, self.path)
+        return error
+
+    def _remove(self, obstacle: Optional[Exception]) -> None:
+        with self._gate.closed():
+            if isinstance(obstacle, database.MapFullError):
+                self._opened().grow()
+            elif isinstance(obstacle, database.MapResizedError):
+                self._opened().adopt_size()
+            else:
+                self._opened().clear_stale_readers()
 
     def _reopen(self, sync: bool) -> None:
         with self._gate.closed():
-            if self._open().sync_commits != sync:
-                self._open().sync()
-                self._open().close()
-                self._database = Database(self.path, sync)
-
-    def _run(self, attempt: Callable[[], T]) -> T:
-        """Run a transaction, again where the obstacle can be removed."""
-        stale_readers_cleared = False
-        while True:
-            try:
-                return attempt()
-            except database.MapFullError:
-                with self._gate.closed():
-                    self._open().grow()
-            except database.MapResizedError:
-                with self._gate.closed():
-                    self._open().adopt_size()
-            except database.ReadersFullError as error:
-                if stale_readers_cleared:
-                    database.raise_translated(error, self.path)
-                stale_readers_cleared = True
-                with self._gate.closed():
-                    self._open().clear_stale_readers()
-            except database.LmdbError as error:
-                database.raise_translated(error, self.path)
+            if self._sync != sync and self._database is not None:
+                self._database.sync()
+                self._database.close()
+                self._database = None
+            self._sync = sync
 
     def copy(self, path: str) -> None:
         """Write a compact, consistent copy of the queue into a directory."""
-        self._gate.enter()
+        token = object()
         try:
-            self._open().copy(path)
+            self._gate.enter(token)
+            self._opened().copy(path)
         except database.LmdbError as error:
             database.raise_translated(error, pathlib.Path(path))
         finally:
-            self._gate.leave()
+            self._gate.leave(token)
+
+    # Forks
+
+    def before_fork(self, timeout_s: float) -> bool:
+        """Keep transactions out; tell whether none is going on, so that the child may close what it inherits."""
+        return self._gate.close(timeout_s)
+
+    def after_fork_in_parent(self) -> None:
+        """Let transactions in again, after before_fork has kept them out."""
+        self._gate.open()
+
+    def after_fork_in_child(self, quiet: bool) -> None:
+        """Close what was inherited, to be opened again on first use."""
+        inside = list(self._gate.inside)  # what other threads of the parent were doing
+        self._gate = Gate()
+        self._opening = threading.RLock()
+        if quiet:
+            self._let_go()
+        else:
+            self._lost_in_fork = True
+            _ORPHANS.extend((self._database, self._use_lock, inside))
+            self._database = self._use_lock = None
+            for token in inside:
+                if isinstance(token, Transaction):
+                    _ORPHANS.append(token.disown())

@@ -122,32 +122,64 @@ class Commits:
 
 
 class Transaction:  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
-    """One LMDB transaction in terms of the queue's records. Made by :meth:`Database.begin`."""
+    """One LMDB transaction in terms of the queue's records.
 
-    __slots__ = ("_txn", "_dbs", "header", "published")
+    It is made before it begins, so that who made it can end it wherever an interrupt strikes.
+    """
 
-    def __init__(self, txn: "lmdb.Transaction[bytes]", dbs: SubDatabases) -> None:
-        self._txn = txn
-        self._dbs = dbs
-        self.header = records.decode_header(txn.get(records.HEADER_KEY, b"", db=dbs.queue_db))
+    __slots__ = ("_txn", "_dbs", "_committing", "header", "published", "number")
+
+    _txn: "lmdb.Transaction[bytes]"
+    _dbs: SubDatabases
+    header: Header
+
+    def __init__(self) -> None:
+        self._committing = False
         self.published = False  # whether there is something new for those who wait
+        self.number = 0  # LMDB's number of the transaction, once it has published something
+
+    def begin(self, environment: "lmdb.Environment", dbs: SubDatabases, write: bool) -> None:
+        """Begin; a write transaction waits for the other writers of all processes."""
+        self._txn = environment.begin(write=write)
+        self._dbs = dbs
+        self.header = records.decode_header(self._txn.get(records.HEADER_KEY, b"", db=dbs.queue_db))
 
     def commit(self) -> None:
         """Make the changes; after an error nothing of them is there."""
-        self._txn.commit()
+        if self.published:
+            self.number = self._txn.id()
+        self._committing = True
+        try:
+            self._txn.commit()
+        except Exception:
+            self._committing = False
+            raise
 
     def abort(self) -> None:
-        """Forget the changes."""
-        self._txn.abort()
+        """Forget the changes, unless they are committed; more than once, and before it began, is fine."""
+        try:
+            txn = self._txn
+        except AttributeError:
+            return
+        if self._committing and _is_open(txn):
+            self._committing = False  # an interrupt struck before LMDB was called
+        txn.abort()
+
+    @property
+    def committed(self) -> bool:
+        """Tell whether the changes are made. To be asked when the transaction has ended."""
+        return self._committing
+
+    def disown(self) -> object:
+        """Give the LMDB transaction away for good: the copy that a forked child finds must not end there."""
+        txn = self._txn
+        del self._txn
+        return txn
 
     @property
     def syncs(self) -> bool:
         """Tell whether the queue's durability wants commits to be synced."""
         return self.header.durability == records.POWER_LOSS
-
-    def id(self) -> int:
-        """Give LMDB's number of the transaction."""
-        return self._txn.id()
 
     def put_header(self, header: Header) -> None:
         """Store the header, unless it is as stored."""
@@ -320,6 +352,15 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
     def index(self) -> List[Tuple[int, int]]:
         """List all keys of ``index_db``: subscriber number and message id."""
         return [records.INDEX_KEY.unpack(key) for key in self._txn.cursor(self._dbs.index_db).iternext(values=False)]
+
+
+def _is_open(txn: "lmdb.Transaction[bytes]") -> bool:
+    """Tell whether an LMDB transaction is still going on: it forgets its number when it ends."""
+    try:
+        txn.id()
+    except Exception:  # pylint: disable=broad-exception-caught  # lmdb.Error, which only database.py imports
+        return False
+    return True
 
 
 def _delete_while_below(cursor: "lmdb.Cursor[bytes]", bound: bytes, limit: int) -> int:

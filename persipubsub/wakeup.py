@@ -1,23 +1,114 @@
-"""Waiting for a commit, and telling those who wait."""
+"""Waiting for a commit, and telling those who wait, in all processes.
 
+Two 32-bit words stand in the file ``wakeup``, which every process maps:
+
+- *published*: the low bits of the id of the last transaction that published something. It has its own value after
+  each publication. (A counter would lose wake-ups: Python cannot add to shared memory in one step.)
+- *waiting*: 1 if somebody may sleep, so that a publisher need not ask the kernel each time.
+
+Who waits reads *published*, then sets *waiting*, then looks into the queue, then sleeps if *published* is as it was.
+Who publishes commits, then reads *waiting* and resets it, then sets *published*, then wakes if it was set. So whenever
+*waiting* is reset under somebody, *published* changes afterwards, and it does not sleep or is woken. Nobody sleeps
+longer than a second all the same: a publisher may be killed between commit and wake-up.
+"""
+
+import logging
+import mmap
+import os
+import pathlib
 import time
+from typing import Optional, Union
 
+WAKEUP_FILE = "wakeup"
+#: A page, allocated before it is mapped: a full disk would turn the first write into SIGBUS.
+FILE_BYTES = mmap.PAGESIZE
 POLLING_DELAY_S_MIN = 0.0002
 POLLING_DELAY_S_MAX = 0.02
+
+_PUBLISHED = 0
+_WAITING = 1
+_LOGGER = logging.getLogger(__name__)
 
 
 class Wakeup:
     """How the waiting subscribers of all processes learn that something was published."""
 
+    def __init__(self, path: pathlib.Path, mode: int) -> None:
+        self._words: Optional[_Words] = None
+        try:
+            self._words = _Words(path / WAKEUP_FILE, mode)
+        except (OSError, ImportError) as error:
+            _LOGGER.warning("Waiting on the queue at %s polls every %g s: there is no wake-up (%s).", path,
+                            POLLING_DELAY_S_MAX, error)
+
     def notify(self, transaction_id: int) -> None:
         """Tell those who wait that this transaction published something."""
+        if self._words is not None:
+            self._words.publish(transaction_id)
 
-    def watch(self, longest_sleep_s: float) -> "PollingWatch":
+    def watch(self, longest_sleep_s: float) -> "Union[FutexWatch, PollingWatch]":
         """Prepare to wait.
 
-        :param longest_sleep_s: a bound for the time between two looks
+        :param longest_sleep_s: a bound for the time between two looks where there is no wake-up
         """
-        return PollingWatch(longest_sleep_s)
+        return PollingWatch(longest_sleep_s) if self._words is None else FutexWatch(self._words)
+
+
+class _Words:
+    """The two words of the mapped file."""
+
+    def __init__(self, file: pathlib.Path, mode: int) -> None:
+        # Imported here: whoever only sets up a queue needs no ctypes.
+        import ctypes
+
+        from persipubsub import futex
+        if not futex.AVAILABLE:
+            raise OSError("this platform has no futex that is known here")
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        try:
+            os.posix_fallocate(fd, 0, FILE_BYTES)
+            mapped = mmap.mmap(fd, FILE_BYTES)
+        finally:
+            os.close(fd)
+        self._futex = futex
+        self._words = memoryview(mapped).cast("I")
+        self._address = ctypes.addressof(ctypes.c_uint32.from_buffer(mapped))
+
+    def publish(self, transaction_id: int) -> None:
+        """Store what was published, and wake who sleeps. The order matters: see the module's docstring."""
+        words = self._words
+        somebody_waits = words[_WAITING]
+        if somebody_waits:
+            words[_WAITING] = 0
+        words[_PUBLISHED] = transaction_id & 0xFFFFFFFF
+        if somebody_waits:
+            self._futex.wake(self._address)
+
+    def arm(self) -> int:
+        """Announce somebody who is about to look and then to sleep; give what was published last."""
+        published = self._words[_PUBLISHED]
+        self._words[_WAITING] = 1
+        return published
+
+    def sleep(self, published: int, timeout_s: float) -> None:
+        """Sleep until something else was published."""
+        self._futex.wait(self._address, published, timeout_s)
+
+
+class FutexWatch:
+    """Waits for a change of the word *published*."""
+
+    def __init__(self, words: _Words) -> None:
+        self._words = words
+        self._published = 0
+
+    def arm(self) -> None:
+        """Note what was published last."""
+        self._published = self._words.arm()
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until something else was published."""
+        self._words.sleep(self._published, timeout_s)
 
 
 class PollingWatch:

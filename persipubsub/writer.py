@@ -1,14 +1,97 @@
-"""One writer for all threads of this process."""
+"""One write transaction for all threads that want to write at this moment (group commit).
 
+Whoever comes while nobody leads becomes the leader: it runs its own operation and all that are queued in one
+transaction, and hands the leadership over when that is committed. The others wait for their results.
+
+Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any two lines:
+
+- Who leads is one entry of a dict, set by ``setdefault`` and removed by ``pop``, each one uninterruptible step.
+- A request's result is stored before its group commits, and whether the group has committed is told by its
+  transaction: a follower whose leader was interrupted finds out by itself, and its operation runs exactly once.
+- A wake-up is a hint. Who waits looks again every second.
+- No lock is held while waiting, so a signal handler that sends waits for nothing that only its own thread could give.
+"""
+
+import collections
 import threading
-from typing import Callable, TypeVar
+from typing import Any, Callable, Deque, Dict, List, Optional, TypeVar, cast
 
-from persipubsub import queue
+from persipubsub import errors, queue
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
 from persipubsub.wakeup import Wakeup
 
 T = TypeVar("T")
+
+GROUP_MESSAGES_MAX = 10_000
+GROUP_BYTES_MAX = 64 * 1024**2
+#: Who waits for its result looks again after this time, whatever happens.
+WAIT_S_MAX = 1.0
+
+_LEADER = 0
+
+
+class _Group:
+    """The requests of one transaction."""
+
+    __slots__ = ("requests", "txn", "culprit", "room_messages", "room_bytes", "durable")
+
+    def __init__(self, first: "_Request") -> None:
+        self.requests: List[_Request] = []
+        self.txn: Optional[Transaction] = None
+        self.culprit: Optional[_Request] = None  # whose operation failed
+        self.room_messages = GROUP_MESSAGES_MAX
+        self.room_bytes = GROUP_BYTES_MAX
+        self.durable = False
+        self.add(first)
+
+    def add(self, request: "_Request") -> None:
+        """Take a request into the transaction."""
+        request.group = self
+        self.requests.append(request)
+        self.room_messages -= request.messages
+        self.room_bytes -= request.size_bytes
+        self.durable = self.durable or request.durable
+
+    def takes(self, request: "_Request") -> bool:
+        """Tell whether the transaction stays within its bounds with this request."""
+        return request.messages <= self.room_messages and request.size_bytes <= self.room_bytes
+
+    def committed(self) -> bool:
+        """Tell whether the results of the requests hold."""
+        return self.txn is not None and self.txn.committed
+
+
+class _Request:
+    """An operation of one thread, and what became of it."""
+
+    __slots__ = ("operation", "durable", "messages", "size_bytes", "thread", "group", "result", "error", "done",
+                 "woken", "led")
+
+    def __init__(self, operation: Callable[[Transaction], Any], durable: bool, messages: int, size_bytes: int) -> None:
+        self.operation = operation
+        self.durable = durable
+        self.messages = messages
+        self.size_bytes = size_bytes
+        self.thread = threading.get_ident()
+        self.group: Optional[_Group] = None
+        self.result: Any = None
+        self.error: Optional[Exception] = None
+        self.done = False
+        self.led: Optional[_Group] = None
+        self.woken: Optional[threading.Lock] = None  # held while its thread has nothing to do but wait
+
+    def is_pending(self) -> bool:
+        """Tell whether its group has ended without it, for who knows that the group has ended."""
+        return not self.done and self.group is not None and not self.group.committed()
+
+    def wake(self) -> None:
+        """Have its thread look what became of it."""
+        if self.woken is not None:
+            try:
+                self.woken.release()
+            except RuntimeError:
+                pass  # it was woken already
 
 
 class Writer:
@@ -17,25 +100,134 @@ class Writer:
     def __init__(self, storage: Storage, wakeup: Wakeup) -> None:
         self._storage = storage
         self._wakeup = wakeup
-        self._turn = threading.Lock()
+        self._leaders: Dict[int, _Request] = {}
+        self._queued: Deque[_Request] = collections.deque()
 
-    def run(self, operation: Callable[[Transaction], T], durable: bool = False) -> T:
+    def run(self,
+            operation: Callable[[Transaction], T],
+            durable: bool = False,
+            messages: int = 0,
+            size_bytes: int = 0) -> T:
         """Run an operation in a write transaction of its own or of a group, all of it or nothing.
+
+        If a ``KeyboardInterrupt`` comes out of this, the outcome is unknown.
 
         :param operation: what to do; it may be run more than once
         :param durable: bring it to the disk, whatever the durability of the queue
+        :param messages: how many messages it puts
+        :param size_bytes: how many bytes it puts
+        :raise ReentryError: this thread is just writing: called from a signal handler or finalizer
         """
-        published = 0
+        request = _Request(operation, durable, messages, size_bytes)
+        leader = self._leaders.get(_LEADER)
+        if leader is not None and leader.thread == request.thread:
+            raise errors.ReentryError(
+                "A signal handler or a finalizer writes to the queue while it has interrupted a write of its own thread."
+                " Have it set a flag or put into a queue.SimpleQueue, and write from the thread's normal course.")
+        try:
+            if self._leaders.setdefault(_LEADER, request) is request:
+                self._lead(request)
+            else:
+                self._follow(request)
+        finally:
+            # Twice, for an interrupt may strike in the first.
+            try:
+                self._leave(request)
+            finally:
+                self._leave(request)
+                request.group = request.led = None  # a cycle of references
+        if request.error is not None:
+            raise request.error
+        return cast(T, request.result)
 
-        def begun(txn: Transaction) -> T:
-            nonlocal published
+    def _follow(self, request: _Request) -> None:
+        """Wait until a leader has run the request, or there is none."""
+        request.woken = threading.Lock()
+        request.woken.acquire()  # pylint: disable=consider-using-with  # released by who wakes this thread
+        self._queued.append(request)
+        while not request.done:
+            if self._leaders.setdefault(_LEADER, request) is request:
+                # The leader has gone; it may have been interrupted after it had committed.
+                if not request.done and (request.group is None or request.is_pending()):
+                    self._unqueue(request)
+                    self._lead(request)
+                return
+            request.woken.acquire(timeout=WAIT_S_MAX)
+
+    def _leave(self, request: _Request) -> None:
+        """Hand the leadership over, and back what was not done."""
+        if self._leaders.get(_LEADER) is request:
+            for member in reversed(request.led.requests if request.led is not None else []):
+                if member is not request and member.is_pending():
+                    member.group = None
+                    self._queued.appendleft(member)
+            self._leaders.pop(_LEADER)
+        elif not request.done:
+            self._unqueue(request)
+        if self._queued:
+            try:
+                self._queued[0].wake()
+            except IndexError:
+                pass  # somebody else has taken it up
+
+    def _unqueue(self, request: _Request) -> None:
+        try:
+            self._queued.remove(request)
+        except ValueError:
+            pass  # a leader has taken it
+
+    def _lead(self, request: _Request) -> None:
+        """Run the request, and all that others have queued meanwhile."""
+        group = request.led = _Group(request)
+        try:
+            self._commit(group)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # it belongs to the one who caused it
+            if group.culprit is None or len(group.requests) == 1:
+                for member in group.requests:
+                    member.error, member.done = error, True
+            else:
+                for member in group.requests:
+                    self._run_alone(member)
+        finally:
+            for member in group.requests:
+                member.wake()
+
+    def _run_alone(self, request: _Request) -> None:
+        try:
+            self._commit(_Group(request), join=False)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # raised by its own thread
+            request.error = error
+        request.done = True
+
+    def _commit(self, group: _Group, join: bool = True) -> None:
+
+        def run_all(txn: Transaction) -> None:
+            group.txn, group.culprit = txn, None
             queue.begin(txn)
-            result = operation(txn)
-            published = txn.id() if txn.published else 0
-            return result
+            if join:
+                self._join(group)
+            for request in group.requests:
+                try:
+                    request.result = request.operation(txn)
+                except Exception:
+                    group.culprit = request
+                    raise
 
-        with self._turn:
-            result = self._storage.write(begun, durable)
-        if published:
-            self._wakeup.notify(published)
-        return result
+        self._storage.write(run_all, group.durable)
+        for request in group.requests:
+            request.done = True
+        assert group.txn is not None
+        if group.txn.published:
+            self._wakeup.notify(group.txn.number)
+
+    def _join(self, group: _Group) -> None:
+        """Take in who came while this group waited for its turn."""
+        while self._queued:
+            try:
+                request = self._queued.popleft()
+            except IndexError:
+                return
+            if not group.takes(request):
+                self._queued.appendleft(request)
+                return
+            group.add(request)
