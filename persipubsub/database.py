@@ -119,7 +119,7 @@ MapResizedError = lmdb.MapResizedError
 ReadersFullError = lmdb.ReadersFullError
 LmdbError = lmdb.Error
 #: What hinders a transaction, but not the next try once something was done about it.
-RemovableError = (MapFullError, MapResizedError, ReadersFullError)
+REMOVABLE_ERRORS = (MapFullError, MapResizedError, ReadersFullError)
 
 
 def raise_translated(error: Exception, path: pathlib.Path) -> NoReturn:

@@ -1,8 +1,8 @@
 """What publishers and subscribers ask of a queue. The seam behind which another engine could store the messages."""
 
-from typing import Protocol, Sequence
+from typing import Protocol
 
-from persipubsub.queue import Found, Sent, Subscription
+from persipubsub.queue import Batch, Found, Sent, Subscription
 
 
 class Watch(Protocol):
@@ -18,7 +18,7 @@ class Watch(Protocol):
 class Engine(Protocol):
     """The queue as its endpoints know it."""
 
-    def put(self, payloads: Sequence[bytes]) -> Sent:
+    def put(self, batch: Batch) -> Sent:
         """Append messages, all or none."""
 
     def subscribe(self, identifier: bytes) -> Subscription:

@@ -20,8 +20,8 @@ class _Timespec(ctypes.Structure):
     _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
 
 
+_NUMBER = ctypes.c_long(_NUMBERS.get(platform.machine(), -1))
 if AVAILABLE:
-    _NUMBER = ctypes.c_long(_NUMBERS[platform.machine()])
     _SYSCALL = ctypes.CDLL(None, use_errno=True).syscall
     _SYSCALL.restype = ctypes.c_long
 

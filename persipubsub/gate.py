@@ -53,6 +53,7 @@ class Gate:
             thread itself is inside
         """
         deadline = time.monotonic() + timeout_s
+        # pylint: disable-next=consider-using-with  # released by open(), also in another function
         if not self._closing.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
             return False
         self._opened.clear()

@@ -4,11 +4,11 @@ import os
 import pathlib
 import threading
 import time
-from typing import Callable, Dict, List, Sequence, Tuple, TypeVar
+from typing import Callable, Dict, List, Tuple, TypeVar
 
 from persipubsub import files, queue
 from persipubsub.engine import Watch
-from persipubsub.queue import Found, Sent, Subscription
+from persipubsub.queue import Batch, Found, Sent, Subscription
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
 from persipubsub.wakeup import Wakeup
@@ -46,9 +46,9 @@ class Handle:
 
     # What endpoints call
 
-    def put(self, payloads: Sequence[bytes]) -> Sent:
+    def put(self, batch: Batch) -> Sent:
         """Append messages, all or none."""
-        return self._writer.run(lambda txn: queue.put(txn, payloads), False, len(payloads), sum(map(len, payloads)))
+        return self._writer.run(lambda txn: queue.put(txn, batch), False, len(batch.payloads), batch.size_bytes)
 
     def subscribe(self, identifier: bytes) -> Subscription:
         """Find a subscriber."""
@@ -133,6 +133,7 @@ class _Fork:
 
     def __init__(self) -> None:
         deadline = time.monotonic() + FORK_WAIT_S_MAX
+        # pylint: disable-next=consider-using-with  # released when the fork has ended
         self.locked = LOCK.acquire(timeout=FORK_WAIT_S_MAX)
         self.handles = [(handle, self.locked and handle.before_fork(max(0, deadline - time.monotonic())))
                         for handle in list(_HANDLES.values())]

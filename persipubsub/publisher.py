@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Iterable, Sequence, Tuple
 
 from persipubsub import arguments, errors
 from persipubsub.engine import Engine
-from persipubsub.queue import Sent
+from persipubsub.queue import Batch, Sent
 
 if TYPE_CHECKING:
     from persipubsub.environment import Environment
@@ -36,7 +36,8 @@ class Publisher:
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be stored; the queue is as before
         """
-        return self._put([arguments.payload(msg)]).start
+        payload = arguments.payload(msg)
+        return self._put(Batch((payload, ), len(payload), len(payload))).start
 
     def send_many(self, msgs: Iterable[bytes]) -> Sequence[int]:
         """Send messages in the order given, all or none of them, in one commit.
@@ -52,17 +53,17 @@ class Publisher:
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: they could not be stored; the queue is as before
         """
-        payloads = arguments.payloads(msgs)
+        batch = arguments.batch(msgs)
         if self._autosync:
-            return [self._put([payload]).start for payload in payloads]
-        return self._put(payloads)
+            return [self._put(Batch((payload, ), len(payload), len(payload))).start for payload in batch.payloads]
+        return self._put(batch)
 
-    def _put(self, payloads: Sequence[bytes]) -> range:
+    def _put(self, batch: Batch) -> range:
         if self._closed:
             raise errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_publisher.")
-        if not payloads:
+        if not batch.payloads:
             return range(0)
-        sent = self._engine.put(payloads)
+        sent = self._engine.put(batch)
         if not sent.awaited or sent.overflowed:
             self._warn(sent)
         return sent.ids

@@ -71,23 +71,28 @@ class Sent(NamedTuple):
     overflowed: int
 
 
-def put(txn: Transaction, payloads: Sequence[bytes]) -> Sent:
+class Batch(NamedTuple):
+    """Messages to put together, at least one."""
+
+    payloads: Sequence[bytes]
+    size_bytes: int
+    largest_bytes: int
+
+
+def put(txn: Transaction, batch: Batch) -> Sent:
     """Append messages, keeping the high-water mark as if each had been put alone."""
     header, commits = txn.header, txn.commits()
-    sizes = [len(payload) for payload in payloads]
-    if max(sizes) > header.hwm_db_size:
+    if batch.largest_bytes > header.hwm_db_size:
         raise errors.MessageTooLargeError(
-            f"A message of {max(sizes)} bytes is over the high-water mark of the queue, hwm_db_size="
+            f"A message of {batch.largest_bytes} bytes is over the high-water mark of the queue, hwm_db_size="
             f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
     newest = commits.newest()
-    time_us = max(now_us(txn), newest.time_us)
-    run = Commit(first_id=newest.end_id,
-                 time_us=time_us,
-                 messages=len(payloads),
-                 size_bytes=sum(sizes),
-                 messages_before=newest.messages_before + newest.messages,
-                 bytes_before=newest.bytes_before + newest.size_bytes)
-    ids = range(run.first_id, run.end_id)
+    first_id = newest.first_id + newest.messages
+    # Not now_us: begin() has seen to it that the offset is of this boot.
+    time_us = max(clock.boottime_us() + header.clock_offset_us, newest.time_us)
+    run = Commit(first_id, time_us, len(batch.payloads), batch.size_bytes, newest.messages_before + newest.messages,
+                 newest.bytes_before + newest.size_bytes)
+    ids = range(first_id, first_id + len(batch.payloads))
     if txn.floor() is None:
         txn.append_commit(run)
         remove_below(txn, run.end_id)
@@ -97,21 +102,22 @@ def put(txn: Transaction, payloads: Sequence[bytes]) -> Sent:
     if oldest.time_us < time_us - header.message_timeout_us:
         expire(txn)
         oldest = commits.oldest()
-    if (run.messages_before + run.messages - oldest.messages_before <= header.max_messages
-            and _size_bound(run, oldest) < header.hwm_db_size):
-        txn.append(run, payloads)
+    if _surely_below_the_mark(header, oldest, run):
+        txn.append(run, batch.payloads, batch.largest_bytes)
         return Sent(ids, True, 0)
-    return Sent(ids, True, _put_at_the_mark(txn, run, payloads))
+    return Sent(ids, True, _put_at_the_mark(txn, run, batch.payloads))
 
 
-def _size_bound(run: Commit, oldest: Commit) -> int:
-    """Bound the size of the pages of everything from the oldest run to this one: cheaper than asking LMDB.
+def _surely_below_the_mark(header: Header, oldest: Commit, run: Commit) -> bool:
+    """Tell, from the totals of the commits, that no mark is reached: cheaper than asking LMDB for its pages.
 
     A page is at least half full.
     """
     messages = run.messages_before + run.messages - oldest.messages_before
+    if messages > header.max_messages:
+        return False
     payload_bytes = run.bytes_before + run.size_bytes - oldest.bytes_before
-    return 2 * (payload_bytes + RECORD_BYTES_MAX * messages) + 16 * 4096
+    return 2 * (payload_bytes + RECORD_BYTES_MAX * messages) + 16 * 4096 < header.hwm_db_size
 
 
 def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int, int]:
@@ -160,8 +166,9 @@ def _append_below_size_mark(txn: Transaction, time_us: int, first_id: int, paylo
             overflowed += _make_room(txn)
         part = payloads[start:start + _count_that_fits(payloads, start, txn.header.hwm_db_size - live_bytes(txn))]
         messages_before, bytes_before = txn.commits().totals()
-        txn.append(Commit(first_id + start, time_us, len(part), sum(map(len, part)), messages_before, bytes_before),
-                   part)
+        sizes = list(map(len, part))
+        run = Commit(first_id + start, time_us, len(part), sum(sizes), messages_before, bytes_before)
+        txn.append(run, part, max(sizes))
         start += len(part)
     return overflowed
 
@@ -362,18 +369,9 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
     :raise UnknownSubscriberError: the subscriber was removed
     """
     start = max(_own_place(txn, subscription).next_id, txn.header.first)
-    ids: List[int] = []
-    payloads: List[bytes] = []
-    for message_id, payload in txn.messages(start):
-        if not ids and _has_expired(txn, message_id):
-            return Found((), [], True)
-        max_bytes -= len(payload)
-        if ids and max_bytes < 0:
-            break
-        ids.append(message_id)
-        payloads.append(payload)
-        if len(ids) == max_messages:
-            break
+    ids, payloads = txn.messages(start, max_messages, max_bytes)
+    if ids and _has_expired(txn, ids[0]):
+        return Found((), [], True)
     return Found(ids, payloads)
 
 
@@ -388,7 +386,7 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
         return NOTHING
     if _has_expired(txn, last_id):
         return Found((), [], True)
-    return Found([last_id], [payload for _, payload in txn.messages(last_id)])
+    return Found([last_id], txn.messages(last_id, 1, 0)[1])
 
 
 def _own_place(txn: Transaction, subscription: Subscription) -> Place:

@@ -18,7 +18,7 @@ sub-database        key                         value
 
 import functools
 import struct
-from typing import Iterator, NamedTuple, Tuple
+from typing import Iterator, NamedTuple, Sequence, Tuple
 
 FORMAT_VERSION = 1
 FORMAT_KEY = b"format"
@@ -39,6 +39,11 @@ pack_id = NUMBER.pack
 def unpack_id(key: bytes) -> int:
     """Decode the message id with which a key begins."""
     return int.from_bytes(key[:8], "big")
+
+
+def unpack_ids(keys: Sequence[bytes]) -> Tuple[int, ...]:
+    """Decode the message ids of many keys."""
+    return struct.unpack(f">{len(keys)}Q", b"".join(keys))
 
 
 def is_long(size_bytes: int) -> bool:
@@ -109,17 +114,18 @@ class Commit(NamedTuple):
         return self.first_id + self.messages
 
 
-_COMMIT = struct.Struct(">QIIQQ")
+_COMMIT = struct.Struct(">QQIIQQ")
 
 
 def decode_commit(key: bytes, value: bytes) -> Commit:
     """Decode a record of ``meta_db``."""
-    return Commit(unpack_id(key), *_COMMIT.unpack(value))
+    return Commit._make(_COMMIT.unpack(key + value))
 
 
 def encode_commit(commit: Commit) -> Tuple[bytes, bytes]:
     """Encode a record of ``meta_db``: key and value."""
-    return pack_id(commit.first_id), _COMMIT.pack(*commit[1:])
+    record = _COMMIT.pack(*commit)
+    return record[:NUMBER.size], record[NUMBER.size:]
 
 
 class Place(NamedTuple):

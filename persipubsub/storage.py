@@ -20,7 +20,7 @@ WRITES_BETWEEN_READER_CHECKS = 256
 _ORPHANS: List[object] = []
 
 
-class Storage:
+class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopening changes, together
     """The database of one queue in this process. Every transaction, also a read, passes its gate.
 
     It is opened when first used: after a fork, after it was reopened, or after an error.
@@ -49,9 +49,9 @@ class Storage:
                 raise errors.ClosedError(f"The queue at {self.path} is closed. Open it with a new Environment.")
             if self._lost_in_fork:
                 raise errors.ForkError(
-                    f"This process was forked while a transaction on the queue at {self.path} was going on, so it cannot "
-                    "use the queue. Fork while no thread uses the queue, start the process with multiprocessing's spawn "
-                    "or forkserver, or run another program in it.")
+                    f"This process was forked while a transaction on the queue at {self.path} was going on, so it "
+                    "cannot use the queue. Fork while no thread uses the queue, or start the process with "
+                    "multiprocessing's spawn or forkserver.")
             if self._database is None:
                 if self._use_lock is None:
                     self._use_lock = UseLock(self.path, files.data_file_mode(self.path))
@@ -98,12 +98,10 @@ class Storage:
                         self._end(txn)
             self._remove(obstacle)
 
-    def write(self, operation: Callable[[Transaction], T], durable: bool = False) -> T:
+    def write(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a write transaction: all of it is committed, or nothing.
 
         It may be run again where LMDB's map had to grow first.
-
-        :param durable: bring it to the disk, whatever the durability of the queue
         """
         obstacle = None
         while True:
@@ -118,11 +116,9 @@ class Storage:
                 if fits:
                     result = operation(txn)
                     txn.commit()
-                    if durable and not opened.sync_commits:
+                    if txn.durable and not opened.sync_commits:
                         opened.sync()
-                    self._writes += 1
-                    if self._writes % WRITES_BETWEEN_READER_CHECKS == 0:
-                        opened.clear_stale_readers()
+                    self._now_and_then(opened)
                     self._end(txn)
                     return result
             except database.LmdbError as error:
@@ -140,6 +136,11 @@ class Storage:
             else:
                 self._reopen(sync=not self._sync)
 
+    def _now_and_then(self, opened: Database) -> None:
+        self._writes += 1
+        if self._writes % WRITES_BETWEEN_READER_CHECKS == 0:
+            opened.clear_stale_readers()
+
     def _end(self, txn: Transaction) -> None:
         txn.abort()
         self._gate.leave(txn)
@@ -147,7 +148,7 @@ class Storage:
     def _obstacle(self, error: Exception, before: Optional[Exception]) -> Exception:
         """Give an error that can be removed, or raise it as one of ours."""
         full_again = isinstance(error, database.ReadersFullError) and isinstance(before, database.ReadersFullError)
-        if full_again or not isinstance(error, database.RemovableError):
+        if full_again or not isinstance(error, database.REMOVABLE_ERRORS):
             database.raise_translated(error, self.path)
         return error
 

@@ -3,6 +3,7 @@
 The meaning is in :mod:`persipubsub.queue`, the bytes are in :mod:`persipubsub.records`.
 """
 
+import itertools
 from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import errors, records
@@ -10,6 +11,9 @@ from persipubsub.records import Commit, Header, Place, pack_id, unpack_id
 
 if TYPE_CHECKING:
     import lmdb
+
+#: So many records are read from LMDB in one go.
+STRETCH_MESSAGES = 1000
 
 
 class SubDatabases(NamedTuple):
@@ -127,43 +131,41 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
     It is made before it begins, so that who made it can end it wherever an interrupt strikes.
     """
 
-    __slots__ = ("_txn", "_dbs", "_committing", "header", "published", "number")
-
-    _txn: "lmdb.Transaction[bytes]"
-    _dbs: SubDatabases
+    published = False  # whether there is something new for those who wait
+    durable = False  # whether it goes to the disk, whatever the durability of the queue
+    number = 0  # LMDB's number of the transaction, once it has published something
     header: Header
-
-    def __init__(self) -> None:
-        self._committing = False
-        self.published = False  # whether there is something new for those who wait
-        self.number = 0  # LMDB's number of the transaction, once it has published something
+    _dbs: SubDatabases
+    _txn: "lmdb.Transaction[bytes]" = None  # type: ignore[assignment]  # but while it goes on it is there
+    _committing = False
 
     def begin(self, environment: "lmdb.Environment", dbs: SubDatabases, write: bool) -> None:
         """Begin; a write transaction waits for the other writers of all processes."""
-        self._txn = environment.begin(write=write)
+        self._txn = txn = environment.begin(write=write)
         self._dbs = dbs
-        self.header = records.decode_header(self._txn.get(records.HEADER_KEY, b"", db=dbs.queue_db))
+        self.header = records.decode_header(txn.get(records.HEADER_KEY, b"", db=dbs.queue_db))
 
     def commit(self) -> None:
         """Make the changes; after an error nothing of them is there."""
+        txn = self._txn
         if self.published:
-            self.number = self._txn.id()
+            self.number = txn.id()
         self._committing = True
         try:
-            self._txn.commit()
+            txn.commit()
         except Exception:
             self._committing = False
             raise
+        self._txn = None  # type: ignore[assignment]  # it has ended
 
     def abort(self) -> None:
         """Forget the changes, unless they are committed; more than once, and before it began, is fine."""
-        try:
-            txn = self._txn
-        except AttributeError:
-            return
-        if self._committing and _is_open(txn):
-            self._committing = False  # an interrupt struck before LMDB was called
-        txn.abort()
+        txn = self._txn
+        if txn is not None:
+            if self._committing and _is_open(txn):
+                self._committing = False  # an interrupt struck before LMDB was called
+            txn.abort()
+            self._txn = None  # type: ignore[assignment]  # a reader's slot is free once nobody refers to it
 
     @property
     def committed(self) -> bool:
@@ -173,7 +175,7 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
     def disown(self) -> object:
         """Give the LMDB transaction away for good: the copy that a forked child finds must not end there."""
         txn = self._txn
-        del self._txn
+        self._txn = None  # type: ignore[assignment]  # it is out of reach
         return txn
 
     @property
@@ -193,12 +195,14 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
 
     # Messages
 
-    def append(self, commit: Commit, payloads: Sequence[bytes]) -> None:
-        """Append a run of messages behind all stored ones, with its record."""
-        long = records.is_long(max(map(len, payloads)))
+    def append(self, commit: Commit, payloads: Sequence[bytes], largest_bytes: int) -> None:
+        """Append a run of messages behind all stored ones, with its record.
+
+        :param largest_bytes: a bound of the size of each
+        """
+        long = records.is_long(largest_bytes)
         if len(payloads) == 1 and not long:
-            added = self._txn.put(pack_id(commit.first_id), payloads[0], append=True, db=self._dbs.data_db)
-            complete = added
+            complete = self._txn.put(pack_id(commit.first_id), payloads[0], append=True, db=self._dbs.data_db)
         else:
             heads = [self._put_parts(id_, payload)
                      for id_, payload in enumerate(payloads, commit.first_id)] if long else payloads
@@ -250,12 +254,40 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         cursor = self._txn.cursor(self._dbs.data_db)
         return unpack_id(cursor.key()) if cursor.last() else None
 
-    def messages(self, start: int) -> Iterator[Tuple[int, bytes]]:
-        """Iterate over id and payload from an id on."""
+    def messages(self, start: int, max_messages: int, max_bytes: int) -> Tuple[List[int], List[bytes]]:
+        """Read the next messages from an id on: ids and payloads; at most so many bytes, but at least one message."""
+        ids: List[int] = []
+        payloads: List[bytes] = []
         cursor = self._txn.cursor(self._dbs.data_db)
-        if cursor.set_range(pack_id(start)):
-            for key, value in cursor:
-                yield unpack_id(key), self._payload(key, value)
+        if not cursor.set_range(pack_id(start)):
+            return ids, payloads
+        records_left = iter(cursor)
+        while len(ids) < max_messages:
+            stretch = list(itertools.islice(records_left, min(max_messages - len(ids), STRETCH_MESSAGES)))
+            if not stretch:
+                break
+            keys = [key for key, _ in stretch]
+            values = [value for _, value in stretch]
+            sizes = list(map(len, values))
+            if records.is_long(max(sizes)) or sum(sizes) > max_bytes:
+                values = self._payloads_within(stretch, max_bytes, bool(ids))
+            ids += records.unpack_ids(keys[:len(values)])
+            payloads += values
+            max_bytes -= sum(map(len, values))
+            if len(values) < len(stretch):
+                break
+        return ids, payloads
+
+    def _payloads_within(self, stretch: Sequence[Tuple[bytes, bytes]], max_bytes: int, some_found: bool) -> List[bytes]:
+        """Give the payloads of the first records, as many as fit; one in any case, unless some were found before."""
+        payloads: List[bytes] = []
+        for key, value in stretch:
+            payload = self._payload(key, value)
+            max_bytes -= len(payload)
+            if max_bytes < 0 and (payloads or some_found):
+                break
+            payloads.append(payload)
+        return payloads
 
     def delete_below(self, bound: int, limit: int) -> Tuple[int, bool]:
         """Delete the messages below an id, at most a limit of them and of their parts.

@@ -14,7 +14,7 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
 
 import collections
 import threading
-from typing import Any, Callable, Deque, Dict, List, Optional, TypeVar, cast
+from typing import Any, Callable, Deque, Dict, Optional, TypeVar, cast
 
 from persipubsub import errors, queue
 from persipubsub.storage import Storage
@@ -31,42 +31,16 @@ WAIT_S_MAX = 1.0
 _LEADER = 0
 
 
-class _Group:
-    """The requests of one transaction."""
-
-    __slots__ = ("requests", "txn", "culprit", "room_messages", "room_bytes", "durable")
-
-    def __init__(self, first: "_Request") -> None:
-        self.requests: List[_Request] = []
-        self.txn: Optional[Transaction] = None
-        self.culprit: Optional[_Request] = None  # whose operation failed
-        self.room_messages = GROUP_MESSAGES_MAX
-        self.room_bytes = GROUP_BYTES_MAX
-        self.durable = False
-        self.add(first)
-
-    def add(self, request: "_Request") -> None:
-        """Take a request into the transaction."""
-        request.group = self
-        self.requests.append(request)
-        self.room_messages -= request.messages
-        self.room_bytes -= request.size_bytes
-        self.durable = self.durable or request.durable
-
-    def takes(self, request: "_Request") -> bool:
-        """Tell whether the transaction stays within its bounds with this request."""
-        return request.messages <= self.room_messages and request.size_bytes <= self.room_bytes
-
-    def committed(self) -> bool:
-        """Tell whether the results of the requests hold."""
-        return self.txn is not None and self.txn.committed
-
-
-class _Request:
+class _Request:  # pylint: disable=too-many-instance-attributes  # what became of it is more than one fact
     """An operation of one thread, and what became of it."""
 
-    __slots__ = ("operation", "durable", "messages", "size_bytes", "thread", "group", "result", "error", "done",
-                 "woken", "led")
+    # Defaults in the class: a request is made for every send.
+    group: "Optional[_Group]" = None  # whose transaction runs it
+    led: "Optional[_Group]" = None  # the group that its thread leads
+    result: Any = None
+    error: Optional[Exception] = None
+    done = False
+    woken: Optional[threading.Lock] = None  # held while its thread has nothing to do but wait
 
     def __init__(self, operation: Callable[[Transaction], Any], durable: bool, messages: int, size_bytes: int) -> None:
         self.operation = operation
@@ -74,12 +48,6 @@ class _Request:
         self.messages = messages
         self.size_bytes = size_bytes
         self.thread = threading.get_ident()
-        self.group: Optional[_Group] = None
-        self.result: Any = None
-        self.error: Optional[Exception] = None
-        self.done = False
-        self.led: Optional[_Group] = None
-        self.woken: Optional[threading.Lock] = None  # held while its thread has nothing to do but wait
 
     def is_pending(self) -> bool:
         """Tell whether its group has ended without it, for who knows that the group has ended."""
@@ -92,6 +60,50 @@ class _Request:
                 self.woken.release()
             except RuntimeError:
                 pass  # it was woken already
+
+
+class _Group:
+    """The requests of one transaction."""
+
+    txn: Optional[Transaction] = None
+    culprit: Optional[_Request] = None  # whose operation failed
+
+    def __init__(self, first: _Request) -> None:
+        first.group = self
+        self.requests = [first]
+
+    def run(self, txn: Transaction) -> None:
+        """Run the operations of all requests."""
+        self.txn, self.culprit = txn, None
+        for request in self.requests:
+            try:
+                request.result = request.operation(txn)
+            except Exception:
+                self.culprit = request
+                raise
+            if request.durable:
+                txn.durable = True
+
+    def join(self, queued: Deque[_Request]) -> None:
+        """Take in who came meanwhile, as far as the transaction stays within its bounds."""
+        messages = sum(request.messages for request in self.requests)
+        size_bytes = sum(request.size_bytes for request in self.requests)
+        while queued:
+            try:
+                request = queued.popleft()
+            except IndexError:
+                return  # an interrupted thread took itself out
+            messages += request.messages
+            size_bytes += request.size_bytes
+            if messages > GROUP_MESSAGES_MAX or size_bytes > GROUP_BYTES_MAX:
+                queued.appendleft(request)
+                return
+            request.group = self
+            self.requests.append(request)
+
+    def committed(self) -> bool:
+        """Tell whether the results of the requests hold."""
+        return self.txn is not None and self.txn.committed
 
 
 class Writer:
@@ -119,14 +131,14 @@ class Writer:
         :raise ReentryError: this thread is just writing: called from a signal handler or finalizer
         """
         request = _Request(operation, durable, messages, size_bytes)
-        leader = self._leaders.get(_LEADER)
-        if leader is not None and leader.thread == request.thread:
-            raise errors.ReentryError(
-                "A signal handler or a finalizer writes to the queue while it has interrupted a write of its own thread."
-                " Have it set a flag or put into a queue.SimpleQueue, and write from the thread's normal course.")
         try:
-            if self._leaders.setdefault(_LEADER, request) is request:
+            leader = self._leaders.setdefault(_LEADER, request)
+            if leader is request:
                 self._lead(request)
+            elif leader.thread == request.thread:
+                raise errors.ReentryError(
+                    "A signal handler or a finalizer writes to the queue while it has interrupted a write of its own "
+                    "thread. Have it set a flag, and write from the thread's normal course.")
             else:
                 self._follow(request)
         finally:
@@ -134,11 +146,51 @@ class Writer:
             try:
                 self._leave(request)
             finally:
-                self._leave(request)
-                request.group = request.led = None  # a cycle of references
+                if self._leaders.get(_LEADER) is request:
+                    self._leave(request)
+                request.group = request.led = None  # they are cycles of references
         if request.error is not None:
             raise request.error
         return cast(T, request.result)
+
+    def _lead(self, request: _Request) -> None:
+        """Run the request, and all that others have queued meanwhile."""
+        group = request.led = _Group(request)
+        try:
+            self._commit(group)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # it belongs to the one who caused it
+            if group.culprit is None or len(group.requests) == 1:
+                for member in group.requests:
+                    member.error, member.done = error, True
+            else:
+                for member in group.requests:
+                    self._run_alone(member)
+        finally:
+            if len(group.requests) > 1:
+                for member in group.requests:
+                    member.wake()
+
+    def _run_alone(self, request: _Request) -> None:
+        try:
+            self._commit(_Group(request))
+        except Exception as error:  # pylint: disable=broad-exception-caught  # raised by its own thread
+            request.error = error
+        request.done = True
+
+    def _commit(self, group: _Group) -> None:
+        self._storage.write(lambda txn: self._run(txn, group))
+        for request in group.requests:
+            request.done = True
+        txn = group.txn
+        if txn is not None and txn.published:
+            self._wakeup.notify(txn.number)
+
+    def _run(self, txn: Transaction, group: _Group) -> None:
+        queue.begin(txn)
+        # Not those who run alone since one of their group has failed.
+        if self._queued and group.requests[0].led is group:
+            group.join(self._queued)
+        group.run(txn)
 
     def _follow(self, request: _Request) -> None:
         """Wait until a leader has run the request, or there is none."""
@@ -157,10 +209,11 @@ class Writer:
     def _leave(self, request: _Request) -> None:
         """Hand the leadership over, and back what was not done."""
         if self._leaders.get(_LEADER) is request:
-            for member in reversed(request.led.requests if request.led is not None else []):
-                if member is not request and member.is_pending():
-                    member.group = None
-                    self._queued.appendleft(member)
+            if request.led is not None:
+                for member in reversed(request.led.requests):
+                    if member is not request and member.is_pending():
+                        member.group = None
+                        self._queued.appendleft(member)
             self._leaders.pop(_LEADER)
         elif not request.done:
             self._unqueue(request)
@@ -175,59 +228,3 @@ class Writer:
             self._queued.remove(request)
         except ValueError:
             pass  # a leader has taken it
-
-    def _lead(self, request: _Request) -> None:
-        """Run the request, and all that others have queued meanwhile."""
-        group = request.led = _Group(request)
-        try:
-            self._commit(group)
-        except Exception as error:  # pylint: disable=broad-exception-caught  # it belongs to the one who caused it
-            if group.culprit is None or len(group.requests) == 1:
-                for member in group.requests:
-                    member.error, member.done = error, True
-            else:
-                for member in group.requests:
-                    self._run_alone(member)
-        finally:
-            for member in group.requests:
-                member.wake()
-
-    def _run_alone(self, request: _Request) -> None:
-        try:
-            self._commit(_Group(request), join=False)
-        except Exception as error:  # pylint: disable=broad-exception-caught  # raised by its own thread
-            request.error = error
-        request.done = True
-
-    def _commit(self, group: _Group, join: bool = True) -> None:
-
-        def run_all(txn: Transaction) -> None:
-            group.txn, group.culprit = txn, None
-            queue.begin(txn)
-            if join:
-                self._join(group)
-            for request in group.requests:
-                try:
-                    request.result = request.operation(txn)
-                except Exception:
-                    group.culprit = request
-                    raise
-
-        self._storage.write(run_all, group.durable)
-        for request in group.requests:
-            request.done = True
-        assert group.txn is not None
-        if group.txn.published:
-            self._wakeup.notify(group.txn.number)
-
-    def _join(self, group: _Group) -> None:
-        """Take in who came while this group waited for its turn."""
-        while self._queued:
-            try:
-                request = self._queued.popleft()
-            except IndexError:
-                return
-            if not group.takes(request):
-                self._queued.appendleft(request)
-                return
-            group.add(request)
