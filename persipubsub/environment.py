@@ -22,8 +22,8 @@ def _closed_error(self: "Environment") -> errors.ClosedError:
     return errors.ClosedError(f"{self!r} is closed. Make a new one with persipubsub.environment.new_environment.")
 
 
-def _type_error(name: str, kind: type, value: object) -> errors.ArgumentTypeError:
-    return errors.ArgumentTypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}.")
+def _wrong_type(name: str, kind: type, value: object) -> str:
+    return f"{name} must be a {kind.__name__}, got {type(value).__name__}."
 
 
 def _nothing_to_release() -> None:
@@ -69,15 +69,18 @@ class Environment:
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.require(lambda high_watermark: high_watermark is None or isinstance(high_watermark, HighWaterMark),
-                       error=lambda high_watermark: _type_error("high_watermark", HighWaterMark, high_watermark))
+                       error=lambda high_watermark: errors.ArgumentTypeError(
+                           _wrong_type("high_watermark", HighWaterMark, high_watermark)))
     @icontract.require(lambda high_water_mark: high_water_mark is None or isinstance(high_water_mark, HighWaterMark),
-                       error=lambda high_water_mark: _type_error("high_water_mark", HighWaterMark, high_water_mark))
+                       error=lambda high_water_mark: errors.ArgumentTypeError(
+                           _wrong_type("high_water_mark", HighWaterMark, high_water_mark)))
     @icontract.require(lambda strategy: strategy is None or isinstance(strategy, Strategy),
-                       error=lambda strategy: _type_error("strategy", Strategy, strategy))
-    @icontract.require(lambda durability: durability is None or isinstance(durability, Durability),
-                       error=lambda durability: _type_error("durability", Durability, durability))
+                       error=lambda strategy: errors.ArgumentTypeError(_wrong_type("strategy", Strategy, strategy)))
+    @icontract.require(
+        lambda durability: durability is None or isinstance(durability, Durability),
+        error=lambda durability: errors.ArgumentTypeError(_wrong_type("durability", Durability, durability)))
     @icontract.require(lambda mode: mode is None or isinstance(mode, int),
-                       error=lambda mode: _type_error("mode", int, mode))
+                       error=lambda mode: errors.ArgumentTypeError(_wrong_type("mode", int, mode)))
     @icontract.require(lambda mode: mode is None or (mode & ~0o777 == 0 and mode & 0o600 == 0o600),
                        error=lambda mode: errors.ArgumentError(
                            f"mode must be from 0o600 to 0o777 with reading and writing for the owner, got {mode:#o}."))
@@ -118,7 +121,7 @@ class Environment:
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.require(lambda autosync: autosync is None or isinstance(autosync, bool),
-                       error=lambda autosync: _type_error("autosync", bool, autosync))
+                       error=lambda autosync: errors.ArgumentTypeError(_wrong_type("autosync", bool, autosync)))
     def new_publisher(self, autosync: bool = False) -> Publisher:
         """Make a publisher.
 
