@@ -93,7 +93,7 @@ def put(txn: Transaction, batch: Batch) -> Sent:
     run = Commit(first_id, time_us, len(batch.payloads), batch.size_bytes, newest.messages_before + newest.messages,
                  newest.bytes_before + newest.size_bytes)
     ids = range(first_id, first_id + len(batch.payloads))
-    if txn.floor() is None:
+    if not txn.has_subscribers():
         txn.append_commit(run)
         remove_below(txn, run.end_id)
         return Sent(ids, False, 0)

@@ -4,7 +4,7 @@ import pathlib
 import threading
 from typing import Callable, List, Optional, TypeVar
 
-from persipubsub import database, errors, files
+from persipubsub import database, errors, files, records
 from persipubsub.database import Database
 from persipubsub.files import UseLock
 from persipubsub.gate import Gate
@@ -37,13 +37,10 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._writes = 0
         self._gate = Gate()
         self._opening = threading.RLock()
-        self._opened()
-
-    def _opened(self) -> Database:
-        """Give the open database. To be called inside the gate."""
-        return self._database or self._open()
+        self._open()
 
     def _open(self) -> Database:
+        """Give the database, opened if need be. To be called inside the gate, or with the gate closed."""
         with self._opening:
             if self._closed:
                 raise errors.ClosedError(f"The queue at {self.path} is closed. Open it with a new Environment.")
@@ -82,7 +79,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             txn = Transaction()
             try:
                 self._gate.enter(txn)
-                self._opened().begin(txn, False)
+                (self._database or self._open()).begin(txn, False)
                 result = operation(txn)
                 self._end(txn)
                 return result
@@ -98,8 +95,8 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                         self._end(txn)
             self._remove(obstacle)
 
-    def write(self, operation: Callable[[Transaction], T]) -> T:
-        """Run an operation in a write transaction: all of it is committed, or nothing.
+    def write(self, operation: Callable[[Transaction], None]) -> Transaction:
+        """Run an operation in a write transaction: all of it is committed, or nothing. Give the transaction.
 
         It may be run again where LMDB's map had to grow first.
         """
@@ -109,18 +106,20 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             fits = True
             try:
                 self._gate.enter(txn)
-                opened = self._opened()
+                opened = self._database or self._open()
                 opened.begin(txn, True)
                 # LMDB's flag is fixed at open: one relaxed writer beside durable ones can destroy the file.
-                fits = txn.syncs == opened.sync_commits
+                fits = opened.sync_commits == (txn.header.durability == records.POWER_LOSS)
                 if fits:
-                    result = operation(txn)
+                    operation(txn)
                     txn.commit()
                     if txn.durable and not opened.sync_commits:
                         opened.sync()
-                    self._now_and_then(opened)
-                    self._end(txn)
-                    return result
+                    self._writes += 1
+                    if self._writes % WRITES_BETWEEN_READER_CHECKS == 0:
+                        opened.clear_stale_readers()
+                    self._gate.leave(txn)
+                    return txn
             except database.LmdbError as error:
                 obstacle = self._obstacle(error, obstacle)
             finally:
@@ -136,11 +135,6 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             else:
                 self._reopen(sync=not self._sync)
 
-    def _now_and_then(self, opened: Database) -> None:
-        self._writes += 1
-        if self._writes % WRITES_BETWEEN_READER_CHECKS == 0:
-            opened.clear_stale_readers()
-
     def _end(self, txn: Transaction) -> None:
         txn.abort()
         self._gate.leave(txn)
@@ -155,11 +149,11 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
     def _remove(self, obstacle: Optional[Exception]) -> None:
         with self._gate.closed():
             if isinstance(obstacle, database.MapFullError):
-                self._opened().grow()
+                self._open().grow()
             elif isinstance(obstacle, database.MapResizedError):
-                self._opened().adopt_size()
+                self._open().adopt_size()
             else:
-                self._opened().clear_stale_readers()
+                self._open().clear_stale_readers()
 
     def _reopen(self, sync: bool) -> None:
         with self._gate.closed():
@@ -174,7 +168,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         token = object()
         try:
             self._gate.enter(token)
-            self._opened().copy(path)
+            self._open().copy(path)
         except database.LmdbError as error:
             database.raise_translated(error, pathlib.Path(path))
         finally:

@@ -14,7 +14,7 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
 
 import collections
 import threading
-from typing import Any, Callable, Deque, Dict, Optional, TypeVar, cast
+from typing import Any, Callable, Deque, Dict, Optional, TypeVar
 
 from persipubsub import errors, queue
 from persipubsub.storage import Storage
@@ -68,12 +68,16 @@ class _Group:
     txn: Optional[Transaction] = None
     culprit: Optional[_Request] = None  # whose operation failed
 
-    def __init__(self, first: _Request) -> None:
+    def __init__(self, first: _Request, queued: Deque[_Request]) -> None:
         first.group = self
         self.requests = [first]
+        self._queued = queued  # who may join
 
     def run(self, txn: Transaction) -> None:
-        """Run the operations of all requests."""
+        """Run the operations of all requests, and of those who came while this waited for LMDB's lock."""
+        queue.begin(txn)
+        if self._queued:
+            self._join()
         self.txn, self.culprit = txn, None
         for request in self.requests:
             try:
@@ -84,19 +88,19 @@ class _Group:
             if request.durable:
                 txn.durable = True
 
-    def join(self, queued: Deque[_Request]) -> None:
-        """Take in who came meanwhile, as far as the transaction stays within its bounds."""
+    def _join(self) -> None:
+        """Take in who is queued, as far as the transaction stays within its bounds."""
         messages = sum(request.messages for request in self.requests)
         size_bytes = sum(request.size_bytes for request in self.requests)
-        while queued:
+        while self._queued:
             try:
-                request = queued.popleft()
+                request = self._queued.popleft()
             except IndexError:
                 return  # an interrupted thread took itself out
             messages += request.messages
             size_bytes += request.size_bytes
             if messages > GROUP_MESSAGES_MAX or size_bytes > GROUP_BYTES_MAX:
-                queued.appendleft(request)
+                self._queued.appendleft(request)
                 return
             request.group = self
             self.requests.append(request)
@@ -151,11 +155,12 @@ class Writer:
                 request.group = request.led = None  # they are cycles of references
         if request.error is not None:
             raise request.error
-        return cast(T, request.result)
+        result: T = request.result
+        return result
 
     def _lead(self, request: _Request) -> None:
         """Run the request, and all that others have queued meanwhile."""
-        group = request.led = _Group(request)
+        group = request.led = _Group(request, self._queued)
         try:
             self._commit(group)
         except Exception as error:  # pylint: disable=broad-exception-caught  # it belongs to the one who caused it
@@ -172,25 +177,17 @@ class Writer:
 
     def _run_alone(self, request: _Request) -> None:
         try:
-            self._commit(_Group(request))
+            self._commit(_Group(request, collections.deque()))
         except Exception as error:  # pylint: disable=broad-exception-caught  # raised by its own thread
             request.error = error
         request.done = True
 
     def _commit(self, group: _Group) -> None:
-        self._storage.write(lambda txn: self._run(txn, group))
+        txn = self._storage.write(group.run)
         for request in group.requests:
             request.done = True
-        txn = group.txn
-        if txn is not None and txn.published:
+        if txn.published:
             self._wakeup.notify(txn.number)
-
-    def _run(self, txn: Transaction, group: _Group) -> None:
-        queue.begin(txn)
-        # Not those who run alone since one of their group has failed.
-        if self._queued and group.requests[0].led is group:
-            group.join(self._queued)
-        group.run(txn)
 
     def _follow(self, request: _Request) -> None:
         """Wait until a leader has run the request, or there is none."""
