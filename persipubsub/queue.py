@@ -139,7 +139,7 @@ def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int
         stored += new
     else:
         period = mark // 2 + 1
-        lowest = min(lowest, mark - period)
+        lowest = mark - period  # the first overflow that a new message meets leaves no more, and no later one less
         stored = mark - period + 1 + (new - until_overflow - 1) % period
     return (0, stored) if strategy == Strategy.prune_first else (lowest, stored - lowest)
 

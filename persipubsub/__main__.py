@@ -1,0 +1,6 @@
+"""Let ``python -m persipubsub`` be the command ``persipubsub``."""
+
+from persipubsub.cli import main
+
+if __name__ == "__main__":  # the processes of the demo import this module again, under another name
+    main.main(prog_name="persipubsub")

@@ -1,0 +1,41 @@
+"""The verb ``create``: set up a queue."""
+
+from typing import Tuple
+
+import click
+
+from persipubsub import environment
+from persipubsub.cli import Command
+from persipubsub.status import QueueStatus
+
+#: So many subscribers are named; a line with a thousand names says less than their number.
+NAMES_MAX = 20
+
+
+@click.command(cls=Command, example="persipubsub create ./queue --subscriber a --subscriber b")
+@click.argument("path", type=click.Path())
+@click.option("--subscriber",
+              "subscribers",
+              metavar="NAME",
+              multiple=True,
+              help="Add a subscriber; may be given many times.")
+def create(path: str, subscribers: Tuple[str, ...]) -> None:
+    """Set up a queue in the directory PATH.
+
+    If there is a queue already, the missing subscribers are added and all else stays as it is.
+    """
+    with environment.new_environment(path) as queue:
+        click.echo(_described(queue.new_control(subscribers).status()))
+
+
+def _described(status: QueueStatus) -> str:
+    """Tell in one line what there is now."""
+    # As Python writes them: a name may have a line break or a comma.
+    names = [repr(name) for name in sorted(status.subscribers)]
+    if len(names) > NAMES_MAX:
+        names[NAMES_MAX:] = [f"and {len(names) - NAMES_MAX} more"]
+    mark = status.high_watermark
+    return (
+        f"{click.format_filename(status.path)}: {len(status.subscribers)} subscribers ({', '.join(names) or 'none'}), "
+        f"{status.messages:,} messages, high-water mark {mark.max_messages:,} messages, "
+        f"{mark.hwm_db_size:,} bytes, {mark.message_timeout:g} s")
