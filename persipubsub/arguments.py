@@ -4,7 +4,7 @@ The paths that run for every message check by hand: an icontract condition costs
 """
 
 import itertools
-import math
+import os
 from typing import Iterable, List, Optional
 
 from persipubsub import errors
@@ -13,6 +13,8 @@ from persipubsub.queue import IDENTIFIER_BYTES_MAX, MESSAGE_BYTES_MAX, Batch
 BATCH_MESSAGES_MAX = 1_000_000
 BATCH_BYTES_MAX = 1024**3
 STRETCH_MESSAGES = 1000
+#: Longer timeouts are this one, so that time can be reckoned with them: 30 years.
+TIMEOUT_S_MAX = 1e9
 
 
 def payload(msg: object) -> bytes:
@@ -106,6 +108,20 @@ def identifiers(values: object) -> List[bytes]:
     return [identifier(value) for value in values]
 
 
+def directory(value: object) -> str:
+    """Give the path of a directory.
+
+    :raise ArgumentTypeError: it is not a str or PathLike of str
+    :raise ArgumentError: it is empty, or has a NUL
+    """
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else value
+    if not isinstance(path, str):
+        raise errors.ArgumentTypeError(f"path must be a str or PathLike of str, got {type(value).__name__}.")
+    if not path or "\0" in path:
+        raise errors.ArgumentError(f"path must name a directory, not be empty and have no NUL, got {path!r}.")
+    return path
+
+
 def timeout(value: object) -> Optional[float]:
     """Give a timeout in seconds; None waits for ever.
 
@@ -116,10 +132,10 @@ def timeout(value: object) -> Optional[float]:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise errors.ArgumentTypeError(f"timeout must be a number of seconds or None, got {type(value).__name__}.")
-    if math.isnan(value) or value < 0:
+    if not value >= 0:  # NaN neither
         raise errors.ArgumentError(
             f"timeout must be 0 (look once), more (seconds), or None (wait for ever); got {value}.")
-    return value
+    return min(value, TIMEOUT_S_MAX)
 
 
 def at_least_one(name: str, value: object) -> int:

@@ -131,9 +131,11 @@ class Control:
         drops LMDB's locks, and then two writers at one time lose messages.
 
         :param path: a directory that does not exist or is empty; it becomes a queue
+        :raise ArgumentTypeError: not a str or PathLike
+        :raise ArgumentError: empty, or with a NUL
         :raise PathError: the directory cannot be made, or it is not empty
         """
-        files.backup(pathlib.Path(os.path.abspath(path)), self._handle.copy)
+        files.backup(pathlib.Path(os.path.abspath(arguments.directory(path))), self._handle.copy)
 
     def close(self) -> None:
         """Close the control; more than once is fine."""

@@ -50,21 +50,8 @@ class Database:
     def _open_sub_databases(self) -> SubDatabases:
         # A write transaction, since py-lmdb never commits a read transaction, and the handles of an aborted one are
         # invalid. Nothing is written in it.
-        txn = self._environment.begin(write=True)
-        try:
-            dbs = SubDatabases(*(self._environment.open_db(name.encode(), txn=txn, create=False)
-                                 for name in SubDatabases._fields))
-            version = txn.get(records.FORMAT_KEY, db=dbs.queue_db)
-        except lmdb.NotFoundError:
-            version = None
-        finally:
-            txn.commit()
-        if version != records.NUMBER.pack(records.FORMAT_VERSION):
-            found = "none" if version is None else int.from_bytes(version, "big")
-            raise errors.FormatError(
-                f"The queue at {self.path} is not of format version {records.FORMAT_VERSION}, which this version reads "
-                f"and writes (found: {found}). Use the version of persipubsub that made it, or another directory.")
-        return dbs
+        with self._environment.begin(write=True) as txn:
+            return _open_sub_databases(self._environment, txn)
 
     def begin(self, txn: Transaction, write: bool) -> None:
         """Begin a transaction; a write transaction waits for the other writers of all processes."""
@@ -93,6 +80,42 @@ class Database:
     def close(self) -> None:
         """Close the environment. No transaction may be open."""
         self._environment.close()
+
+
+def _open_sub_databases(environment: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> SubDatabases:
+    """Open the sub-databases of this version.
+
+    :raise FormatError: it is another program's file, or another version's
+    """
+    version = None
+    try:
+        dbs = SubDatabases(*(environment.open_db(name.encode(), txn=txn, create=False)
+                             for name in SubDatabases._fields))
+        version = txn.get(records.FORMAT_KEY, db=dbs.queue_db)
+    except (lmdb.NotFoundError, lmdb.IncompatibleError):
+        pass
+    if version != records.NUMBER.pack(records.FORMAT_VERSION):
+        found = "none" if version is None else int.from_bytes(version, "big")
+        raise errors.FormatError(
+            f"The queue at {environment.path()} is not of format version {records.FORMAT_VERSION}, which this version "
+            f"reads and writes (found: {found}). Use the version of persipubsub that made it, or another directory.")
+    return dbs
+
+
+def require_format(file: pathlib.Path) -> None:
+    """Look whether a file is a queue's, without leaving anything beside it. Nobody may have it open.
+
+    :raise FormatError: it is not
+    """
+    try:
+        if not file.stat().st_size:
+            raise errors.FormatError(
+                f"The file {file} is empty, so it is no queue. Delete it, or use another directory.")
+        with lmdb.Environment(os.fspath(file), subdir=False, readonly=True, lock=False,
+                              max_dbs=SUB_DATABASES_MAX) as environment, environment.begin() as txn:
+            _open_sub_databases(environment, txn)
+    except lmdb.Error as error:
+        raise_translated(error, file)
 
 
 def create(file: pathlib.Path, header: Header, first_commit: Commit) -> None:

@@ -37,12 +37,6 @@ class Environment:
     the objects they make, can be pickled: into a spawned process, which then opens the queue itself.
     """
 
-    @icontract.require(lambda path: isinstance(path, (str, os.PathLike)) and isinstance(os.fspath(path), str),
-                       error=lambda path: errors.ArgumentTypeError(
-                           f"path must be a str or PathLike of str, got {type(path).__name__}."))
-    @icontract.require(lambda path: str(path) != "" and "\0" not in str(path),
-                       error=lambda path: errors.ArgumentError(
-                           f"path must name a directory, not be empty and have no NUL, got {str(path)!r}."))
     def __init__(self, path: Path) -> None:
         """Stand for the queue at a path.
 
@@ -51,7 +45,7 @@ class Environment:
         :raise ArgumentError: empty, or with a NUL
         """
         # Absolute, so that a later change of the working directory does not make it another queue.
-        self._path = pathlib.Path(os.path.abspath(path))
+        self._path = pathlib.Path(os.path.abspath(arguments.directory(path)))
         self._closed = False
         self._handle: Optional[Handle] = None
         self._release: Callable[[], object] = _nothing_to_release
@@ -81,7 +75,7 @@ class Environment:
         error=lambda durability: errors.ArgumentTypeError(_wrong_type("durability", Durability, durability)))
     @icontract.require(lambda mode: mode is None or isinstance(mode, int),
                        error=lambda mode: errors.ArgumentTypeError(_wrong_type("mode", int, mode)))
-    @icontract.require(lambda mode: mode is None or (mode & ~0o777 == 0 and mode & 0o600 == 0o600),
+    @icontract.require(lambda mode: not isinstance(mode, int) or (mode & ~0o777 == 0 and mode & 0o600 == 0o600),
                        error=lambda mode: errors.ArgumentError(
                            f"mode must be from 0o600 to 0o777 with reading and writing for the owner, got {mode:#o}."))
     @icontract.require(lambda high_watermark, high_water_mark: high_watermark is None or high_water_mark is None,
@@ -114,8 +108,10 @@ class Environment:
         identifiers = arguments.identifiers(subscriber_ids)
         configuration = Configuration(high_watermark if high_water_mark is None else high_water_mark, strategy,
                                       durability)
-        files.create(self._path, *fresh(configuration), mode)
+        files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
         opened = self._opened()
+        if mode is not None:
+            files.set_modes(self._path, mode)
         opened.change(lambda txn: queue.configure(txn, configuration, identifiers))
         return self._keep(Control(self, opened))
 

@@ -5,7 +5,7 @@ import fcntl
 import os
 import pathlib
 import stat
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Tuple
 
 from persipubsub import database, errors
 from persipubsub.records import Commit, Header
@@ -13,6 +13,7 @@ from persipubsub.records import Commit, Header
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 USE_FILE = "use.lock"
+WAKEUP_FILE = "wakeup"
 #: A data file in the making. It gets its name when it is whole, so that a queue is there or is not.
 NEW_DATA_FILE = "data.mdb.new"
 MODE_DEFAULT = 0o600
@@ -22,11 +23,10 @@ class UseLock:
     """A shared lock on the queue's ``use.lock``: it tells other processes that the queue is open, and dies with us."""
 
     def __init__(self, path: pathlib.Path, mode: int) -> None:
-        file = path / USE_FILE
         try:
-            self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+            self._fd = open_or_create(path / USE_FILE, mode)
         except OSError as error:
-            raise path_error(error, file) from error
+            raise path_error(error, path / USE_FILE) from error
 
     def share(self) -> None:
         """Take the lock with others; waits while somebody has it alone."""
@@ -43,6 +43,18 @@ class UseLock:
     def close(self) -> None:
         """Give the lock back."""
         os.close(self._fd)
+
+
+def open_or_create(file: pathlib.Path, mode: int) -> int:
+    """Open a file for reading and writing, made with exactly that mode if it is missing. Links are not followed."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(file, flags)
+    except FileNotFoundError:
+        fd = os.open(file, flags | os.O_CREAT, mode)
+        # Without what the umask takes away, which would lock out whom the mode lets in.
+        os.fchmod(fd, mode)
+        return fd
 
 
 def path_error(error: OSError, path: pathlib.Path) -> errors.PathError:
@@ -73,6 +85,11 @@ def queue_key(path: pathlib.Path) -> Tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def was_opened(path: pathlib.Path) -> bool:
+    """Tell whether the queue at a path was open before: then what lies there is ours."""
+    return (path / USE_FILE).exists()
+
+
 def is_queue(path: pathlib.Path) -> bool:
     """Tell whether there is a queue at a path."""
     return (path / DATA_FILE).exists()
@@ -88,31 +105,28 @@ def directory_mode(mode: int) -> int:
     return mode | (mode & 0o444) >> 2 | (mode & 0o222) >> 1
 
 
-def create(path: pathlib.Path, header: Header, first_commit: Commit, mode: Optional[int]) -> None:
+def create(path: pathlib.Path, header: Header, first_commit: Commit, mode: int) -> None:
     """Make the directory and the files of a queue, durably, unless they are there.
 
-    :param mode: of the files; None means the default for new files and no change for existing ones
+    :param mode: of the files
     :raise PathError: the path is a file, or the directory may not be made or written
     """
     try:
-        _make_directory(path, directory_mode(MODE_DEFAULT if mode is None else mode))
-    except OSError as error:
-        raise path_error(error, path) from error
-    use_lock = UseLock(path, MODE_DEFAULT if mode is None else mode)
-    try:
+        _make_directory(path, directory_mode(mode))
         while not is_queue(path):
-            if use_lock.try_alone():
-                if not is_queue(path):
-                    _write_files(path, header, first_commit, MODE_DEFAULT if mode is None else mode)
-                return
-            # Somebody is just making it: wait for the end.
-            use_lock.share()
-        if mode is not None:
-            _set_modes(path, mode)
+            use_lock = UseLock(path, mode)
+            try:
+                if not use_lock.try_alone():
+                    # Somebody is just making it: wait for the end.
+                    use_lock.share()
+                elif not is_queue(path):
+                    _write_files(path, header, first_commit, mode)
+            finally:
+                use_lock.close()
     except OSError as error:
+        if isinstance(error, errors.PathError):
+            raise
         raise path_error(error, path) from error
-    finally:
-        use_lock.close()
 
 
 def _make_directory(path: pathlib.Path, mode: int) -> None:
@@ -134,43 +148,49 @@ def _write_files(path: pathlib.Path, header: Header, first_commit: Commit, mode:
     new_file = path / NEW_DATA_FILE
     new_file.unlink(missing_ok=True)
     database.create(new_file, header, first_commit)
+    new_file.chmod(mode)
     (path / LOCK_FILE).unlink(missing_ok=True)
-    allocate_lock_file(path, mode)
+    allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
     new_file.rename(path / DATA_FILE)
-    _set_modes(path, mode)
     _sync(path)
 
 
-def _set_modes(path: pathlib.Path, mode: int) -> None:
-    path.chmod(directory_mode(mode))
-    for name in (DATA_FILE, LOCK_FILE, USE_FILE):
-        # By path: opening and closing lock.mdb in a process that uses it would drop LMDB's locks.
-        if (path / name).exists():
-            (path / name).chmod(mode)
+def set_modes(path: pathlib.Path, mode: int) -> None:
+    """Set the modes of the directory and of the files of a queue.
+
+    :raise PathError: this user may not
+    """
+    try:
+        path.chmod(directory_mode(mode))
+        for name in (DATA_FILE, LOCK_FILE, USE_FILE, WAKEUP_FILE):
+            # By path: opening and closing lock.mdb in a process that uses it would drop LMDB's locks.
+            if (path / name).exists():
+                (path / name).chmod(mode)
+    except OSError as error:
+        raise path_error(error, path) from error
 
 
-def allocate_lock_file(path: pathlib.Path, mode: int) -> None:
-    """Give LMDB's lock file all its blocks, unless it has them. Only while this process does not have the queue open.
+def allocate(file: pathlib.Path, size_bytes: int, mode: int) -> None:
+    """Give a file all its blocks, unless it has them: a full disk turns a write to a mapped hole into SIGBUS.
+
+    Of ``lock.mdb`` only while this process does not have the queue open.
 
     :raise PathError: it cannot be written
     :raise DiskFullError: there is no room
     """
-    file = path / LOCK_FILE
     try:
-        status = os.stat(file)
-        if status.st_blocks * 512 >= database.LOCK_FILE_BYTES:
+        if file.exists() and os.stat(file).st_blocks * 512 >= size_bytes:
             return
-    except FileNotFoundError:
-        pass
-    try:
-        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        fd = open_or_create(file, mode)
         try:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(fd, 0, database.LOCK_FILE_BYTES)
+                os.posix_fallocate(fd, 0, size_bytes)
         finally:
             os.close(fd)
     except OSError as error:
-        database.raise_translated(_with_code(error), path)
+        if error.errno == errno.ENOSPC:
+            raise errors.DiskFullError(f"There is no room on the disk for {file}. Make room and try again.") from error
+        raise path_error(error, file) from error
 
 
 def backup(path: pathlib.Path, copy: Callable[[str], None]) -> None:
@@ -188,10 +208,6 @@ def backup(path: pathlib.Path, copy: Callable[[str], None]) -> None:
     (path / DATA_FILE).chmod(MODE_DEFAULT)
     for file, flags in ((path / DATA_FILE, os.O_RDWR), (path, os.O_DIRECTORY)):
         _sync(file, flags)
-
-
-def _with_code(error: OSError) -> Exception:
-    return database.LmdbError(str(error), error.errno or 0)
 
 
 def _sync(path: pathlib.Path, flags: int = os.O_DIRECTORY) -> None:

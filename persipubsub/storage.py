@@ -50,10 +50,13 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                     "cannot use the queue. Fork while no thread uses the queue, or start the process with "
                     "multiprocessing's spawn or forkserver.")
             if self._database is None:
+                if not files.was_opened(self.path):
+                    database.require_format(self.path / files.DATA_FILE)
                 if self._use_lock is None:
                     self._use_lock = UseLock(self.path, files.data_file_mode(self.path))
                     self._use_lock.share()
-                files.allocate_lock_file(self.path, files.data_file_mode(self.path))
+                mode = files.data_file_mode(self.path)
+                files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
                 self._database = Database(self.path, self._sync)
             return self._database
 

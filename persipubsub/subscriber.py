@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 RECEIVE_BYTES_MAX = 64 * 1024**2
 #: The longest sleep between two looks, so that a wait notices in any case what happens to the queue.
 SLEEP_S_MAX = 1.0
+#: More retries are this many, so that time can be reckoned with them.
+RETRIES_MAX = 10**9
 
 T = TypeVar("T")
 
@@ -170,8 +172,8 @@ class Subscriber:
     def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
         """Give a function that looks until something is found or the time is over."""
         timeout = arguments.timeout(timeout)
-        sleep_s = SLEEP_S_MAX if timeout is None else min(SLEEP_S_MAX, timeout /
-                                                          arguments.at_least_one("retries", retries))
+        retries = min(arguments.at_least_one("retries", retries), RETRIES_MAX)
+        sleep_s = SLEEP_S_MAX if timeout is None else min(SLEEP_S_MAX, timeout / retries)
 
         def wait() -> Found:
             self._require_open()

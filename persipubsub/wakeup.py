@@ -19,7 +19,8 @@ import pathlib
 import time
 from typing import Optional, Union
 
-WAKEUP_FILE = "wakeup"
+from persipubsub import errors, files
+
 #: A page, allocated before it is mapped: a full disk would turn the first write into SIGBUS.
 FILE_BYTES = mmap.PAGESIZE
 POLLING_DELAY_S_MIN = 0.0002
@@ -36,8 +37,8 @@ class Wakeup:
     def __init__(self, path: pathlib.Path, mode: int) -> None:
         self._words: Optional[_Words] = None
         try:
-            self._words = _Words(path / WAKEUP_FILE, mode)
-        except (OSError, ImportError) as error:
+            self._words = _Words(path / files.WAKEUP_FILE, mode)
+        except (OSError, ImportError, errors.StorageError) as error:
             _LOGGER.warning("Waiting on the queue at %s polls every %g s: there is no wake-up (%s).", path,
                             POLLING_DELAY_S_MAX, error)
 
@@ -64,9 +65,9 @@ class _Words:
         from persipubsub import futex
         if not futex.AVAILABLE:
             raise OSError("this platform has no futex that is known here")
-        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        files.allocate(file, FILE_BYTES, mode)
+        fd = files.open_or_create(file, mode)
         try:
-            os.posix_fallocate(fd, 0, FILE_BYTES)
             mapped = mmap.mmap(fd, FILE_BYTES)
         finally:
             os.close(fd)
