@@ -22,7 +22,7 @@ LOOK_INTERVAL_S = 0.5
 #: What ends the demo from outside: Ctrl-C, kill, the end of the terminal.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# Not forked: LMDB must not be taken through a fork, and a spawned process is like one of a user's own.
+# Not forked: a spawned process is like one of a user's own.
 _SPAWN = multiprocessing.get_context("spawn")
 
 
