@@ -1,7 +1,6 @@
 """The time of the machine, in microseconds. Tests replace these functions; everything else calls them here."""
 
 import functools
-import subprocess
 import sys
 import time
 
@@ -26,6 +25,7 @@ def boot_id() -> bytes:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as fid:
             text = fid.read()
     else:
+        import subprocess
         text = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], check=True, capture_output=True,
                               text=True).stdout
     return bytes.fromhex(text.strip().replace("-", ""))
