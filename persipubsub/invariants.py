@@ -101,7 +101,7 @@ def _commits(txn: Transaction) -> _Found:
             if before.end_id > live_from and before.messages_before + before.messages != commit.messages_before:
                 yield "I3", f"{before} and {commit}"
         before = commit
-    counted = queue.count_stored(txn)
+    counted, _ = queue.count_from(txn, 0)
     if counted != queue.live_messages(txn):
         yield "I3", f"the totals of commits tell {counted} messages, there are {queue.live_messages(txn)}"
 

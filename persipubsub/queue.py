@@ -211,11 +211,12 @@ def _remove(txn: Transaction, count: int) -> None:
 
 def expire(txn: Transaction) -> int:
     """Remove what is older than the timeout; give how many messages went. Commit times never fall: bisection."""
-    return remove_below(txn, _first_unexpired_id(txn))
+    return remove_below(txn, first_unexpired_id(txn, now_us(txn)))
 
 
-def _first_unexpired_id(txn: Transaction) -> int:
-    oldest_us = now_us(txn) - txn.header.message_timeout_us
+def first_unexpired_id(txn: Transaction, time_us: int) -> int:
+    """Give the first id whose message, if it is there, has not expired at a time; the next id where all have."""
+    oldest_us = time_us - txn.header.message_timeout_us
     commits = txn.commits()
     commit = commits.first_where(lambda one: one.time_us >= oldest_us)
     return commits.newest().end_id if commit is None else commit.first_id
@@ -273,22 +274,13 @@ def live_bytes(txn: Transaction) -> int:
 
 
 def count_from(txn: Transaction, start: int) -> Tuple[int, int]:
-    """Count the messages from an id on that neither are gone nor have expired.
+    """Count the messages from an id on that are not gone.
 
     :return: the number, and the id of the first one, or the next id where there is none
     """
-    first_id = first_live_id(txn, max(start, _first_unexpired_id(txn)))
-    return _count_from(txn, first_id), first_id
-
-
-def count_stored(txn: Transaction) -> int:
-    """Count the messages that are not gone by the totals of the commits, as a check of :func:`live_messages`."""
-    return _count_from(txn, first_live_id(txn))
-
-
-def _count_from(txn: Transaction, first_id: int) -> int:
+    first_id = first_live_id(txn, start)
     commits = txn.commits()
-    return commits.messages_before(commits.newest().end_id) - commits.messages_before(first_id)
+    return commits.messages_before(commits.newest().end_id) - commits.messages_before(first_id), first_id
 
 
 # Subscribers
@@ -358,6 +350,7 @@ class Found(NamedTuple):
     ids: Sequence[int]
     payloads: List[bytes]
     expired: bool = False
+    expires_us: int = 0  # time since boot after which the first of them has expired
 
 
 NOTHING = Found((), [])
@@ -370,9 +363,7 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
     """
     start = max(_own_place(txn, subscription).next_id, txn.header.first)
     ids, payloads = txn.messages(start, max_messages, max_bytes)
-    if ids and _has_expired(txn, ids[0]):
-        return Found((), [], True)
-    return Found(ids, payloads)
+    return _unexpired(txn, ids, payloads) if ids else NOTHING
 
 
 def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
@@ -384,9 +375,7 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
     last_id = txn.last_id()
     if last_id is None or last_id < start:
         return NOTHING
-    if _has_expired(txn, last_id):
-        return Found((), [], True)
-    return Found([last_id], txn.messages(last_id, 1, 0)[1])
+    return _unexpired(txn, *txn.messages(last_id, 1, 0))
 
 
 def _own_place(txn: Transaction, subscription: Subscription) -> Place:
@@ -398,8 +387,11 @@ def _own_place(txn: Transaction, subscription: Subscription) -> Place:
     return place
 
 
-def _has_expired(txn: Transaction, message_id: int) -> bool:
-    return txn.commits().at(message_id).time_us < now_us(txn) - txn.header.message_timeout_us
+def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> Found:
+    """Give what was found, or that the first of it has expired; then none of those behind it was committed before."""
+    sent_us = txn.commits().at(ids[0]).time_us
+    expires_us = sent_us + txn.header.message_timeout_us - _with_clock(txn).clock_offset_us
+    return Found((), [], True) if expires_us < clock.boottime_us() else Found(ids, payloads, False, expires_us)
 
 
 def take(txn: Transaction, subscription: Subscription, last_id: int) -> None:
@@ -415,7 +407,7 @@ def take_all(txn: Transaction, identifier: bytes) -> int:
     :raise UnknownSubscriberError: there is none
     """
     place = _own_place(txn, subscribe(txn, identifier))
-    pending, _ = count_from(txn, place.next_id)
+    pending, _ = count_from(txn, max(place.next_id, first_unexpired_id(txn, now_us(txn))))
     next_id = txn.commits().newest().end_id
     if place.next_id < next_id:
         _move(txn, identifier, place, next_id)

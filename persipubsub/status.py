@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Mapping, Optional
+from typing import Mapping, Optional, Tuple
 
 from persipubsub import queue
 from persipubsub.configuration import Durability, HighWaterMark, Strategy, stored_high_watermark
@@ -50,26 +50,28 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
 def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
     """Read the status of a queue in one transaction. Its cost does not depend on the backlog."""
     header = txn.header
+    now_us = queue.now_us(txn)
+    unexpired_id = queue.first_unexpired_id(txn, now_us)
     next_id = txn.commits().newest().end_id
     floor = txn.floor()
-    messages, oldest_id = queue.count_from(txn, 0)
-    subscribers = {}
-    for identifier, place in txn.places():
-        pending, pending_id = queue.count_from(txn, place.next_id)
-        subscribers[identifier.decode()] = SubscriberStatus(place.next_id, pending, _age_s(txn, pending_id, next_id))
+
+    def counted(start: int) -> Tuple[int, Optional[float]]:
+        """Count the messages from an id on, and tell the age of the oldest of them."""
+        messages, first_id = queue.count_from(txn, max(start, unexpired_id))
+        age_us = max(0, now_us - txn.commits().at(first_id).time_us)
+        return messages, age_us / 1e6 if messages else None
+
+    messages, oldest_age_s = counted(0)
     return QueueStatus(path=path,
                        messages=messages,
                        size_bytes=queue.live_bytes(txn),
-                       oldest_age_s=_age_s(txn, oldest_id, next_id),
+                       oldest_age_s=oldest_age_s,
                        next_id=next_id,
                        floor=next_id if floor is None else floor,
                        high_watermark=stored_high_watermark(header),
                        strategy=Strategy(header.strategy),
                        durability=Durability(header.durability),
-                       subscribers=subscribers)
-
-
-def _age_s(txn: Transaction, message_id: int, next_id: int) -> Optional[float]:
-    if message_id == next_id:
-        return None
-    return max(0, queue.now_us(txn) - txn.commits().at(message_id).time_us) / 1e6
+                       subscribers={
+                           identifier.decode(): SubscriberStatus(place.next_id, *counted(place.next_id))
+                           for identifier, place in txn.places()
+                       })

@@ -4,7 +4,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Generic, Iterator, List, Optional, Tuple, Type, TypeVar
 
-from persipubsub import arguments, errors
+from persipubsub import arguments, clock, errors
 from persipubsub.engine import Engine
 from persipubsub.queue import Found
 
@@ -133,6 +133,8 @@ class Subscriber:
             finished: Optional[int] = None
             try:
                 for message_id, payload in zip(found.ids, found.payloads):
+                    if clock.boottime_us() > found.expires_us:
+                        break  # some have expired while the loop was at others before them: look again
                     yield payload
                     finished = message_id
             finally:

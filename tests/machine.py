@@ -1,0 +1,217 @@
+"""What the rules of the state machine stand on: a queue beside its model, what is open of it, and how they compare."""
+
+import bisect
+import contextlib
+import dataclasses
+import fcntl
+import itertools
+import logging
+import os
+import pathlib
+import pickle
+import tempfile
+from typing import Callable, ContextManager, Generator, Iterator, List, NamedTuple, Optional, TypeVar
+
+import pytest
+from hypothesis.stateful import RuleBasedStateMachine, invariant
+
+import persipubsub
+from persipubsub import Control, Environment, Publisher, Subscriber, errors, transaction
+from tests.model import Message, Model
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """Raised in the block of a receive."""
+
+
+class Handle(NamedTuple):
+    """An open subscriber, and which one of that name it was when it was opened."""
+
+    subscriber: Subscriber
+    number: int
+
+
+@dataclasses.dataclass
+class Opened:
+    """An open Environment and what it made."""
+
+    environment: Environment
+    control: Control
+    publisher: Publisher
+    handles: List[Handle] = dataclasses.field(default_factory=list)
+
+
+class Machine(RuleBasedStateMachine):
+    """A queue and its model. The clocks of the library are those of the model."""
+
+    deletions_max = persipubsub.queue.DELETIONS_MAX
+    stretch_messages = transaction.STRETCH_MESSAGES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.sent = 0
+        self.opened: List[Opened] = []
+        self.cleanup = contextlib.ExitStack()
+        self.root = pathlib.Path(self.cleanup.enter_context(tempfile.TemporaryDirectory(prefix="persipubsub-model-")))
+        self.path = self.root / "queue"
+        patch = self.cleanup.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(persipubsub.clock, "boottime_us", lambda: self.model.boottime_us)
+        patch.setattr(persipubsub.clock, "wall_us", lambda: self.model.wall_us)
+        patch.setattr(persipubsub.clock, "boot_id", lambda: self.model.boot.to_bytes(16, "big"))
+        patch.setattr(persipubsub.queue, "DELETIONS_MAX", self.deletions_max)
+        patch.setattr(transaction, "STRETCH_MESSAGES", self.stretch_messages)
+        # A report of a failure would drown in its warnings.
+        patch.setattr(logging.getLogger("persipubsub.publisher"), "disabled", True)
+
+    def teardown(self) -> None:
+        """Close everything and delete the queue."""
+        with self.cleanup:
+            self.close_all()
+
+    def open(self, path: pathlib.Path) -> Opened:
+        """Open an Environment with all subscribers."""
+        environment = persipubsub.new_environment(path)
+        opened = Opened(environment, environment.new_control(), environment.new_publisher())
+        self.model.write()
+        for name, place in sorted(self.model.places.items()):
+            opened.handles.append(Handle(environment.new_subscriber(name), place.number))
+        self.opened.append(opened)
+        return opened
+
+    def close_all(self) -> None:
+        """Close all Environments; then nobody has the queue open any more."""
+        while self.opened:
+            self.opened.pop().environment.close()
+        if (self.path / "use.lock").exists():
+            fd = os.open(self.path / "use.lock", os.O_RDWR)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(fd)
+
+    def some(self, which: int) -> Opened:
+        """Give one of the open Environments."""
+        return self.opened[which % len(self.opened)]
+
+    def handles(self) -> List[Handle]:
+        """Give all open subscribers, also those that were removed from the queue."""
+        return [handle for opened in self.opened for handle in opened.handles]
+
+    def handle(self, which: int) -> Handle:
+        """Give one of the open subscribers."""
+        return self.handles()[which % len(self.handles())]
+
+    def is_known(self, handle: Handle) -> bool:
+        """Tell whether it is still the subscriber that was opened."""
+        place = self.model.places.get(handle.subscriber.identifier)
+        return place is not None and place.number == handle.number
+
+    def close_handle(self, handle: Handle) -> None:
+        """Close a subscriber, which then cannot be used."""
+        handle.subscriber.close()
+        with pytest.raises(errors.ClosedError):
+            handle.subscriber.front()
+        for opened in self.opened:
+            opened.handles = [other for other in opened.handles if other is not handle]
+
+    def payloads(self, sizes_bytes: List[int]) -> List[bytes]:
+        """Make messages, all of them different but for those of 0 bytes."""
+        first, self.sent = self.sent, self.sent + len(sizes_bytes)
+        return [(b"%08d" % number).ljust(size, b".")[:size] for number, size in enumerate(sizes_bytes, first)]
+
+    def agree(self, method: Callable[[], T], known: bool, model: Callable[[], T]) -> None:
+        """Do the same in queue and model; with an unknown subscriber it is an error, and nothing is done."""
+        if known:
+            assert method() == model()
+        else:
+            with pytest.raises(errors.UnknownSubscriberError):
+                method()
+
+    def remove_from_model(self, *names: str) -> int:
+        """Remove subscribers; give how many messages went."""
+        for name in names:
+            del self.model.places[name]
+        return self.model.keep(self.model.log)
+
+    def taken_in_block(self, handle: Handle, receipt: ContextManager[List[bytes]], look: Callable[[], List[Message]],
+                       meanwhile: Callable[[], None], refused: Optional[type[Exception]]) -> None:
+        """Receive what the model finds; it is taken when the block ends, unless an exception ends it."""
+        if not self.is_known(handle):
+            with pytest.raises(errors.UnknownSubscriberError), receipt:
+                pass
+            return
+        found = look()
+        with pytest.raises(refused) if refused else contextlib.nullcontext(), receipt as received:
+            assert received == payloads_of(found)
+            meanwhile()
+            if not found and refused:
+                raise refused  # nothing was received that a closed subscriber could not take
+        if found and not refused:
+            self.model.take(handle.subscriber.identifier, handle.number, found[-1].id)
+
+    def messages_of_model(self, handle: Handle, every: int) -> Generator[bytes, None, None]:
+        """Do what Subscriber.messages does."""
+        name = handle.subscriber.identifier
+        while found := self.model.look(name)[:every]:
+            finished = None
+            try:
+                for message in found:
+                    yield message.payload
+                    finished = message.id
+            finally:
+                if finished is not None:
+                    self.model.take(name, handle.number, finished)
+
+    @invariant()
+    def all_is_well(self) -> None:
+        """The invariants hold, and the status is that of the model."""
+        assert self.opened[0].control.check() == ()
+        self.compare(self.opened[0].control)
+
+    def compare(self, control: Control) -> None:
+        """Compare the status of the queue with the model."""
+        status, model = control.status(), self.model
+        young = model.young(model.log)
+        assert (status.messages, status.oldest_age_s) == (len(young), self._age_s(young))
+        assert (status.next_id, status.floor) == (model.next_id, model.floor())
+        assert status.high_watermark == model.high_watermark
+        assert (status.strategy, status.durability) == (model.strategy, model.durability)
+        assert (status.size_bytes > 0) == bool(model.log)
+        assert status.subscribers.keys() == model.places.keys()
+        for name, subscriber in status.subscribers.items():
+            pending = model.young(model.awaited(name))
+            assert subscriber.next_id == model.places[name].next_id
+            assert (subscriber.pending, subscriber.oldest_pending_age_s) == (len(pending), self._age_s(pending))
+
+    def _age_s(self, messages: List[Message]) -> Optional[float]:
+        return (self.model.now_us() - messages[0].time_us) / 1e6 if messages else None
+
+
+def payloads_of(messages: List[Message]) -> List[bytes]:
+    """Give the payloads of messages."""
+    return [message.payload for message in messages]
+
+
+def within(messages: List[Message], max_bytes: int) -> List[Message]:
+    """Give the first messages that together have at most so many bytes, but at least one."""
+    sizes_bytes = list(itertools.accumulate(len(message.payload) for message in messages))
+    return messages[:max(1, bisect.bisect_right(sizes_bytes, max_bytes))]
+
+
+def first_of(messages: List[Message]) -> Optional[bytes]:
+    """Give the payload of the first message."""
+    return messages[0].payload if messages else None
+
+
+@contextlib.contextmanager
+def listed(receipt: ContextManager[Optional[bytes]]) -> Iterator[List[bytes]]:
+    """Receive one message as a list."""
+    with receipt as msg:
+        yield [] if msg is None else [msg]
+
+
+def pickled(original: T) -> T:
+    """Give what comes out of a pickle."""
+    copied: T = pickle.loads(pickle.dumps(original))
+    return copied

@@ -1,0 +1,92 @@
+"""What a queue does, in plain Python and without a word about how. The state machine holds the library against it."""
+
+import dataclasses
+from typing import Dict, Iterator, List, NamedTuple
+
+from persipubsub.queue import Durability, HighWaterMark, Strategy
+
+
+class Message(NamedTuple):
+    """A message that is in the queue."""
+
+    id: int
+    time_us: int
+    payload: bytes
+
+
+@dataclasses.dataclass
+class Place:
+    """A subscriber: the number tells it from a later one of the same name."""
+
+    number: int
+    next_id: int
+
+
+class Model:
+    """A queue: a log of messages, and a place in it for each subscriber; and the clocks of the machine."""
+
+    def __init__(self) -> None:
+        self.boot, self.boottime_us, self.wall_us = 1, 10**9, 10**15
+        self.clock_boot = self.clock_offset_us = self.newest_us = 0
+        self.high_watermark, self.strategy, self.durability = HighWaterMark(), Strategy.prune_first, Durability(0)
+        self.log: List[Message] = []
+        self.places: Dict[str, Place] = {}
+        self.next_id = self.next_number = 1
+
+    def now_us(self) -> int:
+        """Tell the time: the wall clock counts only until the first write of a boot."""
+        return (self.boottime_us +
+                self.clock_offset_us if self.boot == self.clock_boot else max(self.wall_us, self.newest_us))
+
+    def write(self) -> None:
+        """Begin to write."""
+        self.clock_boot, self.clock_offset_us = self.boot, self.now_us() - self.boottime_us
+
+    def floor(self) -> int:
+        """Give the smallest place."""
+        return min((place.next_id for place in self.places.values()), default=self.next_id)
+
+    def keep(self, kept: List[Message]) -> int:
+        """Let all go but some of the messages, of which those go that nobody awaits; give how many went."""
+        self.write()
+        before, self.log = len(self.log), [message for message in kept if message.id >= self.floor()]
+        return before - len(self.log)
+
+    def young(self, messages: List[Message]) -> List[Message]:
+        """Give those that have not expired."""
+        oldest_us = self.now_us() - round(self.high_watermark.message_timeout * 1e6)
+        return [message for message in messages if message.time_us >= oldest_us]
+
+    def put(self, payloads: List[bytes]) -> List[int]:
+        """Send messages one by one at one time; give their ids."""
+        self.keep(self.young(self.log))
+        self.newest_us = self.now_us()
+        for message_id, payload in enumerate(payloads, self.next_id):
+            while self.places and len(self.log) >= self.high_watermark.max_messages:
+                count = len(self.log) // 2 + 1
+                self.log = self.log[count:] if self.strategy == Strategy.prune_first else self.log[:-count]
+            self.log += [Message(message_id, self.newest_us, payload)] if self.places else []
+        self.next_id += len(payloads)
+        return list(range(self.next_id - len(payloads), self.next_id))
+
+    def add(self, name: str) -> None:
+        """Add a subscriber at the end."""
+        if name not in self.places:
+            self.places[name] = Place(self.next_number, self.next_id)
+            self.next_number += 1
+
+    def awaited(self, name: str) -> List[Message]:
+        """Give all that is there for a subscriber, old or not."""
+        return [message for message in self.log if message.id >= self.places[name].next_id]
+
+    def look(self, name: str, top: bool = False) -> List[Message]:
+        """Give what a subscriber finds. If the next message (or the latest) is too old, all that are too old go."""
+        if self.awaited(name) and not self.young(self.awaited(name)[-1 if top else 0:][:1]):
+            self.keep(self.young(self.log))
+        return self.awaited(name)[-1 if top else 0:]
+
+    def take(self, name: str, number: int, last_id: int) -> None:
+        """Move a subscriber on behind an id, if it is still that one."""
+        if name in self.places and self.places[name].number == number:
+            self.places[name].next_id = max(self.places[name].next_id, last_id + 1)
+        self.keep(self.log)
