@@ -179,6 +179,20 @@ def test_messages_expire_while_a_loop_goes_on(acknowledge_every: int, opened: Op
     assert list(loop) == [b"3"]
 
 
+@pytest.mark.parametrize("acknowledge_every", [1, 2, 10])
+def test_a_loop_goes_on_behind_the_expired(acknowledge_every: int, opened: Opened, machine: Machine) -> None:
+    """Where some of the messages that a loop holds expire, it goes on with the younger ones, each of them once."""
+    opened.publisher.send_many([b"1", b"2"])
+    machine.sleep(60)
+    opened.publisher.send_many([b"3", b"4"])
+    loop = iter(opened.subscriber.messages(timeout=0, acknowledge_every=acknowledge_every))
+    assert next(loop) == b"1"
+    machine.sleep(50)
+    assert list(loop) == [b"3", b"4"]
+    assert opened.control.status().subscribers["a"].pending == 0
+    assert drain(opened.other) == [b"3", b"4"]
+
+
 def test_a_message_that_expires_in_the_block_is_taken(opened: Opened, machine: Machine) -> None:
     """The end of a block takes what was received in time, though it has expired meanwhile."""
     opened.publisher.send(b"1")

@@ -1,0 +1,544 @@
+"""Waiting: whoever waits is woken by the commit, whatever process it is in, and costs nothing until then."""
+
+# pylint: disable=protected-access  # the order of the steps of a wake-up, no public method shows
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import pathlib
+import random
+import resource
+import signal
+import struct
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any, Callable, Dict, Iterator, List, Optional
+
+import pytest
+
+import persipubsub
+from persipubsub import Durability, Environment, errors, futex
+from persipubsub import subscriber as subscriber_module
+from persipubsub import wakeup
+from persipubsub.wakeup import FutexWatch, Wakeup
+
+MakeEnvironment = Callable[..., Environment]
+
+WAIT_S = 60  # for what happens soon unless something is broken
+#: Where only a wake-up may end a wait, not the look that is taken each second in any case.
+SLEEP_S_NEVER = 10 * WAIT_S
+#: No sleep is longer than a second. A busy machine adds.
+FOUND_S_MAX = subscriber_module.SLEEP_S_MAX + 1
+WAITERS = 200
+CPU_S_MAX = 0.05
+ROUNDS = 4000
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["persipubsub", "pytest"])
+
+
+@contextlib.contextmanager
+def process(function: Callable[..., None], *arguments: object) -> Iterator[Connection]:
+    """Run a function in another process, with a connection to it. It has to end well."""
+    ours, theirs = CONTEXT.Pipe()
+    running = CONTEXT.Process(target=function, args=(theirs, *arguments), daemon=True)
+    running.start()
+    theirs.close()
+    try:
+        yield ours
+        running.join(WAIT_S)
+        assert running.exitcode == 0
+    finally:
+        running.kill()
+        running.join()
+        ours.close()
+
+
+def told(connection: Connection) -> Any:
+    """Give what another process tells."""
+    assert connection.poll(WAIT_S)
+    return connection.recv()
+
+
+def call_before_sleeping(function: Callable[[], None]) -> None:
+    """Have a function called once in this process, just before somebody sleeps until it is woken."""
+    calls = itertools.count()
+    wait = futex.wait
+
+    def calling_wait(address: int, expected: int, timeout_s: float) -> None:
+        if next(calls) == 0:
+            function()
+        wait(address, expected, timeout_s)
+
+    futex.wait = calling_wait
+
+
+def sleep_until_woken() -> None:
+    """Turn off the look that a waiting subscriber of this process takes each second in any case."""
+    subscriber_module.SLEEP_S_MAX = SLEEP_S_NEVER
+
+
+@pytest.fixture(name="until_woken")
+def until_woken_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turn off the look that a waiting subscriber takes each second in any case."""
+    monkeypatch.setattr(subscriber_module, "SLEEP_S_MAX", SLEEP_S_NEVER)
+
+
+@pytest.fixture(name="sleeping")
+def sleeping_fixture(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Give an event that is set just before a waiting subscriber of this process sleeps."""
+    sleeping = threading.Event()
+    monkeypatch.setattr(futex, "wait", futex.wait)
+    call_before_sleeping(sleeping.set)
+    return sleeping
+
+
+class Waiting:
+    """A thread that waits for a message, and what came of it."""
+
+    def __init__(self, environment: Environment, timeout: Optional[float] = WAIT_S) -> None:
+        self.subscriber = environment.new_subscriber("a")
+        self._timeout = timeout
+        self._result: object = None
+        self._ended_s = 0.0
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._thread.start()
+
+    def _wait(self) -> None:
+        try:
+            with self.subscriber.receive(self._timeout) as msg:
+                self._result = msg
+        except errors.PersipubsubError as error:
+            self._result = error
+        self._ended_s = time.monotonic()
+
+    def result(self) -> object:
+        """Wait for the end; give what was received or raised."""
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+        return self._result
+
+    def ended_since_s(self, start_s: float) -> float:
+        """Wait for the end; give the time from a moment to it."""
+        self.result()
+        return self._ended_s - start_s
+
+
+# Many
+
+
+def fork_waiters(connection: Connection, path: pathlib.Path, count: int) -> None:
+    """Have many children wait, each as a subscriber of its own: the main function of a process."""
+    sleep_until_woken()
+    ready_read, ready_write = os.pipe()
+    woken_read, woken_write = os.pipe()
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                signal.alarm(2 * WAIT_S)
+                call_before_sleeping(lambda: os.write(ready_write, b"x") and None)
+                with persipubsub.new_environment(path) as environment:
+                    with environment.new_subscriber(f"waiter {number}").receive(timeout=WAIT_S) as msg:
+                        woken_ns = time.monotonic_ns()
+                    assert msg == b"wake up"
+                # So short a write to a pipe is not mixed with those of others.
+                os.write(woken_write, struct.pack("Q", woken_ns))
+                status = 0
+            except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        children.append(child)
+    os.close(ready_write)
+    os.close(woken_write)
+    with open(ready_read, "rb") as ready:
+        connection.send(len(ready.read(count)))
+    with open(woken_read, "rb") as woken:
+        connection.send([times[0] for times in struct.iter_unpack("Q", woken.read())])
+    connection.send([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+
+
+@pytest.mark.parametrize("durability", Durability)
+def test_one_send_wakes_200_processes(new_environment: MakeEnvironment, durability: Durability) -> None:
+    """One send wakes 200 processes, each within a second, and each gets the message."""
+    names = [f"waiter {number}" for number in range(WAITERS)]
+    environment = new_environment(*names, durability=durability)
+    publisher = environment.new_publisher()
+    with process(fork_waiters, environment.path, WAITERS) as connection:
+        assert told(connection) == WAITERS
+        start_ns = time.monotonic_ns()
+        publisher.send(b"wake up")
+        delays_s = [(woken_ns - start_ns) / 1e9 for woken_ns in told(connection)]
+        assert told(connection) == [0] * WAITERS
+    assert len(delays_s) == WAITERS
+    assert max(delays_s) < 1
+    assert environment.new_control().status().messages == 0
+
+
+# What waiting costs
+
+
+def measure_waiting(connection: Connection, path: pathlib.Path) -> None:
+    """Wait for nothing and tell the processor time that it takes: the main function of a process."""
+    with persipubsub.new_environment(path) as environment:
+        subscriber = environment.new_subscriber("a")
+        with subscriber.receive(timeout=0.01):
+            pass
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        with subscriber.receive(timeout=2.5) as msg:
+            assert msg is None
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    connection.send(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def test_waiting_takes_no_processor_time(new_environment: MakeEnvironment) -> None:
+    """A process that waits for some seconds uses less than 50 ms of processor time, also while nobody wakes it."""
+    with process(measure_waiting, new_environment("a").path) as connection:
+        assert told(connection) < CPU_S_MAX
+
+
+def test_a_wait_for_nothing_ends_in_time(new_environment: MakeEnvironment) -> None:
+    """A wait without a message ends with None, not before its timeout."""
+    subscriber = new_environment("a").new_subscriber("a")
+    start_s = time.monotonic()
+    with subscriber.receive(timeout=0.2) as msg:
+        assert msg is None
+    assert time.monotonic() - start_s >= 0.2
+
+
+# No wake-up is missed
+
+
+def answer(connection: Connection, path: pathlib.Path, rounds: int) -> None:
+    """Answer each message by another one: the main function of a process."""
+    sleep_until_woken()
+    chance = random.Random(1)
+    with persipubsub.new_environment(path / "there") as there, persipubsub.new_environment(path / "back") as back:
+        subscriber, publisher = there.new_subscriber("a"), back.new_publisher()
+        connection.send("ready")
+        for _ in range(rounds):
+            with subscriber.receive(timeout=WAIT_S) as msg:
+                assert msg is not None
+            spin(chance)
+            publisher.send(msg)
+
+
+def spin(chance: random.Random) -> None:
+    """Let a moment pass, so that the other side is now asleep, now about to be."""
+    end_ns = time.perf_counter_ns() + chance.choice([0, 0, chance.randrange(300_000)])
+    while time.perf_counter_ns() < end_ns:
+        pass
+
+
+@pytest.mark.usefixtures("until_woken")
+def test_no_wakeup_is_missed(new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
+    """Two processes that wait for each other thousands of times are woken each time, nearly always soon."""
+    there = new_environment("a", name="there", durability=Durability.PROCESS_CRASH)
+    back = new_environment("a", name="back", durability=Durability.PROCESS_CRASH)
+    publisher, subscriber = there.new_publisher(), back.new_subscriber("a")
+    chance = random.Random(2)
+    delays_s = []
+    with process(answer, tmp_path, ROUNDS) as connection:
+        assert told(connection) == "ready"
+        for number in range(ROUNDS):
+            start_s = time.monotonic()
+            publisher.send(b"%d" % number)
+            with subscriber.receive(timeout=WAIT_S) as msg:
+                assert msg == b"%d" % number
+            delays_s.append(time.monotonic() - start_s)
+            spin(chance)
+    assert sorted(delays_s)[ROUNDS * 99 // 100] < 0.5
+    assert sum(delays_s) < ROUNDS * 0.01
+
+
+@pytest.mark.usefixtures("until_woken")
+def test_no_wakeup_is_missed_by_threads(new_environment: MakeEnvironment) -> None:
+    """Threads that wait as several subscribers for what several threads send are woken each time."""
+    senders, each, names = 3, 300, ["a", "b", "c"]
+    environment = new_environment(*names, durability=Durability.PROCESS_CRASH)
+    publisher = environment.new_publisher()
+    received: Dict[str, int] = {}
+
+    def receive(name: str) -> None:
+        messages = environment.new_subscriber(name).messages(WAIT_S)
+        received[name] = sum(1 for _ in itertools.islice(messages, senders * each))
+
+    def send(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(each):
+            publisher.send(b"x")
+            spin(chance)
+
+    threads = [threading.Thread(target=receive, args=(name, ), daemon=True) for name in names]
+    threads += [threading.Thread(target=send, args=(seed, ), daemon=True) for seed in range(senders)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert received == {name: senders * each for name in names}
+
+
+class Memory:
+    """The two words of the file ``wakeup``, with something that happens just before one of the accesses to them."""
+
+    def __init__(self) -> None:
+        self._words = [0, 0]
+        self._accesses_left = -1
+        self._action: Callable[[], object] = lambda: None
+
+    def before_access(self, number: int, action: Callable[[], object]) -> None:
+        """Do something before the given one of the accesses from now on."""
+        self._accesses_left, self._action = number, action
+
+    def access(self) -> None:
+        """Count an access; others may come in between."""
+        self._accesses_left -= 1
+        if self._accesses_left == -1:
+            self._action()
+
+    def __getitem__(self, index: int) -> int:
+        self.access()
+        return self._words[index]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self.access()
+        self._words[index] = value
+
+
+class Interleaving:
+    """A publisher and somebody who waits, in one process, whose steps happen in an order that the test chooses."""
+
+    def __init__(self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._wakeup = Wakeup(path, 0o600)
+        self.memory = Memory()
+        words = self._wakeup._words
+        assert words is not None
+        monkeypatch.setattr(words, "_words", self.memory)
+        monkeypatch.setattr(futex, "wake", self._wake)
+        monkeypatch.setattr(futex, "wait", self._wait)
+        self._watch = self._wakeup.watch(1)
+        assert isinstance(self._watch, FutexWatch)
+        self.committed = 0
+        self.asleep = False
+        self._seen = 0
+
+    def publish(self) -> None:
+        """Commit, and tell those who wait."""
+        self.committed += 1
+        self._wakeup.notify(self.committed)
+
+    def wait(self) -> None:
+        """Look, and sleep if there is nothing new since the last look."""
+        self._watch.arm()
+        if self._seen == self.committed:
+            self._watch.wait(1)
+        self._seen = self.committed
+
+    def _wait(self, _address: int, expected: int, _timeout_s: float) -> None:
+        # What the kernel does in one step.
+        self.asleep = self.memory._words[0] == expected
+
+    def _wake(self, _address: int) -> None:
+        self.asleep = False
+
+
+@pytest.mark.parametrize("first", range(4))
+@pytest.mark.parametrize("second", range(4))
+def test_every_order_of_steps(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, first: int, second: int) -> None:
+    """Whichever steps of two publishers and of one who waits come in between each other, nobody sleeps on.
+
+    While one publisher wakes, somebody comes to wait, finds its message and comes again, and another one publishes.
+    """
+    one = Interleaving(tmp_path, monkeypatch)
+    one.wait()
+    assert one.asleep
+
+    def come_and_publish() -> None:
+        one.asleep = False  # it happened to look
+        one.wait()
+        one.wait()
+        one.memory.before_access(second, one.publish)
+
+    one.memory.before_access(first, come_and_publish)
+    one.publish()
+    one.memory.before_access(-1, one.publish)
+    if one.committed == 1:  # there were fewer steps than that
+        one.publish()
+    assert not one.asleep
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_a_publication_while_somebody_comes_to_wait(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
+                                                    step: int) -> None:
+    """Whoever comes to wait while something is published finds it or does not sleep."""
+    one = Interleaving(tmp_path, monkeypatch)
+    one.memory.before_access(step, one.publish)
+    one.wait()
+    if not one.committed:
+        assert one.asleep
+        one.publish()
+    assert not one.asleep
+
+
+def test_nobody_is_woken_where_nobody_waits(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A send asks the kernel to wake somebody only if somebody may be asleep."""
+    woken: List[int] = []
+    monkeypatch.setattr(futex, "wake", woken.append)
+    environment = new_environment("a")
+    publisher = environment.new_publisher()
+    publisher.send(b"x")
+    assert not woken
+    with environment.new_subscriber("a").receive(timeout=0) as msg:
+        assert msg == b"x"
+    with environment.new_subscriber("a").receive(timeout=0.01) as msg:
+        assert msg is None
+    publisher.send_many([b"y", b"z"])
+    publisher.send(b"z")
+    assert len(woken) == 1
+
+
+# What else ends a wait
+
+
+def wait_for_removal(connection: Connection, path: pathlib.Path) -> None:
+    """Wait as a subscriber that is removed meanwhile: the main function of a process."""
+    sleep_until_woken()
+    call_before_sleeping(lambda: connection.send("asleep"))
+    with persipubsub.new_environment(path) as environment:
+        try:
+            with environment.new_subscriber("a").receive(timeout=None):
+                connection.send("received")
+        except errors.UnknownSubscriberError as error:
+            connection.send(str(error))
+
+
+@pytest.mark.parametrize("method", ["remove_subscriber", "clear_all_subscribers"])
+def test_removal_wakes_who_waits(new_environment: MakeEnvironment, method: str) -> None:
+    """A subscriber that is removed while another process waits as it: the wait ends at once, and says so."""
+    environment = new_environment("a", "b")
+    control = environment.new_control()
+    with process(wait_for_removal, environment.path) as connection:
+        assert told(connection) == "asleep"
+        getattr(control, method)(*(["a"] if method == "remove_subscriber" else []))
+        assert "'a' was removed" in told(connection)
+
+
+@pytest.mark.parametrize("closed", ["environment", "subscriber"])
+@pytest.mark.parametrize("timeout", [WAIT_S, None])
+def test_close_ends_a_wait(new_environment: MakeEnvironment, sleeping: threading.Event, closed: str,
+                           timeout: Optional[float]) -> None:
+    """A receive that waits ends with ClosedError within about a second when another thread closes what it uses."""
+    environment = new_environment("a")
+    waiting = Waiting(environment, timeout)
+    assert sleeping.wait(WAIT_S)
+    start_s = time.monotonic()
+    (environment if closed == "environment" else waiting.subscriber).close()
+    assert isinstance(waiting.result(), errors.ClosedError)
+    assert waiting.ended_since_s(start_s) < FOUND_S_MAX
+
+
+def test_a_signal_does_not_end_a_wait(new_environment: MakeEnvironment, sleeping: threading.Event) -> None:
+    """A signal whose handler returns interrupts the sleep, not the wait."""
+    environment = new_environment("a")
+    handled = threading.Event()
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
+    main = threading.get_ident()
+
+    def disturb_and_send() -> None:
+        assert sleeping.wait(WAIT_S)
+        for _ in range(5):
+            handled.clear()
+            signal.pthread_kill(main, signal.SIGUSR1)
+            assert handled.wait(WAIT_S)
+        environment.new_publisher().send(b"sent")
+
+    thread = threading.Thread(target=disturb_and_send, daemon=True)
+    thread.start()
+    try:
+        with environment.new_subscriber("a").receive(timeout=WAIT_S) as msg:
+            assert msg == b"sent"
+    finally:
+        thread.join(WAIT_S)
+        signal.signal(signal.SIGUSR1, before)
+
+
+# Where no wake-up comes
+
+
+def test_a_publisher_that_dies_before_it_wakes(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch,
+                                               sleeping: threading.Event) -> None:
+    """A message whose publisher was killed between commit and wake-up is found within about a second."""
+    monkeypatch.setattr(Wakeup, "notify", lambda self, transaction_id: None)
+    environment = new_environment("a")
+    publisher = environment.new_publisher()
+    waiting = Waiting(environment)
+    assert sleeping.wait(WAIT_S)
+    start_s = time.monotonic()
+    publisher.send(b"silent")
+    assert waiting.result() == b"silent"
+    assert waiting.ended_since_s(start_s) < FOUND_S_MAX
+
+
+def test_without_futex_a_wait_polls(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch,
+                                    caplog: pytest.LogCaptureFixture) -> None:
+    """On a platform without futex a waiting subscriber looks again and again, and the log says so once."""
+    monkeypatch.setattr(futex, "AVAILABLE", False)
+    looks: List[float] = []
+    sleep = time.sleep
+
+    def noting_sleep(seconds: float) -> None:
+        looks.append(seconds)
+        sleep(seconds)
+
+    with caplog.at_level(logging.WARNING):
+        environment = new_environment("a", durability=Durability.PROCESS_CRASH)
+        monkeypatch.setattr(time, "sleep", noting_sleep)
+        publisher = environment.new_publisher()
+        with persipubsub.new_environment(environment.path) as other:
+            for number in range(5):
+                waiting = Waiting(other)
+                publisher.send(b"%d" % number)
+                assert waiting.result() == b"%d" % number
+        with environment.new_subscriber("a").receive(timeout=0.3) as msg:
+            assert msg is None
+    assert [record for record in caplog.records if "polls" in record.message] == caplog.records[:1]
+    assert "no futex" in caplog.text and str(environment.path) in caplog.text
+    assert len(looks) > 10
+    assert 0 < min(looks) and max(looks) <= wakeup.POLLING_DELAY_S_MAX
+
+
+def test_retries_bound_the_sleep_without_futex(new_environment: MakeEnvironment,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a wake-up a subscriber looks at least as often as its retries say."""
+    monkeypatch.setattr(futex, "AVAILABLE", False)
+    looks: List[float] = []
+    sleep = time.sleep
+
+    def noting_sleep(seconds: float) -> None:
+        looks.append(seconds)
+        sleep(seconds)
+
+    subscriber = new_environment("a").new_subscriber("a")
+    monkeypatch.setattr(time, "sleep", noting_sleep)
+    with subscriber.receive(timeout=0.1, retries=100) as msg:
+        assert msg is None
+    assert max(looks) <= 0.001
+
+
+def test_where_the_wakeup_file_cannot_be_made(new_environment: MakeEnvironment, tmp_path: pathlib.Path,
+                                              caplog: pytest.LogCaptureFixture) -> None:
+    """A file ``wakeup`` that is something else leaves the queue usable: it polls, and the log says so."""
+    (tmp_path / "queue" / "wakeup").mkdir(parents=True)
+    with caplog.at_level(logging.WARNING):
+        environment = new_environment("a")
+    waiting = Waiting(environment)
+    environment.new_publisher().send(b"sent")
+    assert waiting.result() == b"sent"
+    assert "polls" in caplog.text
