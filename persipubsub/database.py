@@ -33,6 +33,7 @@ class Database:
                                                  max_readers=MAX_READERS,
                                                  max_dbs=SUB_DATABASES_MAX)
             try:
+                self._environment.reader_check()
                 self._dbs = self._open_sub_databases()
                 txn = Transaction()
                 self.begin(txn, False)
@@ -40,7 +41,6 @@ class Database:
                 txn.abort()
                 if hwm_db_size * 5 // 4 > MAP_BYTES_MIN:
                     self._environment.set_mapsize(hwm_db_size * 5 // 4)
-                self._environment.reader_check()
             except BaseException:
                 self._environment.close()
                 raise

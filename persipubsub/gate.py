@@ -4,7 +4,11 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
 
 - A transaction is inside from before it begins until after it has ended: it enters as a key of a dict and leaves by
   being popped, each one uninterruptible step; leaving twice is leaving once.
+- Who has closed the gate is one entry of a dict, set by ``setdefault`` and removed by ``pop``; opening twice is opening
+  once.
 - After the gate was closed, nobody is inside who was not before: who enters marks itself first and looks second.
+- No lock is held while waiting, so a signal handler never waits for what only its own thread could give: it gets
+  ReentryError.
 """
 
 import contextlib
@@ -15,10 +19,17 @@ from typing import Dict, Hashable, Iterator
 
 from persipubsub import errors
 
-#: How often who closes the gate looks whether the last one is out.
-LOOK_S = 0.0001
-#: Who waits before the gate looks again after this time, whatever happens.
-WAIT_S_MAX = 1.0
+#: How often who waits at the gate looks again. It is closed seldom, and not for long.
+LOOK_S = 0.0002
+
+_CLOSER = 0
+
+
+class Closer:
+    """Somebody who closes gates."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
 
 
 class Gate:
@@ -29,59 +40,75 @@ class Gate:
 
     def __init__(self) -> None:
         self.inside: Dict[Hashable, int] = {}  # what is inside, and its thread
-        self._is_open = True
-        self._opened = threading.Event()
-        self._closing = threading.RLock()
+        self._closers: Dict[int, Closer] = {}
 
     def enter(self, token: Hashable) -> None:
-        """Let a transaction in; waits while the gate is closed."""
+        """Let a transaction in; waits while the gate is closed.
+
+        :raise ReentryError: the calling thread itself has closed it
+        """
         while True:
             self.inside[token] = threading.get_ident()
-            if self._is_open:
+            if not self._closers:
                 return
             self.inside.pop(token)
-            self._opened.wait(WAIT_S_MAX)
+            self.require_not_mine()
+            time.sleep(LOOK_S)
+
+    def require_not_mine(self) -> None:
+        """Make sure that the calling thread may wait for others that enter.
+
+        :raise ReentryError: it has closed the gate itself
+        """
+        closer = self._closers.get(_CLOSER)
+        if closer is not None and closer.thread == threading.get_ident():
+            raise _reentry_error()
 
     def leave(self, token: Hashable) -> None:
         """Let a transaction out; one that is not inside may leave as well."""
         self.inside.pop(token, None)
 
-    def close(self, timeout_s: float = math.inf) -> bool:
-        """Close the gate and wait until nobody is inside.
+    def close(self, closer: Closer, timeout_s: float = math.inf) -> bool:
+        """Close the gate and wait until nobody is inside; to be opened afterwards in any case.
 
-        :return: False, and the gate is not closed, if that did not come about in time; nor does it if the calling
-            thread itself is inside
+        :return: whether that came about in time; it does not if the calling thread is inside or has closed the gate
         """
         deadline = time.monotonic() + timeout_s
-        # pylint: disable-next=consider-using-with  # released by open(), also in another function
-        if not self._closing.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
-            return False
-        self._opened.clear()
-        self._is_open = False
-        while self.inside:
-            if time.monotonic() >= deadline or threading.get_ident() in list(self.inside.values()):
-                self.open()
+        while True:
+            holder = self._closers.setdefault(_CLOSER, closer)
+            if holder is closer and not self.inside:
+                return True
+            if holder is not closer and holder.thread == closer.thread or closer.thread in list(self.inside.values()):
+                return False
+            if time.monotonic() >= deadline:
                 return False
             time.sleep(LOOK_S)
-        return True
 
-    def open(self) -> None:
-        """Open the gate that this thread has closed."""
-        self._is_open = True
-        self._opened.set()
-        self._closing.release()
+    def open(self, closer: Closer) -> None:
+        """Open the gate, if it is this one who has closed it."""
+        if self._closers.get(_CLOSER) is closer:
+            self._closers.pop(_CLOSER)
 
     @contextlib.contextmanager
     def closed(self) -> Iterator[None]:
         """Keep the gate closed, with nobody inside.
 
-        :raise ReentryError: the calling thread is inside
+        :raise ReentryError: the calling thread is inside or has closed the gate
         """
-        if not self.close():
-            raise errors.ReentryError(
-                "A signal handler or a finalizer uses the queue while it has interrupted a use of "
-                "its own thread. Use the queue from the thread's normal course.")
+        closer = Closer()
         try:
+            if not self.close(closer):
+                raise _reentry_error()
             yield
         finally:
-            self.open()
+            # Twice, for an interrupt may strike in the first.
+            try:
+                self.open(closer)
+            finally:
+                self.open(closer)
+
+
+def _reentry_error() -> errors.ReentryError:
+    return errors.ReentryError(
+        "A signal handler or a finalizer uses the queue while it has interrupted a use of its own "
+        "thread. Have it set a flag, and use the queue from the thread's normal course.")

@@ -1,13 +1,15 @@
 """One process's access to one queue, shared by all its Environments."""
 
+import contextlib
 import os
 import pathlib
 import threading
 import time
-from typing import Callable, Dict, List, Tuple, TypeVar
+from typing import Callable, Dict, Iterator, List, Set, Tuple, TypeVar
 
-from persipubsub import files, queue
+from persipubsub import errors, files, queue
 from persipubsub.engine import Watch
+from persipubsub.gate import LOOK_S, Closer
 from persipubsub.queue import Batch, Found, Sent, Subscription
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
@@ -80,13 +82,13 @@ class Handle:
 
     # Forks
 
-    def before_fork(self, timeout_s: float) -> bool:
+    def before_fork(self, closer: Closer, timeout_s: float) -> bool:
         """Keep transactions out; tell whether none is going on."""
-        return self._storage.before_fork(timeout_s)
+        return self._storage.before_fork(closer, timeout_s)
 
-    def after_fork_in_parent(self) -> None:
+    def after_fork_in_parent(self, closer: Closer) -> None:
         """Go on as before."""
-        self._storage.after_fork_in_parent()
+        self._storage.after_fork_in_parent(closer)
 
     def after_fork_in_child(self, quiet: bool) -> None:
         """Let go of what belongs to the parent, and of what its other threads were doing."""
@@ -94,12 +96,16 @@ class Handle:
         self._writer = Writer(self._storage, self._wakeup)
 
 
-#: Held while a queue is opened or closed, and while this process forks.
-LOCK = threading.RLock()
-#: A fork is not held up for longer, all queues together.
-FORK_WAIT_S_MAX = 0.1
+_Key = Tuple[int, int]
 
-_HANDLES: Dict[Tuple[int, int], Handle] = {}
+#: Held while a queue is opened or closed.
+LOCK = threading.RLock()
+
+_HANDLES: Dict[_Key, Handle] = {}
+# The queues that are just being opened or closed.
+_CHANGING: Dict[object, _Key] = {}
+# The queues that a thread of the parent was opening or closing when this process was forked.
+_LOST: Set[_Key] = set()
 
 
 def acquire(path: pathlib.Path) -> Handle:
@@ -108,54 +114,107 @@ def acquire(path: pathlib.Path) -> Handle:
     :raise NotInitializedError: there is no queue
     :raise PathError: the path is a file, or its permissions forbid it
     :raise FormatError: the files are not a queue of this version
+    :raise ForkError: this process was forked while another thread opened the queue
     """
     with LOCK:
         # By device and inode: LMDB must not be opened twice, and one queue may have many paths.
         key = files.queue_key(path)
-        if key not in _HANDLES:
-            _HANDLES[key] = Handle(path, key)
-        handle = _HANDLES[key]
-        handle.users += 1
-        return handle
+        if key in _LOST:
+            raise errors.ForkError(
+                f"This process was forked while another thread opened or closed the queue at {path}, "
+                "so it cannot use the queue. Fork while no thread uses the queue, or start the "
+                "process with multiprocessing's spawn or forkserver.")
+        with _changing(key):
+            if key not in _HANDLES:
+                _HANDLES[key] = Handle(path, key)
+            handle = _HANDLES[key]
+            handle.users += 1
+            return handle
 
 
 def release(handle: Handle) -> None:
     """Give back what acquire gave; the last one closes."""
-    with LOCK:
+    with LOCK, _changing(handle.key):
         handle.users -= 1
         if not handle.users:
             del _HANDLES[handle.key]
             handle.close()
 
 
+@contextlib.contextmanager
+def _changing(key: _Key) -> Iterator[None]:
+    token = object()
+    try:
+        _CHANGING[token] = key
+        yield
+    finally:
+        _CHANGING.pop(token, None)
+
+
+#: A fork is not held up for longer, all queues together.
+FORK_WAIT_S_MAX = 0.1
+
+
 class _Fork:
-    """A fork of this process: each open queue, and whether no transaction on it is going on."""
+    """A fork of this process."""
 
     def __init__(self) -> None:
+        self._closer = Closer()
+        self._quiet: List[Handle] = []  # on which no transaction is going on
+        self.ends = 0  # how often it was told to end
+
+    def begin(self) -> None:
+        """Keep transactions out of all open queues, as far as they end in time."""
         deadline = time.monotonic() + FORK_WAIT_S_MAX
-        # pylint: disable-next=consider-using-with  # released when the fork has ended
-        self.locked = LOCK.acquire(timeout=FORK_WAIT_S_MAX)
-        self.handles = [(handle, self.locked and handle.before_fork(max(0, deadline - time.monotonic())))
-                        for handle in list(_HANDLES.values())]
+        while _CHANGING and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+        for handle in list(_HANDLES.values()):
+            if handle.before_fork(self._closer, max(0, deadline - time.monotonic())):
+                self._quiet.append(handle)
 
     def end_in_parent(self) -> None:
         """Let all go on as before."""
-        for handle, quiet in self.handles:
-            if quiet:
-                handle.after_fork_in_parent()
-        if self.locked:
-            LOCK.release()
+        for handle in list(_HANDLES.values()):
+            handle.after_fork_in_parent(self._closer)
 
     def end_in_child(self) -> None:
         """Have every queue opened again on first use, as far as the child may close what it inherits."""
         global LOCK  # pylint: disable=global-statement  # a thread that the child lacks may hold the old one
         LOCK = threading.RLock()
-        for handle, quiet in self.handles:
-            handle.after_fork_in_child(quiet)
+        _LOST.update(_CHANGING.values())
+        _CHANGING.clear()
+        for handle in list(_HANDLES.values()):
+            handle.after_fork_in_child(handle in self._quiet)
 
 
-# A stack, since a signal handler may fork in the midst of a fork.
-_FORKS: List[_Fork] = []
-os.register_at_fork(before=lambda: _FORKS.append(_Fork()),
-                    after_in_parent=lambda: _FORKS.pop().end_in_parent(),
-                    after_in_child=lambda: _FORKS.pop().end_in_child())
+# By thread, each a stack, since a signal handler may fork in the midst of a fork.
+_FORKS: Dict[int, List[_Fork]] = {}
+
+
+def _before_fork() -> None:
+    fork = _Fork()
+    _FORKS.setdefault(threading.get_ident(), []).append(fork)
+    fork.begin()
+
+
+def _after_fork_in_parent() -> None:
+    forks = _FORKS.get(threading.get_ident(), [])
+    if forks:
+        forks[-1].end_in_parent()
+        forks[-1].ends += 1
+        if forks[-1].ends == len(_AFTER_FORK_HOOKS):
+            forks.pop()
+
+
+def _after_fork_in_child() -> None:
+    # An interrupt may have struck before the fork was known: then nothing is known to be quiet.
+    forks = _FORKS.pop(threading.get_ident(), [])
+    _FORKS.clear()
+    (forks[-1] if forks and not forks[-1].ends else _Fork()).end_in_child()
+
+
+# Twice, for an interrupt may strike as the first begins, and Python goes on after it with the next.
+_AFTER_FORK_HOOKS = (_after_fork_in_parent, _after_fork_in_parent)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+for _hook in _AFTER_FORK_HOOKS:
+    os.register_at_fork(after_in_parent=_hook)

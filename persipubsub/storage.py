@@ -7,7 +7,7 @@ from typing import Callable, List, Optional, TypeVar
 from persipubsub import database, errors, files, records
 from persipubsub.database import Database
 from persipubsub.files import UseLock
-from persipubsub.gate import Gate
+from persipubsub.gate import Closer, Gate
 from persipubsub.transaction import Transaction
 
 T = TypeVar("T")
@@ -68,12 +68,10 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
 
     def _let_go(self) -> None:
         """Close what is open. Nobody may be inside."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-        if self._use_lock is not None:
-            self._use_lock.close()
-            self._use_lock = None
+        self._close_database()
+        use_lock, self._use_lock = self._use_lock, None
+        if use_lock is not None:
+            use_lock.close()
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a read transaction, which sees one state of the queue."""
@@ -138,6 +136,13 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             else:
                 self._reopen(sync=not self._sync)
 
+    def require_no_reentry(self) -> None:
+        """Make sure that the calling thread may wait for the transactions of others.
+
+        :raise ReentryError: it keeps them out itself, being in a fork or reopening the database
+        """
+        self._gate.require_not_mine()
+
     def _end(self, txn: Transaction) -> None:
         txn.abort()
         self._gate.leave(txn)
@@ -160,11 +165,23 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
 
     def _reopen(self, sync: bool) -> None:
         with self._gate.closed():
-            if self._sync != sync and self._database is not None:
-                self._database.sync()
-                self._database.close()
-                self._database = None
+            if self._sync != sync:
+                self._close_database(synced=True)
             self._sync = sync
+
+    def _close_database(self, synced: bool = False) -> None:
+        # Forgotten first: an interrupt must not leave a closed one behind, which nobody would open again.
+        opened, self._database = self._database, None
+        if opened is not None:
+            try:
+                if synced:
+                    opened.sync()
+            finally:
+                # Twice, for an interrupt may strike in the first.
+                try:
+                    opened.close()
+                finally:
+                    opened.close()
 
     def copy(self, path: str) -> None:
         """Write a compact, consistent copy of the queue into a directory."""
@@ -179,13 +196,13 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
 
     # Forks
 
-    def before_fork(self, timeout_s: float) -> bool:
+    def before_fork(self, closer: Closer, timeout_s: float) -> bool:
         """Keep transactions out; tell whether none is going on, so that the child may close what it inherits."""
-        return self._gate.close(timeout_s)
+        return self._gate.close(closer, timeout_s)
 
-    def after_fork_in_parent(self) -> None:
-        """Let transactions in again, after before_fork has kept them out."""
-        self._gate.open()
+    def after_fork_in_parent(self, closer: Closer) -> None:
+        """Let transactions in again."""
+        self._gate.open(closer)
 
     def after_fork_in_child(self, quiet: bool) -> None:
         """Close what was inherited, to be opened again on first use."""

@@ -30,6 +30,9 @@ WAIT_S_MAX = 1.0
 
 _LEADER = 0
 
+#: What an operation finds wrong before its first write.
+MISTAKES = (errors.ArgumentError, errors.UnknownSubscriberError)
+
 
 class _Request:  # pylint: disable=too-many-instance-attributes  # what became of it is more than one fact
     """An operation of one thread, and what became of it."""
@@ -80,8 +83,11 @@ class _Group:
             self._join()
         self.txn, self.culprit = txn, None
         for request in self.requests:
+            request.error = None  # this may be a second try
             try:
                 request.result = request.operation(txn)
+            except MISTAKES as error:
+                request.error = error  # nothing was written: the others go on
             except Exception:
                 self.culprit = request
                 raise
@@ -191,6 +197,7 @@ class Writer:
 
     def _follow(self, request: _Request) -> None:
         """Wait until a leader has run the request, or there is none."""
+        self._storage.require_no_reentry()
         request.woken = threading.Lock()
         request.woken.acquire()  # pylint: disable=consider-using-with  # released by who wakes this thread
         self._queued.append(request)
