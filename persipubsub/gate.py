@@ -62,7 +62,7 @@ class Gate:
         """
         closer = self._closers.get(_CLOSER)
         if closer is not None and closer.thread == threading.get_ident():
-            raise _reentry_error()
+            raise reentry_error()
 
     def leave(self, token: Hashable) -> None:
         """Let a transaction out; one that is not inside may leave as well."""
@@ -98,7 +98,7 @@ class Gate:
         closer = Closer()
         try:
             if not self.close(closer):
-                raise _reentry_error()
+                raise reentry_error()
             yield
         finally:
             # Twice, for an interrupt may strike in the first.
@@ -108,7 +108,8 @@ class Gate:
                 self.open(closer)
 
 
-def _reentry_error() -> errors.ReentryError:
+def reentry_error() -> errors.ReentryError:
+    """Say that a thread stands in its own way."""
     return errors.ReentryError(
         "A signal handler or a finalizer uses the queue while it has interrupted a use of its own "
         "thread. Have it set a flag, and use the queue from the thread's normal course.")

@@ -7,7 +7,7 @@ from typing import Callable, List, Optional, TypeVar
 from persipubsub import database, errors, files, records
 from persipubsub.database import Database
 from persipubsub.files import UseLock
-from persipubsub.gate import Closer, Gate
+from persipubsub.gate import Closer, Gate, reentry_error
 from persipubsub.transaction import Transaction
 
 T = TypeVar("T")
@@ -37,28 +37,38 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._writes = 0
         self._gate = Gate()
         self._opening = threading.RLock()
+        self._is_opening = False
         self._open()
 
     def _open(self) -> Database:
         """Give the database, opened if need be. To be called inside the gate, or with the gate closed."""
         with self._opening:
-            if self._closed:
-                raise errors.ClosedError(f"The queue at {self.path} is closed. Open it with a new Environment.")
-            if self._lost_in_fork:
-                raise errors.ForkError(
-                    f"This process was forked while a transaction on the queue at {self.path} was going on, so it "
-                    "cannot use the queue. Fork while no thread uses the queue, or start the process with "
-                    "multiprocessing's spawn or forkserver.")
-            if self._database is None:
-                if not files.was_opened(self.path):
-                    database.require_format(self.path / files.DATA_FILE)
-                if self._use_lock is None:
-                    self._use_lock = UseLock(self.path, files.data_file_mode(self.path))
-                    self._use_lock.share()
-                mode = files.data_file_mode(self.path)
-                files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
-                self._database = Database(self.path, self._sync)
-            return self._database
+            if self._is_opening:
+                # LMDB must not be opened twice.
+                raise reentry_error()
+            try:
+                self._is_opening = True
+                return self._database or self._open_anew()
+            finally:
+                self._is_opening = False
+
+    def _open_anew(self) -> Database:
+        if self._closed:
+            raise errors.ClosedError(f"The queue at {self.path} is closed. Open it with a new Environment.")
+        if self._lost_in_fork:
+            raise errors.ForkError(
+                f"This process was forked while a transaction on the queue at {self.path} was going on, so it cannot "
+                "use the queue. Fork while no thread uses the queue, or start the process with multiprocessing's spawn "
+                "or forkserver.")
+        if not files.was_opened(self.path):
+            database.require_format(self.path / files.DATA_FILE)
+        mode = files.data_file_mode(self.path)
+        if self._use_lock is None:
+            self._use_lock = UseLock(self.path, mode)
+            self._use_lock.share()
+        files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
+        self._database = opened = Database(self.path, self._sync)
+        return opened
 
     def close(self) -> None:
         """Close the database once the transactions inside have ended."""
@@ -209,6 +219,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         inside = list(self._gate.inside)  # what other threads of the parent were doing
         self._gate = Gate()
         self._opening = threading.RLock()
+        self._is_opening = False
         if quiet:
             self._let_go()
         else:

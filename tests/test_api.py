@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import gc
 import itertools
 import logging
@@ -991,6 +992,31 @@ def test_publishing_writes_nothing_per_subscriber(tmp_path: pathlib.Path) -> Non
         assert set(pending(environment.new_control()).values()) == {5}
         for identifier in (identifiers[0], identifiers[999]):
             assert drain(environment.new_subscriber(identifier)) == [b"before", b"before", b"1", b"2", bytes(100_000)]
+
+
+def written_bytes(publish: Callable[[], object]) -> int:
+    """Count the bytes that this process hands to the kernel while it publishes."""
+
+    def written() -> int:
+        text = pathlib.Path("/proc/self/io").read_text(encoding="ascii")
+        return int(dict(line.split(": ") for line in text.splitlines())["wchar"])
+
+    before = written()
+    publish()
+    return written() - before
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="only Linux counts what a process writes")
+def test_publishing_writes_as_much_for_many_subscribers_as_for_one(new_environment: MakeEnvironment) -> None:
+    """A publish to 1,000 subscribers writes exactly as many pages as one to a single subscriber."""
+    written = []
+    for count in (1, 1000):
+        publisher = new_environment(*map(str, range(count)), name=f"queue {count}").new_publisher()
+        publisher.send(b"x")
+        publishes: List[Callable[[], object]] = [functools.partial(publisher.send, b"x")] * 10
+        publishes.append(functools.partial(publisher.send_many, [b"x" * 100] * 100))
+        written.append([written_bytes(publish) for publish in publishes])
+    assert written[0] == written[1] and min(written[0]) >= 4096
 
 
 @pytest.fixture(name="syncs")

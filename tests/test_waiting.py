@@ -134,8 +134,7 @@ class Waiting:
 def fork_waiters(connection: Connection, path: pathlib.Path, count: int) -> None:
     """Have many children wait, each as a subscriber of its own: the main function of a process."""
     sleep_until_woken()
-    ready_read, ready_write = os.pipe()
-    woken_read, woken_write = os.pipe()
+    ready, woken = os.pipe(), os.pipe()
     children = []
     for number in range(count):
         child = os.fork()
@@ -143,26 +142,35 @@ def fork_waiters(connection: Connection, path: pathlib.Path, count: int) -> None
             status = 1
             try:
                 signal.alarm(2 * WAIT_S)
-                call_before_sleeping(lambda: os.write(ready_write, b"x") and None)
-                with persipubsub.new_environment(path) as environment:
-                    with environment.new_subscriber(f"waiter {number}").receive(timeout=WAIT_S) as msg:
-                        woken_ns = time.monotonic_ns()
-                    assert msg == b"wake up"
-                # So short a write to a pipe is not mixed with those of others.
-                os.write(woken_write, struct.pack("Q", woken_ns))
+                wait_once(path, f"waiter {number}", ready[1], woken[1])
                 status = 0
             except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
                 traceback.print_exc()
             finally:
                 os._exit(status)
         children.append(child)
-    os.close(ready_write)
-    os.close(woken_write)
-    with open(ready_read, "rb") as ready:
-        connection.send(len(ready.read(count)))
-    with open(woken_read, "rb") as woken:
-        connection.send([times[0] for times in struct.iter_unpack("Q", woken.read())])
+    os.close(ready[1])
+    os.close(woken[1])
+    with open(ready[0], "rb") as ready_file:
+        connection.send(len(ready_file.read(count)))
+    with open(woken[0], "rb") as woken_file:
+        connection.send([times[0] for times in struct.iter_unpack("Q", woken_file.read())])
     connection.send([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+
+
+def wait_once(path: pathlib.Path, name: str, ready_fd: int, woken_fd: int) -> None:
+    """Wait as a subscriber; write to one pipe before the sleep and to the other when woken."""
+
+    def tell() -> None:
+        os.write(ready_fd, b"x")
+
+    call_before_sleeping(tell)
+    with persipubsub.new_environment(path) as environment:
+        with environment.new_subscriber(name).receive(timeout=WAIT_S) as msg:
+            woken_ns = time.monotonic_ns()
+        assert msg == b"wake up"
+    # So short a write to a pipe is not mixed with those of others.
+    os.write(woken_fd, struct.pack("Q", woken_ns))
 
 
 @pytest.mark.parametrize("durability", Durability)
