@@ -56,6 +56,17 @@ setuptools.setup(
         "rich>=13",
     ],
     extras_require={
+        # For the pictures of the benchmarks, and the peers that they compare with.
+        "benchmark": [
+            "diskcache>=5.6",
+            "litequeue>=0.9",
+            "matplotlib>=3.9",
+            "nats-py>=2.11",
+            "persist-queue>=1.1",
+            "pika>=1.3",
+            "queuelib>=1.8",
+            "redis>=7",
+        ],
         # pyicontract-lint is not here: it asks for astroid < 3 and pylint for astroid 4. precommit.py installs it.
         # setuptools is here since mypy reads its types for this file.
         "dev": [
@@ -64,14 +75,15 @@ setuptools.setup(
             "furo>=2025.7",
             "hypothesis>=6.100",
             "isort>=6",
+            "matplotlib>=3.9",
             "mypy>=1.18",
             "pydocstyle>=6.3",
             "pylint>=4",
             "pytest>=8.4",
             "setuptools>=77",
-            "sphinx>=8.1,<9",
             "sphinx-autodoc-typehints>=3",
             "sphinx-icontract>=2.0.3",
+            "sphinx>=8.1,<9",
             "tox>=4.20",
             "twine>=6.1",
             "types-protobuf>=7.35",

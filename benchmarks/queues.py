@@ -1,0 +1,88 @@
+"""persipubsub as its users write it, as a contestant."""
+
+import contextlib
+import pathlib
+from typing import Callable, Iterator, List, Optional, Sequence
+
+import persipubsub
+from benchmarks.floors import backlog, fill_count, payload
+from benchmarks.measure import Bounds, Steps
+from benchmarks.results import Setting
+from persipubsub.queue import Durability, HighWaterMark
+
+#: Nothing expires or overflows by chance.
+NO_MARK = HighWaterMark(message_timeout=24 * 60 * 60, max_messages=100_000_000, hwm_db_size=32 * 1024**3)
+
+
+def durability(setting: Setting) -> Durability:
+    """Give the durability of a setting."""
+    return Durability.POWER_LOSS if setting.durability == "durable" else Durability.PROCESS_CRASH
+
+
+def names(count: Optional[int]) -> List[str]:
+    """Name subscribers; there is always one."""
+    return [f"subscriber-{number}" for number in range(count or 1)]
+
+
+@contextlib.contextmanager
+def opened(directory: pathlib.Path,
+           setting: Setting,
+           mark: HighWaterMark = NO_MARK) -> Iterator[persipubsub.Environment]:
+    """Set a queue up, with its backlog if it is not for a taker to find."""
+    with persipubsub.new_environment(directory) as environment:
+        environment.new_control(names(setting.subscribers), mark, durability=Durability.PROCESS_CRASH)
+        yield environment
+
+
+def fill(publisher: "persipubsub.Publisher", messages: Sequence[bytes], count: int) -> None:
+    """Send a backlog, message after message of those given."""
+    part = fill_count(max(map(len, messages)))
+    for start in range(0, count, part):
+        publisher.send_many([messages[number % len(messages)] for number in range(start, min(count, start + part))])
+
+
+@contextlib.contextmanager
+def sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> Iterator[Steps]:
+    """Send one message, or a batch."""
+    count, message = setting.batch_messages or 1, payload(setting)
+    batch = [message] * count
+    with opened(directory, setting) as environment:
+        publisher = environment.new_publisher()
+        fill(publisher, [message], setting.backlog_messages or 0)
+        environment.new_control(durability=durability(setting))
+
+        def step_one() -> int:
+            publisher.send(message)
+            return 1
+
+        def step_many() -> int:
+            publisher.send_many(batch)
+            return count
+
+        yield Steps(step_one if count == 1 else step_many)
+
+
+@contextlib.contextmanager
+def taking(directory: pathlib.Path, setting: Setting, bounds: Bounds) -> Iterator[Steps]:
+    """Receive one message, or a batch. Where there are more subscribers, they hold their places."""
+    message, pending = payload(setting), backlog(setting, bounds)
+    with opened(directory, setting) as environment:
+        publisher = environment.new_publisher()
+        environment.new_control(durability=durability(setting))
+        fill(publisher, [message], pending)
+        subscriber = environment.new_subscriber(names(1)[0])
+        yield Steps(receiving(subscriber, setting.batch_messages or 1), lambda: fill(publisher, [message], pending))
+
+
+def receiving(subscriber: "persipubsub.Subscriber", count: int, timeout_s: float = 0) -> Callable[[], int]:
+    """Make a step that receives one message, or a batch; 0 if there is none."""
+
+    def step_one() -> int:
+        with subscriber.receive(timeout=timeout_s) as message:
+            return 0 if message is None else 1
+
+    def step_many() -> int:
+        with subscriber.receive_many(count, timeout=timeout_s) as messages:
+            return len(messages)
+
+    return step_one if count == 1 else step_many
