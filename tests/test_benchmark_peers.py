@@ -64,6 +64,8 @@ if PEERS:  # an empty list of parameters would be a skipped test
             assert taken == MESSAGES
         assert not list(tmp_path.iterdir())
 
+    # diskcache leaves the connections of other threads to the garbage collector.
+    @pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
     @pytest.mark.slow
     @pytest.mark.parametrize("peer", [peer for peer in PEERS if peer.name != "queuelib"], ids=lambda peer: peer.name)
     def test_threads_publish(peer: peers.Peer, tmp_path: pathlib.Path) -> None:

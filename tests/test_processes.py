@@ -258,7 +258,8 @@ def child_publish_for_ever(path: pathlib.Path, batch: int, connection: "Pipe") -
 def test_a_killed_publisher(batch: int, acknowledged: int, durability: Durability,
                             new_environment: MakeEnvironment) -> None:
     """Nothing for which a send of a killed publisher had returned is lost; a batch is there whole or not at all."""
-    environment = new_environment("a", durability=durability)
+    # A slow machine must not let the publisher reach the mark before it is killed.
+    environment = new_environment("a", durability=durability, high_watermark=HighWaterMark(max_messages=10**9))
     control, subscriber, told = environment.new_control(), environment.new_subscriber("a"), 0
     with started(child_publish_for_ever, environment.path, batch) as (process, connection):
         for _ in range(acknowledged):

@@ -637,6 +637,7 @@ class Sender(Task[List[bytes]]):
         return sent
 
 
+@pytest.mark.long
 def test_storm_of_interrupts(opened: Opened) -> None:
     """Thousands of KeyboardInterrupts in one thread neither stop the others nor lose or double what they send."""
     stop = threading.Event()
@@ -698,6 +699,7 @@ def _without_repetitions(received: Sequence[bytes], expected: Sequence[bytes]) -
 # Signal handlers
 
 
+@pytest.mark.long
 def test_a_handler_in_the_midst_of_a_send(opened: Opened) -> None:
     """A signal handler that sends while it has interrupted a transaction of its thread gets ReentryError."""
     outcomes: List[object] = []
@@ -716,6 +718,7 @@ def test_a_handler_in_the_midst_of_a_send(opened: Opened) -> None:
     assert opened.drain() == [b"before"]
 
 
+@pytest.mark.long
 def test_a_handler_in_the_midst_of_a_wait(opened: Opened) -> None:
     """A signal handler may send while its thread waits for the commit of another one."""
     sent: List[int] = []
@@ -771,6 +774,7 @@ def reopen_and_send(opened: Opened, send: Callable[[], object]) -> Callable[[], 
 
 
 @pytest.mark.parametrize("kind", ["send", "receive", "reopen"])
+@pytest.mark.long
 def test_a_handler_that_sends_anywhere(opened: Opened, kind: str) -> None:
     """Wherever a signal handler sends, it sends or gets ReentryError; what it interrupted goes on."""
     accounts = Accounts(opened)
@@ -794,6 +798,7 @@ def test_a_handler_that_sends_anywhere(opened: Opened, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["send", "receive", "reopen"])
+@pytest.mark.long
 def test_a_handler_that_looks_anywhere(opened: Opened, kind: str) -> None:
     """Wherever a signal handler looks for messages, it finds them or gets ReentryError; what it interrupted goes on."""
     opened.publisher.send(b"first")
@@ -814,6 +819,7 @@ def test_a_handler_that_looks_anywhere(opened: Opened, kind: str) -> None:
     assert set(opened.drain()[1:]) <= {b"later"}
 
 
+@pytest.mark.long
 def test_storm_of_handlers_that_send(opened: Opened) -> None:
     """A handler that sends, whatever it interrupts and while others send, never hangs; what it sent is there once."""
     stop = threading.Event()
@@ -873,6 +879,7 @@ def write_and_die(connection: Connection, path: pathlib.Path, by_itself: bool) -
 
 
 @pytest.mark.parametrize("by_itself", [True, False])
+@pytest.mark.long
 def test_a_process_that_dies_in_the_midst_of_a_write(opened: Opened, by_itself: bool) -> None:
     """A process that ends by os._exit or kill -9 in the midst of a write stops nobody and loses nothing it sent."""
     for _ in range(3):
@@ -1001,6 +1008,7 @@ def check_receives(receives: Sequence[Receive], sends: Sequence[Send]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.long
 def test_history_is_linearizable(opened: Opened, seed: int) -> None:
     """What was sent before send returned is seen by every later receive, of every thread and process, in one order."""
     seeds = [f"{seed}/{number}" for number in range(2)]

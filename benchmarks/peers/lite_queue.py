@@ -15,6 +15,15 @@ from benchmarks.peers import Peer, Session
 #: Messages that are done stay in the table until prune deletes them.
 TAKES_BETWEEN_PRUNINGS = 1000
 
+#: A message is text; this makes some of any bytes.
+ENCODING = "latin-1"
+
+
+def _finish(queue: Any, message: Any) -> None:
+    """Mark a message as done; newer versions want to know which claim on it is meant."""
+    claim = {"claim_id": message.claim_id} if hasattr(message, "claim_id") else {}
+    queue.done(message.message_id, **claim)
+
 
 class _Session:
 
@@ -25,32 +34,34 @@ class _Session:
 
     def publish(self, message: bytes) -> None:
         """Put it into every queue, each with a commit of its own."""
+        text = message.decode(ENCODING)
         for queue in self._queues:
-            queue.put(message)
+            queue.put(text)
 
     def publish_batch(self, messages: Sequence[bytes]) -> None:
         """Put them into every queue, each with one commit."""
+        texts = [message.decode(ENCODING) for message in messages]
         for queue in self._queues:
             with queue.transaction():
-                for message in messages:
-                    queue.put(message)
+                for text in texts:
+                    queue.put(text)
 
     def take(self) -> bytes:
         """Pop one message and mark it as done: two commits."""
         message = self._queues[0].pop()
-        self._queues[0].done(message.message_id)
+        _finish(self._queues[0], message)
         self._prune(1)
-        data: bytes = message.data
-        return data
+        text: str = message.data
+        return text.encode(ENCODING)
 
     def take_batch(self, count: int) -> list[bytes]:
         """Pop them one by one, as each pop is a transaction, and mark them as done in one more."""
         messages = [self._queues[0].pop() for _ in range(count)]
         with self._queues[0].transaction():
             for message in messages:
-                self._queues[0].done(message.message_id)
+                _finish(self._queues[0], message)
         self._prune(count)
-        return [message.data for message in messages]
+        return [message.data.encode(ENCODING) for message in messages]
 
     def _prune(self, taken: int) -> None:
         self._taken_since_pruning += taken
@@ -71,8 +82,9 @@ class _Peer:
     name = "litequeue"
     note = (
         f"litequeue {importlib.metadata.version('litequeue')}, SQLite {sqlite3.sqlite_version}: one queue per "
-        f"subscriber, each in a file of its own; synchronous=NORMAL, its default, or FULL when durable; takes with pop "
-        f"and done, two commits, pruned every {TAKES_BETWEEN_PRUNINGS} takes; no call that waits")
+        "subscriber, each in a file of its own; keeps text, so bytes are decoded; synchronous=NORMAL, its default, or "
+        f"FULL when durable; takes with pop and done, two commits, pruned every {TAKES_BETWEEN_PRUNINGS} takes; no "
+        "call that waits")
     durabilities: tuple[bool, ...] = (True, False)
 
     def open(self, directory: pathlib.Path, durable: bool, subscribers: int) -> Session:
