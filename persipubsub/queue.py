@@ -237,7 +237,10 @@ def remove_below(txn: Transaction, bound: int) -> int:
     waiting = 0
     if not all_gone:
         commits = txn.commits()
-        waiting = commits.messages_before(bound) - commits.messages_before(txn.first_id(0) or 0)
+        if bound >= commits.newest().end_id:
+            waiting = txn.stored_messages()  # the totals also count the ids that were sent to nobody
+        else:
+            waiting = commits.messages_before(bound) - commits.messages_before(txn.first_id(0) or 0)
     txn.put_header(header._replace(first=bound, waiting=waiting))
     return deleted + waiting - header.waiting
 
