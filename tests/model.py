@@ -1,7 +1,7 @@
 """What a queue does, in plain Python and without a word about how. The state machine holds the library against it."""
 
 import dataclasses
-from typing import Dict, Iterator, List, NamedTuple
+from typing import Dict, List, NamedTuple
 
 from persipubsub.queue import Durability, HighWaterMark, Strategy
 
@@ -22,7 +22,7 @@ class Place:
     next_id: int
 
 
-class Model:
+class Model:  # pylint: disable=too-many-instance-attributes  # all there is to know of a queue and its clocks
     """A queue: a log of messages, and a place in it for each subscriber; and the clocks of the machine."""
 
     def __init__(self) -> None:
