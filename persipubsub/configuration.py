@@ -4,7 +4,7 @@ import enum
 from typing import NamedTuple, Optional, Tuple, Union
 
 from persipubsub import errors
-from persipubsub.records import Commit, Header
+from persipubsub.records import Header, Run
 
 
 class Strategy(enum.Enum):
@@ -140,7 +140,7 @@ def stored_high_watermark(header: Header) -> HighWaterMark:
     return HighWaterMark(timeout, header.max_messages, header.hwm_db_size)
 
 
-def fresh(configuration: Configuration) -> Tuple[Header, Commit]:
+def fresh(configuration: Configuration) -> Tuple[Header, Run]:
     """Give the records of a queue without messages, in which the first id will be 1."""
     header = Header(message_timeout_us=0,
                     max_messages=0,
@@ -153,5 +153,4 @@ def fresh(configuration: Configuration) -> Tuple[Header, Commit]:
                     boot_id=bytes(16),
                     clock_offset_us=0)
     defaults = Configuration(HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS)
-    # A record of no messages would share its key with the first commit, so it counts the id 0, which nobody gets.
-    return configuration.applied(defaults.applied(header)), Commit(0, 0, 1, 0, 0, 0)
+    return configuration.applied(defaults.applied(header)), Run(1, 0, 0, 0, 0)

@@ -8,7 +8,7 @@ from typing import NoReturn, Type
 import lmdb
 
 from persipubsub import errors, records
-from persipubsub.records import Commit, Header
+from persipubsub.records import Header, Run
 from persipubsub.transaction import SubDatabases, Transaction
 
 MAX_READERS = 1024
@@ -118,7 +118,7 @@ def require_format(file: pathlib.Path) -> None:
         raise_translated(error, file)
 
 
-def create(file: pathlib.Path, header: Header, first_commit: Commit) -> None:
+def create(file: pathlib.Path, header: Header, first_run: Run) -> None:
     """Write the data file of a fresh queue, durably, under a name under which nobody looks for it yet."""
     try:
         # Without lib_version the default of the installed py-lmdb would decide which of LMDB's formats it becomes.
@@ -132,7 +132,7 @@ def create(file: pathlib.Path, header: Header, first_commit: Commit) -> None:
             dbs = SubDatabases(*(environment.open_db(name.encode(), txn=txn) for name in SubDatabases._fields))
             txn.put(records.FORMAT_KEY, records.NUMBER.pack(records.FORMAT_VERSION), db=dbs.queue_db)
             txn.put(records.HEADER_KEY, records.encode_header(header), db=dbs.queue_db)
-            txn.put(*records.encode_commit(first_commit), db=dbs.meta_db)
+            txn.put(*records.encode_run(first_run), db=dbs.meta_db)
     except lmdb.Error as error:
         raise_translated(error, file)
 

@@ -8,7 +8,7 @@ import stat
 from typing import Callable, List, Tuple
 
 from persipubsub import database, errors
-from persipubsub.records import Commit, Header
+from persipubsub.records import Header, Run
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
@@ -105,7 +105,7 @@ def directory_mode(mode: int) -> int:
     return mode | (mode & 0o444) >> 2 | (mode & 0o222) >> 1
 
 
-def create(path: pathlib.Path, header: Header, first_commit: Commit, mode: int) -> None:
+def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> None:
     """Make the directory and the files of a queue, durably, unless they are there.
 
     :param mode: of the files
@@ -120,7 +120,7 @@ def create(path: pathlib.Path, header: Header, first_commit: Commit, mode: int) 
                     # Somebody is just making it: wait for the end.
                     use_lock.share()
                 elif not is_queue(path):
-                    _write_files(path, header, first_commit, mode)
+                    _write_files(path, header, first_run, mode)
             finally:
                 use_lock.close()
     except OSError as error:
@@ -144,10 +144,10 @@ def _make_directory(path: pathlib.Path, mode: int) -> None:
         raise FileExistsError(errno.EEXIST, "File exists", os.fspath(path))
 
 
-def _write_files(path: pathlib.Path, header: Header, first_commit: Commit, mode: int) -> None:
+def _write_files(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> None:
     new_file = path / NEW_DATA_FILE
     new_file.unlink(missing_ok=True)
-    database.create(new_file, header, first_commit)
+    database.create(new_file, header, first_run)
     new_file.chmod(mode)
     (path / LOCK_FILE).unlink(missing_ok=True)
     allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)

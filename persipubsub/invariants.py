@@ -1,7 +1,8 @@
 """What is true of every queue after every transaction, and the check that it is."""
 
 import collections
-from typing import Iterator, NamedTuple, Tuple
+import itertools
+from typing import Iterator, List, NamedTuple, Tuple
 
 from persipubsub import queue, records
 from persipubsub.configuration import Durability, Strategy, stored_high_watermark
@@ -10,9 +11,9 @@ from persipubsub.transaction import Transaction
 INVARIANTS = {
     "I1": "pending_db holds exactly the multiset of all places",
     "I2": "no message lies below the floor, but for those that wait below `first` to be deleted, and they are counted",
-    "I3": "every message lies in the range of exactly one commit, and the running totals of commits agree",
-    "I4": "every message id is below the next id",
-    "I5": "the ranges of commits do not overlap",
+    "I3": "every message lies in the range of exactly one run, and the running totals of runs agree",
+    "I4": "no place is beyond the next id",
+    "I5": "the ranges of runs do not overlap",
     "I6": "every entry of index_db belongs to a subscriber",
     "I7": "the configuration is one that can be set",
     "I8": "an entry of index_db is below the next of its subscriber",
@@ -32,7 +33,7 @@ class Violation(NamedTuple):
 
 def check(txn: Transaction) -> Tuple[Violation, ...]:
     """Read the whole queue and give all violations; none means that all is well."""
-    parts = (_configuration, _places, _messages, _commits, _index)
+    parts = (_configuration, _places, _messages, _runs, _index)
     return tuple(Violation(*found) for part in parts for found in part(txn))
 
 
@@ -56,25 +57,21 @@ def _places(txn: Transaction) -> _Found:
     numbers = [place.number for place in places]
     if len(set(numbers)) != len(numbers) or max(numbers, default=0) >= txn.header.next_subscriber_number:
         yield "I1", f"subscriber numbers {numbers}, next {txn.header.next_subscriber_number}"
-    next_id = txn.commits().newest().end_id
+    next_id = txn.log().next_id()
     if max(counted, default=0) > next_id:
         yield "I4", f"a place at {max(counted)}, next id {next_id}"
 
 
 def _messages(txn: Transaction) -> _Found:
     header, floor = txn.header, txn.floor()
-    next_id = txn.commits().newest().end_id
-    ranges = txn.commits().all()
-    run = next(ranges, None)
+    ranges = collections.deque(_ranges(txn))
     waiting = 0
     ids_in_parts = set(txn.part_ids())
     for message_id, size_bytes in txn.sizes():
-        while run is not None and run.end_id <= message_id:
-            run = next(ranges, None)
-        if run is None or message_id < run.first_id:
+        while ranges[0].stop <= message_id:
+            ranges.popleft()
+        if message_id not in ranges[0]:
             yield "I3", f"message {message_id}"
-        if message_id >= next_id:
-            yield "I4", f"message {message_id}, next id {next_id}"
         if message_id < header.first and header.waiting:
             waiting += 1
         elif floor is None or message_id < floor:
@@ -89,21 +86,25 @@ def _messages(txn: Transaction) -> _Found:
         yield "I9", f"parts of no long message: {sorted(ids_in_parts)[:10]}"
 
 
-def _commits(txn: Transaction) -> _Found:
-    before = None
-    live_from = queue.first_live_id(txn)
-    for commit in txn.commits().all():
-        if before is not None:
-            if before.end_id > commit.first_id:
-                yield "I5", f"{before} and {commit}"
-            if before.time_us > commit.time_us or before.bytes_before + before.size_bytes > commit.bytes_before:
-                yield "I3", f"{before} and {commit}"
-            if before.end_id > live_from and before.messages_before + before.messages != commit.messages_before:
-                yield "I3", f"{before} and {commit}"
-        before = commit
+def _ranges(txn: Transaction) -> List[range]:
+    """List the ids that the messages of each run have, and at last those that were not given yet."""
+    runs = list(txn.log().all())
+    ends = [run.first_id + later.messages_before - run.messages_before for run, later in zip(runs, runs[1:])]
+    next_id = txn.log().next_id()
+    return [*itertools.starmap(range, zip([run.first_id for run in runs], [*ends, next_id])), range(next_id, 2**64)]
+
+
+def _runs(txn: Transaction) -> _Found:
+    runs = list(txn.log().all())
+    for run, later in zip(runs, runs[1:]):
+        messages = later.messages_before - run.messages_before
+        if not 0 <= messages <= later.first_id - run.first_id:
+            yield "I5", f"{run} and {later}"
+        if run.time_us > later.time_us or records.bytes_between(run, later) > messages * run.largest_bytes:
+            yield "I3", f"{run} and {later}"
     counted, _ = queue.count_from(txn, 0)
     if counted != queue.live_messages(txn):
-        yield "I3", f"the totals of commits tell {counted} messages, there are {queue.live_messages(txn)}"
+        yield "I3", f"the totals of the log tell {counted} messages, there are {queue.live_messages(txn)}"
 
 
 def _index(txn: Transaction) -> _Found:

@@ -13,7 +13,8 @@ from typing import List, NamedTuple, Sequence, Tuple
 
 from persipubsub import clock, errors
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy
-from persipubsub.records import Commit, Header, Place
+from persipubsub.log import joins
+from persipubsub.records import Header, Place, Run, bytes_between
 from persipubsub.transaction import Transaction
 
 __all__ = ["Durability", "HighWaterMark", "Strategy"]
@@ -51,7 +52,7 @@ def _with_clock(txn: Transaction) -> Header:
     header, boot_id = txn.header, clock.boot_id()
     if header.boot_id == boot_id:
         return header
-    start_us = max(clock.wall_us(), txn.commits().newest().time_us)
+    start_us = max(clock.wall_us(), txn.log().newest().time_us)
     return header._replace(boot_id=boot_id, clock_offset_us=start_us - clock.boottime_us())
 
 
@@ -81,42 +82,42 @@ class Batch(NamedTuple):
 
 def put(txn: Transaction, batch: Batch) -> Sent:
     """Append messages, keeping the high-water mark as if each had been put alone."""
-    header, commits = txn.header, txn.commits()
+    header, log = txn.header, txn.log()
     if batch.largest_bytes > header.hwm_db_size:
         raise errors.MessageTooLargeError(
             f"A message of {batch.largest_bytes} bytes is over the high-water mark of the queue, hwm_db_size="
             f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
-    newest = commits.newest()
-    first_id = newest.first_id + newest.messages
-    # Not now_us: begin() has seen to it that the offset is of this boot.
-    time_us = max(clock.boottime_us() + header.clock_offset_us, newest.time_us)
-    run = Commit(first_id, time_us, len(batch.payloads), batch.size_bytes, newest.messages_before + newest.messages,
-                 newest.bytes_before + newest.size_bytes)
+    newest, first_id = log.end()
     ids = range(first_id, first_id + len(batch.payloads))
     if not txn.has_subscribers():
-        txn.append_commit(run)
-        remove_below(txn, run.end_id)
+        log.mark_end(ids.stop)
+        remove_below(txn, ids.stop)
         return Sent(ids, False, 0)
     txn.published = True
-    oldest = commits.oldest()
+    # Not now_us: begin() has seen to it that the offset is of this boot.
+    time_us = max(clock.boottime_us() + header.clock_offset_us, newest.time_us)
+    oldest = log.oldest()
     if oldest.time_us < time_us - header.message_timeout_us:
         expire(txn)
-        oldest = commits.oldest()
-    if _surely_below_the_mark(header, oldest, run):
-        txn.append(run, batch.payloads, batch.largest_bytes)
-        return Sent(ids, True, 0)
-    return Sent(ids, True, _put_at_the_mark(txn, run, batch.payloads))
+        newest, oldest = log.newest(), log.oldest()
+    if not _surely_below_the_mark(header, oldest, newest, batch, first_id):
+        return Sent(ids, True, _put_at_the_mark(txn, time_us, first_id, batch.payloads))
+    if not joins(newest, time_us, batch.largest_bytes, header.message_timeout_us):
+        log.begin_run(time_us, batch.largest_bytes)
+    txn.append(first_id, batch.payloads, batch.largest_bytes)
+    return Sent(ids, True, 0)
 
 
-def _surely_below_the_mark(header: Header, oldest: Commit, run: Commit) -> bool:
-    """Tell, from the totals of the commits, that no mark is reached: cheaper than asking LMDB for its pages.
+def _surely_below_the_mark(header: Header, oldest: Run, newest: Run, batch: Batch, first_id: int) -> bool:
+    """Tell, from the totals of the log, that no mark is reached: cheaper than asking LMDB for its pages.
 
     A page is at least half full.
     """
-    messages = run.messages_before + run.messages - oldest.messages_before
+    in_newest = first_id - newest.first_id
+    messages = newest.messages_before + in_newest + len(batch.payloads) - oldest.messages_before
     if messages > header.max_messages:
         return False
-    payload_bytes = run.bytes_before + run.size_bytes - oldest.bytes_before
+    payload_bytes = bytes_between(oldest, newest) + in_newest * newest.largest_bytes + batch.size_bytes
     return 2 * (payload_bytes + RECORD_BYTES_MAX * messages) + 16 * 4096 < header.hwm_db_size
 
 
@@ -144,7 +145,7 @@ def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int
     return (0, stored) if strategy == Strategy.prune_first else (lowest, stored - lowest)
 
 
-def _put_at_the_mark(txn: Transaction, run: Commit, payloads: Sequence[bytes]) -> int:
+def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> int:
     """Append messages where a mark may be reached; give the number of messages that overflowed."""
     live = live_messages(txn)
     strategy = Strategy(txn.header.strategy)
@@ -153,22 +154,23 @@ def _put_at_the_mark(txn: Transaction, run: Commit, payloads: Sequence[bytes]) -
     overflowed = live + len(payloads) - head - tail
     # Of the new messages stay those that belong to the first `head` of all, and the last ones.
     first, last = payloads[:max(0, head - live)], payloads[-tail:]
-    overflowed += _append_below_size_mark(txn, run.time_us, run.first_id, first)
-    overflowed += _append_below_size_mark(txn, run.time_us, run.end_id - len(last), last)
+    overflowed += _append_below_size_mark(txn, time_us, first)
+    txn.log().mark_end(first_id + len(payloads) - len(last))
+    overflowed += _append_below_size_mark(txn, time_us, last)
     return overflowed
 
 
-def _append_below_size_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> int:
+def _append_below_size_mark(txn: Transaction, time_us: int, payloads: Sequence[bytes]) -> int:
     """Append messages, making room wherever the bytes reach the mark; give how many messages went for it."""
     overflowed = start = 0
     while start < len(payloads):
         if live_bytes(txn) >= txn.header.hwm_db_size:
             overflowed += _make_room(txn)
         part = payloads[start:start + _count_that_fits(payloads, start, txn.header.hwm_db_size - live_bytes(txn))]
-        messages_before, bytes_before = txn.commits().totals()
-        sizes = list(map(len, part))
-        run = Commit(first_id + start, time_us, len(part), sum(sizes), messages_before, bytes_before)
-        txn.append(run, part, max(sizes))
+        largest_bytes = max(map(len, part))
+        log = txn.log()
+        log.begin_run(time_us, largest_bytes)
+        txn.append(log.next_id(), part, largest_bytes)
         start += len(part)
     return overflowed
 
@@ -201,9 +203,8 @@ def _remove(txn: Transaction, count: int) -> None:
     if Strategy(txn.header.strategy) == Strategy.prune_last:
         txn.delete_last(count)
         return
-    commits = txn.commits()
-    oldest_id = first_live_id(txn)
-    remove_below(txn, commits.id_of(commits.messages_before(oldest_id) + count))
+    log = txn.log()
+    remove_below(txn, log.id_of(log.messages_before(first_live_id(txn)) + count))
 
 
 # Removing
@@ -217,9 +218,9 @@ def expire(txn: Transaction) -> int:
 def first_unexpired_id(txn: Transaction, time_us: int) -> int:
     """Give the first id whose message, if it is there, has not expired at a time; the next id where all have."""
     oldest_us = time_us - txn.header.message_timeout_us
-    commits = txn.commits()
-    commit = commits.first_where(lambda one: one.time_us >= oldest_us)
-    return commits.newest().end_id if commit is None else commit.first_id
+    log = txn.log()
+    run = log.first_where(lambda one: one.time_us >= oldest_us)
+    return log.next_id() if run is None else run.first_id
 
 
 def remove_below(txn: Transaction, bound: int) -> int:
@@ -234,13 +235,8 @@ def remove_below(txn: Transaction, bound: int) -> int:
     deleted, all_gone = txn.delete_below(bound, DELETIONS_MAX)
     if all_gone and not header.waiting:
         return deleted
-    waiting = 0
-    if not all_gone:
-        commits = txn.commits()
-        if bound >= commits.newest().end_id:
-            waiting = txn.stored_messages()  # the totals also count the ids that were sent to nobody
-        else:
-            waiting = commits.messages_before(bound) - commits.messages_before(txn.first_id(0) or 0)
+    log = txn.log()
+    waiting = 0 if all_gone else log.messages_before(bound) - log.messages_before(txn.first_id(0) or 0)
     txn.put_header(header._replace(first=bound, waiting=waiting))
     return deleted + waiting - header.waiting
 
@@ -248,12 +244,12 @@ def remove_below(txn: Transaction, bound: int) -> int:
 def prune_dangling(txn: Transaction) -> int:
     """Remove the messages that nobody awaits; give how many went."""
     floor = txn.floor()
-    return remove_below(txn, txn.commits().newest().end_id if floor is None else floor)
+    return remove_below(txn, txn.log().next_id() if floor is None else floor)
 
 
 def clear(txn: Transaction) -> int:
     """Remove all messages; give how many went."""
-    return remove_below(txn, txn.commits().newest().end_id)
+    return remove_below(txn, txn.log().next_id())
 
 
 # Counting
@@ -262,7 +258,7 @@ def clear(txn: Transaction) -> int:
 def first_live_id(txn: Transaction, start: int = 0) -> int:
     """Give the id of the first message from an id on that is not gone; the next id where there is none."""
     message_id = txn.first_id(max(start, txn.header.first))
-    return txn.commits().newest().end_id if message_id is None else message_id
+    return txn.log().next_id() if message_id is None else message_id
 
 
 def live_messages(txn: Transaction) -> int:
@@ -282,8 +278,8 @@ def count_from(txn: Transaction, start: int) -> Tuple[int, int]:
     :return: the number, and the id of the first one, or the next id where there is none
     """
     first_id = first_live_id(txn, start)
-    commits = txn.commits()
-    return commits.messages_before(commits.newest().end_id) - commits.messages_before(first_id), first_id
+    log = txn.log()
+    return log.messages_before(log.next_id()) - log.messages_before(first_id), first_id
 
 
 # Subscribers
@@ -315,7 +311,7 @@ def add_subscriber(txn: Transaction, identifier: bytes) -> bool:
     if txn.place(identifier) is not None:
         return False
     header = txn.header
-    next_id = txn.commits().newest().end_id
+    next_id = txn.log().next_id()
     txn.put_place(identifier, Place(header.next_subscriber_number, next_id))
     txn.count_place(next_id, 1)
     txn.put_header(header._replace(next_subscriber_number=header.next_subscriber_number + 1))
@@ -392,7 +388,7 @@ def _own_place(txn: Transaction, subscription: Subscription) -> Place:
 
 def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> Found:
     """Give what was found, or that the first of it has expired; then none of those behind it was committed before."""
-    sent_us = txn.commits().at(ids[0]).time_us
+    sent_us = txn.log().at(ids[0]).time_us
     expires_us = sent_us + txn.header.message_timeout_us - _with_clock(txn).clock_offset_us
     return Found((), [], True) if expires_us < clock.boottime_us() else Found(ids, payloads, False, expires_us)
 
@@ -411,7 +407,7 @@ def take_all(txn: Transaction, identifier: bytes) -> int:
     """
     place = _own_place(txn, subscribe(txn, identifier))
     pending, _ = count_from(txn, max(place.next_id, first_unexpired_id(txn, now_us(txn))))
-    next_id = txn.commits().newest().end_id
+    next_id = txn.log().next_id()
     if place.next_id < next_id:
         _move(txn, identifier, place, next_id)
     return pending

@@ -8,8 +8,8 @@ sub-database        key                         value
 ``queue_db``        field name                  ``format``: its version; ``header``: :class:`Header`
 ``data_db``         message id                  the payload; of a long one its length and first part
 ``chunk_db``        message id, part number     the further parts of a long payload
-``meta_db``         id of a commit's first      :class:`Commit`; the newest record always stays, since
-                    message                     it tells the next id
+``meta_db``         id of a run's first         :class:`Run`; the newest record always stays, since the
+                    message                     next id is that behind its messages
 ``pending_db``      message id P                how many subscribers have their place at P
 ``subscriber_db``   identifier                  :class:`Place`
 ``index_db``        subscriber number, id       (room for messages handed out but not yet taken)
@@ -98,35 +98,39 @@ def encode_header(header: Header) -> bytes:
     return _HEADER.pack(*header)
 
 
-class Commit(NamedTuple):
-    """One commit's run of messages: ids without gaps. The running totals make counting between two ids arithmetic."""
+class Run(NamedTuple):
+    """Messages that were committed at nearly the same time. They end where the totals of the next run say.
+
+    The running totals make counting between two ids arithmetic. Ids behind the last message of a run are those of
+    messages that ``prune_last`` took, or that nobody awaited.
+    """
 
     first_id: int
-    time_us: int
-    messages: int
-    size_bytes: int
-    messages_before: int  # messages in all earlier runs, not counting what prune_last took from the end
-    bytes_before: int
-
-    @property
-    def end_id(self) -> int:
-        """Give the id behind the last one of the run."""
-        return self.first_id + self.messages
+    time_us: int  # of the first commit of the run, since the epoch
+    largest_bytes: int  # no message of the run is larger
+    messages_before: int  # in all earlier runs
+    bytes_before: int  # their payloads are at most so many bytes; modulo 2 ** 64
 
 
-_COMMIT = struct.Struct(">QQIIQQ")
+_RUN = struct.Struct(">QQIQQ")
+_UINT64 = 2**64 - 1
 
 
-def decode_commit(key: bytes, value: bytes) -> Commit:
+def decode_run(key: bytes, value: bytes) -> Run:
     """Decode a record of ``meta_db``."""
-    # Not Commit._make: it is twice as slow, and every operation reads some.
-    return tuple.__new__(Commit, _COMMIT.unpack(key + value))
+    # Not Run._make: it is twice as slow, and every operation reads some.
+    return tuple.__new__(Run, _RUN.unpack(key + value))
 
 
-def encode_commit(commit: Commit) -> Tuple[bytes, bytes]:
+def encode_run(run: Run) -> Tuple[bytes, bytes]:
     """Encode a record of ``meta_db``: key and value."""
-    record = _COMMIT.pack(*commit)
+    record = _RUN.pack(*run[:-1], run.bytes_before & _UINT64)
     return record[:NUMBER.size], record[NUMBER.size:]
+
+
+def bytes_between(first: Run, second: Run) -> int:
+    """Give what the payloads of all runs from one on, and before another, have at most."""
+    return (second.bytes_before - first.bytes_before) & _UINT64
 
 
 class Place(NamedTuple):

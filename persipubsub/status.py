@@ -52,13 +52,13 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
     header = txn.header
     now_us = queue.now_us(txn)
     unexpired_id = queue.first_unexpired_id(txn, now_us)
-    next_id = txn.commits().newest().end_id
+    next_id = txn.log().next_id()
     floor = txn.floor()
 
     def counted(start: int) -> Tuple[int, Optional[float]]:
         """Count the messages from an id on, and tell the age of the oldest of them."""
         messages, first_id = queue.count_from(txn, max(start, unexpired_id))
-        age_us = max(0, now_us - txn.commits().at(first_id).time_us)
+        age_us = max(0, now_us - txn.log().at(first_id).time_us)
         return messages, age_us / 1e6 if messages else None
 
     messages, oldest_age_s = counted(0)

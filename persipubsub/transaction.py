@@ -4,10 +4,11 @@ The meaning is in :mod:`persipubsub.queue`, the bytes are in :mod:`persipubsub.r
 """
 
 import itertools
-from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import errors, records
-from persipubsub.records import Commit, Header, Place, pack_id, unpack_id
+from persipubsub.log import Log
+from persipubsub.records import Header, Place, pack_id, unpack_id
 
 if TYPE_CHECKING:
     import lmdb
@@ -26,100 +27,6 @@ class SubDatabases(NamedTuple):
     pending_db: "lmdb._Database"
     subscriber_db: "lmdb._Database"
     index_db: "lmdb._Database"
-
-
-class Commits:
-    """The records of ``meta_db`` within one transaction."""
-
-    __slots__ = ("_cursor", )
-
-    def __init__(self, cursor: "lmdb.Cursor[bytes]") -> None:
-        self._cursor = cursor
-
-    def newest(self) -> Commit:
-        """Give the newest record, which always exists."""
-        self._cursor.last()
-        return records.decode_commit(*self._cursor.item())
-
-    def oldest(self) -> Commit:
-        """Give the oldest record."""
-        self._cursor.first()
-        return records.decode_commit(*self._cursor.item())
-
-    def totals(self) -> Tuple[int, int]:
-        """Give the number of messages and of bytes up to the end of the log."""
-        if not self._cursor.last():
-            return 0, 0
-        newest = records.decode_commit(*self._cursor.item())
-        return newest.messages_before + newest.messages, newest.bytes_before + newest.size_bytes
-
-    def at(self, message_id: int) -> Commit:
-        """Give the newest record that does not begin after the id, or the oldest if all do."""
-        cursor, key = self._cursor, pack_id(message_id)
-        if not cursor.set_range(key):
-            cursor.last()
-        elif cursor.key() != key and not cursor.prev():
-            cursor.first()
-        return records.decode_commit(*self._cursor.item())
-
-    def first_where(self, predicate: Callable[[Commit], bool]) -> Optional[Commit]:
-        """Give the first record for which the predicate holds, which must then hold for all later ones. Bisection."""
-        newest = self.newest()
-        if not predicate(newest):
-            return None
-        oldest = self.oldest()
-        if predicate(oldest):
-            return oldest
-        low, high = oldest.end_id, newest.first_id
-        while low < high:
-            middle = (low + high) // 2
-            self._cursor.set_range(pack_id(middle))
-            commit = records.decode_commit(*self._cursor.item())
-            if predicate(commit):
-                high = middle
-            else:
-                low = commit.end_id
-        self._cursor.set_range(pack_id(low))
-        return records.decode_commit(*self._cursor.item())
-
-    def messages_before(self, message_id: int) -> int:
-        """Count the stored messages with smaller ids; exact as a difference between ids of the present log."""
-        commit = self.at(message_id)
-        return commit.messages_before + max(0, min(message_id - commit.first_id, commit.messages))
-
-    def id_of(self, rank: int) -> int:
-        """Give the id of the message with that many messages before it: the inverse of messages_before."""
-        commit = self.first_where(lambda one: one.messages_before + one.messages > rank)
-        if commit is None:
-            return self.newest().end_id
-        return commit.first_id + max(0, rank - commit.messages_before)
-
-    def all(self) -> Iterator[Commit]:
-        """Iterate over all records, the oldest first."""
-        if self._cursor.first():
-            for key, value in self._cursor:
-                yield records.decode_commit(key, value)
-
-    def delete_below(self, bound: int) -> None:
-        """Delete the records whose whole run lies below the bound, but never the newest."""
-        cursor = self._cursor
-        cursor.last()
-        newest_key = cursor.key()
-        cursor.first()
-        while cursor.key() != newest_key and records.decode_commit(*self._cursor.item()).end_id <= bound:
-            cursor.delete()
-
-    def cut_last(self, count: int) -> int:
-        """Take that many messages off the end of the log's records; give the first id that went."""
-        commit = self.newest()
-        while commit.messages <= count:
-            self._cursor.delete()
-            count -= commit.messages
-            if not count:
-                return commit.first_id
-            commit = self.newest()
-        self._cursor.put(*records.encode_commit(commit._replace(messages=commit.messages - count)))
-        return commit.end_id - count
 
 
 class Transaction:  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
@@ -181,34 +88,30 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
             self._txn.put(records.HEADER_KEY, records.encode_header(header), db=self._dbs.queue_db)
             self.header = header
 
-    def commits(self) -> Commits:
-        """Give the records of ``meta_db``."""
-        return Commits(self._txn.cursor(self._dbs.meta_db))
+    def log(self) -> Log:
+        """Give the log, that is, what ``meta_db`` tells of the messages."""
+        cursor = self._txn.cursor
+        return Log(cursor(self._dbs.meta_db), cursor(self._dbs.data_db))
 
     # Messages
 
-    def append(self, commit: Commit, payloads: Sequence[bytes], largest_bytes: int) -> None:
-        """Append a run of messages behind all stored ones, with its record.
+    def append(self, first_id: int, payloads: Sequence[bytes], largest_bytes: int) -> None:
+        """Append messages behind all stored ones.
 
         :param largest_bytes: a bound of the size of each
         """
-        key, value = records.encode_commit(commit)
         long = largest_bytes >= records.PART_BYTES
         if len(payloads) == 1 and not long:
-            complete = self._txn.put(key, payloads[0], append=True, db=self._dbs.data_db)
+            complete = self._txn.put(pack_id(first_id), payloads[0], append=True, db=self._dbs.data_db)
         else:
             heads = [self._put_parts(id_, payload)
-                     for id_, payload in enumerate(payloads, commit.first_id)] if long else payloads
-            keys = map(pack_id, range(commit.first_id, commit.first_id + len(heads)))
+                     for id_, payload in enumerate(payloads, first_id)] if long else payloads
+            keys = map(pack_id, range(first_id, first_id + len(heads)))
             _, count = self._txn.cursor(self._dbs.data_db).putmulti(zip(keys, heads), append=True)
             complete = count == len(heads)
         # LMDB skips keys out of order without an error.
-        if not complete or not self._txn.put(key, value, append=True, db=self._dbs.meta_db):
-            raise errors.DamagedError(f"message id {commit.first_id} is not behind all stored ones")
-
-    def append_commit(self, commit: Commit) -> None:
-        """Append a commit's record alone: ids without messages."""
-        self._txn.put(*records.encode_commit(commit), db=self._dbs.meta_db)
+        if not complete:
+            raise errors.DamagedError(f"message id {first_id} is not behind all stored ones")
 
     def _put_parts(self, message_id: int, payload: bytes) -> bytes:
         """Store the further parts of a long payload and give what goes into ``data_db``."""
@@ -295,22 +198,28 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
             _delete_while_below(chunks, key_bound, limit)
             # A message whose parts did not all go stays until they have.
             reached = min(key_bound, chunks.key()[:len(key_bound)] or key_bound)
-        data = self._txn.cursor(self._dbs.data_db)
-        if data.last() and data.key() < reached and 1 < self.stored_messages() <= limit:
-            # All go, as when a subscriber has caught up: far cheaper than one by one.
-            deleted, rest = self.stored_messages(), b""
-            self._txn.drop(self._dbs.data_db, delete=False)
-        else:
+        log, data, deleted = self.log(), self._txn.cursor(self._dbs.data_db), 0
+        if data.last() and data.key() < reached:
+            latest = data.key()
+            log.mark_end(log.next_id())
+            data.first()
+            if data.key() != latest and self.stored_messages() <= limit:
+                # All go, as when a subscriber has caught up: far cheaper than one by one.
+                deleted = self.stored_messages()
+                self._txn.drop(self._dbs.data_db, delete=False)
+        if not deleted:
             data.first()
             deleted = _delete_while_below(data, reached, limit)
-            rest = data.key()
+        rest = data.key()
         all_gone = not rest or rest >= key_bound
-        self.commits().delete_below(bound if all_gone else unpack_id(rest))
+        log.delete_below(bound if all_gone else unpack_id(rest))
         return deleted, all_gone
 
     def delete_last(self, count: int) -> None:
         """Delete that many of the latest messages."""
-        first_id = self.commits().cut_last(count)
+        log = self.log()
+        first_id = log.id_of(log.messages_before(log.next_id()) - count)
+        log.cut(first_id)
         for sub_database in (self._dbs.data_db, self._dbs.chunk_db):
             cursor = self._txn.cursor(sub_database)
             if cursor.set_range(pack_id(first_id)):

@@ -77,14 +77,14 @@ def drain(subscriber: Subscriber) -> List[bytes]:
 
 
 def commit_times_s(path: pathlib.Path) -> List[float]:
-    """Give the times of all commits that a queue remembers."""
+    """Give the times of all runs that a queue remembers."""
     with tempfile.TemporaryDirectory() as directory:
         # Only data.mdb: opening and closing lock.mdb here would drop LMDB's locks.
         shutil.copyfile(path / "data.mdb", pathlib.Path(directory) / "data.mdb")
         with lmdb.Environment(directory, readonly=True, lock=False, max_dbs=32) as raw:
             database = raw.open_db(b"meta_db", create=False)
             with raw.begin() as txn:
-                return [records.decode_commit(key, value).time_us / 1e6 for key, value in txn.cursor(database)]
+                return [records.decode_run(key, value).time_us / 1e6 for key, value in txn.cursor(database)]
 
 
 # Expiry

@@ -18,6 +18,7 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
+from persipubsub.log import RUN_US_MAX
 from tests.machine import Handle, Interrupted, Machine, Opened, first_of, listed, payloads_of, pickled, within
 
 RuleFunction = TypeVar("RuleFunction", bound=Callable[..., object])
@@ -45,7 +46,8 @@ HIGH_WATERMARKS = st.builds(HighWaterMark,
                             message_timeout=st.sampled_from([2.5, 2.5, 10, 1, 10**11, None, 0.000001]),
                             max_messages=st.one_of(st.integers(1, 12), st.none()))
 # Sums of them are exactly the timeouts, or a microsecond more; some go far ahead.
-STEPS_US = st.sampled_from([1_000_000] * 4 + [1, 500_000, 2_500_000, 10_000_000, 10**9, 10**16])
+#: Messages whose times differ by less may expire together.
+STEPS_US = st.sampled_from([1_000_000] * 4 + [RUN_US_MAX + 1, 500_000, 2_500_000, 10_000_000, 10**9, 10**16])
 # Messages become long at 65,520 bytes. Those of 0 bytes are all alike, the others differ.
 SIZES_BYTES = st.sampled_from([8] * 8 + [0, 1000, 65519, 65520, 65521, 140_000])
 BATCHES = st.one_of(st.lists(SIZES_BYTES, min_size=1, max_size=5), st.integers(1, 30).map(lambda count: [8] * count))
