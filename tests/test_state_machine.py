@@ -457,6 +457,22 @@ class QueueMachineInSmallSteps(QueueMachine):
     deletions_max = 3
     stretch_messages = 2
 
+    @rule(which=WHICH,
+          backlog=st.integers(5, 40),
+          to_nobody=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+          again=st.lists(NAMES, min_size=1, max_size=2),
+          then=st.integers(1, 12))
+    def send_to_nobody(self, which: int, backlog: int, to_nobody: List[int], again: List[str], then: int) -> None:
+        """What is sent while there is no subscriber is nowhere, also where much that was sent before is still to go."""
+        self.send_many(which, [8] * backlog, False)
+        assert self.some(which).control.clear_all_subscribers() == self.remove_from_model(*self.model.places)
+        for count in to_nobody:
+            self.send_many(which, [8] * count, False)
+        for name in again:
+            self.add_subscriber(which, name)
+            self.send_many(which, [8] * then, False)
+            self.all_is_well()
+
 
 PROFILES = {
     "": hypothesis.settings(max_examples=100, stateful_step_count=40, derandomize=True, database=None),
