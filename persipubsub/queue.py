@@ -11,6 +11,8 @@ What holds before and after each function, and what ``check()`` verifies, is lis
 
 from typing import List, NamedTuple, Sequence, Tuple
 
+import icontract
+
 from persipubsub import clock, errors
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy
 from persipubsub.log import joins
@@ -306,6 +308,10 @@ def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
     return Subscription(identifier, place.number)
 
 
+# What holds afterwards is looked at in the same transaction: others may change it in the next one.
+
+
+@icontract.ensure(lambda txn, identifier: txn.place(identifier) is not None, enabled=icontract.SLOW)
 def add_subscriber(txn: Transaction, identifier: bytes) -> bool:
     """Add a subscriber at the end of the queue; tell whether it was missing."""
     if txn.place(identifier) is not None:
@@ -318,6 +324,7 @@ def add_subscriber(txn: Transaction, identifier: bytes) -> bool:
     return True
 
 
+@icontract.ensure(lambda txn, identifier: txn.place(identifier) is None, enabled=icontract.SLOW)
 def remove_subscriber(txn: Transaction, identifier: bytes) -> None:
     """Remove a subscriber, and what it alone still awaited.
 
@@ -400,6 +407,7 @@ def take(txn: Transaction, subscription: Subscription, last_id: int) -> None:
         _move(txn, subscription.identifier, place, last_id + 1)
 
 
+@icontract.ensure(lambda txn, identifier: not count_from(txn, txn.place(identifier).next_id)[0], enabled=icontract.SLOW)
 def take_all(txn: Transaction, identifier: bytes) -> int:
     """Move a subscriber to the end of the queue; give how many messages it no longer gets.
 
