@@ -7,7 +7,8 @@ import tempfile
 import time
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
-from benchmarks import footprint, growth, latency, machine, overflow, tables, workloads_messages, workloads_together
+from benchmarks import (footprint, growth, latency, machine, overflow, tables, wakeups, workloads_messages,
+                        workloads_together)
 from benchmarks.results import Document, Result
 from benchmarks.scale import Scale
 
@@ -26,6 +27,8 @@ WORKLOADS: Dict[str, Workload] = {
     "processes": workloads_together.processes,
     "end-to-end": workloads_together.end_to_end,
     "wake-up": latency.wake_ups,
+    "wake-up-means": wakeups.means,
+    "fork": wakeups.forks,
     "idle": latency.idle,
     "overflow": overflow.overflow,
     "expired": overflow.expired,
