@@ -212,6 +212,10 @@ PARTS: Dict[str, Callable[[Document], str]] = {
     rates({"end-to-end": "received"}, "batch_messages", "", floors.PIPE),
     "wake-up":
     latencies("wake-up", "waiting_processes", "waiting"),
+    "wake-up-means":
+    latencies("wake-up-means", "waiting_processes", "waiting"),
+    "fork":
+    durations("fork"),
     "idle":
     idle_sentence,
     "overflow":
