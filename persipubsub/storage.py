@@ -12,9 +12,9 @@ from persipubsub.transaction import Transaction
 
 T = TypeVar("T")
 
-#: After so many write transactions the slots of readers that died are freed: a stale reader keeps pages from being
-#: used again, so that the file grows without end. Looking costs less than a microsecond.
-WRITES_BETWEEN_READER_CHECKS = 256
+#: After so many write transactions it is looked at whether the file has grown, since readers that died may be the
+#: reason. Looking costs a microsecond.
+WRITES_BETWEEN_LOOKS_AT_SIZE = 16
 
 # Transactions that a fork copied in mid-flight. Ending them in the child would touch what belongs to the parent.
 _ORPHANS: List[object] = []
@@ -127,8 +127,8 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                     if txn.durable and not opened.sync_commits:
                         opened.sync()
                     self._writes += 1
-                    if self._writes % WRITES_BETWEEN_READER_CHECKS == 0:
-                        opened.clear_stale_readers()
+                    if self._writes % WRITES_BETWEEN_LOOKS_AT_SIZE == 0:
+                        opened.clear_stale_readers_if_grown()
                     self._gate.leave(txn)
                     return txn
             except database.LmdbError as error:

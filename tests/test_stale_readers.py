@@ -1,0 +1,253 @@
+"""Readers that die in the midst of a read leave a slot behind: it is freed before the file grows or no slot is left."""
+
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import signal
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any, Callable, Iterator, List
+
+import lmdb
+import pytest
+
+import persipubsub
+from persipubsub import Durability, Environment, database, errors, handle, reader_table, storage
+from persipubsub.transaction import Transaction
+
+MakeEnvironment = Callable[..., Environment]
+
+WAIT_S = 60  # for what happens soon unless something is broken
+READERS = 50
+CYCLES = 10_000
+#: What a commit of one message, or its taking, writes at most.
+COMMIT_BYTES_MAX = 12 * 4096
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["persipubsub", "pytest"])
+
+
+def told(connection: Connection) -> Any:
+    """Give what another process tells."""
+    assert connection.poll(WAIT_S)
+    return connection.recv()
+
+
+class Process:
+    """Another process, and a connection to it."""
+
+    def __init__(self, function: Callable[..., None], *arguments: object) -> None:
+        self.connection, theirs = CONTEXT.Pipe()
+        self._process = CONTEXT.Process(target=function, args=(theirs, *arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def told(self) -> Any:
+        """Give what it tells."""
+        return told(self.connection)
+
+    def kill(self) -> None:
+        """End it without its doing."""
+        self._process.kill()
+        self._process.join(WAIT_S)
+        self.connection.close()
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture(name="start")
+def start_fixture() -> Iterator[Start]:
+    """Give a function that starts processes, which end with the test at the latest."""
+    with contextlib.ExitStack() as stack:
+
+        def start(function: Callable[..., None], *arguments: object) -> Process:
+            process = Process(function, *arguments)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+# Main functions of processes
+
+
+def fork_readers(connection: Connection, path: pathlib.Path, count: int) -> None:
+    """Have children open the queue and stay in the midst of a read; kill them when told."""
+    inside = os.pipe()
+
+    def operation(_txn: Transaction) -> None:
+        os.write(inside[1], b"x")
+        signal.pause()
+
+    children = []
+    for _ in range(count):
+        child = os.fork()
+        if not child:
+            try:
+                signal.alarm(2 * WAIT_S)
+                handle.acquire(path).read(operation)
+            except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        children.append(child)
+    os.close(inside[1])
+    with open(inside[0], "rb") as inside_file:
+        connection.send(len(inside_file.read(count)))
+    told(connection)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    connection.send([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+
+
+def fill_the_table(connection: Connection, path: pathlib.Path) -> None:
+    """Take all slots for readers that are free, and keep them until told to give them back."""
+    raw = lmdb.Environment(os.fspath(path), create=False, max_readers=database.MAX_READERS, max_dbs=32)
+    txns: List["lmdb.Transaction[bytes]"] = []
+    with contextlib.suppress(lmdb.ReadersFullError):
+        while True:
+            txns.append(raw.begin())
+    connection.send(len(txns))
+    told(connection)
+    txns.clear()
+    raw.close()
+    connection.send("closed")
+    told(connection)
+
+
+def keep_open(connection: Connection, path: pathlib.Path) -> None:
+    """Have the queue open, so that nobody who opens it later is the first, and begins the table anew."""
+    with persipubsub.new_environment(path) as environment:
+        environment.new_publisher()
+        connection.send("open")
+        told(connection)
+
+
+def count_stale_readers(connection: Connection, path: pathlib.Path) -> None:
+    """Tell how many slots belong to processes that died."""
+    with lmdb.Environment(os.fspath(path), create=False, max_readers=database.MAX_READERS, max_dbs=32) as raw:
+        connection.send(raw.reader_check())
+
+
+def file_bytes(environment: Environment) -> int:
+    """Give the size of a queue's data file."""
+    return os.stat(environment.path / "data.mdb").st_size
+
+
+def run_cycles(environment: Environment, count: int) -> None:
+    """Send and take messages, one at a time."""
+    publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
+    for number in range(count):
+        publisher.send(b"%d" % number)
+        subscriber.pop()
+
+
+# Readers that die
+
+
+def test_dead_readers_do_not_make_the_file_grow(new_environment: MakeEnvironment, start: Start) -> None:
+    """Fifty processes are killed in the midst of a read: ten thousand sends and takes later the file is as before."""
+    environment = new_environment("a", durability=Durability.PROCESS_CRASH)
+    run_cycles(environment, 500)
+    readers = start(fork_readers, environment.path, READERS)
+    assert readers.told() == READERS
+    readers.connection.send("die")
+    assert readers.told() == [-signal.SIGKILL] * READERS
+    before_bytes = file_bytes(environment)
+    run_cycles(environment, CYCLES)
+    grown_bytes = file_bytes(environment)
+    # Until the slots are looked at.
+    assert grown_bytes - before_bytes < (database.GROWTH_PAGES_MIN * 4096 +
+                                         storage.WRITES_BETWEEN_LOOKS_AT_SIZE * COMMIT_BYTES_MAX)
+    run_cycles(environment, CYCLES // 2)
+    assert file_bytes(environment) == grown_bytes
+    assert start(count_stale_readers, environment.path).told() == 0
+
+
+def test_dead_readers_are_cleared_at_open(new_environment: MakeEnvironment, start: Start) -> None:
+    """Whoever opens a queue frees the slots of readers that died."""
+    environment = new_environment("a")
+    readers = start(fork_readers, environment.path, READERS)
+    assert readers.told() == READERS
+    readers.connection.send("die")
+    assert readers.told() == [-signal.SIGKILL] * READERS
+    assert start(keep_open, environment.path).told() == "open"
+    assert start(count_stale_readers, environment.path).told() == 0
+
+
+# A full table
+
+
+def test_a_table_full_of_dead_readers_does_not_hinder_opening(new_environment: MakeEnvironment, start: Start) -> None:
+    """A queue whose table is full of readers that died can be opened while others have it open."""
+    environment = new_environment("a")
+    environment.close()
+    assert start(keep_open, environment.path).told() == "open"
+    filling = start(fill_the_table, environment.path)
+    assert filling.told() == database.MAX_READERS
+    filling.kill()
+    with persipubsub.new_environment(environment.path) as opened:
+        run_cycles(opened, 3)
+
+
+def test_where_lmdb_cannot_be_asked_a_table_full_of_dead_readers_is_an_error(new_environment: MakeEnvironment,
+                                                                             start: Start,
+                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a py-lmdb that hides LMDB's functions it takes one who has the queue open, or all to close it."""
+    environment = new_environment("a")
+    environment.close()
+    other = start(keep_open, environment.path)
+    assert other.told() == "open"
+    filling = start(fill_the_table, environment.path)
+    assert filling.told() == database.MAX_READERS
+    filling.kill()
+    monkeypatch.setattr(reader_table, "PREFIXES", ())
+    with persipubsub.new_environment(environment.path) as opened:
+        with pytest.raises(errors.ReadersFullError, match="Use fewer processes"):
+            opened.new_publisher()
+        other.kill()
+        run_cycles(opened, 3)
+
+
+def test_a_table_full_of_dead_readers_does_not_hinder_reading(new_environment: MakeEnvironment, start: Start) -> None:
+    """A read that finds the table full frees the slots of readers that died, and succeeds."""
+    environment = new_environment("a")
+    environment.new_publisher().send(b"sent")
+    filling = start(fill_the_table, environment.path)
+    assert filling.told() == database.MAX_READERS
+    filling.kill()
+    assert environment.new_subscriber("a").front() == b"sent"
+
+
+def test_a_table_full_of_living_readers(new_environment: MakeEnvironment, start: Start) -> None:
+    """Where all readers live, one too many gets ReadersFullError at opening; it works again once they have gone."""
+    environment = new_environment("a")
+    environment.close()
+    filling = start(fill_the_table, environment.path)
+    assert filling.told() == database.MAX_READERS
+    with persipubsub.new_environment(environment.path) as opened:
+        with pytest.raises(errors.ReadersFullError, match="1024 readers at one time"):
+            opened.new_publisher()
+        with pytest.raises(errors.ReadersFullError):
+            opened.new_subscriber("a")
+        filling.connection.send("close")
+        assert filling.told() == "closed"
+        run_cycles(opened, 3)
+        assert opened.new_control().check() == ()
+
+
+def test_one_reader_too_many_in_a_process(new_environment: MakeEnvironment, start: Start) -> None:
+    """A read that finds the table full of living readers gets ReadersFullError; writes go on, and later reads."""
+    environment = new_environment("a")
+    publisher = environment.new_publisher()
+    publisher.send(b"sent")
+    filling = start(fill_the_table, environment.path)
+    assert filling.told() == database.MAX_READERS
+    with pytest.raises(errors.ReadersFullError, match="Use fewer processes"):
+        environment.new_subscriber("a")
+    publisher.send(b"sent as well")
+    filling.connection.send("close")
+    assert filling.told() == "closed"
+    assert environment.new_subscriber("a").front() == b"sent"
