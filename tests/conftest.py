@@ -1,10 +1,16 @@
 """What all tests share: queues in temporary directories, each checked after the test that touched it."""
 
+import functools
 import os
 import pathlib
+import sys
 from typing import Any, Callable, Generator, Iterator, List
 
 os.environ["ICONTRACT_SLOW"] = "1"  # before persipubsub is imported: turns the expensive postconditions on
+
+# Children are not measured, and before persipubsub is imported, whose code runs in them first: where a fork comes while
+# another thread holds a lock of coverage's, the child would wait for it for ever.
+os.register_at_fork(after_in_child=functools.partial(sys.settrace, None))
 
 import pytest  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 

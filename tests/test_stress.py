@@ -176,6 +176,9 @@ class Worker:
 
 def work(path: pathlib.Path, log: pathlib.Path, name: str, until_s: float, _alive: Connection) -> None:
     """Do everything at once: the main function of a process, which holds the connection while it or a child lives."""
+    # Not measured: where a fork comes while another thread holds a lock of coverage's, the child waits for it for ever.
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]  # it takes None like the one of sys
     Worker(path, Log(log), name).run(until_s)
 
 
