@@ -178,7 +178,7 @@ def work(path: pathlib.Path, log: pathlib.Path, name: str, until_s: float, _aliv
     """Do everything at once: the main function of a process, which holds the connection while it or a child lives."""
     # Not measured: where a fork comes while another thread holds a lock of coverage's, the child waits for it for ever.
     sys.settrace(None)
-    threading.settrace(None)  # type: ignore[arg-type]  # it takes None like the one of sys
+    threading.settrace(None)
     Worker(path, Log(log), name).run(until_s)
 
 
