@@ -18,8 +18,10 @@ def free_stale_slots(path: pathlib.Path) -> None:
     py-lmdb reads when it opens an environment, and to read takes a slot. So it cannot free any where the slots are all
     taken, though by the dead. LMDB itself can: its functions are in py-lmdb's extension module.
     """
-    # Imported here: it is seldom needed.
-    import ctypes
+    try:
+        import ctypes  # here, since it is seldom needed, and some Pythons lack it
+    except ImportError:
+        return
     extension = importlib.util.find_spec("lmdb.cpython")
     library = ctypes.CDLL(extension.origin if extension else None)
     prefix = next((prefix for prefix in PREFIXES if hasattr(library, f"{prefix}reader_check")), None)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import sys
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any, Callable, Iterator, List
@@ -192,10 +193,12 @@ def test_a_table_full_of_dead_readers_does_not_hinder_opening(new_environment: M
         run_cycles(opened, 3)
 
 
+@pytest.mark.parametrize("lacking", ["functions", "ctypes"])
 def test_where_lmdb_cannot_be_asked_a_table_full_of_dead_readers_is_an_error(new_environment: MakeEnvironment,
                                                                              start: Start,
-                                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a py-lmdb that hides LMDB's functions it takes one who has the queue open, or all to close it."""
+                                                                             monkeypatch: pytest.MonkeyPatch,
+                                                                             lacking: str) -> None:
+    """With a py-lmdb that hides LMDB's functions, or without ctypes, all have to close the queue once."""
     environment = new_environment("a")
     environment.close()
     other = start(keep_open, environment.path)
@@ -203,7 +206,10 @@ def test_where_lmdb_cannot_be_asked_a_table_full_of_dead_readers_is_an_error(new
     filling = start(fill_the_table, environment.path)
     assert filling.told() == database.MAX_READERS
     filling.kill()
-    monkeypatch.setattr(reader_table, "PREFIXES", ())
+    if lacking == "functions":
+        monkeypatch.setattr(reader_table, "PREFIXES", ())
+    else:
+        monkeypatch.setitem(sys.modules, "ctypes", None)
     with persipubsub.new_environment(environment.path) as opened:
         with pytest.raises(errors.ReadersFullError, match="Use fewer processes"):
             opened.new_publisher()
