@@ -1,0 +1,182 @@
+"""What each operation costs in counts, which are the same on every machine: commits, system calls, calls of functions.
+
+Where a count here grows, the library became slower; where it shrinks, lower the number.
+"""
+
+import collections
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from typing import Any, Callable, Counter, Dict
+
+import lmdb
+import pytest
+
+from persipubsub import Durability, Environment, Publisher, Subscriber, clock, handle
+
+MakeEnvironment = Callable[..., Environment]
+
+MESSAGES = 100
+
+
+class Opened:
+    """A queue whose time stands still, so that all sends are of one run."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.publisher: Publisher = environment.new_publisher()
+        self.subscriber: Subscriber = environment.new_subscriber("a")
+        self._handle = handle.acquire(environment.path)
+
+    def commits(self) -> int:
+        """Give the number of the newest transaction that LMDB has committed."""
+        return self._handle.read(lambda txn: txn._txn.id())  # pylint: disable=protected-access  # nobody else needs it
+
+    def close(self) -> None:
+        """Give the queue back."""
+        handle.release(self._handle)
+
+    def receive(self) -> None:
+        """Take a message."""
+        with self.subscriber.receive(timeout=0):
+            pass
+
+    def receive_many(self) -> None:
+        """Take all messages."""
+        with self.subscriber.receive_many(timeout=0):
+            pass
+
+
+@pytest.fixture(name="opened")
+def opened_fixture(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set up a queue."""
+    now_us = clock.boottime_us()
+    monkeypatch.setattr(clock, "boottime_us", lambda: now_us)
+    opened = Opened(new_environment("a", durability=Durability.PROCESS_CRASH))
+    opened.publisher.send(bytes(100))
+    opened.receive()
+    yield opened
+    opened.close()
+
+
+def fill(opened: Opened) -> None:
+    """Have a backlog."""
+    opened.publisher.send_many([bytes(100)] * MESSAGES)
+
+
+OPERATIONS: Dict[str, Callable[[Opened], object]] = {
+    "send": lambda opened: opened.publisher.send(bytes(100)),
+    "send_many": lambda opened: opened.publisher.send_many([bytes(100)] * MESSAGES),
+    "receive of nothing": lambda opened: opened.receive(),
+    "front": lambda opened: opened.subscriber.front(),
+    "receive": lambda opened: opened.receive(),
+    "receive_many": lambda opened: opened.receive_many(),
+    "messages": lambda opened: list(opened.subscriber.messages(timeout=0)),
+    "messages in tens": lambda opened: list(opened.subscriber.messages(timeout=0, acknowledge_every=10)),
+}
+
+COMMITS = {
+    "send": 1,
+    "send_many": 1,
+    "receive of nothing": 0,
+    "front": 0,
+    "receive": 1,
+    "receive_many": 1,
+    "messages": MESSAGES,
+    "messages in tens": MESSAGES // 10,
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_commits(operation: str, opened: Opened) -> None:
+    """An operation is one commit, and one that changes nothing is none."""
+    if operation != "receive of nothing":
+        fill(opened)
+    before = opened.commits()
+    OPERATIONS[operation](opened)
+    assert opened.commits() - before == COMMITS[operation]
+
+
+def calls(function: Callable[[], object]) -> Counter[str]:
+    """Count the calls of Python functions, and those of LMDB."""
+    counts: Counter[str] = collections.Counter()
+
+    def count(_frame: object, event: str, called: Any) -> None:
+        if event == "call":
+            counts["python"] += 1
+        elif event == "c_call" and type(getattr(called, "__self__", None)) in (lmdb.Transaction, lmdb.Cursor):
+            counts["lmdb"] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return counts
+
+
+#: Calls at most: of Python functions, and of LMDB.
+CALLS = {
+    "send": {
+        "python": 40,
+        "lmdb": 14
+    },
+    "receive": {
+        "python": 81,
+        "lmdb": 39
+    },
+    "front": {
+        "python": 35,
+        "lmdb": 11
+    },
+}
+
+
+@pytest.mark.parametrize("operation", CALLS)
+def test_calls(operation: str, opened: Opened) -> None:
+    """A send or a take of one message costs so many calls of Python functions and of LMDB, and no more."""
+    fill(opened)
+    OPERATIONS[operation](opened)
+    found = calls(lambda: OPERATIONS[operation](opened))
+    assert {kind: max(0, found[kind] - most) for kind, most in CALLS[operation].items()} == {"python": 0, "lmdb": 0}
+
+
+WRITES = ("write", "pwrite64", "writev", "pwritev")
+SYNCS = ("fsync", "fdatasync", "msync", "sync_file_range")
+
+PROGRAM = """
+import sys, persipubsub
+publisher = persipubsub.new_environment(sys.argv[1]).new_publisher()
+for _ in range(int(sys.argv[2])):
+    publisher.send(bytes(100))
+"""
+
+
+def system_calls(path: pathlib.Path, messages: int, report: pathlib.Path) -> Dict[str, int]:
+    """Send messages in a process of its own, and count its system calls."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
+    subprocess.run([
+        "strace", "-f", "-c", "-o", report, "-e", f"trace={','.join(WRITES + SYNCS)}", sys.executable, "-c", PROGRAM,
+        path,
+        str(messages)
+    ],
+                   check=True,
+                   env=environment)
+    rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", report.read_text(), re.MULTILINE)
+    return {name: int(count) for count, name in rows}
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("durability, syncs", [(Durability.POWER_LOSS, 1), (Durability.PROCESS_CRASH, 0)])
+def test_system_calls(durability: Durability, syncs: int, new_environment: MakeEnvironment,
+                      tmp_path: pathlib.Path) -> None:
+    """A durable send waits once for the disk, a relaxed one never, and either writes in five calls at most."""
+    with new_environment("a", durability=durability) as environment:
+        environment.new_publisher().send(bytes(100))
+    idle, busy = (system_calls(environment.path, messages, tmp_path / "strace.txt") for messages in (1, 1 + MESSAGES))
+    assert sum(busy.get(name, 0) - idle.get(name, 0) for name in SYNCS) == syncs * MESSAGES
+    assert sum(busy.get(name, 0) - idle.get(name, 0) for name in WRITES) <= 5 * MESSAGES
