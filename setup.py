@@ -73,6 +73,7 @@ setuptools.setup(
             "build>=1.2",
             "coverage>=7.10",
             "furo>=2025.7",
+            "gunicorn>=23",
             "hypothesis>=6.100",
             "isort>=6",
             "matplotlib>=3.9",

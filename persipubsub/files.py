@@ -42,6 +42,12 @@ class UseLock:
 
     def close(self) -> None:
         """Give the lock back."""
+        # Closing is not enough: a child that was forked meanwhile has the same file open, and would keep the lock.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        os.close(self._fd)
+
+    def leave_to_parent(self) -> None:
+        """Let a child go of the lock that it has inherited; its parent keeps it."""
         os.close(self._fd)
 
 

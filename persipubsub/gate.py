@@ -8,14 +8,14 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
   once.
 - After the gate was closed, nobody is inside who was not before: who enters marks itself first and looks second.
 - No lock is held while waiting, so a signal handler never waits for what only its own thread could give: it gets
-  ReentryError.
+  ReentryError. That holds also where it has interrupted a transaction for whose end somebody else keeps it waiting.
 """
 
 import contextlib
 import math
 import threading
 import time
-from typing import Dict, Hashable, Iterator
+from typing import Dict, Hashable, Iterator, Optional
 
 from persipubsub import errors
 
@@ -28,8 +28,9 @@ _CLOSER = 0
 class Closer:
     """Somebody who closes gates."""
 
-    def __init__(self) -> None:
+    def __init__(self, forks: bool = False) -> None:
         self.thread = threading.get_ident()
+        self.forks = forks  # whether to fork, and not to change anything
 
 
 class Gate:
@@ -41,27 +42,28 @@ class Gate:
     def __init__(self) -> None:
         self.inside: Dict[Hashable, int] = {}  # what is inside, and its thread
         self._closers: Dict[int, Closer] = {}
+        self._alone: Optional[Closer] = None  # who, once the gate was closed, has seen that nobody was inside
 
     def enter(self, token: Hashable) -> None:
         """Let a transaction in; waits while the gate is closed.
 
-        :raise ReentryError: the calling thread itself has closed it
+        :raise ReentryError: it is closed, and the calling thread has closed it or is inside already
         """
         while True:
             self.inside[token] = threading.get_ident()
             if not self._closers:
                 return
             self.inside.pop(token)
-            self.require_not_mine()
+            self.require_no_reentry()
             time.sleep(LOOK_S)
 
-    def require_not_mine(self) -> None:
-        """Make sure that the calling thread may wait for others that enter.
+    def require_no_reentry(self) -> None:
+        """Make sure that the calling thread may wait for others.
 
-        :raise ReentryError: it has closed the gate itself
+        :raise ReentryError: they may be waiting for it, since it has closed the gate itself or is inside
         """
-        closer = self._closers.get(_CLOSER)
-        if closer is not None and closer.thread == threading.get_ident():
+        closer, thread = self._closers.get(_CLOSER), threading.get_ident()
+        if closer is not None and closer.thread == thread or thread in list(self.inside.values()):
             raise reentry_error()
 
     def leave(self, token: Hashable) -> None:
@@ -77,12 +79,21 @@ class Gate:
         while True:
             holder = self._closers.setdefault(_CLOSER, closer)
             if holder is closer and not self.inside:
+                self._alone = closer
                 return True
             if holder is not closer and holder.thread == closer.thread or closer.thread in list(self.inside.values()):
                 return False
             if time.monotonic() >= deadline:
                 return False
             time.sleep(LOOK_S)
+
+    def was_quiet(self) -> bool:
+        """Tell in a forked child whether, in its parent, nobody was inside and nobody changed anything."""
+        closer = self._closers.get(_CLOSER)
+        if closer is None:
+            return not self.inside
+        # Behind a closed gate, who tries to enter is inside for a moment.
+        return closer.forks and (self._alone is closer or not self.inside)
 
     def open(self, closer: Closer) -> None:
         """Open the gate, if it is this one who has closed it."""

@@ -82,17 +82,17 @@ class Handle:
 
     # Forks
 
-    def before_fork(self, closer: Closer, timeout_s: float) -> bool:
-        """Keep transactions out; tell whether none is going on."""
-        return self._storage.before_fork(closer, timeout_s)
+    def before_fork(self, closer: Closer, timeout_s: float) -> None:
+        """Keep transactions out, and wait a while until those that are going on have ended."""
+        self._storage.before_fork(closer, timeout_s)
 
     def after_fork_in_parent(self, closer: Closer) -> None:
         """Go on as before."""
         self._storage.after_fork_in_parent(closer)
 
-    def after_fork_in_child(self, quiet: bool) -> None:
-        """Let go of what belongs to the parent, and of what its other threads were doing."""
-        self._storage.after_fork_in_child(quiet)
+    def after_fork_in_child(self) -> None:
+        """Let go of what belongs to the parent, and of what its other threads were doing. Twice is once."""
+        self._storage.after_fork_in_child()
         self._writer = Writer(self._storage, self._wakeup)
 
 
@@ -159,8 +159,7 @@ class _Fork:
     """A fork of this process."""
 
     def __init__(self) -> None:
-        self._closer = Closer()
-        self._quiet: List[Handle] = []  # on which no transaction is going on
+        self._closer = Closer(forks=True)
         self.ends = 0  # how often it was told to end
 
     def begin(self) -> None:
@@ -169,22 +168,12 @@ class _Fork:
         while _CHANGING and time.monotonic() < deadline:
             time.sleep(LOOK_S)
         for handle in list(_HANDLES.values()):
-            if handle.before_fork(self._closer, max(0, deadline - time.monotonic())):
-                self._quiet.append(handle)
+            handle.before_fork(self._closer, max(0, deadline - time.monotonic()))
 
     def end_in_parent(self) -> None:
         """Let all go on as before."""
         for handle in list(_HANDLES.values()):
             handle.after_fork_in_parent(self._closer)
-
-    def end_in_child(self) -> None:
-        """Have every queue opened again on first use, as far as the child may close what it inherits."""
-        global LOCK  # pylint: disable=global-statement  # a thread that the child lacks may hold the old one
-        LOCK = threading.RLock()
-        _LOST.update(_CHANGING.values())
-        _CHANGING.clear()
-        for handle in list(_HANDLES.values()):
-            handle.after_fork_in_child(handle in self._quiet)
 
 
 # By thread, each a stack, since a signal handler may fork in the midst of a fork.
@@ -202,19 +191,23 @@ def _after_fork_in_parent() -> None:
     if forks:
         forks[-1].end_in_parent()
         forks[-1].ends += 1
-        if forks[-1].ends == len(_AFTER_FORK_HOOKS):
+        if forks[-1].ends == AFTER_FORK_HOOKS:
             forks.pop()
 
 
 def _after_fork_in_child() -> None:
-    # An interrupt may have struck before the fork was known: then nothing is known to be quiet.
-    forks = _FORKS.pop(threading.get_ident(), [])
+    """Have every queue opened again on first use, as far as the child may close what it inherits. Twice is once."""
+    global LOCK  # pylint: disable=global-statement  # a thread that the child lacks may hold the old one
+    LOCK = threading.RLock()
     _FORKS.clear()
-    (forks[-1] if forks and not forks[-1].ends else _Fork()).end_in_child()
+    _LOST.update(_CHANGING.values())
+    _CHANGING.clear()
+    for handle in list(_HANDLES.values()):
+        handle.after_fork_in_child()
 
 
-# Twice, for an interrupt may strike as the first begins, and Python goes on after it with the next.
-_AFTER_FORK_HOOKS = (_after_fork_in_parent, _after_fork_in_parent)
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
-for _hook in _AFTER_FORK_HOOKS:
-    os.register_at_fork(after_in_parent=_hook)
+# After it twice, for an interrupt may strike in the first, and Python goes on after it with the next.
+AFTER_FORK_HOOKS = 2
+os.register_at_fork(before=_before_fork)
+for _ in range(AFTER_FORK_HOOKS):
+    os.register_at_fork(after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -64,8 +64,9 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             database.require_format(self.path / files.DATA_FILE)
         mode = files.data_file_mode(self.path)
         if self._use_lock is None:
-            self._use_lock = UseLock(self.path, mode)
-            self._use_lock.share()
+            use_lock = UseLock(self.path, mode)
+            use_lock.share()
+            self._use_lock = use_lock
         files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
         self._database = opened = Database(self.path, self._sync)
         return opened
@@ -74,14 +75,10 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         """Close the database once the transactions inside have ended."""
         with self._gate.closed():
             self._closed = True
-            self._let_go()
-
-    def _let_go(self) -> None:
-        """Close what is open. Nobody may be inside."""
-        self._close_database()
-        use_lock, self._use_lock = self._use_lock, None
-        if use_lock is not None:
-            use_lock.close()
+            self._close_database()
+            use_lock, self._use_lock = self._use_lock, None
+            if use_lock is not None:
+                use_lock.close()
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a read transaction, which sees one state of the queue."""
@@ -149,9 +146,9 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
     def require_no_reentry(self) -> None:
         """Make sure that the calling thread may wait for the transactions of others.
 
-        :raise ReentryError: it keeps them out itself, being in a fork or reopening the database
+        :raise ReentryError: they may be waiting for it: it is in a transaction or a fork, or reopens the database
         """
-        self._gate.require_not_mine()
+        self._gate.require_no_reentry()
 
     def _end(self, txn: Transaction) -> None:
         txn.abort()
@@ -206,26 +203,30 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
 
     # Forks
 
-    def before_fork(self, closer: Closer, timeout_s: float) -> bool:
-        """Keep transactions out; tell whether none is going on, so that the child may close what it inherits."""
-        return self._gate.close(closer, timeout_s)
+    def before_fork(self, closer: Closer, timeout_s: float) -> None:
+        """Keep transactions out, and wait a while until none is going on: then the child may close what it inherits."""
+        self._gate.close(closer, timeout_s)
 
     def after_fork_in_parent(self, closer: Closer) -> None:
         """Let transactions in again."""
         self._gate.open(closer)
 
-    def after_fork_in_child(self, quiet: bool) -> None:
-        """Close what was inherited, to be opened again on first use."""
-        inside = list(self._gate.inside)  # what other threads of the parent were doing
-        self._gate = Gate()
+    def after_fork_in_child(self) -> None:
+        """Let go of what was inherited; the database is opened again on first use. Twice is once."""
         self._opening = threading.RLock()
         self._is_opening = False
-        if quiet:
-            self._let_go()
+        if self._gate.was_quiet():
+            self._close_database()
+            use_lock, self._use_lock = self._use_lock, None
+            if use_lock is not None:
+                use_lock.leave_to_parent()
         else:
             self._lost_in_fork = True
+            inside = list(self._gate.inside)  # what other threads of the parent were doing
             _ORPHANS.extend((self._database, self._use_lock, inside))
             self._database = self._use_lock = None
             for token in inside:
                 if isinstance(token, Transaction):
                     _ORPHANS.append(token.disown())
+        # Last, so that an interrupt before it has all of this done again.
+        self._gate = Gate()

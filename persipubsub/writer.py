@@ -169,6 +169,9 @@ class Writer:
         group = request.led = _Group(request, self._queued)
         try:
             self._commit(group)
+        except errors.ReentryError as error:
+            # It concerns this thread alone. The others' operations are handed back.
+            request.error, request.done = error, True
         except Exception as error:  # pylint: disable=broad-exception-caught  # it belongs to the one who caused it
             if group.culprit is None or len(group.requests) == 1:
                 for member in group.requests:
@@ -219,7 +222,7 @@ class Writer:
                         member.group = None
                         self._queued.appendleft(member)
             self._leaders.pop(_LEADER)
-        elif not request.done:
+        if not request.done:
             self._unqueue(request)
         if self._queued:
             try:

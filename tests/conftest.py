@@ -1,9 +1,13 @@
 """What all tests share: queues in temporary directories, each checked after the test that touched it."""
 
+# Before persipubsub: its hook for forks takes a plain lock, so a handler that forks in a hook that runs after it hangs.
+import concurrent.futures.thread  # noqa: F401  # pylint: disable=unused-import  # see above
 import functools
 import os
 import pathlib
+import signal
 import sys
+import threading
 from typing import Any, Callable, Generator, Iterator, List
 
 os.environ["ICONTRACT_SLOW"] = "1"  # before persipubsub is imported: turns the expensive postconditions on
@@ -15,6 +19,8 @@ os.register_at_fork(after_in_child=functools.partial(sys.settrace, None))
 import pytest  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 
 import persipubsub  # noqa: E402  # pylint: disable=wrong-import-position  # see above
+from persipubsub import Durability, handle  # noqa: E402  # pylint: disable=wrong-import-position  # see above
+from tests.concurrency import MANY, WAIT_S, Opened  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 
 
 @pytest.fixture(name="new_environment")
@@ -31,6 +37,33 @@ def new_environment_fixture(tmp_path: pathlib.Path) -> Iterator[Callable[..., pe
     yield make
     for environment in made:
         environment.close()
+
+
+@pytest.fixture(name="time_limit")
+def time_limit_fixture() -> Iterator[None]:
+    """End a test whose main thread hangs: no other thread can."""
+
+    def give_up(*_signal: object) -> None:
+        raise TimeoutError("the main thread hangs")
+
+    before = signal.signal(signal.SIGUSR1, give_up)
+    timer = threading.Timer(2 * WAIT_S, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+    timer.daemon = True
+    timer.start()
+    yield
+    timer.cancel()
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.fixture(name="opened")
+def opened_fixture(new_environment: Callable[..., persipubsub.Environment], time_limit: None) -> Iterator[Opened]:
+    """Set up a queue that does not wait for the disk."""
+    del time_limit
+    environment = new_environment("a", "b", "all", durability=Durability.PROCESS_CRASH, high_watermark=MANY)
+    held = handle.acquire(environment.path)
+    yield Opened(environment, environment.new_control(), environment.new_publisher(), environment.new_subscriber("a"),
+                 held)
+    handle.release(held)
 
 
 @pytest.fixture(autouse=True)

@@ -1,103 +1,140 @@
-"""What a forked child may do with the queues that it inherits."""
+"""What a forked child has of its own, and what it does to its parent."""
 
+import contextlib
+import fcntl
 import os
-import threading
-import traceback
-from typing import Callable
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
-import persipubsub
-from persipubsub import Durability, HighWaterMark, errors
-from persipubsub.handle import Handle
-
-MakeEnvironment = Callable[..., persipubsub.Environment]
-
-WAIT_S = 30
+from persipubsub import errors, futex
+from persipubsub import subscriber as subscriber_module
+from tests.concurrency import WAIT_S, MakeEnvironment, Opened
+from tests.forking import FORK_ERROR, fork, status_of, use
 
 
-def status_of_child(work: Callable[[], None]) -> int:
-    """Fork; give the exit status of the child, which is 0 if the work raised nothing."""
-    child = os.fork()
-    if child == 0:
-        status = 1
+def test_an_inherited_subscriber_waits_in_the_child(opened: Opened) -> None:
+    """A child waits with an inherited subscriber and is woken by its parent, and the other way round."""
+    asleep_read, asleep_write = os.pipe()
+
+    def wait_in_the_child() -> None:
+        subscriber_module.SLEEP_S_MAX = 10 * WAIT_S
+        wait = futex.wait
+
+        def telling_wait(address: int, expected: int, timeout_s: float) -> None:
+            os.write(asleep_write, b"x")
+            wait(address, expected, timeout_s)
+
+        futex.wait = telling_wait
+        with opened.subscriber.receive(timeout=WAIT_S) as msg:
+            assert msg == b"from the parent"
+        opened.publisher.send(b"from the child")
+
+    child = fork(wait_in_the_child)
+    assert os.read(asleep_read, 1) == b"x"
+    opened.publisher.send(b"from the parent")
+    subscriber = opened.environment.new_subscriber("all")
+    for expected in (b"from the parent", b"from the child"):
+        with subscriber.receive(timeout=WAIT_S) as msg:
+            assert msg == expected
+    assert status_of(child) == 0
+    os.close(asleep_read)
+    os.close(asleep_write)
+
+
+def is_locked(path: pathlib.Path) -> bool:
+    """Tell whether anybody has the queue open."""
+    with open(path / "use.lock", "rb") as use_lock:
         try:
-            work()
-            status = 0
-        except BaseException:  # pylint: disable=broad-exception-caught  # whatever it is, the child must not go on
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            fcntl.flock(use_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
-@pytest.mark.parametrize("durability", Durability)
-def test_children_use_what_they_inherit(durability: Durability, new_environment: MakeEnvironment) -> None:
-    """While threads write, read and wait, each of 100 children sends and receives with inherited and fresh objects."""
-    environment = new_environment("a", "b", "idle", durability=durability, high_watermark=HighWaterMark(10**6, 10**6))
-    publisher, inherited = environment.new_publisher(), environment.new_subscriber("a")
-    stop = threading.Event()
-    sent = []
-
-    def write() -> None:
-        while not stop.is_set():
-            sent.append(publisher.send(b"parent"))
-
-    def look() -> None:
-        subscriber = environment.new_subscriber("b")
-        while not stop.is_set():
-            subscriber.front()
-
-    def wait() -> None:
-        environment.new_subscriber("idle").receive_to_top(timeout=0.01)
-
-    def use() -> None:
-        publisher.send(b"child")
-        with inherited.receive(timeout=WAIT_S) as message:
-            assert message is not None
-        with persipubsub.new_environment(environment.path) as fresh:
-            fresh.new_publisher().send(b"child")
-            with fresh.new_subscriber("b").receive(timeout=WAIT_S) as message:
-                assert message is not None
-
-    threads = [threading.Thread(target=target) for target in (write, write, look, wait)]
-    for thread in threads:
-        thread.start()
-    try:
-        assert [status_of_child(use) for _ in range(100)] == [0] * 100
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    with environment.new_subscriber("idle").receive_many(10**6, timeout=0) as messages:
-        assert messages.count(b"child") == 200
-        assert messages.count(b"parent") == len(sent) == len(set(sent))
-
-
-@pytest.mark.parametrize("start", [Handle.read, Handle.change])
-def test_a_child_forked_in_a_transaction_is_told(start: Callable[..., None], new_environment: MakeEnvironment) -> None:
-    """Where another thread is in a transaction, the fork goes on, the child gets ForkError, and the parent nothing."""
+@pytest.mark.usefixtures("time_limit")
+def test_the_child_has_its_own_lock(new_environment: MakeEnvironment) -> None:
+    """The child holds ``use.lock`` for itself: also when its parent has closed the queue, until it ends itself."""
     environment = new_environment("a")
     publisher = environment.new_publisher()
-    inside, leave = threading.Event(), threading.Event()
+    used, end = os.pipe(), os.pipe()
 
-    def stay(_txn: object) -> None:
-        inside.set()
-        assert leave.wait(WAIT_S)
+    def use_until_the_end() -> None:
+        publisher.send(b"x")
+        os.write(used[1], b"x")
+        os.read(end[0], 1)
+        os._exit(0)  # without closing anything
 
-    def use() -> None:
-        with pytest.raises(errors.ForkError, match="spawn"):
-            publisher.send(b"child")
-        with pytest.raises(errors.ForkError, match="spawn"):
-            persipubsub.new_environment(environment.path).new_publisher().send(b"child")
+    child = fork(use_until_the_end)
+    assert os.read(used[0], 1) == b"x"
+    environment.close()
+    assert is_locked(environment.path)
+    os.write(end[1], b"x")
+    assert status_of(child) == 0
+    assert not is_locked(environment.path)
+    for fd in used + end:
+        os.close(fd)
 
-    handle = environment.new_control()._handle  # pylint: disable=protected-access  # to hold a transaction open
-    thread = threading.Thread(target=start, args=(handle, stay))
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_child_that_closes_what_it_inherited(opened: Opened, used: bool) -> None:
+    """A child that closes its objects, used or not, or ends, takes nothing away from its parent."""
+
+    def close() -> None:
+        if used:
+            use(opened, "child")
+        opened.environment.close()
+        with pytest.raises(errors.ClosedError):
+            opened.publisher.send(b"x")
+
+    for _ in range(3):
+        with contextlib.suppress(errors.EmptyError):
+            opened.subscriber.pop()  # so that there is a reader's slot to lose
+        assert status_of(fork(close)) == 0
+        assert is_locked(opened.environment.path)
+        use(opened, "parent")
+        assert opened.control.check() == ()
+
+
+EXITS = """
+import os, sys, threading
+import persipubsub
+from persipubsub import errors, handle
+
+environment = persipubsub.new_environment(sys.argv[1])
+publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
+inside, go = threading.Event(), threading.Event()
+operation = {"write": handle.acquire(environment.path).change, "read": handle.acquire(environment.path).read}
+if sys.argv[2] in operation:
+    run = operation[sys.argv[2]]
+    thread = threading.Thread(target=run, args=(lambda txn: (inside.set(), go.wait()), ))
     thread.start()
-    assert inside.wait(WAIT_S)
+    inside.wait()
+child = os.fork()
+if not child:
     try:
-        assert status_of_child(use) == 0
-    finally:
-        leave.set()
-        thread.join()
-    assert publisher.send(b"parent") == 1
+        publisher.send(b"from the child")
+    except errors.ForkError:
+        sys.exit(7)
+    sys.exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+go.set()
+publisher.send(b"from the parent")
+"""
+
+
+@pytest.mark.parametrize("kind, status", [("quiet", 3), ("read", FORK_ERROR), ("write", FORK_ERROR)])
+def test_a_child_that_ends_like_a_program(opened: Opened, kind: str, status: int) -> None:
+    """A child that runs to the end of the interpreter, which finalizes everything, ends, and disturbs nobody."""
+    found = subprocess.run([sys.executable, "-c", EXITS, opened.environment.path, kind],
+                           env={
+                               **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)
+                           },
+                           timeout=WAIT_S,
+                           check=True,
+                           capture_output=True,
+                           text=True)
+    assert (found.stdout, found.stderr) == (f"{status}\n", "")
+    assert opened.sent() == [b"from the child"] * (kind == "quiet") + [b"from the parent"]
