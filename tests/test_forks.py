@@ -23,7 +23,7 @@ from tests.forking import FORK_ERROR, Busy, fork, status_of, use, use_without_ho
 FORK_S_MAX = 5
 
 
-@pytest.mark.parametrize("forks", [100, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("forks", [100, pytest.param(300, marks=pytest.mark.long)])
 @pytest.mark.parametrize("durability", Durability)
 def test_a_hundred_forks_while_threads_use_the_queue(opened: Opened, durability: Durability, forks: int) -> None:
     """Children use inherited and fresh objects while threads of the parent write, read and wait; nothing is lost."""
