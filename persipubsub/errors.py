@@ -10,7 +10,7 @@
      |    +-- MessageTooLargeError           a message over the limit or over the high-water mark
      |    +-- BatchTooLargeError             a batch over its limit of messages or bytes
      +-- ClosedError                         an object used after close()
-     +-- ReentryError                        a signal handler or finalizer writes in the midst of its thread's write
+     +-- ReentryError                        a signal handler or finalizer in the midst of its thread's use
      +-- ForkError                           a process forked in the midst of a transaction uses the queue
      +-- EmptyError (LookupError)            pop() where nothing is pending
      |
@@ -79,7 +79,10 @@ class ClosedError(PersipubsubError):
 
 
 class ReentryError(PersipubsubError):
-    """Raised when a signal handler or a finalizer writes while its own thread is writing. Nothing was written."""
+    """Raised when a signal handler or a finalizer uses the queue in the midst of a use by its own thread.
+
+    It would have to wait for that use, or for a thread that may be waiting for it. Nothing was written.
+    """
 
 
 class ForkError(PersipubsubError):

@@ -66,6 +66,12 @@ def opened_fixture(new_environment: Callable[..., persipubsub.Environment], time
     handle.release(held)
 
 
+@pytest.fixture(name="patient_forks")
+def patient_forks_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a fork wait longer than usual for the end of a transaction: the disk of a busy machine may be slow."""
+    monkeypatch.setattr(handle, "FORK_WAIT_S_MAX", WAIT_S)
+
+
 @pytest.fixture(autouse=True)
 def check_queues(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[None]:
     """Verify the invariants of every queue that a test left behind, unless it is marked as damaging them."""

@@ -19,10 +19,11 @@ from tests.forking import FORK_ERROR, Busy, fork, status_of, use, use_without_ho
 
 # Forks of all kinds
 
-#: A fork is held up for at most 100 ms. The fork itself and a busy machine add; what holds it up lasts until it is over.
+#: A fork is held up for at most 100 ms. The fork itself and a busy machine add; what would hold it up has no end.
 FORK_S_MAX = 5
 
 
+@pytest.mark.usefixtures("patient_forks")
 @pytest.mark.parametrize("forks", [100, pytest.param(300, marks=pytest.mark.long)])
 @pytest.mark.parametrize("durability", Durability)
 def test_a_hundred_forks_while_threads_use_the_queue(opened: Opened, durability: Durability, forks: int) -> None:
@@ -56,6 +57,7 @@ def test_children_at_the_same_time(opened: Opened) -> None:
     }
 
 
+@pytest.mark.usefixtures("patient_forks")
 def test_a_fork_in_a_thread(opened: Opened) -> None:
     """A thread forks while others use the queue: its child uses it as well."""
     with Busy(opened) as busy:

@@ -147,6 +147,25 @@ def test_interrupt_anywhere_in_a_change_of_durability(opened: Opened, readers: i
     accounts.check()
 
 
+def interrupted_at_random(operations: Sequence[Callable[[], object]], storm_s: float) -> int:
+    """Run operations for a while and interrupt each at a random moment; give how often that struck."""
+    chance = random.Random(1)
+    deadline = time.monotonic() + storm_s
+    hits = 0
+    with alarm_handler(interrupt):
+        while time.monotonic() < deadline:
+            try:
+                # Once, so that no second one strikes what cleans up after the first.
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.000001, 0.003))
+                try:
+                    chance.choice(operations)()
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                hits += 1
+    return hits
+
+
 @pytest.mark.parametrize("storm_s", STORMS_S)
 def test_storm_of_interrupts(opened: Opened, storm_s: float) -> None:
     """Thousands of KeyboardInterrupts in one thread neither stop the others nor lose or double what they send."""
@@ -155,29 +174,14 @@ def test_storm_of_interrupts(opened: Opened, storm_s: float) -> None:
     subscriber = opened.environment.new_subscriber("b")
     accounts = Accounts(opened)
     received: List[bytes] = []
-    hits = 0
 
     def receive() -> None:
         with subscriber.receive_many(max_messages=50, timeout=1) as msgs:
             received.extend(msgs)
 
-    chance = random.Random(1)
-    deadline = time.monotonic() + storm_s
-    with alarm_handler(interrupt):
-        while time.monotonic() < deadline:
-            operation: Callable[[], object] = accounts.send if chance.random() < 0.5 else receive
-            try:
-                # Once, so that no second one strikes what cleans up after the first.
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.000001, 0.003))
-                try:
-                    operation()
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                hits += 1
+    assert interrupted_at_random([accounts.send, receive], storm_s) > 20
     stop.set()
     sent = [sender.result() for sender in senders]
-    assert hits > 20
     opened.assert_quiet()
     with process(send_from_a_process, opened.environment.path, b"end"):
         pass

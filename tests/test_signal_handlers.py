@@ -15,11 +15,11 @@ from typing import Callable, Dict, List, Optional
 import pytest
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, database, errors, handle
+from persipubsub import Durability, database, errors
 from persipubsub.database import Database
 from persipubsub.transaction import Transaction
-from tests.concurrency import (HELD_UP_S_MAX, MANY, STORMS_FORKS, STORMS_S, WAIT_S, Accounts, MakeEnvironment, Opened,
-                               Sender, Task, alarm_handler, by_sender, drained, everywhere, numbered, wait_until)
+from tests.concurrency import (HELD_UP_S_MAX, STORMS_FORKS, STORMS_S, WAIT_S, Accounts, Opened, Sender, Task,
+                               alarm_handler, by_sender, everywhere, numbered, wait_until)
 from tests.forking import FORK_ERROR, Busy, ForkingAccounts, fork, status_of, use, use_without_hope
 
 
@@ -65,36 +65,33 @@ def test_a_handler_in_a_read_for_whose_end_another_thread_waits(opened: Opened) 
     assert opened.drain() == [b"sent by who reopens"]
 
 
-def test_a_handler_that_cannot_commit_for_others(new_environment: MakeEnvironment,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handler_that_cannot_commit_for_others(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a handler commits for other threads and cannot, since it has interrupted a read, they do it themselves."""
-    monkeypatch.setattr(database, "MAP_BYTES_MIN", 2**20)
-    environment = new_environment("a",
-                                  durability=Durability.PROCESS_CRASH,
-                                  high_watermark=HighWaterMark(hwm_db_size=2**19))
-    environment.new_control(high_watermark=MANY)
-    publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
-    held = handle.acquire(environment.path)
     reading = threading.get_ident()
     followers: List[Task[int]] = []
-    begin = Database.begin
+    begin, commit = Database.begin, Transaction.commit
 
     def begin_with_followers(self: Database, txn: Transaction, write: bool) -> None:
         begin(self, txn, write)
-        if write and threading.get_ident() == reading and not followers:
-            followers.extend(Task(lambda: publisher.send(b"follower")) for _ in range(2))
-            wait_until(lambda: len(held._writer._queued) == 2)
+        if write and threading.get_ident() == reading:
+            followers.extend(Task(opened.send(b"follower")) for _ in range(2))
+            wait_until(lambda: opened.queued() == 2)
+
+    def commit_unless_full(self: Transaction) -> None:
+        if threading.get_ident() == reading:
+            raise database.MapFullError("it would have to grow, and the read that the handler has interrupted to end")
+        commit(self)
 
     def handler(*_signal: object) -> None:
         with pytest.raises(errors.ReentryError):
-            publisher.send_many([bytes(50_000)] * 100)  # more than the map holds: it would have to grow
+            opened.publisher.send(b"from the handler")
 
-    monkeypatch.setattr(Database, "begin", begin_with_followers)
-    with alarm_handler(handler):
-        held.read(lambda txn: signal.raise_signal(signal.SIGALRM))
+    with alarm_handler(handler), monkeypatch.context() as patch:
+        patch.setattr(Database, "begin", begin_with_followers)
+        patch.setattr(Transaction, "commit", commit_unless_full)
+        opened.handle.read(lambda txn: signal.raise_signal(signal.SIGALRM))
     assert sorted(follower.result() for follower in followers) == [1, 2]
-    assert drained(subscriber) == [b"follower"] * 2
-    handle.release(held)
+    assert opened.drain() == [b"follower"] * 2
 
 
 def test_a_handler_in_the_midst_of_a_wait(opened: Opened) -> None:

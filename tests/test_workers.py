@@ -31,6 +31,7 @@ def use_in_process(publisher: Publisher, subscriber: Subscriber) -> None:
             assert msg is not None
 
 
+@pytest.mark.usefixtures("patient_forks")
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_multiprocessing(opened: Opened, method: str) -> None:
     """Processes of multiprocessing use what they are given, and what they open, while threads of the parent write."""
