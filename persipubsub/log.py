@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import lmdb
 
 #: The commit time of a message is that of its run: at most so much earlier, ...
-RUN_US_MAX = 1000
+RUN_US_MAX = 10_000
 #: ... and at most this part of the message timeout: what expires early does so by less than any clock errs.
 RUNS_PER_TIMEOUT = 1000
 

@@ -45,7 +45,7 @@ def opened_fixture(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyP
 
 
 def test_sends_of_nearly_one_time_share_a_record(opened: Opened) -> None:
-    """What is sent within a millisecond, and is no larger, writes no record of its own."""
+    """What is sent within a hundredth of a second, and is no larger, writes no record of its own."""
     opened.publisher.send(b"first")
     opened.pass_us(RUN_US_MAX)
     opened.publisher.send(b"later")
@@ -57,7 +57,7 @@ def test_sends_of_nearly_one_time_share_a_record(opened: Opened) -> None:
 
 @pytest.mark.parametrize("step_us, message", [(RUN_US_MAX + 1, b"later"), (0, b"larger")])
 def test_a_later_or_larger_message_begins_a_run(step_us: int, message: bytes, opened: Opened) -> None:
-    """What comes later than a millisecond, or is larger, has a record with its time and the totals before it."""
+    """What comes later, or is larger, has a record with its time and the totals before it."""
     opened.publisher.send_many([b"first", b"1"])
     opened.pass_us(step_us)
     opened.publisher.send(message)
@@ -69,7 +69,7 @@ def test_a_later_or_larger_message_begins_a_run(step_us: int, message: bytes, op
 
 @pytest.mark.parametrize("timeout_s, early_us", [(TIMEOUT_S, RUN_US_MAX), (0.1, 10**5 // RUNS_PER_TIMEOUT)])
 def test_a_message_expires_hardly_early(timeout_s: float, early_us: int, opened: Opened) -> None:
-    """A message expires early by at most a millisecond and a thousandth of the timeout, and never late."""
+    """A message expires early by at most a hundredth of a second and a thousandth of the timeout, and never late."""
     opened.control.set_hwm(HighWaterMark(timeout_s))
     timeout_us = round(timeout_s * 10**6)
     opened.publisher.send(b"first")
