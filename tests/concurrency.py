@@ -28,7 +28,7 @@ from persipubsub.transaction import Transaction
 T = TypeVar("T")
 MakeEnvironment = Callable[..., Environment]
 
-WAIT_S = 30  # for what happens soon unless something is broken
+WAIT_S = 60  # for what happens soon unless something is broken
 LOOK_S = 0.0005
 #: What a thread may have to wait when another one was interrupted: it looks again after a second. A busy machine adds.
 HELD_UP_S_MAX = writer.WAIT_S_MAX + 4

@@ -2,10 +2,8 @@
 
 # pylint: disable=protected-access  # the order of the steps of a wake-up, no public method shows
 
-import contextlib
 import itertools
 import logging
-import multiprocessing
 import os
 import pathlib
 import random
@@ -16,7 +14,7 @@ import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, List, Optional
 
 import pytest
 
@@ -25,10 +23,10 @@ from persipubsub import Durability, Environment, errors, futex
 from persipubsub import subscriber as subscriber_module
 from persipubsub import wakeup
 from persipubsub.wakeup import FutexWatch, Wakeup
+from tests.concurrency import WAIT_S, process, told
 
 MakeEnvironment = Callable[..., Environment]
 
-WAIT_S = 60  # for what happens soon unless something is broken
 #: Where only a wake-up may end a wait, not the look that is taken each second in any case.
 SLEEP_S_NEVER = 10 * WAIT_S
 #: No sleep is longer than a second. A busy machine adds.
@@ -36,32 +34,6 @@ FOUND_S_MAX = subscriber_module.SLEEP_S_MAX + 1
 WAITERS = 200
 CPU_S_MAX = 0.05
 ROUNDS = 4000
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["persipubsub", "pytest"])
-
-
-@contextlib.contextmanager
-def process(function: Callable[..., None], *arguments: object) -> Iterator[Connection]:
-    """Run a function in another process, with a connection to it. It has to end well."""
-    ours, theirs = CONTEXT.Pipe()
-    running = CONTEXT.Process(target=function, args=(theirs, *arguments), daemon=True)
-    running.start()
-    theirs.close()
-    try:
-        yield ours
-        running.join(WAIT_S)
-        assert running.exitcode == 0
-    finally:
-        running.kill()
-        running.join()
-        ours.close()
-
-
-def told(connection: Connection) -> Any:
-    """Give what another process tells."""
-    assert connection.poll(WAIT_S)
-    return connection.recv()
 
 
 def call_before_sleeping(function: Callable[[], None]) -> None:
