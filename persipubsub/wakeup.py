@@ -1,4 +1,4 @@
-"""Waiting for a commit, and telling those who wait, in all processes.
+"""Waiting for a commit, and telling those who wait, in all processes; and giving way to those who take.
 
 Two 32-bit words stand in the file ``wakeup``, which every process maps:
 
@@ -10,6 +10,11 @@ Who waits reads *published*, then sets *waiting*, then looks into the queue, the
 Who publishes commits, then reads *waiting* and resets it, then sets *published*, then wakes if it was set. So whenever
 *waiting* is reset under somebody, *published* changes afterwards, and it does not sleep or is woken. Nobody sleeps
 longer than a second all the same: a publisher may be killed between commit and wake-up.
+
+LMDB's write lock is not fair: a process that sends without a pause has it again before another one, which waits for it,
+is awake. It would get one message in two milliseconds. So who takes says so in a byte of the same file while it waits
+for the lock, and who is about to send lets it go first. Senders do not give way to each other, since that would cost
+them most of their speed.
 """
 
 import logging
@@ -26,8 +31,14 @@ FILE_BYTES = mmap.PAGESIZE
 POLLING_DELAY_S_MIN = 0.0002
 POLLING_DELAY_S_MAX = 0.02
 
+#: So long does a sender wait until a process that takes had its turn. A sleep would be longer.
+GIVE_WAY_S_MAX = 0.0002
+
 _PUBLISHED = 0
 _WAITING = 1
+# One byte for each process that takes, by its number. Two that share one may be passed over now and then.
+_TAKING = slice(64, 128)
+_NOBODY = bytes(_TAKING.stop - _TAKING.start)
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -46,6 +57,21 @@ class Wakeup:
         """Tell those who wait that this transaction published something."""
         if self._words is not None:
             self._words.publish(transaction_id)
+
+    def give_way(self) -> None:
+        """Let processes that wait for LMDB's lock to take messages go first. To be called before a send."""
+        if self._words is not None:
+            self._words.give_way()
+
+    def begin_taking(self) -> None:
+        """Say that this process takes messages, so that senders of other processes give way."""
+        if self._words is not None:
+            self._words.say_taking(True)
+
+    def end_taking(self) -> None:
+        """Say that it has taken them."""
+        if self._words is not None:
+            self._words.say_taking(False)
 
     def watch(self, longest_sleep_s: float) -> "Union[FutexWatch, PollingWatch]":
         """Prepare to wait.
@@ -72,6 +98,9 @@ class _Words:
         finally:
             os.close(fd)
         self._futex = futex
+        self._mapped = mapped
+        # Of processes that did not get their turn when they were given way: they may be dead.
+        self._passed_over = _NOBODY
         self._words = memoryview(mapped).cast("I")
         self._address = ctypes.addressof(ctypes.c_uint32.from_buffer(mapped))
 
@@ -90,6 +119,24 @@ class _Words:
         published = self._words[_PUBLISHED]
         self._words[_WAITING] = 1
         return published
+
+    def give_way(self) -> None:
+        """Wait until one of those who take had its turn, but not for long."""
+        taking = self._mapped[_TAKING]
+        if taking == _NOBODY:
+            self._passed_over = _NOBODY
+        if taking == self._passed_over:
+            return
+        deadline = time.monotonic() + GIVE_WAY_S_MAX
+        while time.monotonic() < deadline:
+            time.sleep(0)  # other threads may run
+            if self._mapped[_TAKING] != taking:
+                return
+        self._passed_over = taking
+
+    def say_taking(self, taking: bool) -> None:
+        """Say whether this process takes messages."""
+        self._mapped[_TAKING.start + os.getpid() % len(_NOBODY)] = taking
 
     def sleep(self, published: int, timeout_s: float) -> None:
         """Sleep until something else was published."""

@@ -192,11 +192,28 @@ class Writer:
         request.done = True
 
     def _commit(self, group: _Group) -> None:
-        txn = self._storage.write(group.run)
+        if group.requests[0].messages:
+            self._wakeup.give_way()
+            txn = self._storage.write(group.run)
+        else:
+            txn = self._take(group)
         for request in group.requests:
             request.done = True
         if txn.published:
             self._wakeup.notify(txn.number)
+
+    def _take(self, group: _Group) -> Transaction:
+        """Run a group that does not send: senders of other processes give way until this one has LMDB's lock."""
+
+        def run(txn: Transaction) -> None:
+            self._wakeup.end_taking()
+            group.run(txn)
+
+        try:
+            self._wakeup.begin_taking()
+            return self._storage.write(run)
+        finally:
+            self._wakeup.end_taking()
 
     def _follow(self, request: _Request) -> None:
         """Wait until a leader has run the request, or there is none."""

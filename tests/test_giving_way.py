@@ -1,0 +1,101 @@
+"""Senders let processes that take messages have LMDB's lock first, which is not fair by itself."""
+
+import mmap
+import os
+import time
+from typing import Callable, Iterator, List
+
+import pytest
+
+from persipubsub import Durability, Environment, wakeup
+from tests.concurrency import Task, hold_write_lock, process, told, wait_until
+
+MakeEnvironment = Callable[..., Environment]
+
+#: Where processes say that they take messages.
+TAKING = slice(64, 128)
+OTHER = TAKING.start + (os.getpid() + 1) % 64
+OWN = TAKING.start + os.getpid() % 64
+
+
+@pytest.fixture(name="environment")
+def environment_fixture(new_environment: MakeEnvironment) -> Environment:
+    """Set up a queue."""
+    return new_environment("a", durability=Durability.PROCESS_CRASH)
+
+
+@pytest.fixture(name="mapped")
+def mapped_fixture(environment: Environment) -> Iterator[mmap.mmap]:
+    """Map the file by which processes wake each other."""
+    environment.new_publisher().send(b"sent")
+    with open(environment.path / "wakeup", "r+b") as file, mmap.mmap(file.fileno(), mmap.PAGESIZE) as mapped:
+        yield mapped
+
+
+@pytest.fixture(name="looks")
+def looks_fixture(monkeypatch: pytest.MonkeyPatch) -> List[Callable[[], object]]:
+    """Give a list of what happens at the next looks of a sender that gives way; nobody looks when it is empty."""
+    looks: List[Callable[[], object]] = []
+    sleep = time.sleep
+
+    def look(seconds: float) -> None:
+        if looks:
+            looks.pop(0)()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", look)
+    monkeypatch.setattr(wakeup, "GIVE_WAY_S_MAX", 60)
+    return looks
+
+
+def nothing() -> None:
+    """Let a look pass."""
+
+
+def test_a_sender_waits_until_a_taker_had_its_turn(environment: Environment, mapped: mmap.mmap,
+                                                   looks: List[Callable[[], object]]) -> None:
+    """A send begins when the process that takes has the lock, and not before."""
+    publisher, taker = environment.new_publisher(), environment.new_subscriber("a")
+    mapped[OTHER] = 1
+    looks += [nothing, lambda: taker.front() == b"sent" and mapped.__setitem__(OTHER, 0)]
+    assert publisher.send(b"after") == 2
+    assert not looks and mapped[OTHER] == 0
+    assert list(taker.messages(timeout=0)) == [b"sent", b"after"]
+
+
+def test_a_dead_taker_is_waited_for_once(environment: Environment, mapped: mmap.mmap,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that died while it waited for its turn holds up one send, and those that come no more."""
+    publisher = environment.new_publisher()
+    waits: List[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    mapped[OTHER] = 1
+    publisher.send(b"1")
+    assert waits
+    waits.clear()
+    publisher.send_many([b"2", b"3"])
+    assert not waits
+
+
+def test_takers_that_wait_are_given_way_again(environment: Environment, mapped: mmap.mmap,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who was passed over, and had its turn later, is given way when it takes again."""
+    publisher = environment.new_publisher()
+    waits: List[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    for taking in (1, 0, 1):
+        waits.clear()
+        mapped[OTHER] = taking
+        publisher.send(b"sent")
+        assert bool(waits) == bool(taking)
+
+
+def test_who_takes_says_so_until_it_has_the_lock(environment: Environment, mapped: mmap.mmap) -> None:
+    """While a process waits for the lock to take a message it says so, and no longer when it has taken it."""
+    with process(hold_write_lock, environment.path) as holder:
+        assert told(holder) == "held"
+        taking = Task(environment.new_subscriber("a").pop)
+        wait_until(lambda: mapped[OWN] == 1)
+        holder.send("release")
+        taking.result()
+    assert mapped[TAKING] == bytes(64)
