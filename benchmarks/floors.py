@@ -13,6 +13,7 @@ from benchmarks.measure import Bounds, Steps
 from benchmarks.results import Setting
 
 RAW_LMDB = "raw py-lmdb"
+NAMED_LMDB = "py-lmdb with names and ids"
 DISK = "pwrite + fdatasync"
 PIPE = "multiprocessing.Pipe"
 
@@ -98,6 +99,35 @@ def raw_sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> I
             return count
 
         yield Steps(step_one if count == 1 else step_many)
+
+
+@contextlib.contextmanager
+def named_sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> Iterator[Steps]:
+    """Put one message per write transaction into a named database, and do what no queue with an order can do without.
+
+    That is: read a configuration, and find the id of the next message.
+    """
+    message = payload(setting)
+    with lmdb.Environment(os.fspath(directory),
+                          map_size=MAP_BYTES,
+                          sync=setting.durability == "durable",
+                          lib_version=0,
+                          max_dbs=2) as environment:
+        configuration, messages = environment.open_db(b"configuration"), environment.open_db(b"messages")
+        with environment.begin(write=True) as txn:
+            txn.put(b"header", bytes(64), db=configuration)
+            txn.put(pack_key(0), message, db=messages)
+
+        def step() -> int:
+            with environment.begin(write=True) as txn:
+                txn.get(b"header", db=configuration)
+                cursor = txn.cursor(messages)
+                cursor.last()
+                next_id = int.from_bytes(cursor.key(), "big") + 1
+                txn.put(pack_key(next_id), message, append=True, db=messages)
+            return 1
+
+        yield Steps(step)
 
 
 @contextlib.contextmanager

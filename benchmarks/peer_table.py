@@ -28,8 +28,9 @@ def peer_table(document: Document) -> str:
         _wake_up(document, name)
     ] for name in names]
     notes = [f"- {name}: {note}" for name, note in document.peer_notes.items() if note]
-    return tables.table(header, rows) + "\n" + "\n".join(["How many times the best peer persipubsub reaches:", ""]) + (
-        "\n" + _lead_table(document, header) + "\n" + "\n".join(notes) + "\n")
+    return tables.table(header, rows) + "\n" + "\n".join([
+        "How many times the best peer of the same durability persipubsub reaches:", ""
+    ]) + ("\n" + _lead_table(document, header) + "\n" + "\n".join(notes) + "\n")
 
 
 def _pair(document: Document, name: str, workload: str, setting: Tuple[Tuple[str, object], ...]) -> str:
@@ -64,7 +65,10 @@ def _lead_table(document: Document, header: Sequence[str]) -> str:
 
 def _lead(document: Document, workload: str, setting: "dict[str, object]") -> str:
     ours = document.find(Rate, workload, OURS, **setting)
-    theirs = [document.find(Rate, workload, name, **setting) for name in document.peer_notes]
+    theirs = [
+        document.find(Rate, workload, name, **setting) for name in document.peer_notes
+        if name not in document.weaker_peers
+    ]
     best = max((one for one in theirs if one is not None), key=lambda one: one.messages_per_s, default=None)
     if ours is None or best is None:
         return ""

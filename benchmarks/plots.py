@@ -4,7 +4,7 @@ import importlib
 import pathlib
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from benchmarks import floors
+from benchmarks import floors, tables
 from benchmarks.results import OURS, Churn, Document, Latency, Rate
 
 # Not by an import statement: the types of matplotlib are installed only where the pictures are made.
@@ -17,6 +17,7 @@ STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "axes.grid": True,
+    "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "grid.color": "#dddddd",
@@ -194,16 +195,26 @@ def _peers(document: Document) -> Any:
     names = list(dict.fromkeys(one.contestant for one in document.of(Rate, "peers-send")))[::-1]
     if not names:
         return None
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(11, 1.2 + 0.3 * len(names)), sharey=True)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(11, 1.2 + 0.3 * len(names)), sharex=True, sharey=True)
     for axis, (title, workload, setting) in zip(axes, panels):
         for row, name in enumerate(names):
             found = document.find(Rate, workload, name, **setting)
             if found is not None:
                 axis.barh(row, found.messages_per_s, color=DURABLE_COLOUR if name == OURS else "#b8b8b8")
+                axis.text(1.3,
+                          row,
+                          tables.per_s(found.messages_per_s),
+                          va="center",
+                          fontsize=8,
+                          color="white" if name == OURS else "black")
         axis.set_title(title)
+        axis.grid(axis="y", visible=False)
         axis.set_xscale("log")
+        axis.set_xlim(1, 10_000_000)
+        _mark_values(axis, [1, 100, 10_000, 1_000_000])
         axis.set_xlabel("messages sent per second")
-    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_yticks(range(len(names)),
+                       [f"{name} (keeps less)" if name in document.weaker_peers else name for name in names])
     figure.tight_layout()
     return figure
 

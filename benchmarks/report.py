@@ -107,6 +107,14 @@ def _beside(document: Document, one: Rate, floor: str) -> List[str]:
     ]
 
 
+def limit_table(document: Document) -> str:
+    """Show single sends beside the least that a queue has to do."""
+    rows = [[one.contestant, one.setting.durability or "",
+             per_s(one.messages_per_s),
+             tables.ratio(one.of_floor)] for one in document.of(Rate, "send-limit")]
+    return tables.table(["who", "durability", "messages/s", "ratio"], rows)
+
+
 def latencies(workload: str, vary: str, header: str) -> Callable[[Document], str]:
     """Make a table of latencies."""
 
@@ -182,6 +190,8 @@ PARTS: Dict[str, Callable[[Document], str]] = {
     machine_table,
     "targets":
     targets.table,
+    "send-limit":
+    limit_table,
     "sizes":
     rates({
         "send": "sent",

@@ -132,6 +132,8 @@ class Document:
     took_s: float
     results: List[Result]
     peer_notes: Dict[str, str] = dataclasses.field(default_factory=dict)
+    #: The peers that keep less than their column says: they are shown, but not compared with.
+    weaker_peers: List[str] = dataclasses.field(default_factory=list)
 
     def of(self, kind: Type[R], workload: str) -> List[R]:
         """List the results of a workload."""
@@ -160,7 +162,8 @@ def read(file: pathlib.Path) -> Document:
                     scale=content["scale"],
                     took_s=content["took_s"],
                     results=[_decode(entry) for entry in content["results"]],
-                    peer_notes=content["peer_notes"])
+                    peer_notes=content["peer_notes"],
+                    weaker_peers=content["weaker_peers"])
 
 
 def _encode(result: Result) -> Dict[str, Any]:

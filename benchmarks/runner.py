@@ -17,6 +17,7 @@ Workload = Callable[[Scale, pathlib.Path], Iterator[Result]]
 #: In the order in which they run: first those whose figures depend most on a machine at rest.
 WORKLOADS: Dict[str, Workload] = {
     "send": workloads_messages.send,
+    "send-limit": workloads_messages.send_limit,
     "send-batch": workloads_messages.send_batch,
     "take": workloads_messages.take,
     "take-batch": workloads_messages.take_batch,
@@ -76,6 +77,7 @@ def _run_peers(document: Document, scale: Scale, directory: pathlib.Path) -> Non
     from benchmarks import peers, versus
     available = peers.available()
     document.peer_notes = {peer.name: peer.note for peer in available}
+    document.weaker_peers = [peer.name for peer in available if peer.weaker]
     _collect(document, "peers", versus.compare(scale, directory, available))
 
 

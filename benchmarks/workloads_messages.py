@@ -15,6 +15,7 @@ BATCH_MESSAGES = 1000
 BATCH_BYTES_MAX = 16 * 1024**2
 
 raw_send = measure.stepwise(floors.raw_sending)
+named_send = measure.stepwise(floors.named_sending)
 raw_take = measure.stepwise(floors.raw_taking)
 disk_send = measure.stepwise(floors.disk_sending)
 our_send = measure.stepwise(queues.sending)
@@ -30,6 +31,18 @@ def send(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
     """Single sends of messages of each size."""
     for setting in _by_size(scale, batch=False):
         yield from _sending("send", setting, scale, directory)
+
+
+def send_limit(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
+    """Single sends beside the least that a queue has to do on LMDB: between it and the floor nothing can be gained."""
+    for durability in DURABILITIES:
+        setting = Setting(durability, 100, 1)
+        contestants = [
+            Contestant(floors.RAW_LMDB, setting, raw_send),
+            Contestant(floors.NAMED_LMDB, setting, named_send),
+            Contestant(OURS, setting, our_send)
+        ]
+        yield from measure.contest("send-limit", contestants, scale, directory)
 
 
 def send_batch(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:

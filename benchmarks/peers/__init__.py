@@ -56,6 +56,9 @@ class Peer(Protocol):
     #: The values of ``durable`` that it can do.
     durabilities: tuple[bool, ...]
 
+    #: Whether it keeps less than a relaxed queue of persipubsub: the death of a process loses messages.
+    weaker: bool
+
     def open(self, directory: pathlib.Path, durable: bool, subscribers: int) -> Session:
         """Set up a new queue for so many subscribers in a directory of its own below ``directory``.
 

@@ -60,6 +60,7 @@ class _Peer:
         f"subscriber; sqlite_synchronous=1, its default, or 2 when durable; nothing to acknowledge: a message that was "
         f"taken is gone; values from 32 KiB on are files of their own, which are never synced; no call that waits")
     durabilities: tuple[bool, ...] = (True, False)
+    weaker = False
 
     def open(self, directory: pathlib.Path, durable: bool, subscribers: int) -> Session:
         """Open one deque per subscriber."""

@@ -86,6 +86,7 @@ class _Peer:
         f"FULL when durable; takes with pop and done, two commits, pruned every {TAKES_BETWEEN_PRUNINGS} takes; no "
         "call that waits")
     durabilities: tuple[bool, ...] = (True, False)
+    weaker = False
 
     def open(self, directory: pathlib.Path, durable: bool, subscribers: int) -> Session:
         """Open one queue per subscriber."""

@@ -79,6 +79,7 @@ def _configure(own: pathlib.Path, port: int, durable: bool) -> pathlib.Path:
 
 class _Peer:
     name = "NATS JetStream"
+    weaker = False
 
     def __init__(self, server: pathlib.Path) -> None:
         self._server = server

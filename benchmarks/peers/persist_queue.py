@@ -100,6 +100,7 @@ def _receiving(kind: str, path: str, durable: bool) -> Iterator[bytes]:
 
 class _Peer:
     durabilities: tuple[bool, ...] = (True, False)
+    weaker = False
 
     def __init__(self, kind: str, taking: str) -> None:
         self._kind = kind

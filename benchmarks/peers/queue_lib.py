@@ -51,6 +51,7 @@ class _Peer:
             "relaxed: it writes down where the queue begins and ends only when closed, so a process that dies loses "
             "it; never syncs; for one process and one thread; nothing to acknowledge; no batches")
     durabilities: tuple[bool, ...] = (False, )
+    weaker = True
 
     def open(self, directory: pathlib.Path, durable: bool, subscribers: int) -> Session:
         """Open one queue per subscriber."""

@@ -100,6 +100,7 @@ def _running(server: pathlib.Path, epmd: pathlib.Path, own: pathlib.Path) -> Ite
 class _Peer:
     name = "RabbitMQ"
     durabilities: tuple[bool, ...] = (True, False)
+    weaker = False
 
     def __init__(self, server: pathlib.Path, epmd: pathlib.Path) -> None:
         self._server = server

@@ -83,6 +83,7 @@ def _receiving(port: int) -> Iterator[bytes]:
 class _Peer:
     name = "Redis Streams"
     durabilities: tuple[bool, ...] = (True, False)
+    weaker = False
 
     def __init__(self, server: pathlib.Path) -> None:
         self._server = server
