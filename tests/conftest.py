@@ -16,6 +16,12 @@ os.environ["ICONTRACT_SLOW"] = "1"  # before persipubsub is imported: turns the 
 # another thread holds a lock of coverage's, the child would wait for it for ever.
 os.register_at_fork(after_in_child=functools.partial(sys.settrace, None))
 
+if "coverage" in sys.modules:
+    _RUNNING = sys.modules["coverage"].Coverage.current()
+    if _RUNNING is not None:
+        # A signal handler may come while its own thread holds the lock of the data, and is traced as well.
+        _RUNNING._collector.data_lock = threading.RLock()  # pylint: disable=protected-access  # there is no other way
+
 import pytest  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 
 import persipubsub  # noqa: E402  # pylint: disable=wrong-import-position  # see above
