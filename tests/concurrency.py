@@ -262,13 +262,19 @@ def everywhere(operation: Callable[[], object], action: Callable[[], object]) ->
     raise AssertionError
 
 
-def interrupt(_signal: int = 0, frame: Optional[types.FrameType] = None) -> None:
-    """Do what Ctrl-C does, but not in the midst of what would never release its own lock."""
+def holds_foreign_lock(frame: Optional[types.FrameType]) -> bool:
+    """Tell whether a signal came in the midst of what may hold a lock that others, or the handler itself, need."""
     while frame is not None and not frame.f_code.co_filename.startswith((PACKAGE, TESTS)):
         if any(name in frame.f_code.co_filename for name in NOT_INTERRUPTED):
-            return
+            return True
         frame = frame.f_back
-    raise KeyboardInterrupt
+    return False
+
+
+def interrupt(_signal: int = 0, frame: Optional[types.FrameType] = None) -> None:
+    """Do what Ctrl-C does, but not in the midst of what would never release its own lock."""
+    if not holds_foreign_lock(frame):
+        raise KeyboardInterrupt
 
 
 def interrupted_everywhere(operation: Callable[[], object], after: Callable[[bool], None]) -> None:
