@@ -71,6 +71,11 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._database = opened = Database(self.path, self._sync)
         return opened
 
+    @property
+    def syncs(self) -> bool:
+        """Tell whether commits wait for the disk, as far as this process knows."""
+        return self._sync
+
     def close(self) -> None:
         """Close the database once the transactions inside have ended."""
         with self._gate.closed():

@@ -14,6 +14,7 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
 
 import collections
 import threading
+import time
 from typing import Any, Callable, Deque, Dict, Optional, TypeVar
 
 from persipubsub import errors, queue
@@ -27,6 +28,10 @@ GROUP_MESSAGES_MAX = 10_000
 GROUP_BYTES_MAX = 64 * 1024**2
 #: Who waits for its result looks again after this time, whatever happens.
 WAIT_S_MAX = 1.0
+
+#: So long does a leader wait for those who were in the commit before: about as long as a fast disk takes.
+GATHER_S_MAX = 0.0003
+GATHER_LOOK_S = 0.00001
 
 _LEADER = 0
 
@@ -122,6 +127,7 @@ class Writer:
     def __init__(self, storage: Storage, wakeup: Wakeup) -> None:
         self._storage = storage
         self._wakeup = wakeup
+        self._company = 1  # how many threads were writing at the end of the last commit
         self._leaders: Dict[int, _Request] = {}
         self._queued: Deque[_Request] = collections.deque()
 
@@ -192,6 +198,8 @@ class Writer:
         request.done = True
 
     def _commit(self, group: _Group) -> None:
+        if self._company > len(self._queued) + 1:
+            self._gather()
         if group.requests[0].messages:
             self._wakeup.give_way()
             txn = self._storage.write(group.run)
@@ -199,8 +207,16 @@ class Writer:
             txn = self._take(group)
         for request in group.requests:
             request.done = True
+        self._company = len(group.requests) + len(self._queued)
         if txn.published:
             self._wakeup.notify(txn.number)
+
+    def _gather(self) -> None:
+        """Wait a moment for those who were there a moment ago: the disk takes as long for all of them as for one."""
+        if self._storage.syncs:
+            deadline = time.monotonic() + GATHER_S_MAX
+            while self._company > len(self._queued) + 1 and time.monotonic() < deadline:
+                time.sleep(GATHER_LOOK_S)
 
     def _take(self, group: _Group) -> Transaction:
         """Run a group that does not send: senders of other processes give way until this one has LMDB's lock."""

@@ -142,6 +142,10 @@ class Opened(NamedTuple):
         """Tell how many operations wait for the one that is going on."""
         return len(self.handle._writer._queued)
 
+    def is_led(self) -> bool:
+        """Tell whether a thread is running, or about to run, operations."""
+        return bool(self.handle._writer._leaders)
+
     def is_used(self) -> bool:
         """Tell whether a transaction is going on in this process."""
         return bool(self.handle._storage._gate.inside)

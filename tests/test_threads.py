@@ -14,7 +14,7 @@ from typing import Dict, List, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import HighWaterMark, errors, handle, writer
+from persipubsub import Durability, HighWaterMark, errors, handle, writer
 from persipubsub.database import Database
 from persipubsub.transaction import Transaction
 from tests.concurrency import CONTEXT, MANY, WAIT_S, Opened, Task, by_sender, numbered, process, told, wait_until
@@ -134,6 +134,33 @@ def test_operations_of_waiting_threads_share_one_commit(opened: Opened, transact
     stored = opened.drain()
     assert [stored[message_id - 2] for message_id in ids] == [b"%d" % number for number in range(14)]
     assert opened.control.status().subscribers["c"].next_id == 16
+
+
+def test_a_durable_leader_waits_for_its_company(opened: Opened, monkeypatch: pytest.MonkeyPatch,
+                                                transactions: List[Transaction]) -> None:
+    """Where commits wait for the disk, who leads waits a moment for those who were in the last commit."""
+    opened.environment.new_control(durability=Durability.POWER_LOSS)
+    with opened.writing():
+        company = [Task(opened.send(b"x")), Task(opened.send(b"x"))]
+        wait_until(lambda: opened.queued() == 2)
+    assert sorted(task.result() for task in company) == [1, 2]
+    monkeypatch.setattr(writer, "GATHER_S_MAX", WAIT_S)
+    del transactions[:]
+    leader = Task(opened.send(b"x"))
+    wait_until(opened.is_led)
+    follower = Task(opened.send(b"x"))
+    assert (leader.result(), follower.result()) == (3, 4)
+    assert len(transactions) == 1
+
+
+def test_a_relaxed_leader_waits_for_nobody(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where commits do not wait for the disk, nothing is gained by waiting for others."""
+    with opened.writing():
+        company = [Task(opened.send(b"x")), Task(opened.send(b"x"))]
+        wait_until(lambda: opened.queued() == 2)
+    assert sorted(task.result() for task in company) == [1, 2]
+    monkeypatch.setattr(writer, "GATHER_S_MAX", 2 * WAIT_S)
+    assert Task(opened.send(b"x")).result() == 3
 
 
 def test_a_durable_change_makes_its_group_durable(opened: Opened, monkeypatch: pytest.MonkeyPatch,
