@@ -3,13 +3,15 @@
 import errno
 import os
 import pathlib
-from typing import NoReturn, Type
+from typing import Callable, Iterable, List, NoReturn, Type, TypeVar
 
 import lmdb
 
 from persipubsub import errors, reader_table, records
 from persipubsub.records import Header, Run
 from persipubsub.transaction import SubDatabases, Transaction
+
+T = TypeVar("T")
 
 MAX_READERS = 1024
 #: What LMDB makes of its lock file for MAX_READERS.
@@ -128,18 +130,58 @@ def _open_sub_databases(environment: lmdb.Environment, txn: "lmdb.Transaction[by
     return dbs
 
 
-def require_format(file: pathlib.Path) -> None:
-    """Look whether a file is a queue's, without leaving anything beside it. Nobody may have it open.
-
-    :raise FormatError: it is not
-    """
+def verify(file: pathlib.Path) -> List[str]:
+    """Read a whole data file in Python, without LMDB, and give what is wrong with its pages. Nobody may write to it."""
+    from lmdb import verify as walker  # here, since it is seldom needed
     try:
-        if not file.stat().st_size:
-            raise errors.FormatError(
-                f"The file {file} is empty, so it is no queue. Delete it, or use another directory.")
+        return list(walker.verify(os.fspath(file), subdir=False))  # type: ignore[no-untyped-call]  # it has no hints
+    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a hostile file makes of it
+        return [str(error) or repr(error)]
+
+
+def inspect(path: pathlib.Path, operation: Callable[[Transaction], T]) -> T:
+    """Open a queue whose pages are sound, and run an operation in a read transaction."""
+    opened, txn = Database(path, True), Transaction()
+    try:
+        opened.begin(txn, False)
+        return operation(txn)
+    except lmdb.Error as error:
+        raise_translated(error, path)
+    finally:
+        txn.abort()
+        opened.close()
+
+
+def compact(file: pathlib.Path, target: pathlib.Path) -> None:
+    """Write a compact copy of a data file that nobody has open."""
+    try:
         with lmdb.Environment(os.fspath(file), subdir=False, readonly=True, lock=False,
-                              max_dbs=SUB_DATABASES_MAX) as environment, environment.begin() as txn:
-            _open_sub_databases(environment, txn)
+                              max_dbs=SUB_DATABASES_MAX) as environment:
+            environment.copy(os.fspath(target), compact=True)
+    except lmdb.Error as error:
+        raise_translated(error, file.parent)
+
+
+def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]]) -> None:
+    """Write into a data file that :func:`create` has made, a transaction for each step, and bring it to the disk."""
+    try:
+        with lmdb.Environment(os.fspath(file),
+                              subdir=False,
+                              lock=False,
+                              sync=False,
+                              map_size=2**47 - 2**40,
+                              max_dbs=SUB_DATABASES_MAX) as environment:
+            with environment.begin(write=True) as opening:
+                dbs = _open_sub_databases(environment, opening)
+            for step in steps:
+                txn = Transaction()
+                try:
+                    txn.begin(environment, dbs, True)
+                    step(txn)
+                    txn.commit()
+                finally:
+                    txn.abort()
+            environment.sync(True)
     except lmdb.Error as error:
         raise_translated(error, file)
 

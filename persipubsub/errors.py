@@ -17,6 +17,7 @@
      |  the state of the queue: set it up, or look at who changed it
      +-- NotInitializedError                 no queue at this path
      +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed meanwhile
+     +-- InUseError                          it is open, and what is to be done needs it closed
      |
      |  the place: the path, its permissions, its files
      +-- PathError (OSError)                 the path cannot be a queue: a file, no permission, no directory
@@ -43,6 +44,7 @@ __all__ = [
     "EmptyError",
     "ForkError",
     "FormatError",
+    "InUseError",
     "MessageTooLargeError",
     "NotInitializedError",
     "PathError",
@@ -95,6 +97,10 @@ class EmptyError(PersipubsubError, LookupError):
 
 class NotInitializedError(PersipubsubError):
     """Raised when there is no queue at the path. Set it up with ``Environment.new_control`` once, at deployment."""
+
+
+class InUseError(PersipubsubError):
+    """Raised when the queue is open somewhere, and what is to be done needs it closed. Close it there."""
 
 
 class UnknownSubscriberError(PersipubsubError, LookupError):

@@ -14,9 +14,12 @@ DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 USE_FILE = "use.lock"
 WAKEUP_FILE = "wakeup"
+#: See :mod:`persipubsub.mark`.
+UNCLEAN_FILE = "unclean"
 #: A data file in the making. It gets its name when it is whole, so that a queue is there or is not.
 NEW_DATA_FILE = "data.mdb.new"
 MODE_DEFAULT = 0o600
+FILES = (DATA_FILE, LOCK_FILE, USE_FILE, WAKEUP_FILE, UNCLEAN_FILE)
 
 
 class UseLock:
@@ -93,7 +96,22 @@ def queue_key(path: pathlib.Path) -> Tuple[int, int]:
 
 def was_opened(path: pathlib.Path) -> bool:
     """Tell whether the queue at a path was open before: then what lies there is ours."""
-    return (path / USE_FILE).exists()
+    return os.path.lexists(path / USE_FILE)
+
+
+def require_no_links(path: pathlib.Path) -> None:
+    """Make sure that the files of a queue are files: a link could lead to somebody else's.
+
+    :raise PathError: one is a link, or a device or the like
+    """
+    for name in FILES:
+        try:
+            if not stat.S_ISREG(os.lstat(path / name).st_mode):
+                raise OSError(errno.ELOOP, "It is no regular file, and links are not followed")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise path_error(error, path / name) from error
 
 
 def is_queue(path: pathlib.Path) -> bool:
@@ -145,7 +163,7 @@ def _make_directory(path: pathlib.Path, mode: int) -> None:
         directory.mkdir(exist_ok=True)
         if directory is missing[0]:
             directory.chmod(mode)
-        _sync(directory.parent)
+        sync(directory.parent)
     if not path.is_dir():
         raise FileExistsError(errno.EEXIST, "File exists", os.fspath(path))
 
@@ -158,7 +176,7 @@ def _write_files(path: pathlib.Path, header: Header, first_run: Run, mode: int) 
     (path / LOCK_FILE).unlink(missing_ok=True)
     allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
     new_file.rename(path / DATA_FILE)
-    _sync(path)
+    sync(path)
 
 
 def set_modes(path: pathlib.Path, mode: int) -> None:
@@ -168,7 +186,7 @@ def set_modes(path: pathlib.Path, mode: int) -> None:
     """
     try:
         path.chmod(directory_mode(mode))
-        for name in (DATA_FILE, LOCK_FILE, USE_FILE, WAKEUP_FILE):
+        for name in FILES:
             # By path: opening and closing lock.mdb in a process that uses it would drop LMDB's locks.
             if (path / name).exists():
                 (path / name).chmod(mode)
@@ -213,10 +231,10 @@ def backup(path: pathlib.Path, copy: Callable[[str], None]) -> None:
     copy(os.fspath(path))
     (path / DATA_FILE).chmod(MODE_DEFAULT)
     for file, flags in ((path / DATA_FILE, os.O_RDWR), (path, os.O_DIRECTORY)):
-        _sync(file, flags)
+        sync(file, flags)
 
 
-def _sync(path: pathlib.Path, flags: int = os.O_DIRECTORY) -> None:
+def sync(path: pathlib.Path, flags: int = os.O_DIRECTORY) -> None:
     """Bring a file, or the entries of a directory, to the disk."""
     fd = os.open(path, flags)
     try:

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import struct
 from typing import Iterator, List, NamedTuple, Tuple
 
 from persipubsub import queue, records
@@ -9,6 +10,7 @@ from persipubsub.configuration import Durability, Strategy, stored_high_watermar
 from persipubsub.transaction import Transaction
 
 INVARIANTS = {
+    "I0": "the pages of the file are sound, and every record can be read",
     "I1": "pending_db holds exactly the multiset of all places",
     "I2": "no message lies below the floor, but for those that wait below `first` to be deleted, and they are counted",
     "I3": "every message lies in the range of exactly one run, and the running totals of runs agree",
@@ -34,10 +36,18 @@ class Violation(NamedTuple):
 def check(txn: Transaction) -> Tuple[Violation, ...]:
     """Read the whole queue and give all violations; none means that all is well."""
     parts = (_configuration, _places, _messages, _runs, _index)
-    return tuple(Violation(*found) for part in parts for found in part(txn))
+    return tuple(Violation(*found) for part in parts for found in _readable(part(txn)))
 
 
 _Found = Iterator[Tuple[str, str]]
+
+
+def _readable(found: _Found) -> _Found:
+    """Have a record that cannot be decoded be a violation like the others."""
+    try:
+        yield from found
+    except (struct.error, ValueError, LookupError, OverflowError) as error:
+        yield "I0", f"{type(error).__name__}: {error}"
 
 
 def _configuration(txn: Transaction) -> _Found:

@@ -4,11 +4,11 @@ import pathlib
 import threading
 from typing import Callable, List, Optional, TypeVar
 
-from persipubsub import database, errors, files, records
+from persipubsub import admission, database, errors, files, mark, page_walk, records
 from persipubsub.database import Database
 from persipubsub.files import UseLock
 from persipubsub.gate import Closer, Gate, reentry_error
-from persipubsub.transaction import Transaction
+from persipubsub.transaction import SubDatabases, Transaction
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._use_lock: Optional[UseLock] = None
         # A write transaction that finds the queue relaxed reopens it.
         self._sync = True
+        self._marked = False  # whether it is written down that commits may not be on the disk
         self._closed = False
         self._lost_in_fork = False
         self._writes = 0
@@ -61,11 +62,17 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 "use the queue. Fork while no thread uses the queue, or start the process with multiprocessing's spawn "
                 "or forkserver.")
         if not files.was_opened(self.path):
-            database.require_format(self.path / files.DATA_FILE)
+            # Nothing is left beside what is not ours.
+            files.require_no_links(self.path)
+            page_walk.require_queue(self.path / files.DATA_FILE, SubDatabases._fields)
         mode = files.data_file_mode(self.path)
         if self._use_lock is None:
             use_lock = UseLock(self.path, mode)
-            use_lock.share()
+            try:
+                admission.admit(self.path, use_lock)
+            except BaseException:
+                use_lock.close()
+                raise
             self._use_lock = use_lock
         files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
         self._database = opened = Database(self.path, self._sync)
@@ -83,7 +90,11 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             self._close_database()
             use_lock, self._use_lock = self._use_lock, None
             if use_lock is not None:
-                use_lock.close()
+                try:
+                    if use_lock.try_alone():
+                        mark.remove(self.path)
+                finally:
+                    use_lock.close()
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a read transaction, which sees one state of the queue."""
@@ -124,6 +135,9 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 # LMDB's flag is fixed at open: one relaxed writer beside durable ones can destroy the file.
                 fits = opened.sync_commits == (txn.header.durability == records.POWER_LOSS)
                 if fits:
+                    if not opened.sync_commits and not self._marked:
+                        mark.write(self.path, files.data_file_mode(self.path))
+                        self._marked = True
                     operation(txn)
                     txn.commit()
                     if txn.durable and not opened.sync_commits:
@@ -220,6 +234,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         """Let go of what was inherited; the database is opened again on first use. Twice is once."""
         self._opening = threading.RLock()
         self._is_opening = False
+        self._marked = False  # the mark may go before the child has use.lock again
         if self._gate.was_quiet():
             self._close_database()
             use_lock, self._use_lock = self._use_lock, None

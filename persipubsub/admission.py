@@ -1,0 +1,111 @@
+"""What stands between a queue's files and LMDB: nothing that is broken, foreign or a link is opened.
+
+Cheap for a queue that was closed well, or that others have open. One that bears the mark of another boot is read as a
+whole first, by whoever gets ``use.lock`` alone; the others wait for that.
+"""
+
+import contextlib
+import pathlib
+import struct
+import time
+from typing import Iterator, Optional, Tuple
+
+from persipubsub import database, errors, files, invariants, mark, page_walk
+from persipubsub.files import UseLock
+from persipubsub.invariants import Violation
+from persipubsub.transaction import SubDatabases
+
+#: How often it is looked whether who has the queue alone, or tries to, has let go.
+LOOK_S = 0.01
+
+
+def admit(path: pathlib.Path, use_lock: UseLock) -> None:
+    """Take ``use.lock`` with others once the queue is fit for use.
+
+    :raise PathError: one of its files is a link
+    :raise FormatError: it is no queue of this version
+    :raise DamagedError: it is broken
+    """
+    files.require_no_links(path)
+    use_lock.share()
+    while mark.of_other_boot(path):
+        if use_lock.try_alone():
+            require_sound(path)
+            mark.remove(path)
+        else:
+            time.sleep(LOOK_S)  # somebody else reads it, or is about to
+        use_lock.share()
+    if not page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields):
+        # It lacks pages at its end. LMDB leaves it so where they are free, which only reading everything shows. Where
+        # others have it open, one of them has done so.
+        if use_lock.try_alone():
+            require_sound(path)
+        use_lock.share()
+
+
+def require_sound(path: pathlib.Path) -> None:
+    """Read everything, and make sure that nothing is broken. Who calls has ``use.lock`` alone.
+
+    :raise FormatError: it is no queue of this version
+    :raise DamagedError: something is broken
+    """
+    page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields)
+    found = violations(path)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise page_walk.damaged(path, f"{found[0]}{more}")
+
+
+def violations(path: pathlib.Path) -> Tuple[Violation, ...]:
+    """Give what is broken: first in the pages, which are not given to LMDB unless they are sound, then in the records.
+
+    Who calls has ``use.lock`` alone.
+    """
+    problems = database.verify(path / files.DATA_FILE)
+    if problems:
+        return tuple(Violation("I0", problem) for problem in problems)
+    try:
+        page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields, configured=False)
+    except errors.DamagedError as error:
+        return (Violation("I0", str(error.__cause__)), )
+    # Made anew: what lies there may be as broken as the rest.
+    (path / files.LOCK_FILE).unlink(missing_ok=True)
+    files.allocate(path / files.LOCK_FILE, database.LOCK_FILE_BYTES, files.data_file_mode(path))
+    try:
+        return database.inspect(path, invariants.check)
+    except (struct.error, errors.DamagedError) as error:
+        return (Violation("I0", str(error)), )
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path, to_do: str) -> Iterator[None]:
+    """Have the queue for oneself: nobody else may open it within the block.
+
+    :param to_do: what it is needed for, as in "compacted"
+    :raise NotInitializedError: there is no queue
+    :raise PathError: one of its files is a link
+    :raise InUseError: somebody has it open
+    """
+    use_lock = try_alone(path)
+    if use_lock is None:
+        raise errors.InUseError(f"The queue at {path} is open in this or another process, so it cannot be {to_do}. "
+                                "Close it there (end all publishers and subscribers), then try again.")
+    try:
+        yield
+    finally:
+        use_lock.close()
+
+
+def try_alone(path: pathlib.Path) -> Optional[UseLock]:
+    """Give ``use.lock``, taken alone, or None where somebody has the queue open.
+
+    :raise NotInitializedError: there is no queue
+    :raise PathError: one of its files is a link
+    """
+    files.queue_key(path)
+    files.require_no_links(path)
+    use_lock = UseLock(path, files.data_file_mode(path))
+    if use_lock.try_alone():
+        return use_lock
+    use_lock.close()
+    return None

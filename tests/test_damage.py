@@ -1,0 +1,199 @@
+"""Test what happens to a queue that did not reach the disk, and that damage is never served."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from typing import Callable, List, Optional
+
+import pytest
+
+import persipubsub
+from persipubsub import Durability, admission, clock, errors, files
+from persipubsub.page_walk import PageFile
+
+MakeEnvironment = Callable[..., persipubsub.Environment]
+#: Sends one message and dies without closing.
+KILLED = """
+import os, signal, sys
+import persipubsub
+publisher = persipubsub.new_environment(sys.argv[1]).new_publisher()
+publisher.send(b"2")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+#: Sends one message and closes.
+CLOSED = """
+import sys
+import persipubsub
+with persipubsub.new_environment(sys.argv[1]) as environment:
+    environment.new_publisher().send(b"2")
+"""
+
+
+def other_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the machine be started again, as far as this process can tell."""
+    monkeypatch.setattr(clock, "boot_id", lambda: bytes(15) + b"\1")
+
+
+def leave_unclean(new_environment: MakeEnvironment) -> pathlib.Path:
+    """Make a relaxed queue with two messages for the subscriber a, and the mark of a user that was killed."""
+    with new_environment("a", durability=Durability.PROCESS_CRASH) as environment:
+        environment.new_publisher().send(b"1")
+    killed = subprocess.run([sys.executable, "-c", KILLED, environment.path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    return environment.path
+
+
+def break_page(path: pathlib.Path) -> None:
+    """Overwrite a page that is in use: the root of the main database."""
+    with PageFile(path / files.DATA_FILE) as opened:
+        meta = opened.newest_meta()
+    with open(path / files.DATA_FILE, "r+b") as file:
+        file.seek(meta.main_root * meta.page_bytes)
+        file.write(bytes(meta.page_bytes))
+
+
+def received(path: pathlib.Path) -> List[bytes]:
+    """Take all that is pending for the subscriber a."""
+    with persipubsub.new_environment(path) as environment:
+        return list(environment.new_subscriber("a").messages(timeout=0))
+
+
+def test_mark_is_there_while_commits_may_not_be_on_the_disk(new_environment: MakeEnvironment) -> None:
+    """The first relaxed commit writes the mark of this boot, and the last who closes removes it."""
+    with new_environment("a", durability=Durability.PROCESS_CRASH) as environment:
+        mark = environment.path / files.UNCLEAN_FILE
+        environment.new_publisher().send(b"1")
+        assert mark.read_bytes() == clock.boot_id()
+    assert not mark.exists()
+
+
+def test_durable_queue_has_no_mark(new_environment: MakeEnvironment) -> None:
+    """A queue whose commits are on the disk bears no mark."""
+    with new_environment("a") as environment:
+        environment.new_publisher().send(b"1")
+        assert not (environment.path / files.UNCLEAN_FILE).exists()
+
+
+def test_switch_to_process_crash_writes_the_mark(new_environment: MakeEnvironment) -> None:
+    """A handle that was durable writes the mark before its first relaxed commit; after a switch back it may go."""
+    with new_environment("a") as environment:
+        publisher = environment.new_publisher()
+        publisher.send(b"1")
+        environment.new_control(durability=Durability.PROCESS_CRASH)
+        publisher.send(b"2")
+        assert (environment.path / files.UNCLEAN_FILE).exists()
+        environment.new_control(durability=Durability.POWER_LOSS)
+        publisher.send(b"3")
+    assert not (environment.path / files.UNCLEAN_FILE).exists()
+
+
+def test_mark_stays_while_another_process_has_the_queue_open(new_environment: MakeEnvironment) -> None:
+    """Who closes while another process has the queue open leaves the mark to it."""
+    with new_environment("a", durability=Durability.PROCESS_CRASH) as environment:
+        environment.new_publisher().send(b"1")
+        subprocess.run([sys.executable, "-c", CLOSED, environment.path], check=True)
+        assert (environment.path / files.UNCLEAN_FILE).exists()
+    assert not (environment.path / files.UNCLEAN_FILE).exists()
+
+
+def test_forked_child_marks_for_itself(new_environment: MakeEnvironment) -> None:
+    """A child that goes on with an inherited queue writes the mark, also where its parent has removed its own."""
+    environment = new_environment("a", durability=Durability.PROCESS_CRASH)
+    publisher = environment.new_publisher()
+    publisher.send(b"1")
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent has closed
+            publisher.send(b"2")
+            status = 0 if (environment.path / files.UNCLEAN_FILE).exists() else 2
+        finally:
+            os._exit(status)  # pylint: disable=protected-access  # not through the end of pytest
+    environment.close()
+    assert not (environment.path / files.UNCLEAN_FILE).exists()
+    os.close(writing)
+    os.close(reading)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_kill_within_a_boot_needs_no_verification(new_environment: MakeEnvironment,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """After kill -9 the queue opens in the same boot without being read, and the mark goes with the last user."""
+    path = leave_unclean(new_environment)
+    assert (path / files.UNCLEAN_FILE).exists()
+    monkeypatch.setattr(admission, "require_sound", None)
+    assert received(path) == [b"1", b"2"]
+    assert not (path / files.UNCLEAN_FILE).exists()
+
+
+def test_sound_queue_of_another_boot_opens(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue with the mark of another boot is verified, and served if it is sound."""
+    path = leave_unclean(new_environment)
+    other_boot(monkeypatch)
+    assert received(path) == [b"1", b"2"]
+
+
+@pytest.mark.damages_queues
+def test_damaged_queue_of_another_boot_is_refused(new_environment: MakeEnvironment,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue that was damaged by a loss of power is refused every time, with the remedy, and not touched."""
+    path = leave_unclean(new_environment)
+    break_page(path)
+    other_boot(monkeypatch)
+    before = (path / files.DATA_FILE).read_bytes()
+    for _ in range(2):
+        with pytest.raises(errors.DamagedError, match=f"persipubsub recover {path}"):
+            persipubsub.new_environment(path).new_publisher()
+        with pytest.raises(errors.DamagedError):
+            persipubsub.new_environment(path).new_control()
+    assert (path / files.DATA_FILE).read_bytes() == before
+    assert (path / files.UNCLEAN_FILE).exists()
+
+
+@pytest.mark.damages_queues
+def test_truncated_queue_is_refused(new_environment: MakeEnvironment) -> None:
+    """A file that lacks pages that are in use is refused, with or without a mark."""
+    with new_environment("a") as environment:
+        environment.new_publisher().send_many([bytes(1000)] * 100)
+    data_file = environment.path / files.DATA_FILE
+    for pages in (70, 20, 3, 1):
+        if pages * 4096 < data_file.stat().st_size:
+            os.truncate(data_file, pages * 4096)
+            with pytest.raises((errors.DamagedError, errors.FormatError)):
+                persipubsub.new_environment(environment.path).new_publisher()
+
+
+@pytest.mark.damages_queues
+@pytest.mark.parametrize("name", files.FILES)
+def test_links_are_refused(name: str, new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
+    """No file of a queue may be a link, and what it leads to is not touched."""
+    with new_environment("a", durability=Durability.PROCESS_CRASH) as environment:
+        environment.new_publisher().send(b"1")
+    target = tmp_path / "target"
+    if (environment.path / name).exists():
+        (environment.path / name).rename(target)
+    else:
+        target.write_bytes(b"precious")
+    before = target.read_bytes()
+    (environment.path / name).symlink_to(target)
+    for make in ("new_publisher", "new_control"):
+        with pytest.raises(errors.PathError, match="link"):
+            getattr(persipubsub.new_environment(environment.path), make)()
+    assert target.read_bytes() == before
+
+
+@pytest.mark.parametrize("mode, of_files, of_directory", [(None, 0o600, 0o700), (0o660, 0o660, 0o770),
+                                                          (0o640, 0o640, 0o750)])
+def test_modes(mode: Optional[int], of_files: int, of_directory: int, new_environment: MakeEnvironment) -> None:
+    """Nobody else may read or enter, unless the mode says so; it holds for every file."""
+    with new_environment("a", durability=Durability.PROCESS_CRASH, mode=mode) as environment:
+        environment.new_publisher().send(b"1")
+        found = {name: (environment.path / name).stat().st_mode & 0o777 for name in files.FILES}
+        assert found == dict.fromkeys(files.FILES, of_files)
+        assert environment.path.stat().st_mode & 0o777 == of_directory
