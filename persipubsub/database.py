@@ -162,14 +162,17 @@ def compact(file: pathlib.Path, target: pathlib.Path) -> None:
         raise_translated(error, file.parent)
 
 
-def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]]) -> None:
-    """Write into a data file that :func:`create` has made, a transaction for each step, and bring it to the disk."""
+def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]], size_bytes: int) -> None:
+    """Write into a data file that :func:`create` has made, a transaction for each step, and bring it to the disk.
+
+    :param size_bytes: a bound of what will be written
+    """
     try:
         with lmdb.Environment(os.fspath(file),
                               subdir=False,
                               lock=False,
                               sync=False,
-                              map_size=2**47 - 2**40,
+                              map_size=MAP_BYTES_MIN + 2 * size_bytes,
                               max_dbs=SUB_DATABASES_MAX) as environment:
             with environment.begin(write=True) as opening:
                 dbs = _open_sub_databases(environment, opening)

@@ -1,11 +1,12 @@
 """The directory of a queue: its files, their modes, and who uses them."""
 
+import contextlib
 import errno
 import fcntl
 import os
 import pathlib
 import stat
-from typing import Callable, List, Tuple
+from typing import Callable, Iterator, List, Tuple
 
 from persipubsub import database, errors
 from persipubsub.records import Header, Run
@@ -177,6 +178,34 @@ def _write_files(path: pathlib.Path, header: Header, first_run: Run, mode: int) 
     allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
     new_file.rename(path / DATA_FILE)
     sync(path)
+
+
+@contextlib.contextmanager
+def replaced_data_file(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
+    """Have another data file written, which takes the place of the present one in a single step when it is whole.
+
+    Who calls has ``use.lock`` alone: nobody waits for the lock in the old file, or reads it.
+
+    :raise PathError: this user may not
+    :raise DiskFullError: there is no room; the present one stays
+    """
+    new_file = path / NEW_DATA_FILE
+    try:
+        new_file.unlink(missing_ok=True)
+        yield new_file
+        new_file.chmod(mode)
+        sync(new_file, os.O_RDWR)
+        new_file.rename(path / DATA_FILE)
+        sync(path)
+    except OSError as error:
+        if isinstance(error, errors.PathError):
+            raise
+        if error.errno == errno.ENOSPC:
+            raise errors.DiskFullError(
+                f"There is no room on the disk for {new_file}. Make room and try again.") from error
+        raise path_error(error, new_file) from error
+    finally:
+        new_file.unlink(missing_ok=True)
 
 
 def set_modes(path: pathlib.Path, mode: int) -> None:

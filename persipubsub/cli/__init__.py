@@ -11,7 +11,7 @@ import click
 import persipubsub
 from persipubsub import errors
 
-VERBS = ("create", "demo")
+VERBS = ("create", "demo", "check", "backup", "compact", "recover")
 #: What a shell makes of a death by SIGINT.
 EXIT_STATUS_INTERRUPTED = 130
 

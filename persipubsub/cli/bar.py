@@ -1,0 +1,18 @@
+"""A progress bar for what may take long, drawn only where somebody watches."""
+
+import contextlib
+import sys
+from typing import Callable, Iterator, Optional
+
+
+@contextlib.contextmanager
+def bar(description: str) -> Iterator[Callable[[Optional[int], Optional[int]], None]]:
+    """Show a bar on the terminal within the block; it is called with what is done and with the total, if known."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

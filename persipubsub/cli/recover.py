@@ -1,0 +1,29 @@
+"""The verb ``recover``: save what can be read of a damaged queue."""
+
+import click
+
+from persipubsub import recovery
+from persipubsub.cli import Command
+from persipubsub.cli.bar import bar
+
+
+@click.command(cls=Command, example="persipubsub recover ./queue")
+@click.argument("path", type=click.Path())
+def recover(path: str) -> None:
+    """Put a fresh queue in the place of the damaged one in the directory PATH, with all that can still be read.
+
+    The damaged file stays beside it, under the name that is printed; delete it when you do not need it any more.
+    Nobody may have the queue open. A message that was taken just before the damage may come again.
+
+    The exit status is 0 if there is a fresh queue, even if some of the old one is lost, and 1 if there is none.
+    """
+    with bar("recover") as progress:
+        report = recovery.recover(path, progress)
+    for problem in report.problems:
+        click.echo(f"not read: {problem}", err=True)
+    configuration = "as it was" if report.configuration else "lost, now the default"
+    names = ", ".join(map(repr, report.subscribers)) or "none"
+    click.echo(
+        f"{click.format_filename(report.path)}: {report.messages:,} messages saved, {report.messages_lost:,} known "
+        f"to be lost; subscribers {names}; configuration {configuration}; the damaged file is "
+        f"{click.format_filename(report.damaged_file)}")

@@ -1,0 +1,36 @@
+"""Making the file of a queue as small as what is in it. It never shrinks by itself: free pages are used again."""
+
+import os
+import pathlib
+from typing import Tuple, Union
+
+from persipubsub import admission, arguments, database, files, mark, page_walk
+from persipubsub.transaction import SubDatabases
+
+
+def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
+    """Write the queue anew without free pages, and put it in the place of the old one.
+
+    Whatever ends it in the midst, the old queue is there or the new one. Room for both is needed meanwhile.
+
+    :param path: the directory of the queue
+    :return: the size of the data file before and after, bytes
+    :raise ArgumentTypeError: not a str or PathLike
+    :raise ArgumentError: empty, or with a NUL
+    :raise NotInitializedError: there is no queue
+    :raise InUseError: somebody has the queue open
+    :raise PathError: one of its files is a link, or this user may not
+    :raise FormatError: the files are not a queue of this version
+    :raise DamagedError: the queue is damaged
+    :raise DiskFullError: there is no room; the queue is as before
+    """
+    directory = pathlib.Path(os.path.abspath(arguments.directory(path)))
+    data_file = directory / files.DATA_FILE
+    with admission.alone(directory, "compacted"):
+        if mark.of_other_boot(directory) or not page_walk.require_queue(data_file, SubDatabases._fields):
+            admission.require_sound(directory)
+        before = data_file.stat().st_size
+        with files.replaced_data_file(directory, files.data_file_mode(directory)) as new_file:
+            database.compact(data_file, new_file)
+        mark.remove(directory)
+        return before, data_file.stat().st_size

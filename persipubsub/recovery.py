@@ -1,0 +1,202 @@
+"""Making a queue of what can still be read of a damaged one."""
+
+import bisect
+import dataclasses
+import os
+import pathlib
+import re
+from typing import Callable, Iterator, List, Optional, Tuple, Union
+
+from persipubsub import admission, arguments, database, errors, files, mark
+from persipubsub.configuration import Configuration, fresh
+from persipubsub.page_walk import PageFile
+from persipubsub.records import Header, Place, Run
+from persipubsub.salvage import Salvage
+from persipubsub.transaction import Transaction
+
+#: One transaction of the fresh queue.
+MESSAGES_PER_STEP = 1000
+BYTES_PER_STEP = 64 * 1024**2
+#: Where no subscriber can be read, this one gets all messages: without any the queue would hold none.
+STAND_IN = b"recovered"
+PROBLEMS_MAX = 20
+
+#: Called with the messages written so far, and how many there are in all.
+Progress = Callable[[int, int], object]
+Step = Callable[[Transaction], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What :func:`recover` saved, and what not."""
+
+    #: The directory of the queue.
+    path: pathlib.Path
+    #: The damaged file, as it was.
+    damaged_file: pathlib.Path
+    #: How many messages were saved.
+    messages: int
+    #: How many messages that somebody awaits are known to be lost. What was sent last may be lost unknown.
+    messages_lost: int
+    #: The subscribers that were saved, with their places.
+    subscribers: Tuple[str, ...]
+    #: Whether the configuration was saved; otherwise it is the default.
+    configuration: bool
+    #: What could not be read, at most 20 findings.
+    problems: Tuple[str, ...]
+
+
+def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] = None) -> Report:
+    """Put a fresh queue in the place of a damaged one, with all that can still be read; the damaged file stays beside.
+
+    Whatever ends it in the midst, the old queue is there or the new one.
+
+    :param path: the directory of the queue
+    :param progress: called now and then with the messages saved so far, and those found
+    :raise ArgumentTypeError: not a str or PathLike
+    :raise ArgumentError: empty, or with a NUL
+    :raise NotInitializedError: there is no queue
+    :raise PathError: one of its files is a link, or this user may not
+    :raise InUseError: somebody has the queue open
+    :raise DiskFullError: there is no room for the fresh one; nothing was changed
+    """
+    directory = pathlib.Path(os.path.abspath(arguments.directory(path)))
+    with admission.alone(directory, "recovered"), PageFile(directory / files.DATA_FILE) as opened:
+        mode = files.data_file_mode(directory)
+        found = Salvage(opened)
+        rebuilding = _Rebuilding(found, progress)
+        kept = _link(directory)
+        with files.replaced_data_file(directory, mode) as new_file:
+            database.create(new_file, *rebuilding.beginning)
+            database.fill(new_file, rebuilding.steps(), opened.size_bytes())
+        mark.remove(directory)
+    return Report(path=directory,
+                  damaged_file=kept,
+                  messages=rebuilding.saved,
+                  messages_lost=rebuilding.lost(),
+                  subscribers=tuple(identifier.decode() for identifier in sorted(found.places)),
+                  configuration=found.header is not None,
+                  problems=tuple(found.problems[:PROBLEMS_MAX]))
+
+
+def _link(path: pathlib.Path) -> pathlib.Path:
+    """Give the damaged file a second name, durably; it is the one that a try before this gave, if there was one."""
+    data_file = path / files.DATA_FILE
+    names = [entry for entry in path.iterdir() if re.fullmatch(r"damaged-[0-9]+\.mdb", entry.name)]
+    for entry in names:
+        if entry.samefile(data_file):
+            return entry
+    number = 1 + max((int(entry.stem[len("damaged-"):]) for entry in names), default=0)
+    kept = path / f"damaged-{number}.mdb"
+    try:
+        os.link(data_file, kept)
+        files.sync(path)
+    except OSError as error:
+        raise files.path_error(error, kept) from error
+    return kept
+
+
+class _Rebuilding:
+    """The records of the fresh queue, from those that were found."""
+
+    def __init__(self, found: Salvage, progress: Optional[Progress]) -> None:
+        self.saved = 0
+        self._found = found
+        self._progress = progress
+        places = found.places
+        header, first_run = fresh(Configuration())
+        if found.header is not None:
+            header = found.header
+        self._runs = _plausible(found.runs[first_id] for first_id in sorted(found.runs))
+        ends = [1, *(run.first_id for run in self._runs), *(place.next_id for place in places.values())]
+        self._next_id = max(*ends, *(message_id + 1 for message_id in found.messages), 1)
+        floor = min((place.next_id for place in places.values()), default=0)
+        first = header.first if header.first <= self._next_id else 0
+        self._start = max(floor, first)
+        self._ids = sorted(message_id for message_id in found.messages if message_id >= self._start)
+        self._saved_ids: List[int] = []
+        numbers = [place.number for place in places.values()]
+        number = max(header.next_subscriber_number, *numbers, 0) if numbers else header.next_subscriber_number
+        header = header._replace(first=first, waiting=0, next_subscriber_number=min(number + 1, 2**32 - 1))
+        self.beginning: Tuple[Header, Run] = header, first_run
+
+    def steps(self) -> Iterator[Step]:
+        """Give the transactions that make the fresh queue."""
+        yield self._put_places
+        for first_id, payloads in self._stretches():
+            yield self._appending(first_id, payloads)
+            self.saved += len(payloads)
+            if self._progress is not None:
+                self._progress(self.saved, len(self._ids))
+        yield lambda txn: txn.log().mark_end(self._next_id)
+
+    def _put_places(self, txn: Transaction) -> None:
+        places = dict(self._found.places)
+        if not places and self._ids:
+            places[STAND_IN] = Place(0, self._ids[0])
+        for identifier, place in places.items():
+            txn.put_place(identifier, place)
+            txn.count_place(place.next_id, 1)
+
+    def _stretches(self) -> Iterator[Tuple[int, List[bytes]]]:
+        """Give messages with adjacent ids, of one run, as many as go into a transaction."""
+        payloads: List[bytes] = []
+        first_id, size_bytes, run = 0, 0, -1
+        for message_id in self._ids:
+            try:
+                payload = self._found.payload(message_id)
+            except errors.DamagedError as error:
+                self._found.problems.append(str(error))
+                continue
+            run_of_it = self._run(message_id)
+            fits = len(payloads) < MESSAGES_PER_STEP and size_bytes + len(payload) <= BYTES_PER_STEP
+            if payloads and (message_id != first_id + len(payloads) or run_of_it != run or not fits):
+                yield first_id, payloads
+                payloads, size_bytes = [], 0
+            if not payloads:
+                first_id, run = message_id, run_of_it
+            payloads.append(payload)
+            size_bytes += len(payload)
+            self._saved_ids.append(message_id)
+        if payloads:
+            yield first_id, payloads
+
+    def _run(self, message_id: int) -> int:
+        """Give the index of the run of a message, or -1 if it is not known."""
+        return bisect.bisect_right(self._runs, message_id, key=lambda run: run.first_id) - 1
+
+    def _appending(self, first_id: int, payloads: List[bytes]) -> Step:
+        largest_bytes = max(map(len, payloads))
+        index = self._run(first_id)
+        # Too late rather than too early: what nobody knows the time of must not expire at once.
+        time_us = self._runs[index if index >= 0 else 0].time_us if self._runs else 0
+
+        def append(txn: Transaction) -> None:
+            log = txn.log()
+            log.mark_end(first_id)
+            log.begin_run(max(time_us, log.newest().time_us), largest_bytes)
+            txn.append(first_id, payloads, largest_bytes)
+
+        return append
+
+    def lost(self) -> int:
+        """Count the messages that the log tells of, that somebody awaits, and that were not saved."""
+        lost = 0
+        for run, later in zip(self._runs, self._runs[1:]):
+            stop = min(run.first_id + max(0, later.messages_before - run.messages_before), later.first_id)
+            start = max(run.first_id, self._start)
+            if stop > start:
+                between = bisect.bisect_left(self._saved_ids, stop) - bisect.bisect_left(self._saved_ids, start)
+                lost += stop - start - between
+        start = max(self._runs[-1].first_id if self._runs else 1, self._start)
+        saved = len(self._saved_ids) - bisect.bisect_left(self._saved_ids, start)
+        return lost + max(0, self._next_id - start - saved)
+
+
+def _plausible(runs: Iterator[Run]) -> List[Run]:
+    """Leave out what contradicts the runs before it."""
+    plausible: List[Run] = []
+    for run in runs:
+        if not plausible or run.time_us >= plausible[-1].time_us:
+            plausible.append(run)
+    return plausible
