@@ -73,7 +73,7 @@ def violations(path: pathlib.Path) -> Tuple[Violation, ...]:
     files.allocate(path / files.LOCK_FILE, database.LOCK_FILE_BYTES, files.data_file_mode(path))
     try:
         return database.inspect(path, invariants.check)
-    except (struct.error, errors.DamagedError) as error:
+    except (struct.error, OverflowError, errors.DamagedError) as error:
         return (Violation("I0", str(error)), )
 
 

@@ -25,6 +25,8 @@ NO_ROOT = 2**64 - 1
 
 BRANCH, LEAF, OVERFLOW, META = 1, 2, 4, 8
 BIG_VALUE, SUB_DATABASE = 1, 2
+#: All that concern its order and its duplicates, but that its keys are integers.
+FREE_FLAGS_NOT_OURS = 0x76
 
 # LMDB writes integers as the machine does, so files do not travel between architectures.
 _PAGE = struct.Struct("=QHHHH")  # number, pad, flags, lower, upper
@@ -47,7 +49,7 @@ class Meta(NamedTuple):
     """One of the two pages that tell where everything is."""
 
     page_bytes: int
-    main_flags: int
+    ours: bool  # whether its two trees are of the kinds that LMDB gives them in a queue
     main_root: int
     last_page: int
     transaction: int
@@ -105,7 +107,9 @@ class PageFile:
         page_bytes = free[0]
         if page_bytes & (page_bytes - 1) or not PAGE_BYTES_MIN <= page_bytes <= PAGE_BYTES_MAX:
             raise PageError(f"pages of {page_bytes} bytes")
-        return Meta(page_bytes, main[1], main[7], last_page, transaction)
+        # Other flags have LMDB compare keys in other ways, or fail an assertion, which ends the process.
+        ours = not free[1] & FREE_FLAGS_NOT_OURS and not main[1] and max(free[2], main[2]) <= DEPTH_MAX
+        return Meta(page_bytes, ours, main[7], last_page, transaction)
 
     def newest_meta(self) -> Meta:
         """Read both meta pages, give the one of the later commit, and know the size of pages from then on.
@@ -316,6 +320,8 @@ def damaged(path: pathlib.Path, what: str) -> errors.DamagedError:
 
 def _header(opened: PageFile, meta: Meta, file: pathlib.Path, sub_databases: Tuple[str, ...]) -> bytes:
     """Find the header of a queue, and make sure that it is a queue of this version."""
+    if not meta.ours:
+        raise PageError("the main database is of another kind than ours")
     roots = {}
     for name in sub_databases:
         found = opened.find(meta.main_root, name.encode())
@@ -324,8 +330,6 @@ def _header(opened: PageFile, meta: Meta, file: pathlib.Path, sub_databases: Tup
         roots[name] = decode_root(opened.value(*found))
         if roots[name] != NO_ROOT:
             opened.page(roots[name])
-    if meta.main_flags:
-        raise PageError("the main database is of another kind than ours")
     found = opened.find(roots["queue_db"], records.FORMAT_KEY)
     if found is None:
         raise _foreign(file, "none")

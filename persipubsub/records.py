@@ -33,6 +33,9 @@ NUMBER = struct.Struct(">Q")
 PART_KEY = struct.Struct(">QI")
 INDEX_KEY = struct.Struct(">IQ")
 
+#: What decoding a record raises that nobody of ours has written, and encoding what was made of such a record.
+DECODING_ERRORS = (struct.error, UnicodeDecodeError)
+
 pack_id = NUMBER.pack
 
 

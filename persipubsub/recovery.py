@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from typing import Callable, Iterator, List, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 from persipubsub import admission, arguments, database, errors, files, mark
 from persipubsub.configuration import Configuration, fresh
@@ -20,6 +20,7 @@ BYTES_PER_STEP = 64 * 1024**2
 #: Where no subscriber can be read, this one gets all messages: without any the queue would hold none.
 STAND_IN = b"recovered"
 PROBLEMS_MAX = 20
+SUBSCRIBER_NUMBER_MAX = 2**32 - 1
 
 #: Called with the messages written so far, and how many there are in all.
 Progress = Callable[[int, int], object]
@@ -96,14 +97,14 @@ def _link(path: pathlib.Path) -> pathlib.Path:
     return kept
 
 
-class _Rebuilding:
+class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts of a queue
     """The records of the fresh queue, from those that were found."""
 
     def __init__(self, found: Salvage, progress: Optional[Progress]) -> None:
         self.saved = 0
         self._found = found
         self._progress = progress
-        places = found.places
+        self._places = places = _numbered(found.places)
         header, first_run = fresh(Configuration())
         if found.header is not None:
             header = found.header
@@ -115,9 +116,8 @@ class _Rebuilding:
         self._start = max(floor, first)
         self._ids = sorted(message_id for message_id in found.messages if message_id >= self._start)
         self._saved_ids: List[int] = []
-        numbers = [place.number for place in places.values()]
-        number = max(header.next_subscriber_number, *numbers, 0) if numbers else header.next_subscriber_number
-        header = header._replace(first=first, waiting=0, next_subscriber_number=min(number + 1, 2**32 - 1))
+        number = max([header.next_subscriber_number, *(place.number + 1 for place in places.values())])
+        header = header._replace(first=first, waiting=0, next_subscriber_number=min(number, SUBSCRIBER_NUMBER_MAX))
         self.beginning: Tuple[Header, Run] = header, first_run
 
     def steps(self) -> Iterator[Step]:
@@ -131,7 +131,7 @@ class _Rebuilding:
         yield lambda txn: txn.log().mark_end(self._next_id)
 
     def _put_places(self, txn: Transaction) -> None:
-        places = dict(self._found.places)
+        places = dict(self._places)
         if not places and self._ids:
             places[STAND_IN] = Place(0, self._ids[0])
         for identifier, place in places.items():
@@ -191,6 +191,14 @@ class _Rebuilding:
         start = max(self._runs[-1].first_id if self._runs else 1, self._start)
         saved = len(self._saved_ids) - bisect.bisect_left(self._saved_ids, start)
         return lost + max(0, self._next_id - start - saved)
+
+
+def _numbered(places: Dict[bytes, Place]) -> Dict[bytes, Place]:
+    """Give the subscribers numbers of their own, where they do not have them."""
+    numbers = {place.number for place in places.values()}
+    if len(numbers) == len(places) and max(numbers, default=0) < SUBSCRIBER_NUMBER_MAX:
+        return places
+    return {identifier: places[identifier]._replace(number=number) for number, identifier in enumerate(places, 1)}
 
 
 def _plausible(runs: Iterator[Run]) -> List[Run]:

@@ -30,7 +30,7 @@ class Where(NamedTuple):
     node: int
 
 
-class Salvage:
+class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for each sub-database
     """The readable records of a data file. It is read when made; payloads stay in the file until asked for."""
 
     def __init__(self, opened: PageFile) -> None:
@@ -123,6 +123,7 @@ class Salvage:
         except (PageError, struct.error):
             return None
 
+    # pylint: disable-next=too-many-return-statements  # one for each sub-database
     def _guess(self, page: bytes, nodes: List[Node]) -> Optional[str]:
         """Tell by its records to which sub-database a leaf page belongs."""
         if not nodes or any(node.flags & SUB_DATABASE for node in nodes):

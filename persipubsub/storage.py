@@ -109,6 +109,8 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 return result
             except database.LmdbError as error:
                 obstacle = self._obstacle(error, obstacle)
+            except records.DECODING_ERRORS as error:
+                raise page_walk.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
                 # Twice, for an interrupt may strike in the first. Where it has ended, nothing is called: an interrupt
                 # could strike before the call does anything.
@@ -149,6 +151,8 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                     return txn
             except database.LmdbError as error:
                 obstacle = self._obstacle(error, obstacle)
+            except records.DECODING_ERRORS as error:
+                raise page_walk.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
                 # Twice, for an interrupt may strike in the first. Where it has ended, nothing is called: an interrupt
                 # could strike before the call does anything.

@@ -7,7 +7,7 @@ import click
 
 from persipubsub import files, handle
 from persipubsub.cli import Command
-from persipubsub.cli.bar import bar
+from persipubsub.cli.progress import progress_bar
 
 
 @click.command(cls=Command, example="persipubsub backup ./queue ./copy")
@@ -21,7 +21,7 @@ def backup(path: str, target: str) -> None:
     The exit status is 0 if the copy is on the disk, and 1 if not.
     """
     directory = pathlib.Path(os.path.abspath(target))
-    with bar("back up"):
+    with progress_bar("back up"):
         # Not through a Control, which begins with a write.
         opened = handle.acquire(pathlib.Path(os.path.abspath(path)))
         try:

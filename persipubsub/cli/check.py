@@ -7,7 +7,7 @@ import click
 
 from persipubsub import admission, handle, invariants
 from persipubsub.cli import Command
-from persipubsub.cli.bar import bar
+from persipubsub.cli.progress import progress_bar
 
 
 @click.command(cls=Command, example="persipubsub check ./queue")
@@ -21,7 +21,7 @@ def check(ctx: click.Context, path: str) -> None:
     The exit status is 0 if all is well, and 1 if an invariant is broken or the queue cannot be read.
     """
     directory = pathlib.Path(os.path.abspath(path))
-    with bar("check"):
+    with progress_bar("check"):
         use_lock = admission.try_alone(directory)
         if use_lock is not None:
             try:

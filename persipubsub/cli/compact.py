@@ -4,7 +4,7 @@ import click
 
 from persipubsub import compaction
 from persipubsub.cli import Command
-from persipubsub.cli.bar import bar
+from persipubsub.cli.progress import progress_bar
 
 
 @click.command(cls=Command, example="persipubsub compact ./queue")
@@ -17,6 +17,6 @@ def compact(path: str) -> None:
 
     The exit status is 0 if it was done, and 1 if not: then the queue is as before.
     """
-    with bar("compact"):
+    with progress_bar("compact"):
         before, after = compaction.compact(path)
     click.echo(f"{click.format_filename(path)}: {before:,} bytes before, {after:,} now")

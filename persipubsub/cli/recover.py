@@ -4,7 +4,7 @@ import click
 
 from persipubsub import recovery
 from persipubsub.cli import Command
-from persipubsub.cli.bar import bar
+from persipubsub.cli.progress import progress_bar
 
 
 @click.command(cls=Command, example="persipubsub recover ./queue")
@@ -17,7 +17,7 @@ def recover(path: str) -> None:
 
     The exit status is 0 if there is a fresh queue, even if some of the old one is lost, and 1 if there is none.
     """
-    with bar("recover") as progress:
+    with progress_bar("recover") as progress:
         report = recovery.recover(path, progress)
     for problem in report.problems:
         click.echo(f"not read: {problem}", err=True)

@@ -6,7 +6,7 @@ from typing import Callable, Iterator, Optional
 
 
 @contextlib.contextmanager
-def bar(description: str) -> Iterator[Callable[[Optional[int], Optional[int]], None]]:
+def progress_bar(description: str) -> Iterator[Callable[[Optional[int], Optional[int]], None]]:
     """Show a bar on the terminal within the block; it is called with what is done and with the total, if known."""
     if not sys.stderr.isatty():
         yield lambda _done, _total: None

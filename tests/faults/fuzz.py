@@ -1,0 +1,293 @@
+"""Open, check and recover broken and hostile files: each case in a child of its own, which must end well and in time.
+
+``python -m tests.faults.fuzz --cases 10000 --seed 1`` runs as many cases as told and prints what came of them. A case
+is a valid queue of which bytes were flipped, pages were overwritten or swapped, the end was cut off, or records were
+replaced by crafted ones. It must end in an error of ours or in messages that were sent: no crash, no hang, no other
+exception, no bytes from elsewhere.
+
+What only verifying finds (flipped bytes anywhere) goes to the paths that verify: an opening after another boot, check
+and recover. What a plain opening has to find (cut files, broken meta pages, crafted records in sound pages) goes to it.
+"""
+
+import argparse
+import collections
+import dataclasses
+import os
+import pathlib
+import random
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import traceback
+from typing import Callable, Counter, List
+
+import lmdb
+
+import persipubsub
+from persipubsub import Durability, HighWaterMark, admission, clock, errors, files, recovery
+from persipubsub.transaction import SubDatabases
+
+#: A case takes some milliseconds.
+CASE_S_MAX = 20
+PAGE_BYTES = 4096
+#: Each payload tells that it is one of ours: its number again and again.
+LENGTHS = (8, 64, 1000, 5000, 70_000)
+ENDED_WELL, ENDED_BADLY = 0, 3
+
+
+def payload(number: int) -> bytes:
+    """Give a message that can be recognised."""
+    return struct.pack(">Q", number) * (LENGTHS[number % len(LENGTHS)] // 8)
+
+
+def make_queue(path: pathlib.Path) -> None:
+    """Make the queue that is damaged: messages of all sizes, two subscribers, free pages."""
+    mark = HighWaterMark(10**6, 1000)
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control(["a", "b"], mark, durability=Durability.PROCESS_CRASH)
+        publisher = environment.new_publisher()
+        for number in range(1, 301):
+            publisher.send(payload(number))
+        for identifier in ("a", "b"):
+            with environment.new_subscriber(identifier).receive_many(100):
+                pass
+        with environment.new_subscriber("a").receive_many(50):
+            pass
+
+
+# Damages
+
+Damage = Callable[[pathlib.Path, random.Random], None]
+
+
+def _edit(file: pathlib.Path, edit: Callable[[bytearray], None]) -> None:
+    content = bytearray(file.read_bytes())
+    edit(content)
+    file.write_bytes(content)
+
+
+def flip(file: pathlib.Path, rng: random.Random) -> None:
+    """Flip a few bytes anywhere, most often where LMDB keeps its own."""
+
+    def edit(content: bytearray) -> None:
+        for _ in range(rng.choice((1, 1, 2, 5, 50))):
+            page = rng.randrange(len(content) // PAGE_BYTES)
+            offset = rng.choice((rng.randrange(16), rng.randrange(200), rng.randrange(PAGE_BYTES)))
+            content[page * PAGE_BYTES + offset] = rng.choice((0, 1, 0x7f, 0x80, 0xff, rng.randrange(256)))
+
+    _edit(file, edit)
+
+
+def swap_pages(file: pathlib.Path, rng: random.Random) -> None:
+    """Have a page be a copy of another, with its own number or not, or be zeros or noise."""
+
+    def edit(content: bytearray) -> None:
+        for _ in range(rng.choice((1, 2, 10))):
+            to, source = (rng.randrange(len(content) // PAGE_BYTES) * PAGE_BYTES for _ in range(2))
+            page = content[source:source + PAGE_BYTES]
+            kind = rng.randrange(4)
+            if kind == 1:
+                page[:8] = content[to:to + 8]
+            elif kind == 2:
+                page = bytearray(PAGE_BYTES)
+            elif kind == 3:
+                page = bytearray(rng.randbytes(PAGE_BYTES))
+            content[to:to + PAGE_BYTES] = page
+
+    _edit(file, edit)
+
+
+def truncate(file: pathlib.Path, rng: random.Random) -> None:
+    """Cut the end off."""
+    os.truncate(file, rng.randrange(file.stat().st_size))
+
+
+def break_meta(file: pathlib.Path, rng: random.Random) -> None:
+    """Overwrite what the meta pages say but for the roots, which only verifying finds."""
+    fields = (16, 20, 32, 40, 44, 46, 88 + 4, 88 + 6, 16 + 24 + 96)
+
+    def edit(content: bytearray) -> None:
+        for _ in range(rng.choice((1, 2, 4))):
+            start = rng.randrange(2) * PAGE_BYTES + rng.choice(fields)
+            content[start:start + 2] = rng.choice((b"\0\0", b"\xff\xff", b"\1\0", rng.randbytes(2)))
+
+    _edit(file, edit)
+
+
+def craft(file: pathlib.Path, rng: random.Random) -> None:
+    """Replace records by ones that no queue has, in pages that are sound."""
+    with lmdb.Environment(os.fspath(file), subdir=False, lock=False, max_dbs=32, map_size=2**30) as environment:
+        for _ in range(rng.choice((1, 1, 3))):
+            name = rng.choice(SubDatabases._fields)
+            sub_database = environment.open_db(name.encode(), create=False)
+            with environment.begin(write=True, db=sub_database) as txn:
+                _craft_record(txn, rng)
+
+
+def _craft_record(txn: "lmdb.Transaction[bytes]", rng: random.Random) -> None:
+    present = list(txn.cursor())
+    numbers = (0, 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1, rng.randrange(400))
+    keys = [struct.pack(">Q", rng.choice(numbers)), struct.pack(">QI", rng.choice(numbers), rng.randrange(3)), b"x" * 9]
+    key, value = rng.choice(present) if present else (rng.choice(keys), b"")
+    kind = rng.randrange(6)
+    if kind == 0:
+        txn.delete(key)
+    elif kind == 1:
+        txn.put(key, value[:rng.randrange(len(value) + 1)])
+    elif kind == 2:
+        txn.put(rng.choice(keys), value)
+    elif kind == 3:
+        txn.put(key, rng.randbytes(rng.choice((1, 8, 12, 28, 64))))
+    elif kind == 4 and len(value) >= 8:
+        start = rng.randrange(len(value) - 7)
+        changed = value[:start] + struct.pack(">Q", rng.choice(numbers)) + value[start + 8:]
+        txn.put(key, changed)
+    else:
+        for key, _ in present:
+            txn.delete(key)
+
+
+# What is done with the damaged queue
+
+
+def require_ours(messages: List[bytes]) -> None:
+    """Make sure that no message has bytes from elsewhere."""
+    for message in messages:
+        number = int.from_bytes(message[:8], "big")
+        assert message == payload(number), f"{len(message)} bytes that nobody sent: {message[:40]!r}"
+
+
+def use(path: pathlib.Path) -> List[bytes]:
+    """Open the queue, and do what users do."""
+    with persipubsub.new_environment(path) as environment:
+        messages: List[bytes] = []
+        for identifier in ("a", "b"):
+            try:
+                messages += environment.new_subscriber(identifier).messages(timeout=0)
+            except errors.UnknownSubscriberError:
+                pass
+        environment.new_publisher().send(b"new")
+        environment.new_control().status()
+        environment.new_control().prune_dangling_messages()
+    return messages
+
+
+def use_plainly(path: pathlib.Path) -> List[bytes]:
+    """Open the queue in the boot in which it was closed."""
+    return use(path)
+
+
+def use_after_boot(path: pathlib.Path) -> List[bytes]:
+    """Open the queue with the mark of another boot."""
+    (path / files.UNCLEAN_FILE).write_bytes(bytes(16))
+    return use(path)
+
+
+def check(path: pathlib.Path) -> List[bytes]:
+    """Check the queue as the command does."""
+    use_lock = admission.try_alone(path)
+    assert use_lock is not None
+    try:
+        found = admission.violations(path)
+    finally:
+        use_lock.close()
+    if found:
+        raise errors.DamagedError(str(found[0]))
+    return []
+
+
+def recover(path: pathlib.Path) -> List[bytes]:
+    """Recover the queue, which must then be sound."""
+    recovery.recover(path)
+    try:
+        check(path)
+        return use(path)
+    except errors.DamagedError as error:
+        raise AssertionError(f"recovered, and damaged: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What is damaged, and how it is looked at."""
+
+    damage: Damage
+    use: Callable[[pathlib.Path], List[bytes]]
+    #: Whether payloads are as they were sent: LMDB has no checksums, so changed bytes within them cannot be found.
+    payloads_intact: bool
+
+
+KINDS = [Kind(damage, used, False) for damage in (flip, swap_pages) for used in (use_after_boot, check, recover)] + [
+    Kind(truncate, used, used is not recover) for used in (use_plainly, use_after_boot, check, recover)
+] + [Kind(break_meta, used, True) for used in (use_plainly, use_after_boot, check)] + [
+    Kind(break_meta, recover, False)
+] + [Kind(craft, used, False) for used in (use_plainly, use_after_boot, check, recover)]
+
+
+def run_case(template: pathlib.Path, path: pathlib.Path, number: int, seed: int) -> str:
+    """Run one case in a child and give what came of it; what is wrong begins with "BAD"."""
+    kind = KINDS[number % len(KINDS)]
+    what = f"{kind.damage.__name__}/{kind.use.__name__}"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir()
+    shutil.copyfile(template / files.DATA_FILE, path / files.DATA_FILE)
+    (path / files.USE_FILE).touch()
+    pid = os.fork()
+    if not pid:
+        _child(kind, path, random.Random(f"{seed}/{number}"))
+    status = os.waitpid(pid, 0)[1]
+    code = os.waitstatus_to_exitcode(status)
+    if code == ENDED_WELL:
+        return f"{what}: {(path / 'outcome').read_text()}"
+    ended = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    return f"BAD {what} case {number}: {ended}"
+
+
+def _child(kind: Kind, path: pathlib.Path, rng: random.Random) -> None:
+    code = ENDED_BADLY
+    try:
+        signal.alarm(CASE_S_MAX)
+        kind.damage(path / files.DATA_FILE, rng)
+        outcome = "served"
+        try:
+            messages = kind.use(path)
+            if kind.payloads_intact:
+                require_ours(messages)
+        except errors.PersipubsubError as error:
+            outcome = type(error).__name__
+        (path / "outcome").write_text(outcome)
+        code = ENDED_WELL
+    except BaseException:  # pylint: disable=broad-exception-caught  # whatever it is, the parent has to hear of it
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # pylint: disable=protected-access  # a child of tests must not run their ends
+
+
+def run(cases: int, seed: int) -> Counter[str]:
+    """Run cases and count what came of them."""
+    clock.boot_id()
+    outcomes: Counter[str] = collections.Counter()
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="persipubsub-fuzz-", dir=memory) as name:
+        directory = pathlib.Path(name)
+        make_queue(directory / "template")
+        for number in range(cases):
+            outcomes[run_case(directory / "template", directory / "queue", number, seed)] += 1
+    return outcomes
+
+
+def main() -> int:
+    """Run as many cases as told."""
+    parser = argparse.ArgumentParser(description="Fuzz the opening, checking and recovering of damaged queues.")
+    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    outcomes = run(arguments.cases, arguments.seed)
+    for outcome, count in sorted(outcomes.items()):
+        print(f"{count:6} {outcome}")
+    return int(any(outcome.startswith("BAD") for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
