@@ -126,7 +126,12 @@ def acquire(path: pathlib.Path) -> Handle:
                 "process with multiprocessing's spawn or forkserver.")
         with _changing(key):
             if key not in _HANDLES:
-                _HANDLES[key] = Handle(path, key)
+                opened = Handle(path, key)
+                if files.queue_key(path) != key:
+                    # It was compacted or recovered while we waited for that.
+                    opened.close()
+                    return acquire(path)
+                _HANDLES[key] = opened
             handle = _HANDLES[key]
             handle.users += 1
             return handle

@@ -2,15 +2,17 @@
 
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from typing import Callable, Dict, List
 
 import pytest
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, Strategy, compaction, errors, files, recovery
+from persipubsub import Durability, HighWaterMark, Strategy, admission, compaction, errors, files, handle, recovery
 from persipubsub.page_walk import PageFile
 
 MakeEnvironment = Callable[..., persipubsub.Environment]
@@ -167,6 +169,29 @@ def test_compacted_queue_has_the_same_mode(new_environment: MakeEnvironment) -> 
     compaction.compact(environment.path)
     recovery.recover(environment.path)
     assert (environment.path / files.DATA_FILE).stat().st_mode & 0o777 == 0o660
+
+
+def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for the end of a compact opens the fresh file, known by its own inode."""
+    alone = admission.try_alone(path)
+    assert alone is not None
+    waits, share = threading.Event(), files.UseLock.share
+
+    def noting_share(self: files.UseLock) -> None:
+        waits.set()
+        share(self)
+
+    monkeypatch.setattr(files.UseLock, "share", noting_share)
+    opened: List[handle.Handle] = []
+    thread = threading.Thread(target=lambda: opened.append(handle.acquire(path)))
+    thread.start()
+    assert waits.wait(60)
+    with files.replaced_data_file(path, 0o600) as new_file:
+        shutil.copyfile(path / files.DATA_FILE, new_file)
+    alone.close()
+    thread.join(60)
+    assert opened[0].key == files.queue_key(path)
+    handle.release(opened[0])
 
 
 WORK = """
