@@ -64,16 +64,17 @@ def violations(path: pathlib.Path) -> Tuple[Violation, ...]:
     problems = database.verify(path / files.DATA_FILE)
     if problems:
         return tuple(Violation("I0", problem) for problem in problems)
-    try:
-        page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields, configured=False)
-    except errors.DamagedError as error:
-        return (Violation("I0", str(error.__cause__)), )
+    for invariant, configured in (("I0", False), ("I7", True)):
+        try:
+            page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields, configured)
+        except errors.DamagedError as error:
+            return (Violation(invariant, str(error.__cause__)), )
     # Made anew: what lies there may be as broken as the rest.
     (path / files.LOCK_FILE).unlink(missing_ok=True)
     files.allocate(path / files.LOCK_FILE, database.LOCK_FILE_BYTES, files.data_file_mode(path))
     try:
         return database.inspect(path, invariants.check)
-    except (struct.error, OverflowError, errors.DamagedError) as error:
+    except (struct.error, errors.DamagedError) as error:
         return (Violation("I0", str(error)), )
 
 
