@@ -107,7 +107,9 @@ def require_no_links(path: pathlib.Path) -> None:
     """
     for name in FILES:
         try:
-            if not stat.S_ISREG(os.lstat(path / name).st_mode):
+            mode = os.lstat(path / name).st_mode
+            # A directory leads nowhere; whoever opens it says so.
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise OSError(errno.ELOOP, "It is no regular file, and links are not followed")
         except FileNotFoundError:
             pass
