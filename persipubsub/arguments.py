@@ -112,13 +112,17 @@ def directory(value: object) -> str:
     """Give the path of a directory.
 
     :raise ArgumentTypeError: it is not a str or PathLike of str
-    :raise ArgumentError: it is empty, or has a NUL
+    :raise ArgumentError: it is empty, has a NUL, or cannot be the name of a file
     """
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else value
     if not isinstance(path, str):
         raise errors.ArgumentTypeError(f"path must be a str or PathLike of str, got {type(value).__name__}.")
     if not path or "\0" in path:
         raise errors.ArgumentError(f"path must name a directory, not be empty and have no NUL, got {path!r}.")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise errors.ArgumentError(f"path must be encodable as the names of files are, got {path!r}.") from error
     return path
 
 

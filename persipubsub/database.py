@@ -85,7 +85,7 @@ class Database:
 
     def copy(self, path: str) -> None:
         """Write a compact, consistent copy into a directory."""
-        self._environment.copy(path, compact=True)
+        self._environment.copy(os.fsencode(path), compact=True)  # type: ignore[arg-type]  # its types forget bytes
 
     def close(self) -> None:
         """Close the environment. No transaction may be open."""
@@ -102,7 +102,7 @@ def _open_environment(path: pathlib.Path, sync: bool) -> lmdb.Environment:
 
 
 def _try_open_environment(path: pathlib.Path, sync: bool) -> lmdb.Environment:
-    return lmdb.Environment(os.fspath(path),
+    return lmdb.Environment(os.fsencode(path),
                             map_size=MAP_BYTES_MIN,
                             sync=sync,
                             create=False,
@@ -134,7 +134,7 @@ def verify(file: pathlib.Path) -> List[str]:
     """Read a whole data file in Python, without LMDB, and give what is wrong with its pages. Nobody may write to it."""
     from lmdb import verify as walker  # here, since it is seldom needed
     try:
-        return list(walker.verify(os.fspath(file), subdir=False))  # type: ignore[no-untyped-call]  # it has no hints
+        return list(walker.verify(os.fsencode(file), subdir=False))  # type: ignore[no-untyped-call]  # it has no hints
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a hostile file makes of it
         return [str(error) or repr(error)]
 
@@ -155,9 +155,9 @@ def inspect(path: pathlib.Path, operation: Callable[[Transaction], T]) -> T:
 def compact(file: pathlib.Path, target: pathlib.Path) -> None:
     """Write a compact copy of a data file that nobody has open."""
     try:
-        with lmdb.Environment(os.fspath(file), subdir=False, readonly=True, lock=False,
+        with lmdb.Environment(os.fsencode(file), subdir=False, readonly=True, lock=False,
                               max_dbs=SUB_DATABASES_MAX) as environment:
-            environment.copy(os.fspath(target), compact=True)
+            environment.copy(os.fsencode(target), compact=True)
     except lmdb.Error as error:
         raise_translated(error, file.parent)
 
@@ -168,7 +168,7 @@ def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]], siz
     :param size_bytes: a bound of what will be written
     """
     try:
-        with lmdb.Environment(os.fspath(file),
+        with lmdb.Environment(os.fsencode(file),
                               subdir=False,
                               lock=False,
                               sync=False,
@@ -193,7 +193,7 @@ def create(file: pathlib.Path, header: Header, first_run: Run) -> None:
     """Write the data file of a fresh queue, durably, under a name under which nobody looks for it yet."""
     try:
         # Without lib_version the default of the installed py-lmdb would decide which of LMDB's formats it becomes.
-        with lmdb.Environment(os.fspath(file),
+        with lmdb.Environment(os.fsencode(file),
                               subdir=False,
                               lock=False,
                               map_size=MAP_BYTES_MIN,
