@@ -112,7 +112,9 @@ class Environment:
         opened = self._opened()
         if mode is not None:
             files.set_modes(self._path, mode)
-        opened.change(lambda txn: queue.configure(txn, configuration, identifiers))
+        # Who only looks writes nothing, not even what the first commit since the boot would.
+        if identifiers or configuration != Configuration():
+            opened.change(lambda txn: queue.configure(txn, configuration, identifiers))
         return self._keep(Control(self, opened))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
