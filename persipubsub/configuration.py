@@ -48,8 +48,12 @@ class HighWaterMark:
     hwm_db_size: int
 
     MESSAGE_TIMEOUT_S_DEFAULT = 500
+    MESSAGE_TIMEOUT_S_MIN = 1e-6
+    MESSAGE_TIMEOUT_S_MAX = 1e11
     MAX_MESSAGES_DEFAULT = 65536
+    MAX_MESSAGES_MAX = 2**63 - 1
     HWM_DB_SIZE_BYTES_DEFAULT = 30 * 1024**3
+    HWM_DB_SIZE_BYTES_MAX = 2**46
 
     def __init__(self,
                  message_timeout: Optional[float] = None,
@@ -66,11 +70,13 @@ class HighWaterMark:
         if isinstance(message_timeout, bool) or not isinstance(message_timeout, (int, float)):
             raise errors.ArgumentTypeError(
                 f"message_timeout must be a number of seconds, got {type(message_timeout).__name__}.")
-        if not 1e-6 <= message_timeout <= 1e11:
+        if not self.MESSAGE_TIMEOUT_S_MIN <= message_timeout <= self.MESSAGE_TIMEOUT_S_MAX:
             raise errors.ArgumentError(
                 f"message_timeout must be from 0.000001 to 10 ** 11 seconds, got {message_timeout!r}.")
-        for name, value, default, limit in (("max_messages", max_messages, self.MAX_MESSAGES_DEFAULT, 2**63 - 1),
-                                            ("hwm_db_size", hwm_db_size, self.HWM_DB_SIZE_BYTES_DEFAULT, 2**46)):
+        for name, value, default, limit in (("max_messages", max_messages, self.MAX_MESSAGES_DEFAULT,
+                                             self.MAX_MESSAGES_MAX),
+                                            ("hwm_db_size", hwm_db_size, self.HWM_DB_SIZE_BYTES_DEFAULT,
+                                             self.HWM_DB_SIZE_BYTES_MAX)):
             if value is None:
                 value = default
             if isinstance(value, bool) or not isinstance(value, int):
@@ -138,6 +144,11 @@ def stored_high_watermark(header: Header) -> HighWaterMark:
     seconds, rest_us = divmod(header.message_timeout_us, 1_000_000)
     timeout: Union[int, float] = header.message_timeout_us / 1e6 if rest_us else seconds
     return HighWaterMark(timeout, header.max_messages, header.hwm_db_size)
+
+
+def as_stored(mark: HighWaterMark) -> HighWaterMark:
+    """Give a high-water mark as a queue tells it once it is set there: the timeout in whole microseconds."""
+    return stored_high_watermark(fresh(Configuration(mark))[0])
 
 
 def fresh(configuration: Configuration) -> Tuple[Header, Run]:

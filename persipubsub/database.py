@@ -134,7 +134,7 @@ def verify(file: pathlib.Path) -> List[str]:
     """Read a whole data file in Python, without LMDB, and give what is wrong with its pages. Nobody may write to it."""
     from lmdb import verify as walker  # here, since it is seldom needed
     try:
-        return list(walker.verify(os.fsencode(file), subdir=False))  # type: ignore[no-untyped-call]  # it has no hints
+        return list(walker.verify(os.fspath(file), subdir=False))  # type: ignore[no-untyped-call]  # it has no hints
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a hostile file makes of it
         return [str(error) or repr(error)]
 

@@ -9,6 +9,7 @@
      +-- ArgumentError (ValueError)          an argument outside its limits
      |    +-- MessageTooLargeError           a message over the limit or over the high-water mark
      |    +-- BatchTooLargeError             a batch over its limit of messages or bytes
+     +-- ConfigError (ValueError)            a config file that cannot be deployed
      +-- ClosedError                         an object used after close()
      +-- ReentryError                        a signal handler or finalizer in the midst of its thread's use
      +-- ForkError                           a process forked in the midst of a transaction uses the queue
@@ -39,6 +40,7 @@ __all__ = [
     "BatchTooLargeError",
     "ClosedError",
     "CommitUnknownError",
+    "ConfigError",
     "DamagedError",
     "DiskFullError",
     "EmptyError",
@@ -74,6 +76,10 @@ class MessageTooLargeError(ArgumentError):
 
 class BatchTooLargeError(ArgumentError):
     """Raised by ``send_many`` when the batch is over its limit of messages or bytes. Nothing was sent: send parts."""
+
+
+class ConfigError(PersipubsubError, ValueError):
+    """Raised when a config cannot be deployed. No queue was touched: the message names the file and the place in it."""
 
 
 class ClosedError(PersipubsubError):

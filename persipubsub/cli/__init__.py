@@ -11,7 +11,17 @@ import click
 import persipubsub
 from persipubsub import errors
 
-VERBS = ("create", "demo", "check", "backup", "compact", "recover")
+VERBS = (
+    "create",
+    "deploy",
+    "describe",
+    "schema",
+    "demo",
+    "check",
+    "recover",
+    "backup",
+    "compact",
+)
 #: What a shell makes of a death by SIGINT.
 EXIT_STATUS_INTERRUPTED = 130
 

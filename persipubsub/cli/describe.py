@@ -1,0 +1,18 @@
+"""The verb ``describe``: give the config of a queue."""
+
+import click
+
+from persipubsub import deployment
+from persipubsub.cli import Command
+
+
+@click.command(cls=Command, example="persipubsub describe ./queue > queue.json")
+@click.argument("path", type=click.Path())
+def describe(path: str) -> None:
+    """Print the config of the queue in the directory PATH.
+
+    `persipubsub deploy` of it changes nothing there.
+
+    Exit status: 0; 1 if there is no queue or it cannot be used; 2 for a mistake of usage.
+    """
+    click.echo(deployment.describe(path))

@@ -1,0 +1,15 @@
+"""The verb ``schema``: tell what a config may have."""
+
+import click
+
+from persipubsub import deployment
+from persipubsub.cli import Command
+
+
+@click.command(cls=Command, example="persipubsub schema > persipubsub.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of the configs that `persipubsub deploy` takes.
+
+    Exit status: 0; 2 for a mistake of usage.
+    """
+    click.echo(deployment.schema())
