@@ -249,26 +249,19 @@ def _step(wanted: _Queue, remove_subscribers: bool) -> _Step:
     if not stored.exists:
         add("queue", None, wanted.path.name)
     for what, value in wanted.settings.items():
-        # Two forms of a timeout are right: what describe() told, and what the queue makes of it.
-        if stored.settings[what] not in (value, _as_stored(what, value)):
-            add(what, stored.settings[what], _as_stored(what, value))
+        if stored.settings[what] != value:
+            add(what, stored.settings[what], value)
     if wanted.subscribers is not None and stored.subscribers is not None:
-        for identifier in wanted.subscribers:
-            if identifier not in stored.subscribers:
-                add("subscriber", None, identifier)
-        if remove_subscribers:
-            for identifier in stored.subscribers:
-                if identifier not in wanted.subscribers:
-                    add("subscriber", identifier, None)
+        for identifier in _without(wanted.subscribers, stored.subscribers):
+            add("subscriber", None, identifier)
+        for identifier in _without(stored.subscribers, wanted.subscribers) if remove_subscribers else ():
+            add("subscriber", identifier, None)
     return _Step(stored, changes)
 
 
-def _as_stored(what: str, value: Value) -> Value:
-    """Give a setting as the queue tells it once it is set."""
-    if not what.startswith(_MARK):
-        return value
-    stored: Value = getattr(as_stored(_mark({what: value})), what[len(_MARK):])
-    return stored
+def _without(names: Sequence[str], others: Sequence[str]) -> List[str]:
+    known = set(others)
+    return [name for name in names if name not in known]
 
 
 def _existing(path: pathlib.Path) -> _Queue:
@@ -349,8 +342,9 @@ def _checked(queue: QueueConfig, place: str, directory: str) -> _Queue:
         for name, value in msgspec.structs.asdict(queue.high_watermark).items():
             if value is not UNSET:
                 what = f"{_MARK}{name}"
-                _at(f"{place}.{what}", _mark, {what: value})
-                settings[what] = value
+                mark = _at(f"{place}.{what}", _mark, {what: value})
+                # As the queue will tell it: a timeout is stored in whole microseconds.
+                settings[what] = getattr(as_stored(mark), name)
     for name, given, choices in (("strategy", queue.strategy, _STRATEGIES), ("durability", queue.durability,
                                                                              _DURABILITIES)):
         if not isinstance(given, UnsetType):

@@ -111,8 +111,8 @@ def test_version() -> None:
 
 def test_version_loads_no_verb() -> None:
     """What only a verb needs is not loaded before it is called."""
-    program = ("import sys; from persipubsub.cli import main; main(['--version'], standalone_mode=False); "
-               "print({'rich', *(f'persipubsub.cli.{verb}' for verb in ('create', 'demo'))} & set(sys.modules))")
+    program = ("import sys; from persipubsub.cli import VERBS, main; main(['--version'], standalone_mode=False); "
+               "print({'rich', 'msgspec', *(f'persipubsub.cli.{verb}' for verb in VERBS)} & set(sys.modules))")
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == f"persipubsub {persipubsub.__version__}\nset()\n"
 
