@@ -172,7 +172,8 @@ class _Step:
 def deploy(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change, ...]:
     """Make the queues of a config what it says: make what is missing, change what differs, leave what is right.
 
-    Each queue changes in one transaction. Where the machine fails in between, the next run does the rest.
+    The settings and the new subscribers of a queue change in one transaction. Where the machine fails between two, the
+    next run does the rest.
 
     :param config_path: the config, in JSON
     :param remove_subscribers: whether subscribers go that are not in a queue's list, with what only they awaited; a

@@ -1,5 +1,6 @@
 """Deploying a config makes the queues what it says, and a config that is wrong touches none."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -446,6 +447,25 @@ def test_the_commands_of_the_documentation(tmp_path: pathlib.Path) -> None:
             assert result.stdout.replace(str(tmp_path), "/srv/app").strip() == expected.strip(), command
             assert result.returncode == (1 if expected.startswith("Error: ") else 0), command
     assert commands >= 8
+
+
+def test_deployments_at_the_same_time(tmp_path: pathlib.Path) -> None:
+    """Processes that deploy one config at the same time all succeed, whichever of them does the work."""
+    many = [f"s{index}" for index in range(300)]
+    config = tmp_path / "config.json"
+    for subscribers in (many, ["s0"]):
+        write(tmp_path, {"path": "q", "subscribers": subscribers, "mode": "0660"}, {"path": "r", "subscribers": many})
+        command = [sys.executable, "-m", "persipubsub", "deploy", str(config), "--remove-subscribers"]
+        with contextlib.ExitStack() as stack:
+            processes = [
+                stack.enter_context(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+                for _ in range(3)
+            ]
+            for process in processes:
+                _, stderr = process.communicate(timeout=60)
+                assert (process.returncode, stderr) == (0, b"")
+        assert set(status(tmp_path / "q").subscribers) == set(subscribers)
+        assert not deployment.plan(config, remove_subscribers=True)
 
 
 @pytest.mark.parametrize("debug", [False, True])
