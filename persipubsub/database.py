@@ -157,7 +157,7 @@ def compact(file: pathlib.Path, target: pathlib.Path) -> None:
     try:
         with lmdb.Environment(os.fsencode(file), subdir=False, readonly=True, lock=False,
                               max_dbs=SUB_DATABASES_MAX) as environment:
-            environment.copy(os.fsencode(target), compact=True)
+            environment.copy(os.fsencode(target), compact=True)  # type: ignore[arg-type]  # its types forget bytes
     except lmdb.Error as error:
         raise_translated(error, file.parent)
 
