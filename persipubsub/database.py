@@ -83,6 +83,16 @@ class Database:
     def _pages(self) -> int:
         return self._environment.info()["last_pgno"]
 
+    def gave_up(self) -> bool:
+        """Tell whether LMDB refuses everything until it is opened again: its root may be written or not."""
+        try:
+            self._environment.begin().abort()
+        except lmdb.PanicError:
+            return True
+        except lmdb.Error:
+            pass  # it is busy, or full: that is another matter
+        return False
+
     def copy(self, path: str) -> None:
         """Write a compact, consistent copy into a directory."""
         self._environment.copy(os.fsencode(path), compact=True)  # type: ignore[arg-type]  # its types forget bytes
@@ -212,16 +222,24 @@ MapFullError = lmdb.MapFullError
 MapResizedError = lmdb.MapResizedError
 ReadersFullError = lmdb.ReadersFullError
 LmdbError = lmdb.Error
+PanicError = lmdb.PanicError
 #: What hinders a transaction, but not the next try once something was done about it.
-REMOVABLE_ERRORS = (MapFullError, MapResizedError, ReadersFullError)
+REMOVABLE_ERRORS = (MapFullError, MapResizedError, ReadersFullError, PanicError)
 
 
-def raise_translated(error: Exception, path: pathlib.Path) -> NoReturn:
-    """Raise LMDB's error as one of ours, which says what happened, to which queue, and what to do."""
+def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False) -> NoReturn:
+    """Raise LMDB's error as one of ours, which says what happened, to which queue, and what to do.
+
+    :param unknown: whether the changes are stored
+    """
     code = getattr(error, "code", 0)
     kind: Type[errors.PersipubsubError] = errors.StorageError
     what = "was refused by LMDB; nothing was changed"
-    if isinstance(error, lmdb.ReadersFullError):
+    if unknown:
+        kind, what = errors.CommitUnknownError, (
+            "met an error in the commit itself, so nobody knows whether the change is "
+            "stored: look before you do it again. The queue goes on when the disk does")
+    elif isinstance(error, lmdb.ReadersFullError):
         kind, what = errors.ReadersFullError, f"has more than {MAX_READERS} readers at one time. Use fewer processes"
     elif code == errno.ENOSPC:
         kind, what = errors.DiskFullError, "has no room left on its disk; nothing was changed. Make room and try again"

@@ -16,6 +16,9 @@ T = TypeVar("T")
 #: reason. Looking costs a microsecond.
 WRITES_BETWEEN_LOOKS_AT_SIZE = 16
 
+#: What is as before after it was removed can only be reported.
+ONCE_REMOVABLE = (database.ReadersFullError, database.PanicError)
+
 # Transactions that a fork copied in mid-flight. Ending them in the child would touch what belongs to the parent.
 _ORPHANS: List[object] = []
 
@@ -150,6 +153,8 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                     self._gate.leave(txn)
                     return txn
             except database.LmdbError as error:
+                if txn.committed or txn.commit_failed and opened.gave_up():
+                    database.raise_translated(error, self.path, unknown=True)
                 obstacle = self._obstacle(error, obstacle)
             except records.DECODING_ERRORS as error:
                 raise page_walk.damaged(self.path, f"a record cannot be read ({error})") from error
@@ -179,8 +184,8 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
 
     def _obstacle(self, error: Exception, before: Optional[Exception]) -> Exception:
         """Give an error that can be removed, or raise it as one of ours."""
-        full_again = isinstance(error, database.ReadersFullError) and isinstance(before, database.ReadersFullError)
-        if full_again or not isinstance(error, database.REMOVABLE_ERRORS):
+        again = isinstance(error, ONCE_REMOVABLE) and isinstance(before, type(error))
+        if again or not isinstance(error, database.REMOVABLE_ERRORS):
             database.raise_translated(error, self.path)
         return error
 
@@ -190,6 +195,8 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 self._open().grow()
             elif isinstance(obstacle, database.MapResizedError):
                 self._open().adopt_size()
+            elif isinstance(obstacle, database.PanicError):
+                self._close_database()  # the next use opens it again
             else:
                 self._open().clear_stale_readers()
 
@@ -206,6 +213,8 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             try:
                 if synced:
                     opened.sync()
+            except database.LmdbError as error:
+                database.raise_translated(error, self.path, unknown=True)
             finally:
                 # Twice, for an interrupt may strike in the first.
                 try:

@@ -41,6 +41,7 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
     header: Header
     _dbs: SubDatabases
     _txn: "lmdb.Transaction[bytes]" = None  # type: ignore[assignment]  # but while it goes on it is there
+    commit_failed = False
     _committing = False
 
     def begin(self, environment: "lmdb.Environment", dbs: SubDatabases, write: bool) -> None:
@@ -50,7 +51,7 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         self.header = records.decode_header(txn.get(records.HEADER_KEY, b"", db=dbs.queue_db))
 
     def commit(self) -> None:
-        """Make the changes; after an error nothing of them is there."""
+        """Make the changes; after an error nothing of them is there, unless LMDB gives up the environment."""
         txn = self._txn
         if self.published:
             self.number = txn.id()
@@ -59,6 +60,7 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
             txn.commit()
         except Exception:
             self._committing = False
+            self.commit_failed = True
             raise
         self._txn = None  # type: ignore[assignment]  # it has ended
 
