@@ -153,9 +153,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                     self._gate.leave(txn)
                     return txn
             except database.LmdbError as error:
-                if txn.committed or txn.commit_failed and opened.gave_up():
-                    database.raise_translated(error, self.path, unknown=True)
-                obstacle = self._obstacle(error, obstacle)
+                obstacle = self._obstacle(error, obstacle, txn.committed or txn.commit_failed and opened.gave_up())
             except records.DECODING_ERRORS as error:
                 raise page_walk.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
@@ -182,11 +180,15 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         txn.abort()
         self._gate.leave(txn)
 
-    def _obstacle(self, error: Exception, before: Optional[Exception]) -> Exception:
-        """Give an error that can be removed, or raise it as one of ours."""
+    def _obstacle(self, error: Exception, before: Optional[Exception], unknown: bool = False) -> Exception:
+        """Give an error that can be removed, or raise it as one of ours.
+
+        :param before: what was removed last
+        :param unknown: whether the changes are stored
+        """
         again = isinstance(error, ONCE_REMOVABLE) and isinstance(before, type(error))
-        if again or not isinstance(error, database.REMOVABLE_ERRORS):
-            database.raise_translated(error, self.path)
+        if unknown or again or not isinstance(error, database.REMOVABLE_ERRORS):
+            database.raise_translated(error, self.path, unknown)
         return error
 
     def _remove(self, obstacle: Optional[Exception]) -> None:
