@@ -1,0 +1,18 @@
+"""The verb ``clear``: delete all messages of a queue."""
+
+import click
+
+from persipubsub.cli import Command
+from persipubsub.cli.opening import opened_control
+
+
+@click.command(cls=Command, example="persipubsub clear ./queue --yes")
+@click.argument("path", type=click.Path())
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def clear(path: str, yes: bool) -> None:
+    """Delete all messages of the queue in the directory PATH, also those that somebody awaits; subscribers stay."""
+    with opened_control(path) as control:
+        if not yes:
+            messages = control.status().messages
+            click.confirm(f"Delete all {messages:,} messages of {click.format_filename(path)}?", abort=True, err=True)
+        click.echo(f"{control.clear_messages():,} messages deleted")

@@ -1,0 +1,14 @@
+"""The verb ``prune``: delete what has expired and what nobody awaits."""
+
+import click
+
+from persipubsub.cli import Command
+from persipubsub.cli.opening import opened_control
+
+
+@click.command(cls=Command, example="persipubsub prune ./queue")
+@click.argument("path", type=click.Path())
+def prune(path: str) -> None:
+    """Delete the messages of the queue in the directory PATH that have expired or that nobody awaits."""
+    with opened_control(path) as control:
+        click.echo(f"{control.prune_dangling_messages():,} messages deleted")

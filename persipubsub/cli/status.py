@@ -1,0 +1,74 @@
+"""The verb ``status``: tell what queues look like at this moment."""
+
+import json
+from typing import Any, Dict, Optional, Tuple
+
+import click
+
+from persipubsub.cli import Command
+from persipubsub.cli.opening import read_status
+from persipubsub.status import QueueStatus
+
+
+@click.command(cls=Command, example="persipubsub status ./orders ./invoices")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Write a JSON array with an object for each queue.")
+def status(paths: Tuple[str, ...], as_json: bool) -> None:
+    """Tell what the queues in the directories PATH look like at this moment. Nothing is changed."""
+    found = [read_status(path) for path in paths]
+    if as_json:
+        click.echo(json.dumps([_as_json(one) for one in found], indent=2))
+    else:
+        click.echo("\n\n".join(_as_text(one) for one in found))
+
+
+def _as_json(one: QueueStatus) -> Dict[str, Any]:
+    mark = one.high_watermark
+    return {
+        "path": str(one.path),
+        "messages": one.messages,
+        "size_bytes": one.size_bytes,
+        "oldest_age_s": one.oldest_age_s,
+        "next_id": one.next_id,
+        "floor": one.floor,
+        "high_watermark": {
+            "message_timeout": mark.message_timeout,
+            "max_messages": mark.max_messages,
+            "hwm_db_size": mark.hwm_db_size
+        },
+        "strategy": one.strategy.name,
+        "durability": one.durability.name.lower(),
+        "subscribers": {
+            identifier: {
+                "next_id": subscriber.next_id,
+                "pending": subscriber.pending,
+                "oldest_pending_age_s": subscriber.oldest_pending_age_s
+            } for identifier, subscriber in sorted(one.subscribers.items())
+        }
+    }
+
+
+def _as_text(one: QueueStatus) -> str:
+    mark = one.high_watermark
+    lines = [
+        click.format_filename(one.path),
+        f"  messages    {one.messages:,} of {mark.max_messages:,}",
+        f"  bytes       {one.size_bytes:,} of {mark.hwm_db_size:,}",
+        f"  oldest      {_age(one.oldest_age_s)} of {mark.message_timeout:g} s",
+        f"  next id     {one.next_id:,}",
+        f"  overflow    {one.strategy.name}",
+        f"  durability  {one.durability.name.lower()}",
+    ]
+    if not one.subscribers:
+        return "\n".join(lines + ["  no subscribers: what is sent is not stored"])
+    # As Python writes them: a name may have a line break.
+    rows = [("subscriber", "pending", "oldest")]
+    rows += [(repr(identifier), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s))
+             for identifier, subscriber in sorted(one.subscribers.items())]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines += [f"  {name:<{widths[0]}}  {pending:>{widths[1]}}  {age:>{widths[2]}}" for name, pending, age in rows]
+    return "\n".join(lines)
+
+
+def _age(age_s: Optional[float]) -> str:
+    return "-" if age_s is None else f"{age_s:,.1f} s"

@@ -1,0 +1,41 @@
+"""The verb ``subscriber``: add, remove and list the subscribers of a queue."""
+
+import click
+
+from persipubsub.cli import Command
+from persipubsub.cli.opening import opened_control, read_status
+
+
+class _Group(Command, click.Group):
+    """A group whose ``--help`` begins with an example."""
+
+
+@click.group(cls=_Group, example="persipubsub subscriber list ./queue")
+def subscriber() -> None:
+    """Add, remove and list the subscribers of a queue."""
+
+
+@subscriber.command(cls=Command, example="persipubsub subscriber add ./queue audit")
+@click.argument("path", type=click.Path())
+@click.argument("name")
+def add(path: str, name: str) -> None:
+    """Add the subscriber NAME, which gets what is sent from then on. One that exists stays as it is."""
+    with opened_control(path) as control:
+        control.add_subscriber(name)
+
+
+@subscriber.command(cls=Command, example="persipubsub subscriber remove ./queue audit")
+@click.argument("path", type=click.Path())
+@click.argument("name")
+def remove(path: str, name: str) -> None:
+    """Remove the subscriber NAME. The messages that nobody else awaits are deleted."""
+    with opened_control(path) as control:
+        control.remove_subscriber(name)
+
+
+@subscriber.command("list", cls=Command, example="persipubsub subscriber list ./queue")
+@click.argument("path", type=click.Path())
+def list_(path: str) -> None:
+    """Write the names of the subscribers, one a line."""
+    for name in sorted(read_status(path).subscribers):
+        click.echo(name)
