@@ -43,7 +43,8 @@ def _as_json(one: QueueStatus) -> Dict[str, Any]:
                 "next_id": subscriber.next_id,
                 "pending": subscriber.pending,
                 "oldest_pending_age_s": subscriber.oldest_pending_age_s
-            } for identifier, subscriber in sorted(one.subscribers.items())
+            }
+            for identifier, subscriber in sorted(one.subscribers.items())
         }
     }
 
