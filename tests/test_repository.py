@@ -43,6 +43,17 @@ def test_readme_and_start_have_examples() -> None:
         assert len(code_blocks(document.read_text(encoding="utf-8"), "python")) >= 3, document
 
 
+def test_guarantees_name_tests_that_exist() -> None:
+    """Every test that the documentation names is there."""
+    named = [
+        name for document in DOCUMENTS
+        for name in re.findall(r"tests/(test_\w+\.py)::(test_\w+)", document.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 10
+    for file, test in named:
+        assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
+
+
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     """Continuous integration runs the second command of the README, to the letter."""
     commands = code_blocks((ROOT / "README.rst").read_text(encoding="utf-8"), "bash")
