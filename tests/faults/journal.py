@@ -1,0 +1,79 @@
+"""What processes write down while faults strike: messages that tell who they are, and journals that outlive writers.
+
+A journal lies outside the file system of the queue, and what is noted as durable is there after any fault of the queue.
+"""
+
+import os
+import pathlib
+import time
+from typing import Iterable, List, NamedTuple, Tuple
+
+
+def message(sender: str, number: int, size_bytes: int = 0) -> bytes:
+    """Make a message that no other one equals, and of which every byte is known from its name.
+
+    :param sender: without spaces and colons; its messages are numbered in the order in which it sends them
+    :param size_bytes: of the message, unless its name is longer
+    """
+    return _filled(f"{sender}:{number}:{size_bytes}")
+
+
+def _filled(name: str) -> bytes:
+    size_bytes = int(name.rpartition(":")[2])
+    unit = name.encode() + b" "
+    return (unit * (size_bytes // len(unit) + 1))[:max(size_bytes, len(unit) - 1)]
+
+
+def name_of(payload: bytes) -> str:
+    """Give the name of a message; of what is not a whole message, its beginning after a question mark."""
+    name = payload.partition(b" ")[0].decode(errors="replace")
+    try:
+        whole = _filled(name) == payload
+    except ValueError:
+        whole = False
+    return name if whole else "?" + name[:40].replace(" ", "_").replace("\n", "_")
+
+
+def sender_and_number(name: str) -> Tuple[str, int]:
+    """Give who sent a message, and as which of its messages."""
+    sender, number, _ = name.split(":")
+    return sender, int(number)
+
+
+class Event(NamedTuple):
+    """What a process noted, and when: by the clock that all processes of a machine share."""
+
+    at_ns: int
+    what: str
+    words: Tuple[str, ...]
+
+
+class Journal:
+    """The journal of one writer, or of several that do not write at one time."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def note(self, what: str, words: Iterable[str], durably: bool = False) -> None:
+        """Add an event, in one step.
+
+        :param durably: return only when it is on the disk
+        """
+        os.write(self._fd, f"{time.monotonic_ns()} {what} {' '.join(words)}\n".encode())
+        if durably:
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the journal."""
+        os.close(self._fd)
+
+
+def events(directory: pathlib.Path) -> List[Event]:
+    """Read all journals of a directory, as one in the order of time."""
+    found = []
+    for path in directory.iterdir():
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):  # else its writer was killed in the midst of it
+                at_ns, what, *words = line.split()
+                found.append(Event(int(at_ns), what, tuple(words)))
+    return sorted(found, key=lambda event: event.at_ns)
