@@ -164,10 +164,13 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                         self._end(txn)
                     finally:
                         self._end(txn)
-            if fits:
-                self._remove(obstacle)
-            else:
-                self._reopen(sync=not self._sync)
+            try:
+                if fits:
+                    self._remove(obstacle)
+                else:
+                    self._reopen(sync=not self._sync)
+            except database.LmdbError as error:
+                database.raise_translated(error, self.path)
 
     def require_no_reentry(self) -> None:
         """Make sure that the calling thread may wait for the transactions of others.

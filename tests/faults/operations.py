@@ -1,0 +1,188 @@
+"""The operations of a queue at which faults strike: each of the public API, and what it may change."""
+
+import pathlib
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import persipubsub
+from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy
+from tests.faults.journal import message, name_of
+
+SUBSCRIBERS = ("a", "b")
+#: What the queue holds before an operation: more than two pages of short messages, and some in several parts.
+FILL = [message("before", number, 150_000 if number % 10 == 0 else 300) for number in range(30)]
+ONE = [message("op", 0, 300)]
+LONG = [message("op", 0, 500_000)]
+MANY = [message("op", number, 100_000 if number % 8 == 0 else 300) for number in range(20)]
+
+#: What is struck.
+Action = Callable[[], object]
+
+
+class Operation(NamedTuple):
+    """An operation: ``prepare`` opens the queue and gives the action, at which the fault strikes."""
+
+    name: str
+    prepare: Callable[[pathlib.Path], Action]
+    sends: Sequence[bytes] = ()
+    #: How many messages a takes.
+    takes: int = 0
+    #: Whether b has taken everything before: then what a takes is deleted.
+    is_last: bool = False
+    #: Of which subscribers messages may go.
+    prunes: Tuple[str, ...] = ()
+    #: Whether it makes the queue.
+    creates: bool = False
+
+
+def fill(path: pathlib.Path, durability: Durability) -> List[str]:
+    """Make the queue that operations find; give the names of its messages."""
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control(SUBSCRIBERS, durability=durability)
+        environment.new_publisher().send_many(FILL[:20])
+        for payload in FILL[20:]:
+            environment.new_publisher().send(payload)
+    return [name_of(payload) for payload in FILL]
+
+
+def _send(msgs: Sequence[bytes]) -> Callable[[pathlib.Path], Action]:
+
+    def prepare(path: pathlib.Path) -> Action:
+        publisher = persipubsub.new_environment(path).new_publisher()
+        return lambda: publisher.send(msgs[0])
+
+    return prepare
+
+
+def _send_many(path: pathlib.Path) -> Action:
+    publisher = persipubsub.new_environment(path).new_publisher()
+    return lambda: publisher.send_many(MANY)
+
+
+def _overflow(path: pathlib.Path) -> Action:
+    environment = persipubsub.new_environment(path)
+    environment.new_control().set_hwm(HighWaterMark(max_messages=len(FILL)))
+    publisher = environment.new_publisher()
+    return lambda: publisher.send(ONE[0])
+
+
+def _first_send(path: pathlib.Path) -> Action:
+    environment = persipubsub.new_environment(path)
+
+    def action() -> None:
+        environment.new_publisher().send(ONE[0])
+
+    return action
+
+
+def _receive(path: pathlib.Path) -> Action:
+    subscriber = persipubsub.new_environment(path).new_subscriber("a")
+
+    def action() -> None:
+        with subscriber.receive(timeout=0) as msg:
+            assert msg is not None
+
+    return action
+
+
+def _receive_many(path: pathlib.Path) -> Action:
+    subscriber = persipubsub.new_environment(path).new_subscriber("a")
+
+    def action() -> None:
+        with subscriber.receive_many(max_messages=15, timeout=0) as msgs:
+            assert len(msgs) == 15
+
+    return action
+
+
+def _receive_last(path: pathlib.Path) -> Action:
+    """Have the floor rise, so that what nobody awaits any more is deleted."""
+    environment = persipubsub.new_environment(path)
+    with environment.new_subscriber("b").receive_many(timeout=0):
+        pass
+    return _receive_many(path)
+
+
+def _change(change: Callable[[Control, Environment], object]) -> Callable[[pathlib.Path], Action]:
+
+    def prepare(path: pathlib.Path) -> Action:
+        environment = persipubsub.new_environment(path)
+        control = environment.new_control()
+        return lambda: change(control, environment)
+
+    return prepare
+
+
+def _create(path: pathlib.Path) -> Action:
+    environment = persipubsub.new_environment(path)
+
+    def action() -> None:
+        environment.new_control(SUBSCRIBERS)
+
+    return action
+
+
+def _close(path: pathlib.Path) -> Action:
+    environment = persipubsub.new_environment(path)
+    environment.new_publisher()
+    return environment.close
+
+
+#: A further operation is one more line.
+OPERATIONS = [
+    Operation("send", _send(ONE), sends=ONE),
+    Operation("send a long message", _send(LONG), sends=LONG),
+    Operation("send_many", _send_many, sends=MANY),
+    Operation("send over the mark", _overflow, sends=ONE, prunes=SUBSCRIBERS),
+    Operation("open and send", _first_send, sends=ONE),
+    Operation("receive", _receive, takes=1),
+    Operation("receive_many", _receive_many, takes=15),
+    Operation("receive_many and delete", _receive_last, takes=15, is_last=True),
+    Operation("prune_all_messages_for", _change(lambda control, _: control.prune_all_messages_for("a")),
+              prunes=("a", )),
+    Operation("prune_dangling_messages", _change(lambda control, _: control.prune_dangling_messages())),
+    Operation("clear_messages", _change(lambda control, _: control.clear_messages()), prunes=SUBSCRIBERS),
+    Operation("add_subscriber", _change(lambda control, _: control.add_subscriber("c"))),
+    Operation("remove_subscriber", _change(lambda control, _: control.remove_subscriber("a")), prunes=("a", )),
+    Operation("set_hwm", _change(lambda control, _: control.set_hwm(HighWaterMark(max_messages=7000)))),
+    Operation("set_strategy", _change(lambda control, _: control.set_strategy(Strategy.prune_last))),
+    Operation("to POWER_LOSS",
+              _change(lambda _, environment: environment.new_control(durability=Durability.POWER_LOSS))),
+    Operation("to PROCESS_CRASH",
+              _change(lambda _, environment: environment.new_control(durability=Durability.PROCESS_CRASH))),
+    Operation("close", _close),
+    Operation("new_control", _create, creates=True),
+]
+
+
+class State(NamedTuple):
+    """What there is to see of a queue: before an operation, after it, or after a fault."""
+
+    left: Dict[str, List[str]]
+    settings: List[str]
+    next_id: int
+    violations: List[str]
+
+
+class _Keep(Exception):
+    """Leave what was received in the queue."""
+
+
+def look(path: pathlib.Path) -> Optional[State]:
+    """Look at a queue, in a process that has not used it; None if it was never made."""
+    with persipubsub.new_environment(path) as environment:
+        try:
+            environment.new_publisher()
+        except persipubsub.errors.NotInitializedError:
+            return None
+        control = environment.new_control()
+        status = control.status()
+        left: Dict[str, List[str]] = {}
+        for identifier in sorted(status.subscribers):
+            try:
+                with environment.new_subscriber(identifier).receive_many(timeout=0) as msgs:
+                    left[identifier] = [name_of(msg) for msg in msgs]
+                    raise _Keep
+            except _Keep:
+                pass
+        settings = [repr(status.high_watermark), status.strategy.name, status.durability.name]
+        return State(left, settings, status.next_id, [str(violation) for violation in control.check()])
