@@ -164,13 +164,10 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                         self._end(txn)
                     finally:
                         self._end(txn)
-            try:
-                if fits:
-                    self._remove(obstacle)
-                else:
-                    self._reopen(sync=not self._sync)
-            except database.LmdbError as error:
-                database.raise_translated(error, self.path)
+            if fits:
+                self._remove(obstacle)
+            else:
+                self._reopen(sync=not self._sync)
 
     def require_no_reentry(self) -> None:
         """Make sure that the calling thread may wait for the transactions of others.
@@ -196,14 +193,17 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
 
     def _remove(self, obstacle: Optional[Exception]) -> None:
         with self._gate.closed():
-            if isinstance(obstacle, database.MapFullError):
-                self._open().grow()
-            elif isinstance(obstacle, database.MapResizedError):
-                self._open().adopt_size()
-            elif isinstance(obstacle, database.PanicError):
-                self._close_database()  # the next use opens it again
-            else:
-                self._open().clear_stale_readers()
+            try:
+                if isinstance(obstacle, database.MapFullError):
+                    self._open().grow()
+                elif isinstance(obstacle, database.MapResizedError):
+                    self._open().adopt_size()
+                elif isinstance(obstacle, database.PanicError):
+                    self._close_database()  # the next use opens it again
+                else:
+                    self._open().clear_stale_readers()
+            except database.LmdbError as error:
+                database.raise_translated(error, self.path)
 
     def _reopen(self, sync: bool) -> None:
         with self._gate.closed():
