@@ -5,6 +5,7 @@ whole first, by whoever gets ``use.lock`` alone; the others wait for that.
 """
 
 import contextlib
+import logging
 import pathlib
 import struct
 import time
@@ -14,6 +15,8 @@ from persipubsub import database, errors, files, invariants, mark, page_walk
 from persipubsub.files import UseLock
 from persipubsub.invariants import Violation
 from persipubsub.transaction import SubDatabases
+
+_LOGGER = logging.getLogger(__name__)
 
 #: How often it is looked whether who has the queue alone, or tries to, has let go.
 LOOK_S = 0.01
@@ -31,6 +34,10 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
     while mark.of_other_boot(path):
         if use_lock.try_alone():
             require_sound(path)
+            # Sound it is as well where it is as it was at an earlier moment, and nothing in it tells.
+            _LOGGER.warning(
+                "The machine stopped while commits of the queue at %s were not on the disk, which its durability "
+                "PROCESS_CRASH allows. The queue is sound, but what was sent and taken last may be missing.", path)
             mark.remove(path)
         else:
             time.sleep(LOOK_S)  # somebody else reads it, or is about to

@@ -132,10 +132,15 @@ def test_kill_within_a_boot_needs_no_verification(new_environment: MakeEnvironme
     assert not (path / files.UNCLEAN_FILE).exists()
 
 
-def test_sound_queue_of_another_boot_opens(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A queue with the mark of another boot is verified, and served if it is sound."""
+def test_sound_queue_of_another_boot_opens(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch,
+                                           caplog: pytest.LogCaptureFixture) -> None:
+    """A queue with the mark of another boot is verified, and served if it is sound, with one warning."""
     path = leave_unclean(new_environment)
     other_boot(monkeypatch)
+    for _ in range(2):
+        with persipubsub.new_environment(path) as environment:
+            assert environment.new_subscriber("a").front() == b"1"
+    assert [record.args for record in caplog.records if "may be missing" in record.message] == [(path, )]
     assert received(path) == [b"1", b"2"]
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from typing import Callable, Dict, List, NamedTuple, Sequence
 
-from tests.faults import every_point
+from tests.faults import every_point, power_cut
 from tests.faults.figures import Figures, table
 from tests.faults.interposed import preload
 
@@ -32,6 +32,8 @@ CAMPAIGNS: Dict[str, Campaign] = {
     # The number is the stride.
     "kills": Campaign(lambda stride: every_point.campaign(every_point.KILLS, stride), 5, 1, "preload"),
     "errors": Campaign(lambda stride: every_point.campaign(every_point.ERRORS, stride), 11, 1, "preload"),
+    # The number of rounds, for each durability.
+    "power-cuts": Campaign(power_cut.campaign, 3, 20, "mount"),
 }
 
 
