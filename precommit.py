@@ -18,9 +18,11 @@ ROOT = pathlib.Path(__file__).resolve().parent
 
 PACKAGE = "persipubsub"
 
+PLUGIN = "pytest_persipubsub.py"
+
 # What is formatted and checked; a directory without code would be an error to mypy.
 CODE = [
-    name for name in [PACKAGE, "tests", "benchmarks", "examples", "precommit.py", "setup.py"]
+    name for name in [PACKAGE, PLUGIN, "tests", "benchmarks", "examples", "precommit.py", "setup.py"]
     if (ROOT / name).is_file() or any((ROOT / name).rglob("*.py"))
 ]
 
@@ -72,7 +74,7 @@ def check_pylint(_overwrite: bool) -> None:
 
 def check_pydocstyle(_overwrite: bool) -> None:
     """Check the docstrings of the package."""
-    run_module("pydocstyle", PACKAGE)
+    run_module("pydocstyle", PACKAGE, PLUGIN)
 
 
 def check_contracts(_overwrite: bool) -> None:

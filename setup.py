@@ -42,6 +42,8 @@ setuptools.setup(
         "Topic :: System :: Distributed Computing",
         "Typing :: Typed",
     ],
+    # The plugin stands outside the package, so that pytest does not import the package where nobody uses it.
+    py_modules=["pytest_persipubsub"],
     packages=setuptools.find_packages(include=["persipubsub", "persipubsub.*"]),
     package_data={"": ["py.typed", "*.pyi", "*.proto", "*.txt"]},
     include_package_data=False,
@@ -81,6 +83,7 @@ setuptools.setup(
             "pydocstyle>=6.3",
             "pylint>=4",
             "pytest>=8.4",
+            "pytest-xdist>=3.6",
             "setuptools>=77",
             "sphinx-autodoc-typehints>=3",
             "sphinx-icontract>=2.0.3",
@@ -91,5 +94,8 @@ setuptools.setup(
             "yapf>=0.43",
         ],
     },
-    entry_points={"console_scripts": ["persipubsub = persipubsub.cli:main"]},
+    entry_points={
+        "console_scripts": ["persipubsub = persipubsub.cli:main"],
+        "pytest11": ["persipubsub = pytest_persipubsub"],
+    },
 )

@@ -1,0 +1,147 @@
+"""What tests of programs that use persipubsub need: checked queues, a clock to move, sending and draining in a line.
+
+With pytest, take the fixtures ``persipubsub_queue`` (a :class:`QueueFactory`) and ``persipubsub_clock`` (a
+:class:`Clock`): the installed package brings them.
+"""
+
+import contextlib
+import pathlib
+from typing import Callable, Iterable, Iterator, List, Optional, Protocol
+
+from persipubsub import clock, errors, files, handle, invariants
+from persipubsub.configuration import Durability, HighWaterMark, Strategy
+from persipubsub.environment import Environment
+
+__all__ = ["Clock", "QueueFactory", "checked_queues", "drain", "publish"]
+
+#: A clock is not moved further, all moves together: 30 years.
+FORWARD_S_MAX = 10**9
+
+
+class QueueFactory(Protocol):
+    """What the fixture ``persipubsub_queue`` gives: each call sets up a queue in a fresh directory."""
+
+    def __call__(self,
+                 subscriber_ids: Iterable[str] = (),
+                 high_watermark: Optional[HighWaterMark] = None,
+                 strategy: Optional[Strategy] = None,
+                 durability: Durability = Durability.PROCESS_CRASH) -> Environment:
+        """Set up a queue; the arguments and the errors are those of :meth:`Environment.new_control`.
+
+        :param subscriber_ids: its subscribers
+        :param high_watermark: when the queue overflows
+        :param strategy: which messages go when the queue overflows
+        :param durability: unlike elsewhere ``PROCESS_CRASH``, since what a test sends need not survive a power cut
+        :return: the Environment, which is closed after the test
+        """
+
+
+class Clock:
+    """The time that all queues of this process go by, which a test moves forward. Time goes on by itself, too."""
+
+    def __init__(self) -> None:
+        # What stands there now, so that clocks can be nested.
+        self._boottime_us = clock.boottime_us
+        self._wall_us = clock.wall_us
+        self._ahead_us = 0
+
+    def forward(self, seconds: float) -> None:
+        """Let time pass at once: what is older than the message timeout of its queue then, is expired.
+
+        :param seconds: 0 or more; 10 ** 9 in all
+        :raise ArgumentTypeError: not a number
+        :raise ArgumentError: negative, NaN, or further than the limit
+        """
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise errors.ArgumentTypeError(f"seconds must be a number, got {type(seconds).__name__}.")
+        left_s = FORWARD_S_MAX - self._ahead_us / 1e6
+        if not 0 <= seconds <= left_s:  # NaN neither
+            raise errors.ArgumentError(
+                f"seconds must be from 0 to {left_s:g}, got {seconds}: the time of a queue never "
+                f"goes back, and a clock is moved by {FORWARD_S_MAX} seconds at most.")
+        self._ahead_us += round(seconds * 1e6)
+
+    def boottime_us(self) -> int:
+        """Stand for :func:`persipubsub.clock.boottime_us`."""
+        return self._boottime_us() + self._ahead_us
+
+    def wall_us(self) -> int:
+        """Stand for :func:`persipubsub.clock.wall_us`."""
+        return self._wall_us() + self._ahead_us
+
+
+@contextlib.contextmanager
+def checked_queues(new_directory: Callable[[], pathlib.Path]) -> Iterator[QueueFactory]:
+    """Give a factory of queues; when the ``with`` block ends, they are closed and verified.
+
+    :param new_directory: gives an empty directory of its own at each call
+    :raise AssertionError: an invariant of a queue is broken; the text names the queue, the invariant and the place
+    """
+    made: List[Environment] = []
+
+    def make(subscriber_ids: Iterable[str] = (),
+             high_watermark: Optional[HighWaterMark] = None,
+             strategy: Optional[Strategy] = None,
+             durability: Durability = Durability.PROCESS_CRASH) -> Environment:
+        environment = Environment(new_directory() / "queue")
+        made.append(environment)
+        environment.new_control(subscriber_ids, high_watermark, strategy, durability).close()
+        return environment
+
+    try:
+        yield make
+    finally:
+        # All of them first, so that a broken one leaves none open.
+        for environment in made:
+            environment.close()
+    broken = "\n".join(line for environment in made for line in _broken(environment.path))
+    if broken:
+        raise AssertionError(broken)
+
+
+def _broken(path: pathlib.Path) -> Iterator[str]:
+    """Say what is broken in a queue, unless the test has deleted it."""
+    if not files.is_queue(path):
+        return
+    try:
+        # Not through a Control, which begins with a write, and a write mends some damage.
+        opened = handle.acquire(path)
+        try:
+            violations = opened.read(invariants.check)
+        finally:
+            handle.release(opened)
+    except errors.PersipubsubError as error:
+        yield f"The queue at {path} cannot be verified: {error}"
+    else:
+        for violation in violations:
+            yield f"The queue at {path} is broken: {violation}"
+
+
+def publish(env: Environment, *messages: bytes) -> List[int]:
+    """Send messages in one commit, all or none.
+
+    :param env: of a queue that is set up
+    :param messages: bytes-like, in their order
+    :return: the message ids
+    :raise PersipubsubError: see :meth:`Publisher.send_many`
+    """
+    with env.new_publisher() as publisher:
+        return list(publisher.send_many(messages))
+
+
+def drain(env: Environment, identifier: str) -> List[bytes]:
+    """Take all that is pending for a subscriber, without waiting.
+
+    :param env: of a queue that is set up
+    :param identifier: of the subscriber
+    :return: the messages in their order, empty if none is pending
+    :raise UnknownSubscriberError: the queue has no such subscriber
+    :raise PersipubsubError: see :meth:`Subscriber.receive_many`
+    """
+    drained: List[bytes] = []
+    with env.new_subscriber(identifier) as subscriber:
+        while True:
+            with subscriber.receive_many(timeout=0) as messages:
+                drained += messages
+            if not messages:
+                return drained
