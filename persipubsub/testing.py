@@ -62,11 +62,11 @@ class Clock:
         self._ahead_us += round(seconds * 1e6)
 
     def boottime_us(self) -> int:
-        """Stand for :func:`persipubsub.clock.boottime_us`."""
+        """Stand for ``persipubsub.clock.boottime_us``."""
         return self._boottime_us() + self._ahead_us
 
     def wall_us(self) -> int:
-        """Stand for :func:`persipubsub.clock.wall_us`."""
+        """Stand for ``persipubsub.clock.wall_us``."""
         return self._wall_us() + self._ahead_us
 
 
