@@ -188,6 +188,8 @@ def churn_table(document: Document) -> str:
 PARTS: Dict[str, Callable[[Document], str]] = {
     "machine":
     machine_table,
+    "note":
+    lambda document: document.note,
     "targets":
     targets.table,
     "send-limit":

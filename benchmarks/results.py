@@ -134,6 +134,8 @@ class Document:
     peer_notes: Dict[str, str] = dataclasses.field(default_factory=dict)
     #: The peers that keep less than their column says: they are shown, but not compared with.
     weaker_peers: List[str] = dataclasses.field(default_factory=list)
+    #: What a reader should know of the run, as reStructuredText; written by hand into the JSON.
+    note: str = ""
 
     def of(self, kind: Type[R], workload: str) -> List[R]:
         """List the results of a workload."""
@@ -163,7 +165,8 @@ def read(file: pathlib.Path) -> Document:
                     took_s=content["took_s"],
                     results=[_decode(entry) for entry in content["results"]],
                     peer_notes=content["peer_notes"],
-                    weaker_peers=content["weaker_peers"])
+                    weaker_peers=content["weaker_peers"],
+                    note=content.get("note", ""))
 
 
 def _encode(result: Result) -> Dict[str, Any]:
