@@ -207,7 +207,9 @@ def replaced_data_file(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
                 f"There is no room on the disk for {new_file}. Make room and try again.") from error
         raise path_error(error, new_file) from error
     finally:
-        new_file.unlink(missing_ok=True)
+        # On a disk that fails this fails as well. Then the next one removes it.
+        with contextlib.suppress(OSError):
+            new_file.unlink(missing_ok=True)
 
 
 def set_modes(path: pathlib.Path, mode: int) -> None:

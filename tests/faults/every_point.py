@@ -32,8 +32,6 @@ ERRORS = [(Kind.FAIL_ONCE, errno.EIO), (Kind.FAIL_ON, errno.EIO), (Kind.FAIL_ONC
 #: The subscriber that is added after an error, in the same process, to see whether it works.
 PROBE = "probe"
 RETURNED = "returned"
-#: What an error other than CommitUnknownError promises not to be so.
-UNTOLD = "although it is done"
 
 
 class Child(NamedTuple):
@@ -149,10 +147,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
             figures.failures.append(f"{where}: ended with {child.status}")
         found = look(self.path)
         for failure in self._wrong(outcome, child.value["probe"] if child.value else "", found):
-            if failure == UNTOLD:
-                figures.notes[f"raised {outcome} {UNTOLD}: {self.operation.name}"] += 1
-            else:
-                figures.failures.append(f"{where}: {outcome or 'killed'}, {failure}")
+            figures.failures.append(f"{where}: {outcome or 'killed'}, {failure}")
         if fault.errno:
             figures.notes[f"{errno.errorcode[fault.errno]} {fault.kind.name}: {outcome}, "
                           f"then a change {child.value['probe'] if child.value else '?'}"] += 1
@@ -182,10 +177,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
         }
         if bare in self._also(outcome, allowed.get(outcome, [self.before])):
             return
-        if bare == self.after:
-            yield UNTOLD
-        else:
-            yield f"the queue is not as it must be: {bare}"
+        yield "although it is done" if bare == self.after else f"the queue is not as it must be: {bare}"
 
     def _also(self, outcome: str, states: Sequence[Optional[State]]) -> List[Optional[State]]:
         """Add what setting up a queue leaves half-way, which is no transaction: it without its subscribers."""

@@ -4,7 +4,7 @@ import pathlib
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy
+from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, compaction
 from tests.faults.journal import message, name_of
 
 SUBSCRIBERS = ("a", "b")
@@ -150,6 +150,7 @@ OPERATIONS = [
     Operation("to PROCESS_CRASH",
               _change(lambda _, environment: environment.new_control(durability=Durability.PROCESS_CRASH))),
     Operation("close", _close),
+    Operation("compact", lambda path: lambda: compaction.compact(path)),
     Operation("new_control", _create, creates=True),
 ]
 

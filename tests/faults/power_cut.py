@@ -89,16 +89,16 @@ def write_back(path: pathlib.Path, _recorder: Recorder, chance: random.Random) -
 WORKERS: List[Worker] = [publish, publish, publish, take, change, create]
 
 
-class _Noted(logging.Handler):
+class Warnings(logging.Handler):
     """Keeps what is logged."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.messages: List[str] = []
+        self.texts: List[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep it."""
-        self.messages.append(record.getMessage())
+        """Keep a message."""
+        self.texts.append(record.getMessage())
 
 
 class Round:
@@ -164,8 +164,8 @@ class Round:
     def _look(self, path: pathlib.Path) -> Any:
         """Open everything in the next boot, and give what is wrong besides lost messages."""
         clock.boot_id = lambda: bytes(16)  # type: ignore[assignment]  # the machine was not really started again
-        noted = _Noted()
-        logging.getLogger(persipubsub.__name__).addHandler(noted)
+        warnings = Warnings()
+        logging.getLogger(persipubsub.__name__).addHandler(warnings)
         failures = [] if not (self._directory / "broken").exists() else ["a process broke: see above"]
         allowed = allowed_values(events(self._journals))
         settings = {kind: values for kind, values in allowed.items() if "created" not in kind}
@@ -181,7 +181,7 @@ class Round:
                     recorder.drain(environment.new_subscriber(subscriber))
         except errors.DamagedError as error:
             return {"outcome": f"{REFUSED}: {type(error).__name__}", "failures": failures}
-        warned = any("may be missing" in warning for warning in noted.messages)
+        warned = any("may be missing" in text for text in warnings.texts)
         return {"outcome": "opened", "failures": failures, "warned": warned}
 
     def _judge(self, found: Any, figures: Figures) -> None:
