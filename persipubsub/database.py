@@ -7,7 +7,7 @@ from typing import Callable, Iterable, List, NoReturn, Type, TypeVar
 
 import lmdb
 
-from persipubsub import errors, reader_table, records
+from persipubsub import errors, filesystem, reader_table, records
 from persipubsub.records import Header, Run
 from persipubsub.transaction import SubDatabases, Transaction
 
@@ -20,6 +20,8 @@ MAP_BYTES_MIN = 40 * 1024**3
 #: A file that has grown by so much may have done so because of readers that died. Looking at all readers takes longer
 #: the more processes there are: 0.3 ms for 200.
 GROWTH_PAGES_MIN = 64
+#: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error.
+ROOM_BYTES_MIN = 256 * 1024
 #: Seven are used; the rest is room for later ones.
 SUB_DATABASES_MAX = 32
 
@@ -241,10 +243,18 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
             "stored: look before you do it again. The queue goes on when the disk does")
     elif isinstance(error, lmdb.ReadersFullError):
         kind, what = errors.ReadersFullError, f"has more than {MAX_READERS} readers at one time. Use fewer processes"
-    elif code == errno.ENOSPC:
+    elif code in filesystem.NO_ROOM or code == errno.EIO and not filesystem.has_room(path, ROOM_BYTES_MIN):
         kind, what = errors.DiskFullError, "has no room left on its disk; nothing was changed. Make room and try again"
     elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
         kind, what = errors.PathError, "may not be opened by this user. Correct the permissions of its files"
+    elif isinstance(error, lmdb.MemoryError):
+        what = ("finds no memory, or no address space for its file: a queue takes "
+                f"{MAP_BYTES_MIN >> 30} GiB of it or more (not of memory). Raise the limit, see ulimit -v. "
+                "Nothing was changed")
+    elif code == errno.EAGAIN:
+        what = (f"is used by another process of the same number ({os.getpid()}), so this one runs in another pid "
+                "namespace, as containers do. Let both share one (docker run --pid=container:NAME or --pid=host; "
+                "shareProcessNamespace in Kubernetes). Nothing was changed")
     elif isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError)):
         kind, what = errors.FormatError, "is no LMDB file that this version can read. It was not touched"
     elif isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError)):

@@ -7,7 +7,7 @@ from typing import Callable, Iterable, Optional, Tuple, TypeVar, Union
 
 import icontract
 
-from persipubsub import arguments, errors, files, handle, queue
+from persipubsub import arguments, errors, files, filesystem, handle, queue
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy, fresh
 from persipubsub.control import Control
 from persipubsub.handle import Handle
@@ -37,15 +37,21 @@ class Environment:
     the objects they make, can be pickled: into a spawned process, which then opens the queue itself.
     """
 
-    def __init__(self, path: Path) -> None:
+    @icontract.require(
+        lambda allow_remote: isinstance(allow_remote, bool),
+        error=lambda allow_remote: errors.ArgumentTypeError(_wrong_type("allow_remote", bool, allow_remote)))
+    def __init__(self, path: Path, allow_remote: bool = False) -> None:
         """Stand for the queue at a path.
 
         :param path: the directory of the queue
-        :raise ArgumentTypeError: not a str or PathLike
+        :param allow_remote: whether it may lie on a file system that other machines can use, such as NFS, because only
+            this machine ever uses the queue; two machines would destroy it
+        :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: empty, or with a NUL
         """
         # Absolute, so that a later change of the working directory does not make it another queue.
         self._path = pathlib.Path(os.path.abspath(arguments.directory(path)))
+        self._allow_remote = allow_remote
         self._closed = False
         self._handle: Optional[Handle] = None
         self._release: Callable[[], object] = _nothing_to_release
@@ -101,13 +107,15 @@ class Environment:
         :param high_water_mark: another spelling of high_watermark
         :raise ArgumentTypeError: an argument of the wrong type, or both spellings
         :raise ArgumentError: an argument outside its limits
-        :raise PathError: the path is a file, or its permissions forbid it
+        :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
         :raise ClosedError: the Environment is closed
         """
         identifiers = arguments.identifiers(subscriber_ids)
         configuration = Configuration(high_watermark if high_water_mark is None else high_water_mark, strategy,
                                       durability)
+        if not self._allow_remote:
+            filesystem.require_local(self._path)
         files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
         opened = self._opened()
         if mode is not None:
@@ -125,7 +133,7 @@ class Environment:
 
         :param autosync: whether ``send_many`` makes each message durable by itself, not all in one commit
         :raise NotInitializedError: nobody has set up a queue at the path
-        :raise PathError: the path is a file, or its permissions forbid it
+        :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
         :raise ClosedError: the Environment is closed
         """
@@ -140,7 +148,7 @@ class Environment:
         :raise ArgumentError: outside the limits of an identifier
         :raise UnknownSubscriberError: the queue has no such subscriber; the error names those it has
         :raise NotInitializedError: nobody has set up a queue at the path
-        :raise PathError: the path is a file, or its permissions forbid it
+        :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
         :raise ClosedError: the Environment is closed
         """
@@ -150,7 +158,7 @@ class Environment:
         """Give the open queue, which all Environments of this process share; opened when first needed."""
         with handle.LOCK:
             if self._handle is None:
-                self._handle = handle.acquire(self._path)
+                self._handle = handle.acquire(self._path, self._allow_remote)
                 self._release = weakref.finalize(self, handle.release, self._handle)
             return self._handle
 
@@ -173,20 +181,22 @@ class Environment:
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        return Environment, (str(self._path), )
+        return Environment, (str(self._path), self._allow_remote)
 
     def __repr__(self) -> str:
         return f"<Environment of {self._path}{' (closed)' if self._closed else ''}>"
 
 
-def new_environment(path: Path) -> Environment:
+def new_environment(path: Path, allow_remote: bool = False) -> Environment:
     """Make an Environment, which stands for the queue in a directory; no disk is touched.
 
     :param path: the directory of the queue
-    :raise ArgumentTypeError: not a str or PathLike
+    :param allow_remote: whether it may lie on a file system that other machines can use, such as NFS, because only this
+        machine ever uses the queue; two machines would destroy it
+    :raise ArgumentTypeError: an argument of the wrong type
     :raise ArgumentError: empty, or with a NUL
     """
-    return Environment(path)
+    return Environment(path, allow_remote)
 
 
 def initialize(path: Path) -> Environment:

@@ -8,7 +8,7 @@ import pathlib
 import stat
 from typing import Callable, Iterator, List, Tuple
 
-from persipubsub import database, errors
+from persipubsub import database, errors, filesystem
 from persipubsub.records import Header, Run
 
 DATA_FILE = "data.mdb"
@@ -67,8 +67,10 @@ def open_or_create(file: pathlib.Path, mode: int) -> int:
         return fd
 
 
-def path_error(error: OSError, path: pathlib.Path) -> errors.PathError:
-    """Say what is wrong with a path, and what to do."""
+def path_error(error: OSError, path: pathlib.Path) -> errors.PersipubsubError:
+    """Say what is wrong with a path, and what to do: a PathError, or a DiskFullError where there is no room."""
+    if error.errno in filesystem.NO_ROOM:
+        return errors.DiskFullError(f"There is no room on the disk for {path}. Make room and try again.")
     remedy = {
         PermissionError: "Correct its permissions, or run as a user who may use it",
         NotADirectoryError: "A part of the path is a file: use another path",
@@ -137,6 +139,7 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
 
     :param mode: of the files
     :raise PathError: the path is a file, or the directory may not be made or written
+    :raise DiskFullError: there is no room
     """
     try:
         _make_directory(path, directory_mode(mode))
@@ -174,12 +177,15 @@ def _make_directory(path: pathlib.Path, mode: int) -> None:
 def _write_files(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> None:
     new_file = path / NEW_DATA_FILE
     new_file.unlink(missing_ok=True)
-    database.create(new_file, header, first_run)
-    new_file.chmod(mode)
-    (path / LOCK_FILE).unlink(missing_ok=True)
-    allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
-    new_file.rename(path / DATA_FILE)
-    sync(path)
+    try:
+        database.create(new_file, header, first_run)
+        new_file.chmod(mode)
+        (path / LOCK_FILE).unlink(missing_ok=True)
+        allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
+        new_file.rename(path / DATA_FILE)
+        sync(path)
+    finally:
+        new_file.unlink(missing_ok=True)  # so that it takes no room where there is little
 
 
 @contextlib.contextmanager
@@ -202,9 +208,6 @@ def replaced_data_file(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
     except OSError as error:
         if isinstance(error, errors.PathError):
             raise
-        if error.errno == errno.ENOSPC:
-            raise errors.DiskFullError(
-                f"There is no room on the disk for {new_file}. Make room and try again.") from error
         raise path_error(error, new_file) from error
     finally:
         # On a disk that fails this fails as well. Then the next one removes it.
@@ -245,8 +248,6 @@ def allocate(file: pathlib.Path, size_bytes: int, mode: int) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise errors.DiskFullError(f"There is no room on the disk for {file}. Make room and try again.") from error
         raise path_error(error, file) from error
 
 

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Callable, Dict, Iterator, List, Set, Tuple, TypeVar
 
-from persipubsub import errors, files, queue
+from persipubsub import errors, files, filesystem, queue
 from persipubsub.engine import Watch
 from persipubsub.gate import LOOK_S, Closer
 from persipubsub.queue import Batch, Found, Sent, Subscription
@@ -108,11 +108,12 @@ _CHANGING: Dict[object, _Key] = {}
 _LOST: Set[_Key] = set()
 
 
-def acquire(path: pathlib.Path) -> Handle:
+def acquire(path: pathlib.Path, allow_remote: bool = False) -> Handle:
     """Open the queue at a path, or share it with those who have it open in this process; to be released.
 
+    :param allow_remote: whether it may lie on a file system that other machines can use
     :raise NotInitializedError: there is no queue
-    :raise PathError: the path is a file, or its permissions forbid it
+    :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
     :raise FormatError: the files are not a queue of this version
     :raise ForkError: this process was forked while another thread opened the queue
     """
@@ -126,11 +127,13 @@ def acquire(path: pathlib.Path) -> Handle:
                 "process with multiprocessing's spawn or forkserver.")
         with _changing(key):
             if key not in _HANDLES:
+                if not allow_remote:
+                    filesystem.require_local(path)
                 opened = Handle(path, key)
                 if files.queue_key(path) != key:
                     # It was compacted or recovered while we waited for that.
                     opened.close()
-                    return acquire(path)
+                    return acquire(path, allow_remote)
                 _HANDLES[key] = opened
             handle = _HANDLES[key]
             handle.users += 1

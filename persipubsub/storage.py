@@ -203,6 +203,8 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 else:
                     self._open().clear_stale_readers()
             except database.LmdbError as error:
+                # Where a larger map finds no address space, LMDB has none at all now. The next use opens it again.
+                self._close_database()
                 database.raise_translated(error, self.path)
 
     def _reopen(self, sync: bool) -> None:

@@ -1,0 +1,213 @@
+"""Full disks, real ones: small file systems in memory and on loop devices.
+
+Everything runs in a process of its own, since what must not happen is that the system kills it (SIGBUS).
+"""
+
+import concurrent.futures
+import errno
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from typing import Callable, Iterator, List, Tuple
+
+import pytest
+
+import persipubsub
+from persipubsub import Control, Durability, Environment, errors
+from tests.concurrency import CONTEXT, WAIT_S
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0,
+                                reason="mounts file systems: needs root on Linux")
+
+DISK_BYTES = 16 * 1024**2
+PAGE_BYTES = 4096
+#: More than a fresh queue takes: see test_creating.
+FRESH_PAGES_MAX = 48
+PAYLOAD = bytes(100_000)
+
+Run = Callable[..., None]
+
+
+def mount_tmpfs(disk: pathlib.Path) -> None:
+    """Mount a small file system in memory."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", disk], check=True)
+
+
+def mount_ext4(disk: pathlib.Path) -> None:
+    """Mount a small file system of ext4 on a loop device, without blocks that only root may use."""
+    image = disk.with_suffix(".image")
+    with image.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+
+
+@pytest.fixture(name="disk", params=[mount_tmpfs, mount_ext4])
+def disk_fixture(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Mount a small file system."""
+    if request.param is mount_ext4 and shutil.which("mkfs.ext4") is None:
+        pytest.skip("mkfs.ext4 is not installed")
+    path = tmp_path / "disk"
+    path.mkdir()
+    request.param(path)
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+@pytest.fixture(name="run")
+def run_fixture(disk: pathlib.Path) -> Iterator[Run]:
+    """Run a function in a process of its own, which is gone before the file system is."""
+    del disk
+    with concurrent.futures.ProcessPoolExecutor(1, CONTEXT) as executor:
+        yield lambda function, *arguments: executor.submit(function, *arguments).result(WAIT_S)
+
+
+class Filler:
+    """A file that takes the room of a disk."""
+
+    def __init__(self, disk: pathlib.Path) -> None:
+        self._file = disk / "filler"
+
+    def fill(self, left_bytes: int) -> None:
+        """Leave no more than so much room."""
+        with self._file.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(PAGE_BYTES))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+            file.truncate(max(0, self._file.stat().st_size // PAGE_BYTES * PAGE_BYTES - left_bytes))
+
+    def remove(self) -> None:
+        """Make room."""
+        self._file.unlink()
+
+
+def create_with_little_room(disk: pathlib.Path) -> None:
+    """Create queues with more and more room, until one can be, and again where one could not, once there is room."""
+    filler = Filler(disk)
+    created = []
+    for pages in range(FRESH_PAGES_MAX):
+        path = disk / f"queue{pages}"
+        filler.fill(pages * PAGE_BYTES)
+        with persipubsub.new_environment(path) as environment:
+            try:
+                environment.new_control(["a"])
+                environment.new_publisher().send(b"x")
+                created.append(True)
+            except errors.DiskFullError as error:
+                assert str(path) in str(error) and "Make room" in str(error)
+                created.append(False)
+                assert not (path / "data.mdb.new").exists()
+                filler.remove()
+                environment.new_control(["a"])
+                environment.new_publisher().send(b"x")
+            assert environment.new_subscriber("a").front() == b"x"
+            assert environment.new_control().check() == ()
+        shutil.rmtree(path)
+    assert created[-1] and not created[0]
+
+
+def test_creating(disk: pathlib.Path, run: Run) -> None:
+    """Where a queue finds no room to be created, at whatever step, an error says so; in the same process it is, then.
+    """
+    run(create_with_little_room, disk)
+
+
+def open_with_no_room(disk: pathlib.Path) -> None:
+    """Open a queue whose other files are not there, as after a backup."""
+    path = disk / "queue"
+    with persipubsub.new_environment(disk / "original") as original:
+        control = original.new_control(["a"])
+        original.new_publisher().send(b"x")
+        control.backup(path)
+    filler = Filler(disk)
+    filler.fill(0)
+    with persipubsub.new_environment(path) as environment:
+        with pytest.raises(errors.DiskFullError, match=str(path)):
+            environment.new_publisher()
+        filler.remove()
+        assert environment.new_publisher().send(b"y") == 2
+
+
+def test_opening(disk: pathlib.Path, run: Run) -> None:
+    """A queue that finds no room for its other files when it is opened says so, and is opened once there is room."""
+    run(open_with_no_room, disk)
+
+
+def send_until_full(environment: Environment) -> None:
+    """Send to a full disk: pages of earlier transactions may be free for a while."""
+    publisher = environment.new_publisher()
+    while True:
+        publisher.send(PAYLOAD)
+
+
+def send_many_until_full(environment: Environment) -> None:
+    """Send more than there is room for at one time."""
+    environment.new_publisher().send_many([PAYLOAD] * 100)
+
+
+def change_until_full(environment: Environment) -> None:
+    """Add more subscribers than there is room for."""
+    environment.new_control([f"{number:0100}" for number in range(5_000)])
+
+
+def seen(control: Control) -> Tuple[object, ...]:
+    """Give what the queue looks like, but for its size and for how time passes."""
+    status = control.status()
+    return status.messages, status.next_id, sorted(status.subscribers)
+
+
+def use_full(disk: pathlib.Path, durability: Durability, use: Callable[[Environment], None]) -> None:
+    """Use a queue on a full disk, then make room."""
+    filler = Filler(disk)
+    with persipubsub.new_environment(disk / "queue") as environment:
+        control = environment.new_control(["a"], durability=durability)
+        publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
+        publisher.send(b"first")
+        filler.fill(3 * PAGE_BYTES)  # so that some writes are cut short
+        if use is send_until_full:
+            with pytest.raises(errors.DiskFullError):
+                use(environment)
+        before = seen(control)
+        for _ in range(3):
+            with pytest.raises(errors.DiskFullError) as raised:
+                use(environment)
+            assert str(environment.path) in str(raised.value) and "Make room" in str(raised.value)
+            assert seen(control) == before and control.check() == ()
+        filler.remove()
+        expected: List[bytes] = [b"first"] + [PAYLOAD] * (control.status().messages - 1)
+        assert publisher.send(b"last") == control.status().next_id - 1
+        control.add_subscriber("b")
+        assert list(subscriber.messages(timeout=0)) == [*expected, b"last"]
+        assert control.check() == ()
+
+
+@pytest.mark.parametrize("durability", Durability)
+@pytest.mark.parametrize("use", [send_until_full, send_many_until_full, change_until_full])
+def test_using(use: Callable[[Environment], None], durability: Durability, disk: pathlib.Path, run: Run) -> None:
+    """What finds no room changes nothing and says so; all goes on in the same process once there is room."""
+    run(use_full, disk, durability, use)
+
+
+def first_relaxed_send_without_room(disk: pathlib.Path) -> None:
+    """Send without waiting for the disk where there is no room for the mark that says so."""
+    path = disk / "queue"
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control(["a"], durability=Durability.PROCESS_CRASH)
+    (path / "unclean").unlink(missing_ok=True)
+    filler = Filler(disk)
+    with persipubsub.new_environment(path) as environment:
+        publisher = environment.new_publisher()
+        filler.fill(0)
+        with pytest.raises(errors.DiskFullError, match=str(path)):
+            publisher.send(b"x")
+        filler.remove()
+        assert publisher.send(b"x") == 1
+
+
+def test_the_mark_of_relaxed_commits(disk: pathlib.Path, run: Run) -> None:
+    """Where the mark of relaxed commits finds no room, the send says so and stores nothing."""
+    run(first_relaxed_send_without_room, disk)
