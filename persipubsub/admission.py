@@ -33,7 +33,8 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
     use_lock.share()
     while mark.of_other_boot(path):
         if use_lock.try_alone():
-            require_sound(path)
+            # The mark is a queue's, so the file was one, whatever has become of it.
+            require_sound(path, known=True)
             # Sound it is as well where it is as it was at an earlier moment, and nothing in it tells.
             _LOGGER.warning(
                 "The machine stopped while commits of the queue at %s were not on the disk, which its durability "
@@ -50,13 +51,14 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
         use_lock.share()
 
 
-def require_sound(path: pathlib.Path) -> None:
+def require_sound(path: pathlib.Path, known: bool = False) -> None:
     """Read everything, and make sure that nothing is broken. Who calls has ``use.lock`` alone.
 
+    :param known: it is known to be a queue: then one that does not look so is broken
     :raise FormatError: it is no queue of this version
     :raise DamagedError: something is broken
     """
-    page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields)
+    page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields, known=known)
     found = violations(path)
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

@@ -260,11 +260,15 @@ def _bytes_at(page: bytes, start: int, size: int) -> bytes:
     return page[start:start + size]
 
 
-def require_queue(file: pathlib.Path, sub_databases: Tuple[str, ...], configured: bool = True) -> bool:
+def require_queue(file: pathlib.Path,
+                  sub_databases: Tuple[str, ...],
+                  configured: bool = True,
+                  known: bool = False) -> bool:
     """Look at the beginning of a data file, at constant cost, before LMDB maps it.
 
     :param sub_databases: that every queue has
     :param configured: look at the configuration, too
+    :param known: it is known to be a queue's: then one that does not look so is broken
     :return: False if the file lacks pages at its end, which only matters unless they are free
     :raise FormatError: it is no queue of this version
     :raise DamagedError: it was one, and is broken
@@ -287,8 +291,12 @@ def require_queue(file: pathlib.Path, sub_databases: Tuple[str, ...], configured
                     continue
                 if isinstance(error, errors.PersipubsubError):
                     raise
-                raise _broken(opened, file, error) from error
+                raise (damaged(file.parent, str(error)) if known else _broken(opened, file, error)) from error
     return True
+
+
+class _NoQueueError(PageError):
+    """Raised where nothing says that the file is a queue's."""
 
 
 def _moved_on(opened: PageFile, before: Meta) -> bool:
@@ -300,6 +308,8 @@ def _moved_on(opened: PageFile, before: Meta) -> bool:
 
 def _broken(opened: PageFile, file: pathlib.Path, error: PageError) -> errors.PersipubsubError:
     """Tell a queue that is broken from a file that never was one."""
+    if isinstance(error, _NoQueueError):
+        return _foreign(file, "none")
     if not opened.size_bytes():
         return errors.FormatError(f"The file {file} is empty, so it is no queue. Delete it, or use another directory.")
     for start in (0, 4096):
@@ -326,13 +336,13 @@ def _header(opened: PageFile, meta: Meta, file: pathlib.Path, sub_databases: Tup
     for name in sub_databases:
         found = opened.find(meta.main_root, name.encode())
         if found is None or not found[1].flags & SUB_DATABASE:
-            raise _foreign(file, "none")
+            raise _NoQueueError(f"the sub-database {name} is missing")
         roots[name] = decode_root(opened.value(*found))
         if roots[name] != NO_ROOT:
             opened.page(roots[name])
     found = opened.find(roots["queue_db"], records.FORMAT_KEY)
     if found is None:
-        raise _foreign(file, "none")
+        raise _NoQueueError("the format version is missing")
     version = opened.value(*found)
     if version != records.NUMBER.pack(records.FORMAT_VERSION):
         raise _foreign(file, str(int.from_bytes(version[:8], "big")))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Callable, List, Optional
 
+import lmdb
 import pytest
 
 import persipubsub
@@ -159,6 +160,21 @@ def test_damaged_queue_of_another_boot_is_refused(new_environment: MakeEnvironme
             persipubsub.new_environment(path).new_control()
     assert (path / files.DATA_FILE).read_bytes() == before
     assert (path / files.UNCLEAN_FILE).exists()
+
+
+@pytest.mark.damages_queues
+def test_queue_of_another_boot_that_looks_like_none_is_damaged(new_environment: MakeEnvironment,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may leave nothing of a queue's databases: with the mark it is damaged, not somebody else's file."""
+    path = leave_unclean(new_environment)
+    with lmdb.Environment(os.fspath(path), create=False, max_readers=1024, max_dbs=32) as raw:
+        with raw.begin(write=True) as txn:
+            txn.drop(raw.open_db(b"queue_db", txn=txn, create=False))
+    with pytest.raises(errors.FormatError):
+        persipubsub.new_environment(path).new_publisher()
+    other_boot(monkeypatch)
+    with pytest.raises(errors.DamagedError, match=f"persipubsub recover {path}"):
+        persipubsub.new_environment(path).new_publisher()
 
 
 @pytest.mark.damages_queues

@@ -7,7 +7,8 @@ import struct
 import subprocess
 import time
 
-SIZE_BYTES = 512 * 1024**2
+#: Sparse. Room for what is sent, and for what a recovery makes of it.
+SIZE_BYTES = 4 * 1024**3
 #: EXT4_IOC_SHUTDOWN, and its flag not to flush the journal: what a loss of power does.
 SHUTDOWN = 0x8004587D
 NO_LOG_FLUSH = 2

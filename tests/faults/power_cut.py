@@ -20,7 +20,7 @@ import traceback
 from typing import Any, Callable, Dict, List, NoReturn, Set
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, clock, errors
+from persipubsub import Durability, HighWaterMark, clock, errors, recovery
 from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
 from tests.faults.journal import events
@@ -172,38 +172,47 @@ class Round:
         for name in allowed.keys() - settings.keys():
             failures.extend(_wrong_creation(path / name, allowed[name]))
         try:
-            with persipubsub.new_environment(path / "queue") as environment:
-                control = environment.new_control()
-                failures.extend(str(violation) for violation in control.check())
-                failures.extend(_wrong_settings(control, settings))
-                recorder = Recorder(self._journals, "left")
-                for subscriber in SUBSCRIBERS:
-                    recorder.drain(environment.new_subscriber(subscriber))
+            failures.extend(self._drain(path / "queue", settings))
         except errors.DamagedError as error:
-            return {"outcome": f"{REFUSED}: {type(error).__name__}", "failures": failures}
-        warned = any("may be missing" in text for text in warnings.texts)
+            assert "persipubsub recover" in str(error)
+            recovery.recover(path / "queue")
+            # What a change was is lost with the page that held it; what is there has to be sound.
+            failures.extend(self._drain(path / "queue", {}))
+            return {"outcome": REFUSED, "failures": failures}
+        warned = any("may be missing" in warning for warning in warnings.texts)
         return {"outcome": "opened", "failures": failures, "warned": warned}
+
+    def _drain(self, path: pathlib.Path, settings: Dict[str, Set[str]]) -> List[str]:
+        with persipubsub.new_environment(path) as environment:
+            control = environment.new_control()
+            wrong = [str(violation) for violation in control.check()]
+            wrong.extend(_wrong_settings(control, settings))
+            recorder = Recorder(self._journals, "left")
+            for subscriber in SUBSCRIBERS:
+                if subscriber in control.status().subscribers:
+                    recorder.drain(environment.new_subscriber(subscriber))
+        return wrong
 
     def _judge(self, found: Any, figures: Figures) -> None:
         failures = list(found["failures"])
         asked = Oracle(events(self._journals))
         figures.messages += len(asked.ids)
         durable = self._durability is Durability.POWER_LOSS
-        if found["outcome"] == "opened":
-            changed = 0
-            for subscriber in SUBSCRIBERS:
-                verdict = asked.verdict(subscriber)
-                figures.add(verdict)
-                changed += len(verdict.lost | verdict.duplicated)
-                if durable or verdict.invented or verdict.misplaced:
-                    failures.extend(f"{subscriber}: {fault}" for fault in verdict.faults())
+        changed = 0
+        for subscriber in SUBSCRIBERS:
+            verdict = asked.verdict(subscriber)
+            figures.add(verdict)
+            changed += len(verdict.lost | verdict.duplicated)
+            if durable or verdict.invented or verdict.misplaced:
+                failures.extend(f"{subscriber}: {fault}" for fault in verdict.faults())
+        if found["outcome"] == REFUSED:
+            figures.notes["refused and recovered, " + ("with losses" if changed else "without a loss")] += 1
+            if durable:
+                failures.append("a durable queue is damaged")
+        else:
             if changed and not found["warned"]:
                 failures.append("messages are missing, and nobody was told")
             figures.notes["opened, sound, " + ("as it was earlier, with a warning" if changed else "all there")] += 1
-        else:
-            figures.notes[found["outcome"]] += 1
-            if durable:
-                failures.append(found["outcome"])
         figures.failures.extend(f"round {self._seed}: {failure}" for failure in failures)
 
 

@@ -8,7 +8,7 @@ from tests.faults.journal import Event
 from tests.faults.recorder import DOING, DONE, allowed_values
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost() -> None:
     """A durable queue holds all that was acknowledged before a power cut; no loss of a relaxed one is silent."""
     if campaigns.missing("power-cuts"):
