@@ -1,0 +1,194 @@
+"""Full speed for a long time, with the high-water mark reached all the time: nothing may grow.
+
+One process sends, one takes what it can, and one looks at the queue. A subscriber never takes, so the queue is full.
+Each measures itself. After a quarter of the time, everything has to be as it is to the end.
+"""
+
+import functools
+import json
+import logging
+import os
+import pathlib
+import re
+import signal
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
+
+import persipubsub
+from persipubsub import Durability, HighWaterMark
+from tests.faults.every_point import in_child
+from tests.faults.figures import Figures
+
+MARK_MESSAGES = 5000
+MESSAGE_BYTES = 100
+SAMPLES = 40
+OPERATIONS_MAX = 1_000_000  # of a sample
+#: What may be more at the end than after a quarter: noise, not growth. In the long form a byte a message is above it.
+MEMORY_GROWTH_BYTES_MAX = 1_000_000
+FILE_GROWTH_MAX = 1.1
+LATENCY_GROWTH_MAX = 2.0
+#: The short form is too short to tell a machine that is busy for some seconds from a queue that becomes slow.
+LENIENT_BELOW_S = 60
+
+
+class Sample(NamedTuple):
+    """What a process measured of itself since the sample before."""
+
+    operations: int
+    memory_bytes: int
+    descriptors: int
+    file_bytes: int
+    median_us: float
+    worst_us: float
+
+
+def memory_bytes() -> int:
+    """Give the anonymous memory of this process: pages of mapped files do not count."""
+    status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found.group(1)) * 1024
+
+
+def sample(path: pathlib.Path, latencies_ns: Sequence[int]) -> Sample:
+    """Measure this process and the file."""
+    ordered = sorted(latencies_ns) or [0]
+    return Sample(len(latencies_ns), memory_bytes(), len(os.listdir("/proc/self/fd")),
+                  (path / "data.mdb").stat().st_size, ordered[len(ordered) // 2] / 1000, ordered[-1] / 1000)
+
+
+def send(path: pathlib.Path) -> Callable[[], object]:
+    """Send one message after the other."""
+    publisher = persipubsub.new_environment(path).new_publisher()
+    return functools.partial(publisher.send, bytes(MESSAGE_BYTES))
+
+
+def take(path: pathlib.Path) -> Callable[[], object]:
+    """Take one message after the other."""
+    subscriber = persipubsub.new_environment(path).new_subscriber("fast")
+
+    def action() -> None:
+        with subscriber.receive(timeout=1):
+            pass
+
+    return action
+
+
+def look(path: pathlib.Path) -> Callable[[], object]:
+    """Open the queue, look at it and close it."""
+
+    def action() -> None:
+        with persipubsub.new_environment(path) as environment:
+            environment.new_control().status()
+            environment.new_subscriber("slow").front()
+        time.sleep(0.005)  # beside the others, not instead of them
+
+    return action
+
+
+ROLES = (send, take, look)
+
+
+def measured(action: Callable[[], object], path: pathlib.Path, duration_s: float) -> Iterator[Sample]:
+    """Do something again and again, and measure it and this process now and then."""
+    latencies_ns = [0] * OPERATIONS_MAX  # has its size from the beginning
+    for _ in range(SAMPLES):
+        count = 0
+        begun_ns = time.monotonic_ns()
+        until_ns = begun_ns + int(duration_s / SAMPLES * 1e9)
+        while begun_ns < until_ns and count < OPERATIONS_MAX:
+            action()
+            ended_ns = time.monotonic_ns()
+            latencies_ns[count] = ended_ns - begun_ns
+            begun_ns = ended_ns
+            count += 1
+        yield sample(path, latencies_ns[:count])
+
+
+def growth(figures: Figures, name: str, samples: Sequence[Sample], lenient: bool) -> None:
+    """Compare the end with what was after a quarter, and write the figures down."""
+    quarter = len(samples) // 4
+    limits: Dict[str, Callable[[float], float]] = {
+        "memory_bytes": lambda before: before + MEMORY_GROWTH_BYTES_MAX,
+        "descriptors": lambda before: before,
+        "file_bytes": lambda before: before * FILE_GROWTH_MAX,
+        "median_us": lambda before: before * LATENCY_GROWTH_MAX * (3 if lenient else 1),
+    }
+    for field, limit in limits.items():
+        before, after = (statistics.median(getattr(one, field) for one in part)
+                         for part in (samples[quarter:2 * quarter], samples[-quarter:]))
+        figures.notes[f"{name}: {field} {before:.0f} early, {after:.0f} late"] += 1
+        if after > limit(before):
+            figures.failures.append(f"{name}: {field} grows from {before:.0f} to {after:.0f}")
+    figures.notes[f"{name}: {sum(one.operations for one in samples)} operations, "
+                  f"the longest {max(one.worst_us for one in samples) / 1000:.1f} ms"] += 1
+
+
+def _set_up(path: pathlib.Path) -> None:
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control(["slow", "fast"],
+                                HighWaterMark(max_messages=MARK_MESSAGES),
+                                durability=Durability.PROCESS_CRASH)
+
+
+def _check(path: pathlib.Path) -> List[str]:
+    with persipubsub.new_environment(path) as environment:
+        control = environment.new_control()
+        wrong = [str(violation) for violation in control.check()]
+        if control.status().next_id < 2 * MARK_MESSAGES:
+            wrong.append("the mark was never reached")
+        return wrong
+
+
+def _start(role: Callable[[pathlib.Path], Callable[[], object]], path: pathlib.Path, duration_s: float) -> int:
+    """Start a child that does what a role does, and writes its samples beside the queue; give its id."""
+    sys.stderr.flush()
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            logging.disable()
+            samples = list(measured(role(path), path, duration_s))
+            path.with_name(role.__name__).write_text(json.dumps(samples), encoding="ascii")
+            status = 0
+        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+    return pid
+
+
+def _run(path: pathlib.Path, duration_s: float, figures: Figures) -> None:
+    children = {role.__name__: _start(role, path, duration_s) for role in ROLES}
+    try:
+        for name, pid in list(children.items()):
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            del children[name]
+            if status:
+                figures.failures.append(f"{name} ended with {status}")
+                return
+            samples = [Sample(*row) for row in json.loads(path.with_name(name).read_text(encoding="ascii"))]
+            growth(figures, name, samples, lenient=duration_s < LENIENT_BELOW_S)
+            if name == send.__name__:
+                figures.messages = sum(one.operations for one in samples)
+    finally:
+        for pid in children.values():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def campaign(duration_s: int) -> List[Figures]:
+    """Let all roles run for so long."""
+    figures = Figures("soak", rounds=1)
+    with tempfile.TemporaryDirectory(prefix="persipubsub-soak-") as name:
+        path = pathlib.Path(name) / "queue"
+        assert in_child(lambda: _set_up(path)).status == 0
+        _run(path, duration_s, figures)
+        checked = in_child(lambda: _check(path))
+        figures.failures.extend(checked.value if checked.status == 0 else [f"checking ended with {checked.status}"])
+    return [figures]
