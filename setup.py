@@ -58,6 +58,8 @@ setuptools.setup(
         "rich>=13",
     ],
     extras_require={
+        # For persipubsub.metrics.
+        "prometheus": ["prometheus_client>=0.20"],
         # For the pictures of the benchmarks, and the peers that they compare with.
         "benchmark": [
             "diskcache>=5.6",
@@ -80,6 +82,7 @@ setuptools.setup(
             "isort>=6",
             "matplotlib>=3.9",
             "mypy>=1.18",
+            "prometheus_client>=0.20",
             "pydocstyle>=6.3",
             "pylint>=4",
             "pytest>=8.4",

@@ -162,6 +162,9 @@ def fresh(configuration: Configuration) -> Tuple[Header, Run]:
                     first=0,
                     waiting=0,
                     boot_id=bytes(16),
-                    clock_offset_us=0)
+                    clock_offset_us=0,
+                    pruned_timeout=0,
+                    pruned_overflow=0,
+                    pruned_dangling=0)
     defaults = Configuration(HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS)
     return configuration.applied(defaults.applied(header)), Run(1, 0, 0, 0, 0)

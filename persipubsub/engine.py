@@ -1,6 +1,6 @@
 """What publishers and subscribers ask of a queue. The seam behind which another engine could store the messages."""
 
-from typing import Protocol
+from typing import Protocol, Sequence
 
 from persipubsub.queue import Batch, Found, Sent, Subscription
 
@@ -30,8 +30,8 @@ class Engine(Protocol):
     def look_at_top(self, subscription: Subscription) -> Found:
         """Find the latest message of a subscriber without taking it."""
 
-    def take(self, subscription: Subscription, last_id: int) -> None:
-        """Take all messages of a subscriber up to an id."""
+    def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
+        """Take messages that a subscriber was handed out, and those before them: read before, or skipped."""
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait; the bound holds where the wait has to poll."""

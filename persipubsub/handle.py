@@ -5,7 +5,7 @@ import os
 import pathlib
 import threading
 import time
-from typing import Callable, Dict, Iterator, List, Set, Tuple, TypeVar
+from typing import Callable, Dict, Iterator, List, Sequence, Set, Tuple, TypeVar
 
 from persipubsub import errors, files, filesystem, queue
 from persipubsub.engine import Watch
@@ -72,9 +72,9 @@ class Handle:
             # So that nobody has to walk over them again.
             self._writer.run(queue.expire)
 
-    def take(self, subscription: Subscription, last_id: int) -> None:
-        """Take all messages of a subscriber up to an id."""
-        self._writer.run(lambda txn: queue.take(txn, subscription, last_id))
+    def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
+        """Take messages that a subscriber was handed out."""
+        self._writer.run(lambda txn: queue.take(txn, subscription, ids, skipping))
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait."""

@@ -5,10 +5,13 @@ in the log: :func:`look` finds what lies there, :func:`take` moves the place on.
 *floor*: messages below it await nobody and are deleted. Messages also go when they are older than the timeout
 (:func:`expire`), or when the queue overflows (:func:`put`).
 
+Each subscriber's record counts the messages that it has taken; the header counts those that went otherwise, by reason.
+
 What holds before and after each function, and what ``check()`` verifies, is listed in
 :mod:`persipubsub.invariants`.
 """
 
+import bisect
 from typing import List, NamedTuple, Sequence, Tuple
 
 import icontract
@@ -94,6 +97,8 @@ def put(txn: Transaction, batch: Batch) -> Sent:
     if not txn.has_subscribers():
         log.mark_end(ids.stop)
         remove_below(txn, ids.stop)
+        header = txn.header
+        txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + len(ids)))
         return Sent(ids, False, 0)
     txn.published = True
     # Not now_us: begin() has seen to it that the offset is of this boot.
@@ -159,6 +164,8 @@ def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Se
     overflowed += _append_below_size_mark(txn, time_us, first)
     txn.log().mark_end(first_id + len(payloads) - len(last))
     overflowed += _append_below_size_mark(txn, time_us, last)
+    header = txn.header
+    txn.put_header(header._replace(pruned_overflow=header.pruned_overflow + overflowed))
     return overflowed
 
 
@@ -214,7 +221,10 @@ def _remove(txn: Transaction, count: int) -> None:
 
 def expire(txn: Transaction) -> int:
     """Remove what is older than the timeout; give how many messages went. Commit times never fall: bisection."""
-    return remove_below(txn, first_unexpired_id(txn, now_us(txn)))
+    count = remove_below(txn, first_unexpired_id(txn, now_us(txn)))
+    header = txn.header
+    txn.put_header(header._replace(pruned_timeout=header.pruned_timeout + count))
+    return count
 
 
 def first_unexpired_id(txn: Transaction, time_us: int) -> int:
@@ -244,9 +254,12 @@ def remove_below(txn: Transaction, bound: int) -> int:
 
 
 def prune_dangling(txn: Transaction) -> int:
-    """Remove the messages that nobody awaits; give how many went."""
+    """Remove the messages that nobody awaits, since who did was removed; give how many went."""
     floor = txn.floor()
-    return remove_below(txn, txn.log().next_id() if floor is None else floor)
+    count = remove_below(txn, txn.log().next_id() if floor is None else floor)
+    header = txn.header
+    txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count))
+    return count
 
 
 def clear(txn: Transaction) -> int:
@@ -338,7 +351,7 @@ def clear_subscribers(txn: Transaction) -> int:
     """Remove all subscribers and all messages; give how many messages went."""
     for identifier, place in txn.places():
         _remove_place(txn, identifier, place)
-    return clear(txn)
+    return prune_dangling(txn)
 
 
 def _remove_place(txn: Transaction, identifier: bytes, place: Place) -> None:
@@ -400,11 +413,23 @@ def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> F
     return Found((), [], True) if expires_us < clock.boottime_us() else Found(ids, payloads, False, expires_us)
 
 
-def take(txn: Transaction, subscription: Subscription, last_id: int) -> None:
-    """Move a subscriber on behind an id. One that was removed, or is there already, is left alone."""
-    place = txn.place(subscription.identifier)
-    if place is not None and place.number == subscription.number and place.next_id <= last_id:
-        _move(txn, subscription.identifier, place, last_id + 1)
+def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
+    """Move a subscriber on behind messages that it was handed out. One that was removed is left alone.
+
+    What it has taken before, as by another handle, is neither taken nor counted again. What went after it was handed
+    out is counted: it was received.
+
+    :param ids: of the messages, in order, at least one
+    :param skipping: whether it takes those before them unread; those that are still there are counted
+    """
+    place, last_id = txn.place(subscription.identifier), ids[-1]
+    if place is None or place.number != subscription.number or place.next_id > last_id:
+        return
+    taken = len(ids) - bisect.bisect_left(ids, place.next_id)
+    if skipping:
+        log = txn.log()
+        taken += max(0, log.messages_before(ids[0]) - log.messages_before(first_live_id(txn, place.next_id)))
+    _move(txn, subscription.identifier, place, last_id + 1, taken)
 
 
 @icontract.ensure(lambda txn, identifier: not count_from(txn, txn.place(identifier).next_id)[0], enabled=icontract.SLOW)
@@ -421,8 +446,8 @@ def take_all(txn: Transaction, identifier: bytes) -> int:
     return pending
 
 
-def _move(txn: Transaction, identifier: bytes, place: Place, next_id: int) -> None:
-    txn.put_place(identifier, place._replace(next_id=next_id))
+def _move(txn: Transaction, identifier: bytes, place: Place, next_id: int, taken: int = 0) -> None:
+    txn.put_place(identifier, place._replace(next_id=next_id, taken=place.taken + taken))
     txn.count_place(place.next_id, -1)
     txn.count_place(next_id, 1)
     floor = txn.floor()

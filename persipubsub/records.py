@@ -32,6 +32,7 @@ PART_BYTES = 65520
 NUMBER = struct.Struct(">Q")
 PART_KEY = struct.Struct(">QI")
 INDEX_KEY = struct.Struct(">IQ")
+_UINT64 = 2**64 - 1
 
 #: What decoding a record raises that nobody of ours has written, and encoding what was made of such a record.
 DECODING_ERRORS = (struct.error, UnicodeDecodeError)
@@ -85,9 +86,13 @@ class Header(NamedTuple):
     waiting: int
     boot_id: bytes  # the boot for which the offset holds
     clock_offset_us: int  # the queue's time is the time since boot plus this
+    # How many messages went for each reason, since the queue was made; modulo 2 ** 64.
+    pruned_timeout: int
+    pruned_overflow: int
+    pruned_dangling: int
 
 
-_HEADER = struct.Struct(">QQQBBIQQ16sq")
+_HEADER = struct.Struct(">QQQBBIQQ16sqQQQ")
 
 
 @functools.lru_cache(maxsize=64)
@@ -98,7 +103,7 @@ def decode_header(value: bytes) -> Header:
 
 def encode_header(header: Header) -> bytes:
     """Encode the value of the header."""
-    return _HEADER.pack(*header)
+    return _HEADER.pack(*header[:-3], *(count & _UINT64 for count in header[-3:]))
 
 
 class Run(NamedTuple):
@@ -116,7 +121,6 @@ class Run(NamedTuple):
 
 
 _RUN = struct.Struct(">QQIQQ")
-_UINT64 = 2**64 - 1
 
 
 def decode_run(key: bytes, value: bytes) -> Run:
@@ -141,9 +145,11 @@ class Place(NamedTuple):
 
     number: int
     next_id: int
+    taken: int = 0  # how many messages it has taken; modulo 2 ** 64
 
 
-_PLACE = struct.Struct(">IQ")
+_PLACE = struct.Struct(">IQQ")
+PLACE_BYTES = _PLACE.size
 
 
 def decode_place(value: bytes) -> Place:
@@ -153,4 +159,4 @@ def decode_place(value: bytes) -> Place:
 
 def encode_place(place: Place) -> bytes:
     """Encode a value of ``subscriber_db``."""
-    return _PLACE.pack(*place)
+    return _PLACE.pack(place.number, place.next_id, place.taken & _UINT64)

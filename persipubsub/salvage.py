@@ -132,7 +132,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             return "queue_db"
         sizes = {node.size_bytes for node in nodes}
         lengths = {len(node.key) for node in nodes}
-        if sizes == {12} and all(_is_identifier(node.key) for node in nodes):
+        if sizes == {records.PLACE_BYTES} and all(_is_identifier(node.key) for node in nodes):
             return "subscriber_db"
         if lengths == {records.PART_KEY.size}:
             return "chunk_db"

@@ -19,6 +19,25 @@ class SubscriberStatus:
     pending: int
     #: Seconds since the oldest of them was sent; None if there is none.
     oldest_pending_age_s: Optional[float]
+    #: How many messages it has taken since it was added: handed out and acknowledged, or skipped by ``pop`` or
+    #: ``receive_to_top``. One that came again after an error or a crash counts once.
+    taken: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunedStatus:
+    """How many messages a queue let go, since it was made, though some subscriber had not taken them.
+
+    What all subscribers have taken, and what ``clear_messages`` or ``prune_all_messages_for`` were told to drop, is in
+    none of the numbers. A message counts once, however many subscribers awaited it.
+    """
+
+    #: They had been there for longer than the message timeout.
+    timeout: int
+    #: The queue had reached its high-water mark.
+    overflow: int
+    #: Nobody awaited them any more: who did was removed, or the queue had no subscriber when they were sent.
+    dangling: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +54,10 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     oldest_age_s: Optional[float]
     #: Id that the next message will get.
     next_id: int
+    #: How many messages were sent since the queue was made.
+    sent: int
+    #: How many of them were let go.
+    pruned: PrunedStatus
     #: The smallest ``next_id`` of all subscribers; without subscribers that of the queue.
     floor: int
     #: When the queue overflows.
@@ -67,11 +90,13 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
                        size_bytes=queue.live_bytes(txn),
                        oldest_age_s=oldest_age_s,
                        next_id=next_id,
+                       sent=next_id - 1,
+                       pruned=PrunedStatus(header.pruned_timeout, header.pruned_overflow, header.pruned_dangling),
                        floor=next_id if floor is None else floor,
                        high_watermark=stored_high_watermark(header),
                        strategy=Strategy(header.strategy),
                        durability=Durability(header.durability),
                        subscribers={
-                           identifier.decode(): SubscriberStatus(place.next_id, *counted(place.next_id))
+                           identifier.decode(): SubscriberStatus(place.next_id, *counted(place.next_id), place.taken)
                            for identifier, place in txn.places()
                        })

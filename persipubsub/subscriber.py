@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Callable, Generic, Iterator, List, Optional, Tuple, Type, TypeVar
+from typing import TYPE_CHECKING, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
 
 from persipubsub import arguments, clock, errors
 from persipubsub.engine import Engine
@@ -24,10 +24,15 @@ T = TypeVar("T")
 class Receipt(Generic[T]):
     """What a ``with`` block receives: taken when the block ends, kept if it raises."""
 
-    def __init__(self, subscriber: "Subscriber", wait: Callable[[], Found], value: Callable[[Found], T]) -> None:
+    def __init__(self,
+                 subscriber: "Subscriber",
+                 wait: Callable[[], Found],
+                 value: Callable[[Found], T],
+                 skipping: bool = False) -> None:
         self._subscriber = subscriber
         self._wait = wait
         self._value = value
+        self._skipping = skipping
         self._found: Optional[Found] = None
 
     def __enter__(self) -> T:
@@ -37,7 +42,8 @@ class Receipt(Generic[T]):
     def __exit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                  traceback: Optional[TracebackType]) -> None:
         if exc_type is None and self._found is not None and self._found.ids:
-            self._subscriber._take(self._found.ids[-1])  # pylint: disable=protected-access  # of this module
+            # pylint: disable-next=protected-access  # of this module
+            self._subscriber._take(self._found.ids, self._skipping)
 
 
 def _one(found: Found) -> Optional[bytes]:
@@ -91,7 +97,7 @@ class Subscriber:
         def look() -> Found:
             return self._engine.look_at_top(self._subscription)
 
-        return Receipt(self, self._waiting(look, timeout, retries), _one)
+        return Receipt(self, self._waiting(look, timeout, retries), _one, skipping=True)
 
     def receive_many(self,
                      max_messages: int = 1000,
@@ -130,16 +136,16 @@ class Subscriber:
             found = wait()
             if not found.ids:
                 return
-            finished: Optional[int] = None
+            finished = 0
             try:
-                for message_id, payload in zip(found.ids, found.payloads):
+                for count, payload in enumerate(found.payloads, 1):
                     if clock.boottime_us() > found.expires_us:
                         break  # some have expired while the loop was at others before them: look again
                     yield payload
-                    finished = message_id
+                    finished = count
             finally:
-                if finished is not None:
-                    self._take(finished)
+                if finished:
+                    self._take(found.ids[:finished])
 
     def front(self) -> Optional[bytes]:
         """Look at the next message without taking it; None if there is none.
@@ -162,14 +168,14 @@ class Subscriber:
         if not found.ids:
             raise errors.EmptyError(f"Nothing is pending for the subscriber {self._identifier!r}. "
                                     "Look with front(), or receive with a timeout.")
-        self._take(found.ids[0])
+        self._take(found.ids)
 
     def _next(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Callable[[], Found]:
         return lambda: self._engine.look(self._subscription, max_messages, max_bytes)
 
-    def _take(self, last_id: int) -> None:
+    def _take(self, ids: Sequence[int], skipping: bool = False) -> None:
         self._require_open()
-        self._engine.take(self._subscription, last_id)
+        self._engine.take(self._subscription, ids, skipping)
 
     def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
         """Give a function that looks until something is found or the time is over."""

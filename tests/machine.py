@@ -132,11 +132,19 @@ class Machine(RuleBasedStateMachine):
         """Remove subscribers; give how many messages went."""
         for name in names:
             del self.model.places[name]
-        return self.model.keep(self.model.log)
+        return self.model.keep(self.model.log, "dangling")
 
-    def taken_in_block(self, handle: Handle, receipt: ContextManager[List[bytes]], look: Callable[[], List[Message]],
-                       meanwhile: Callable[[], None], refused: Optional[type[Exception]]) -> None:
-        """Receive what the model finds; it is taken when the block ends, unless an exception ends it."""
+    def taken_in_block(self,
+                       handle: Handle,
+                       receipt: ContextManager[List[bytes]],
+                       look: Callable[[], List[Message]],
+                       meanwhile: Callable[[], None],
+                       refused: Optional[type[Exception]],
+                       skipping: bool = False) -> None:
+        """Receive what the model finds; it is taken when the block ends, unless an exception ends it.
+
+        :param skipping: whether what is there before it is taken with it
+        """
         if not self.is_known(handle):
             with pytest.raises(errors.UnknownSubscriberError), receipt:
                 pass
@@ -148,20 +156,21 @@ class Machine(RuleBasedStateMachine):
             if not found and refused:
                 raise refused  # nothing was received that a closed subscriber could not take
         if found and not refused:
-            self.model.take(handle.subscriber.identifier, handle.number, found[-1].id)
+            ids = {message.id for message in [*found, *(self.model.log if skipping else [])]}
+            self.model.take(handle.subscriber.identifier, handle.number, found[-1].id, ids)
 
     def messages_of_model(self, handle: Handle, every: int) -> Generator[bytes, None, None]:
         """Do what Subscriber.messages does."""
         name = handle.subscriber.identifier
         while found := self.model.look(name)[:every]:
-            finished = None
+            finished: List[int] = []
             try:
                 for message in found:
                     yield message.payload
-                    finished = message.id
+                    finished.append(message.id)
             finally:
-                if finished is not None:
-                    self.model.take(name, handle.number, finished)
+                if finished:
+                    self.model.take(name, handle.number, finished[-1], finished)
 
     @invariant()
     def all_is_well(self) -> None:
@@ -175,13 +184,18 @@ class Machine(RuleBasedStateMachine):
         young = model.young(model.log)
         assert (status.messages, status.oldest_age_s) == (len(young), self._age_s(young))
         assert (status.next_id, status.floor) == (model.next_id, model.floor())
+        assert (status.sent, dataclasses.asdict(status.pruned)) == (model.next_id - 1, {
+            reason: model.pruned[reason]
+            for reason in ("timeout", "overflow", "dangling")
+        })
         assert status.high_watermark == model.high_watermark
         assert (status.strategy, status.durability) == (model.strategy, model.durability)
         assert (status.size_bytes > 0) == bool(model.log)
         assert status.subscribers.keys() == model.places.keys()
         for name, subscriber in status.subscribers.items():
             pending = model.young(model.awaited(name))
-            assert subscriber.next_id == model.places[name].next_id
+            place = model.places[name]
+            assert (subscriber.next_id, subscriber.taken) == (place.next_id, place.taken)
             assert (subscriber.pending, subscriber.oldest_pending_age_s) == (len(pending), self._age_s(pending))
 
     def _age_s(self, messages: List[Message]) -> Optional[float]:

@@ -1,7 +1,8 @@
 """What a queue does, in plain Python and without a word about how. The state machine holds the library against it."""
 
+import collections
 import dataclasses
-from typing import Dict, List, NamedTuple
+from typing import Counter, Dict, Iterable, List, NamedTuple
 
 from persipubsub.queue import Durability, HighWaterMark, Strategy
 
@@ -20,6 +21,7 @@ class Place:
 
     number: int
     next_id: int
+    taken: int = 0
 
 
 class Model:  # pylint: disable=too-many-instance-attributes  # all there is to know of a queue and its clocks
@@ -32,6 +34,7 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
         self.log: List[Message] = []
         self.places: Dict[str, Place] = {}
         self.next_id = self.next_number = 1
+        self.pruned: Counter[str] = collections.Counter()
 
     def now_us(self) -> int:
         """Tell the time: the wall clock counts only until the first write of a boot."""
@@ -46,10 +49,11 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
         """Give the smallest place."""
         return min((place.next_id for place in self.places.values()), default=self.next_id)
 
-    def keep(self, kept: List[Message]) -> int:
+    def keep(self, kept: List[Message], reason: str = "") -> int:
         """Let all go but some of the messages, of which those go that nobody awaits; give how many went."""
         self.write()
         before, self.log = len(self.log), [message for message in kept if message.id >= self.floor()]
+        self.pruned[reason] += before - len(self.log)
         return before - len(self.log)
 
     def young(self, messages: List[Message]) -> List[Message]:
@@ -59,13 +63,15 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
 
     def put(self, payloads: List[bytes]) -> List[int]:
         """Send messages one by one at one time; give their ids."""
-        self.keep(self.young(self.log))
+        self.keep(self.young(self.log), "timeout")
         self.newest_us = self.now_us()
         for message_id, payload in enumerate(payloads, self.next_id):
             while self.places and len(self.log) >= self.high_watermark.max_messages:
                 count = len(self.log) // 2 + 1
+                self.pruned["overflow"] += count
                 self.log = self.log[count:] if self.strategy == Strategy.prune_first else self.log[:-count]
             self.log += [Message(message_id, self.newest_us, payload)] if self.places else []
+        self.pruned["dangling"] += 0 if self.places else len(payloads)
         self.next_id += len(payloads)
         return list(range(self.next_id - len(payloads), self.next_id))
 
@@ -82,11 +88,13 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
     def look(self, name: str, top: bool = False) -> List[Message]:
         """Give what a subscriber finds. If the next message (or the latest) is too old, all that are too old go."""
         if self.awaited(name) and not self.young(self.awaited(name)[-1 if top else 0:][:1]):
-            self.keep(self.young(self.log))
+            self.keep(self.young(self.log), "timeout")
         return self.awaited(name)[-1 if top else 0:]
 
-    def take(self, name: str, number: int, last_id: int) -> None:
-        """Move a subscriber on behind an id, if it is still that one."""
+    def take(self, name: str, number: int, last_id: int, ids: Iterable[int] = ()) -> None:
+        """Move a subscriber on behind an id, if it is still that one; of some ids it has then taken those it passes."""
         if name in self.places and self.places[name].number == number:
-            self.places[name].next_id = max(self.places[name].next_id, last_id + 1)
+            place = self.places[name]
+            place.taken += sum(place.next_id <= message_id <= last_id for message_id in ids)
+            place.next_id = max(place.next_id, last_id + 1)
         self.keep(self.log)

@@ -300,7 +300,7 @@ class QueueMachine(Machine):
         found = self.model.look(name) if self.is_known(handle) else []
         if found or not self.is_known(handle):
             self.agree(handle.subscriber.pop, self.is_known(handle),
-                       lambda: self.model.take(name, handle.number, found[0].id))
+                       lambda: self.model.take(name, handle.number, found[0].id, [found[0].id]))
         else:
             with pytest.raises(errors.EmptyError):
                 handle.subscriber.pop()
@@ -322,8 +322,11 @@ class QueueMachine(Machine):
         """The latest message, and all before it, are taken when the block ends; what came meanwhile stays."""
         handle = self.handle(which)
         receipt = listed(handle.subscriber.receive_to_top(timeout=0))
-        self.taken_in_block(handle, receipt, lambda: self.model.look(handle.subscriber.identifier, top=True),
-                            *self.in_block(handle, meanwhile))
+        self.taken_in_block(handle,
+                            receipt,
+                            lambda: self.model.look(handle.subscriber.identifier, top=True),
+                            *self.in_block(handle, meanwhile),
+                            skipping=True)
 
     @precondition(lambda self: self.handles())
     @rule(which=WHICH,
@@ -404,7 +407,7 @@ class QueueMachine(Machine):
     def prune_dangling_messages(self, which: int) -> None:
         """What is too old goes; nothing else was left that nobody awaits."""
         went = self.some(which).control.prune_dangling_messages()
-        assert went == self.model.keep(self.model.young(self.model.log))
+        assert went == self.model.keep(self.model.young(self.model.log), "timeout")
 
     @rule(which=WHICH, name=NAMES)
     @uses("Control.prune_all_messages_for")

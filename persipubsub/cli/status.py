@@ -1,5 +1,6 @@
 """The verb ``status``: tell what queues look like at this moment."""
 
+import dataclasses
 import json
 from typing import Any, Dict, Optional, Tuple
 
@@ -30,6 +31,8 @@ def _as_json(one: QueueStatus) -> Dict[str, Any]:
         "size_bytes": one.size_bytes,
         "oldest_age_s": one.oldest_age_s,
         "next_id": one.next_id,
+        "sent": one.sent,
+        "pruned": dataclasses.asdict(one.pruned),
         "floor": one.floor,
         "high_watermark": {
             "message_timeout": mark.message_timeout,
@@ -42,7 +45,8 @@ def _as_json(one: QueueStatus) -> Dict[str, Any]:
             identifier: {
                 "next_id": subscriber.next_id,
                 "pending": subscriber.pending,
-                "oldest_pending_age_s": subscriber.oldest_pending_age_s
+                "oldest_pending_age_s": subscriber.oldest_pending_age_s,
+                "taken": subscriber.taken
             }
             for identifier, subscriber in sorted(one.subscribers.items())
         }

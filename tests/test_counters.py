@@ -1,0 +1,132 @@
+"""Test the counters of a queue where the state machine does not come: each reason, bytes, and what is counted once."""
+
+import dataclasses
+from typing import Callable, Dict
+
+import pytest
+
+from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, records
+from persipubsub.records import Place
+
+MakeEnvironment = Callable[..., Environment]
+
+
+def pruned(control: Control) -> Dict[str, int]:
+    """Give the counters that are not 0."""
+    counters = dataclasses.asdict(control.status().pruned)
+    return {reason: count for reason, count in counters.items() if count}
+
+
+def taken(control: Control, identifier: str = "a") -> int:
+    """Give how many messages a subscriber has taken."""
+    return control.status().subscribers[identifier].taken
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_overflow_of_bytes_is_counted(strategy: Strategy, new_environment: MakeEnvironment,
+                                      caplog: pytest.LogCaptureFixture) -> None:
+    """What goes at the mark for bytes is neither there nor uncounted, and each warning tells its part of it."""
+    environment = new_environment("a",
+                                  strategy=strategy,
+                                  durability=Durability.PROCESS_CRASH,
+                                  high_watermark=HighWaterMark(hwm_db_size=500_000))
+    control, publisher = environment.new_control(), environment.new_publisher()
+    for count in range(1, 30):
+        publisher.send_many([bytes(10_000)] * count)
+    status = control.status()
+    assert pruned(control) == {"overflow": status.sent - status.messages} and status.sent > status.messages
+    told = [record.args[-1] for record in caplog.records if isinstance(record.args, tuple)]
+    assert sum(count for count in told if isinstance(count, int)) == status.pruned.overflow
+
+
+def test_what_all_have_taken_is_not_pruned(new_environment: MakeEnvironment) -> None:
+    """Messages that go since everybody has taken them, and those that Control was told to drop, are not counted."""
+    environment = new_environment("a", "b")
+    control, publisher = environment.new_control(), environment.new_publisher()
+    publisher.send_many([b""] * 10)
+    for identifier in "ab":
+        with environment.new_subscriber(identifier).receive_many(max_messages=4, timeout=0):
+            pass
+    assert control.prune_all_messages_for("a") == 6
+    assert control.prune_all_messages_for("b") == 6
+    publisher.send(b"")
+    assert control.clear_messages() == 1
+    assert pruned(control) == {}
+    assert (taken(control, "a"), taken(control, "b"), control.status().sent) == (4, 4, 11)
+
+
+def test_what_nobody_awaits_is_dangling(new_environment: MakeEnvironment) -> None:
+    """Messages of a removed subscriber count unless another one awaits them, and so does what is sent to nobody."""
+    environment = new_environment("a", "b")
+    control, publisher = environment.new_control(), environment.new_publisher()
+    publisher.send_many([b""] * 10)
+    control.remove_subscriber("a")
+    assert pruned(control) == {}
+    control.remove_subscriber("b")
+    assert pruned(control) == {"dangling": 10}
+    publisher.send_many([b""] * 3)
+    assert pruned(control) == {"dangling": 13}
+    control.add_subscriber("a")
+    publisher.send(b"")
+    control.clear_all_subscribers()
+    assert pruned(control) == {"dangling": 14}
+
+
+def test_taking_twice_counts_once(new_environment: MakeEnvironment) -> None:
+    """Where two handles got the same messages, or a block raised, each message counts once."""
+    environment = new_environment("a")
+    control, first, second = environment.new_control(), *(environment.new_subscriber("a") for _ in range(2))
+    environment.new_publisher().send_many([b""] * 10)
+    with pytest.raises(ZeroDivisionError), first.receive(timeout=0):
+        raise ZeroDivisionError
+    assert taken(control) == 0
+    with first.receive_many(max_messages=5, timeout=0), second.receive_many(max_messages=3, timeout=0):
+        pass
+    assert taken(control) == 5
+    with first.receive_to_top(timeout=0):
+        second.pop()
+    assert taken(control) == 10
+
+
+def test_what_went_during_the_block_was_taken(new_environment: MakeEnvironment) -> None:
+    """A message that was handed out counts, also where it is gone when it is acknowledged; one that was skipped not."""
+    environment = new_environment("a")
+    control, subscriber = environment.new_control(), environment.new_subscriber("a")
+    publisher = environment.new_publisher()
+    publisher.send_many([b""] * 3)
+    with subscriber.receive_many(max_messages=2, timeout=0):
+        control.clear_messages()
+    assert taken(control) == 2
+    publisher.send_many([b""] * 3)
+    with subscriber.receive_to_top(timeout=0):
+        control.clear_messages()
+    assert taken(control) == 3
+
+
+def test_skipping_counts_no_gaps(new_environment: MakeEnvironment) -> None:
+    """What ``prune_last`` took is neither counted as skipped nor as taken."""
+    environment = new_environment("a", strategy=Strategy.prune_last, high_watermark=HighWaterMark(max_messages=10))
+    control, subscriber = environment.new_control(), environment.new_subscriber("a")
+    environment.new_publisher().send_many([b""] * 25)
+    status = control.status()
+    assert status.messages < 11 and status.pruned.overflow == 25 - status.messages
+    with subscriber.receive_to_top(timeout=0):
+        pass
+    assert taken(control) == status.messages
+
+
+def test_a_subscriber_that_is_added_again_begins_at_0(new_environment: MakeEnvironment) -> None:
+    """A counter belongs to the subscriber, not to its name."""
+    environment = new_environment("a")
+    control = environment.new_control()
+    environment.new_publisher().send(b"")
+    environment.new_subscriber("a").pop()
+    assert taken(control) == 1
+    control.remove_subscriber("a")
+    control.add_subscriber("a")
+    assert taken(control) == 0
+
+
+def test_counters_begin_anew_behind_the_largest_number() -> None:
+    """A counter beyond 64 bits, which only damage can bring about, does not keep anybody from taking."""
+    assert records.decode_place(records.encode_place(Place(1, 2, 2**64 + 3))) == Place(1, 2, 3)
