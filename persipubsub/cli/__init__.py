@@ -17,6 +17,7 @@ VERBS = (
     "describe",
     "schema",
     "status",
+    "metrics",
     "subscriber",
     "prune",
     "clear",

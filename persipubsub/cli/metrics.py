@@ -1,0 +1,77 @@
+"""The verb ``metrics``: serve the metrics of queues to Prometheus."""
+
+import ipaddress
+import signal
+from typing import Any, Tuple
+
+import click
+
+from persipubsub.cli import Command
+
+STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+@click.command(cls=Command, example="persipubsub metrics ./orders ./invoices --listen 127.0.0.1:9464")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option("--listen",
+              metavar="ADDRESS:PORT",
+              default="127.0.0.1:9464",
+              show_default=True,
+              help="Where Prometheus asks; port 0 takes a free one.")
+def metrics(paths: Tuple[str, ...], listen: str) -> None:
+    """Serve the metrics of the queues in the directories PATH to Prometheus, until SIGTERM or Ctrl-C.
+
+    A queue that cannot be read, or is not there yet, has the metric persipubsub_up 0.
+    """
+    address, port = _parsed(listen)
+    try:
+        # Only here: neither --help nor the other verbs need it.
+        # pylint: disable-next=import-outside-toplevel  # see above
+        import prometheus_client
+
+        # pylint: disable-next=import-outside-toplevel  # it imports prometheus_client, too
+        from persipubsub.metrics import QueueCollector
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise click.ClickException(
+            "prometheus_client is not installed. Install it with: pip install 'persipubsub[prometheus]'") from error
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(QueueCollector(paths))
+    # Before the threads of the server begin, which take over what is blocked here.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    try:
+        _serve(registry, address, port)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _parsed(listen: str) -> Tuple[str, int]:
+    """Give address and port; an address of IPv6 stands in brackets."""
+    address, _, port = listen.rpartition(":")
+    try:
+        ipaddress.ip_address(address.removeprefix("[").removesuffix("]") if address.startswith("[") else address)
+        number = int(port)
+        if not 0 <= number <= 65535:
+            raise ValueError
+    except ValueError as error:
+        raise click.BadParameter(f"{listen!r} is not of the form ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464.",
+                                 param_hint="--listen") from error
+    return address.strip("[]"), number
+
+
+def _serve(registry: Any, address: str, port: int) -> None:
+    # pylint: disable-next=import-outside-toplevel  # see metrics()
+    import prometheus_client
+    try:
+        server, thread = prometheus_client.start_http_server(port, address, registry)
+    except OSError as error:
+        raise click.ClickException(f"Cannot listen on {address} port {port}: {error.strerror}.") from error
+    try:
+        host = f"[{address}]" if ":" in address else address
+        click.echo(f"Serving on http://{host}:{server.server_port}/metrics")
+        signal.sigwait(STOP)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

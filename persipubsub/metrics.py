@@ -1,0 +1,147 @@
+"""What Prometheus sees of queues: a collector for ``prometheus_client``, which the extra ``[prometheus]`` installs."""
+
+import logging
+import os
+import pathlib
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Type, Union
+
+from prometheus_client import core
+from prometheus_client.registry import Collector
+
+from persipubsub import arguments, errors, handle, status
+from persipubsub.status import QueueStatus
+
+__all__ = ["QueueCollector"]
+
+_LOGGER = logging.getLogger(__name__)
+
+_Family = Union[core.GaugeMetricFamily, core.CounterMetricFamily]
+
+
+class Metric(NamedTuple):
+    """A metric as it is registered and documented; a counter's name ends in ``_total``."""
+
+    name: str
+    kind: Type[_Family]
+    labels: Sequence[str]
+    help: str
+
+
+_GAUGE, _COUNTER = core.GaugeMetricFamily, core.CounterMetricFamily
+_QUEUE, _SUBSCRIBER = ("path", ), ("path", "subscriber")
+
+#: All metrics. Whoever adds one writes its samples in :func:`_samples`, and its row in ``docs/metrics.rst``.
+METRICS = (
+    Metric("persipubsub_up", _GAUGE, _QUEUE, "Whether the queue could be read: 1 or 0."),
+    Metric("persipubsub_messages", _GAUGE, _QUEUE, "Messages that some subscriber has not taken."),
+    Metric("persipubsub_size_bytes", _GAUGE, _QUEUE, "Bytes of the pages that the messages take."),
+    Metric("persipubsub_oldest_message_age_seconds", _GAUGE, _QUEUE,
+           "Time since the oldest message was sent; 0 if there is none."),
+    Metric("persipubsub_high_watermark_messages", _GAUGE, _QUEUE, "Messages at which the queue overflows."),
+    Metric("persipubsub_high_watermark_bytes", _GAUGE, _QUEUE, "Bytes at which the queue overflows."),
+    Metric("persipubsub_high_watermark_age_seconds", _GAUGE, _QUEUE,
+           "Age at which a message expires: the message timeout."),
+    Metric("persipubsub_sent_messages_total", _COUNTER, _QUEUE, "Messages sent since the queue was made."),
+    Metric("persipubsub_pruned_messages_total", _COUNTER, ("path", "reason"),
+           "Messages that went before all subscribers had taken them, by reason: timeout, overflow or dangling."),
+    Metric("persipubsub_subscriber_pending_messages", _GAUGE, _SUBSCRIBER,
+           "Messages that the subscriber has not taken."),
+    Metric("persipubsub_subscriber_oldest_pending_age_seconds", _GAUGE, _SUBSCRIBER,
+           "Time since the oldest message that the subscriber has not taken was sent; 0 if there is none."),
+    Metric("persipubsub_subscriber_taken_messages_total", _COUNTER, _SUBSCRIBER,
+           "Messages that the subscriber has taken since it was added."),
+)
+
+
+class _Sample(NamedTuple):
+    """A value of a metric, and its labels but the path."""
+
+    name: str
+    value: float
+    labels: Sequence[str] = ()
+
+
+class QueueCollector(Collector):
+    """Tells Prometheus about queues, each time that it asks.
+
+    A queue is opened for the moment in which it is read, so that it can be compacted, recovered or replaced meanwhile.
+    One that cannot be read has ``persipubsub_up`` 0 and nothing else: the others are told nevertheless.
+
+    Register it::
+
+        prometheus_client.REGISTRY.register(QueueCollector(["queues/orders"]))
+    """
+
+    def __init__(self, paths: Iterable[Union[str, "os.PathLike[str]"]]) -> None:
+        """Collect from the queues at paths; no disk is touched.
+
+        :param paths: the directories of the queues; there need not be queues yet
+        :raise ArgumentTypeError: it is not an iterable of str or PathLike
+        :raise ArgumentError: a path is empty, or has a NUL
+        """
+        if isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable):
+            raise errors.ArgumentTypeError(
+                f"paths must be an iterable of paths, got {type(paths).__name__}: for one, give a list of one.")
+        # Each once: Prometheus refuses all that it is given where a series is there twice.
+        self._paths = tuple(dict.fromkeys(pathlib.Path(os.path.abspath(arguments.directory(path))) for path in paths))
+        self._unreadable: Dict[pathlib.Path, str] = {}
+
+    def describe(self) -> List[core.Metric]:
+        """Name all metrics, without values: to register a collector, no queue has to be read."""
+        return list(_families().values())
+
+    def collect(self) -> Iterator[core.Metric]:
+        """Read all queues and give their metrics."""
+        families = _families()
+        for path in self._paths:
+            for sample in self._read(path):
+                families[sample.name].add_metric([_label(path), *sample.labels], sample.value)
+        yield from families.values()
+
+    def _read(self, path: pathlib.Path) -> List[_Sample]:
+        try:
+            found = _read_status(path)
+        except errors.PersipubsubError as error:
+            if path not in self._unreadable:  # not at every scrape
+                _LOGGER.warning("The queue at %s cannot be read: %s", path, error)
+            self._unreadable[path] = str(error)
+            return [_Sample("persipubsub_up", 0)]
+        self._unreadable.pop(path, None)
+        return list(_samples(found))
+
+
+def _families() -> Dict[str, _Family]:
+    return {metric.name: metric.kind(metric.name, metric.help, labels=metric.labels) for metric in METRICS}
+
+
+def _label(path: pathlib.Path) -> str:
+    """Give the path as text that can be encoded, which the name of a file need not be."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _read_status(path: pathlib.Path) -> QueueStatus:
+    opened = handle.acquire(path)
+    try:
+        return opened.read(lambda txn: status.read(txn, path))
+    finally:
+        handle.release(opened)
+
+
+def _samples(found: QueueStatus) -> Iterator[_Sample]:
+    mark, pruned = found.high_watermark, found.pruned
+    yield _Sample("persipubsub_up", 1)
+    yield _Sample("persipubsub_messages", found.messages)
+    yield _Sample("persipubsub_size_bytes", found.size_bytes)
+    yield _Sample("persipubsub_oldest_message_age_seconds", found.oldest_age_s or 0)
+    yield _Sample("persipubsub_high_watermark_messages", mark.max_messages)
+    yield _Sample("persipubsub_high_watermark_bytes", mark.hwm_db_size)
+    yield _Sample("persipubsub_high_watermark_age_seconds", mark.message_timeout)
+    yield _Sample("persipubsub_sent_messages_total", found.sent)
+    # Also those of 0, so that the first loss is an increase.
+    yield _Sample("persipubsub_pruned_messages_total", pruned.timeout, ["timeout"])
+    yield _Sample("persipubsub_pruned_messages_total", pruned.overflow, ["overflow"])
+    yield _Sample("persipubsub_pruned_messages_total", pruned.dangling, ["dangling"])
+    for identifier, one in sorted(found.subscribers.items()):
+        yield _Sample("persipubsub_subscriber_pending_messages", one.pending, [identifier])
+        yield _Sample("persipubsub_subscriber_oldest_pending_age_seconds", one.oldest_pending_age_s or 0, [identifier])
+        yield _Sample("persipubsub_subscriber_taken_messages_total", one.taken, [identifier])
