@@ -17,6 +17,7 @@
      |
      |  the state of the queue: set it up, or look at who changed it
      +-- NotInitializedError                 no queue at this path
+     +-- ReplacedError                       its files were deleted or replaced while it was open
      +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed meanwhile
      +-- InUseError                          it is open, and what is to be done needs it closed
      |
@@ -53,6 +54,7 @@ __all__ = [
     "PersipubsubError",
     "ReadersFullError",
     "ReentryError",
+    "ReplacedError",
     "StorageError",
     "UnknownSubscriberError",
 ]
@@ -107,6 +109,10 @@ class NotInitializedError(PersipubsubError):
 
 class InUseError(PersipubsubError):
     """Raised when the queue is open somewhere, and what is to be done needs it closed. Close it there."""
+
+
+class ReplacedError(PersipubsubError):
+    """Raised when the files of a queue were deleted or replaced while it was open. Close it, and open it again."""
 
 
 class UnknownSubscriberError(PersipubsubError, LookupError):

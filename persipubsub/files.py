@@ -6,6 +6,7 @@ import fcntl
 import os
 import pathlib
 import stat
+import time
 from typing import Callable, Iterator, List, Tuple
 
 from persipubsub import database, errors, filesystem
@@ -20,6 +21,9 @@ UNCLEAN_FILE = "unclean"
 #: A data file in the making. It gets its name when it is whole, so that a queue is there or is not.
 NEW_DATA_FILE = "data.mdb.new"
 MODE_DEFAULT = 0o600
+#: So long may several who want to make one queue keep each other from it.
+CREATE_WAIT_S_MAX = 1.0
+_CREATE_LOOK_S = 0.005
 FILES = (DATA_FILE, LOCK_FILE, USE_FILE, WAKEUP_FILE, UNCLEAN_FILE)
 
 
@@ -140,7 +144,9 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
     :param mode: of the files
     :raise PathError: the path is a file, or the directory may not be made or written
     :raise DiskFullError: there is no room
+    :raise InUseError: its data file was deleted, and somebody still has it open
     """
+    deadline = time.monotonic() + CREATE_WAIT_S_MAX
     try:
         _make_directory(path, directory_mode(mode))
         while not is_queue(path):
@@ -149,6 +155,8 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
                 if not use_lock.try_alone():
                     # Somebody is just making it: wait for the end.
                     use_lock.share()
+                    if not is_queue(path):
+                        _require_time_left(path, deadline)
                 elif not is_queue(path):
                     _write_files(path, header, first_run, mode)
             finally:
@@ -157,6 +165,15 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
         if isinstance(error, errors.PathError):
             raise
         raise path_error(error, path) from error
+
+
+def _require_time_left(path: pathlib.Path, deadline: float) -> None:
+    """Wait a moment, so that one of those who want to make a queue gets the lock alone."""
+    if time.monotonic() > deadline:
+        raise errors.InUseError(
+            f"The queue at {path} has no {DATA_FILE}, but some process still has it open: it was deleted meanwhile. "
+            "Close it there, and try again.")
+    time.sleep(_CREATE_LOOK_S)
 
 
 def _make_directory(path: pathlib.Path, mode: int) -> None:

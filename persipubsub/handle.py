@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Callable, Dict, Iterator, List, Sequence, Set, Tuple, TypeVar
 
-from persipubsub import errors, files, filesystem, queue
+from persipubsub import errors, files, filesystem, lock_watch, queue
 from persipubsub.engine import Watch
 from persipubsub.gate import LOOK_S, Closer
 from persipubsub.queue import Batch, Found, Sent, Subscription
@@ -68,6 +68,8 @@ class Handle:
         while True:
             found = self._storage.read(look)
             if not found.expired:
+                if not found.payloads:
+                    self._storage.require_files()  # nothing would ever come
                 return found
             # So that nobody has to walk over them again.
             self._writer.run(queue.expire)
@@ -177,6 +179,8 @@ class _Fork:
             time.sleep(LOOK_S)
         for handle in list(_HANDLES.values()):
             handle.before_fork(self._closer, max(0, deadline - time.monotonic()))
+        # Once nobody can start it again: a process with one thread has one when it forks.
+        lock_watch.end()
 
     def end_in_parent(self) -> None:
         """Let all go on as before."""
@@ -208,6 +212,7 @@ def _after_fork_in_child() -> None:
     global LOCK  # pylint: disable=global-statement  # a thread that the child lacks may hold the old one
     LOCK = threading.RLock()
     _FORKS.clear()
+    lock_watch.end()  # of the parent
     _LOST.update(_CHANGING.values())
     _CHANGING.clear()
     for handle in list(_HANDLES.values()):

@@ -4,17 +4,19 @@ import pathlib
 import threading
 from typing import Callable, List, Optional, TypeVar
 
-from persipubsub import admission, database, errors, files, mark, page_walk, records
+from persipubsub import admission, database, errors, files, lock_watch, mark, page_walk, records
 from persipubsub.database import Database
 from persipubsub.files import UseLock
 from persipubsub.gate import Closer, Gate, reentry_error
+from persipubsub.lock_watch import LockWatch
+from persipubsub.open_files import OpenFiles
 from persipubsub.transaction import SubDatabases, Transaction
 
 T = TypeVar("T")
 
 #: After so many write transactions it is looked at whether the file has grown, since readers that died may be the
-#: reason. Looking costs a microsecond.
-WRITES_BETWEEN_LOOKS_AT_SIZE = 16
+#: reason, and whether the files are still the ones at the path. Looking costs some microseconds.
+WRITES_BETWEEN_LOOKS = 16
 
 #: What is as before after it was removed can only be reported.
 ONCE_REMOVABLE = (database.ReadersFullError, database.PanicError)
@@ -33,6 +35,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self.path = path
         self._database: Optional[Database] = None
         self._use_lock: Optional[UseLock] = None
+        self._files: OpenFiles = None  # type: ignore[assignment]  # from the first opening to the end it is there
         # A write transaction that finds the queue relaxed reopens it.
         self._sync = True
         self._marked = False  # whether it is written down that commits may not be on the disk
@@ -40,9 +43,14 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._lost_in_fork = False
         self._writes = 0
         self._gate = Gate()
+        self._lock_watch = LockWatch(path, self._waiting)
         self._opening = threading.RLock()
         self._is_opening = False
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.close()  # who cannot open it does not keep it open for others
+            raise
 
     def _open(self) -> Database:
         """Give the database, opened if need be. To be called inside the gate, or with the gate closed."""
@@ -64,6 +72,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 f"This process was forked while a transaction on the queue at {self.path} was going on, so it cannot "
                 "use the queue. Fork while no thread uses the queue, or start the process with multiprocessing's spawn "
                 "or forkserver.")
+        self.require_files()
         if not files.was_opened(self.path):
             # Nothing is left beside what is not ours.
             files.require_no_links(self.path)
@@ -77,7 +86,10 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 use_lock.close()
                 raise
             self._use_lock = use_lock
+        self.require_files()  # until the lock was there, somebody could compact it
         files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
+        if self._files is None:
+            self._files = OpenFiles(self.path)
         self._database = opened = Database(self.path, self._sync)
         return opened
 
@@ -92,12 +104,16 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             self._closed = True
             self._close_database()
             use_lock, self._use_lock = self._use_lock, None
+            opened, self._files = self._files, None  # type: ignore[assignment]  # it has ended
             if use_lock is not None:
                 try:
-                    if use_lock.try_alone():
+                    # A mark that lies there now may be another queue's.
+                    if opened is not None and opened.are_there() and use_lock.try_alone():
                         mark.remove(self.path)
                 finally:
                     use_lock.close()
+            if opened is not None:
+                opened.close()
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a read transaction, which sees one state of the queue."""
@@ -124,6 +140,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                         self._end(txn)
             self._remove(obstacle)
 
+    # pylint: disable-next=too-many-branches  # wherever an interrupt strikes: in one place
     def write(self, operation: Callable[[Transaction], None]) -> Transaction:
         """Run an operation in a write transaction: all of it is committed, or nothing. Give the transaction.
 
@@ -136,10 +153,13 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             try:
                 self._gate.enter(txn)
                 opened = self._database or self._open()
+                if not lock_watch.THREADS:
+                    lock_watch.start()
                 opened.begin(txn, True)
                 # LMDB's flag is fixed at open: one relaxed writer beside durable ones can destroy the file.
                 fits = opened.sync_commits == (txn.header.durability == records.POWER_LOSS)
                 if fits:
+                    self._files.require_for_write(thoroughly=self._writes % WRITES_BETWEEN_LOOKS == 0)
                     if not opened.sync_commits and not self._marked:
                         mark.write(self.path, files.data_file_mode(self.path))
                         self._marked = True
@@ -148,7 +168,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                     if txn.durable and not opened.sync_commits:
                         opened.sync()
                     self._writes += 1
-                    if self._writes % WRITES_BETWEEN_LOOKS_AT_SIZE == 0:
+                    if self._writes % WRITES_BETWEEN_LOOKS == 0:
                         opened.clear_stale_readers_if_grown()
                     self._gate.leave(txn)
                     return txn
@@ -169,12 +189,24 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             else:
                 self._reopen(sync=not self._sync)
 
+    def require_files(self) -> None:
+        """Make sure that the files that were opened are the ones at the path.
+
+        :raise ReplacedError: they were deleted or replaced
+        """
+        if self._files is not None:  # else it is just being opened for the first time
+            self._files.require()
+
     def require_no_reentry(self) -> None:
         """Make sure that the calling thread may wait for the transactions of others.
 
         :raise ReentryError: they may be waiting for it: it is in a transaction or a fork, or reopens the database
         """
         self._gate.require_no_reentry()
+
+    def _waiting(self) -> List[Transaction]:
+        """List the transactions that have not begun."""
+        return [token for token in list(self._gate.inside) if isinstance(token, Transaction) and not token.has_begun]
 
     def _end(self, txn: Transaction) -> None:
         txn.abort()

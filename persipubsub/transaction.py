@@ -50,6 +50,11 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         self._dbs = dbs
         self.header = records.decode_header(txn.get(records.HEADER_KEY, b"", db=dbs.queue_db))
 
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether it goes on, and does not wait for others. To be asked by any thread."""
+        return self._txn is not None
+
     def commit(self) -> None:
         """Make the changes; after an error nothing of them is there, unless LMDB gives up the environment."""
         txn = self._txn

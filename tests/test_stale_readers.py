@@ -161,7 +161,7 @@ def test_dead_readers_do_not_make_the_file_grow(new_environment: MakeEnvironment
     grown_bytes = file_bytes(environment)
     # Until the slots are looked at.
     assert grown_bytes - before_bytes < (database.GROWTH_PAGES_MIN * 4096 +
-                                         storage.WRITES_BETWEEN_LOOKS_AT_SIZE * COMMIT_BYTES_MAX)
+                                         storage.WRITES_BETWEEN_LOOKS * COMMIT_BYTES_MAX)
     run_cycles(environment, CYCLES // 2)
     assert file_bytes(environment) == grown_bytes
     assert start(count_stale_readers, environment.path).told() == 0

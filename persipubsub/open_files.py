@@ -1,0 +1,75 @@
+"""The files of an open queue: whether they are still the ones at its path.
+
+The system lets anybody delete or replace files that are open: who has them open would go on sending into a file that
+nobody else sees. With another ``lock.mdb`` two would write at one time.
+
+- Every write looks whether the data file still has a name: that is exact, and costs a microsecond.
+- Whether the files at the path are the same costs some more: who finds nothing to receive looks, who opens the database
+  again, and now and then who writes. It tells of a directory that was moved, too, in which the messages are safe.
+"""
+
+import os
+import pathlib
+from typing import Dict, Optional, Tuple
+
+from persipubsub import errors, files
+
+_NAMES = (files.DATA_FILE, files.LOCK_FILE, files.USE_FILE)
+
+
+class OpenFiles:
+    """What the files of a queue were when it was first opened in this process or, if that came before, its parent.
+
+    An inode that somebody has open is not given away again.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self._path = path
+        # O_PATH opens nothing: to close it drops no lock.
+        self._data_fd = os.open(path / files.DATA_FILE, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
+        self._identities = self._found()
+
+    def _found(self) -> Dict[str, Optional[Tuple[int, int]]]:
+        return {name: _identity(self._path / name) for name in _NAMES}
+
+    def are_there(self) -> bool:
+        """Tell whether the files at the path are the ones that were opened."""
+        return self._found() == self._identities
+
+    def require(self) -> None:
+        """Make sure that they are.
+
+        :raise ReplacedError: they are not
+        """
+        if not self.are_there():
+            raise self.replaced()
+
+    def replaced(self) -> errors.ReplacedError:
+        """Say what has become of the files."""
+        found = self._found()
+        changed = [name for name in _NAMES if found[name] != self._identities[name]] or [files.DATA_FILE]
+        what = "deleted" if all(found[name] is None for name in changed) else "replaced"
+        return errors.ReplacedError(
+            f"Files of the queue at {self._path} were {what} while it was open: {', '.join(changed)}. Nothing was "
+            "changed. Close its Environments in all processes, put back what was there or set the queue up anew with "
+            "Environment.new_control(), and open it again.")
+
+    def require_for_write(self, thoroughly: bool) -> None:
+        """Make sure that the data file still has a name, here or elsewhere; thoroughly, that all are as they were.
+
+        :raise ReplacedError: it is not so
+        """
+        if thoroughly or not os.fstat(self._data_fd).st_nlink:
+            self.require()
+
+    def close(self) -> None:
+        """Let go of them."""
+        os.close(self._data_fd)
+
+
+def _identity(file: pathlib.Path) -> Optional[Tuple[int, int]]:
+    try:
+        status = os.stat(file, follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
