@@ -30,7 +30,7 @@ def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
         if mark.of_other_boot(directory) or not page_walk.require_queue(data_file, SubDatabases._fields):
             admission.require_sound(directory)
         before = data_file.stat().st_size
-        with files.replaced_data_file(directory, files.data_file_mode(directory)) as new_file:
+        with files.new_data_file(directory, files.data_file_mode(directory)) as new_file:
             database.compact(data_file, new_file)
         mark.remove(directory)
         return before, data_file.stat().st_size

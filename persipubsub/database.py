@@ -20,8 +20,9 @@ MAP_BYTES_MIN = 40 * 1024**3
 #: A file that has grown by so much may have done so because of readers that died. Looking at all readers takes longer
 #: the more processes there are: 0.3 ms for 200.
 GROWTH_PAGES_MIN = 64
-#: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error.
-ROOM_BYTES_MIN = 256 * 1024
+#: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error. It writes
+#: 256 KiB at once, and what ext4 keeps for itself comes and goes.
+ROOM_BYTES_MIN = 1024 * 1024
 #: Seven are used; the rest is room for later ones.
 SUB_DATABASES_MAX = 32
 
@@ -95,9 +96,13 @@ class Database:
             pass  # it is busy, or full: that is another matter
         return False
 
-    def copy(self, path: str) -> None:
-        """Write a compact, consistent copy into a directory."""
-        self._environment.copy(os.fsencode(path), compact=True)  # type: ignore[arg-type]  # its types forget bytes
+    def copy(self, file: pathlib.Path) -> None:
+        """Write a compact, consistent copy into a file that is not there."""
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._environment.copyfd(fd, compact=True)
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Close the environment. No transaction may be open."""

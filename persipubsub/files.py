@@ -206,13 +206,13 @@ def _write_files(path: pathlib.Path, header: Header, first_run: Run, mode: int) 
 
 
 @contextlib.contextmanager
-def replaced_data_file(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
-    """Have another data file written, which takes the place of the present one in a single step when it is whole.
+def new_data_file(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
+    """Have a data file written, which takes its place in a single step when it is whole.
 
-    Who calls has ``use.lock`` alone: nobody waits for the lock in the old file, or reads it.
+    Where there is one already, who calls has ``use.lock`` alone: nobody waits for the lock in the old one, or reads it.
 
     :raise PathError: this user may not
-    :raise DiskFullError: there is no room; the present one stays
+    :raise DiskFullError: there is no room; all is as before
     """
     new_file = path / NEW_DATA_FILE
     try:
@@ -268,21 +268,22 @@ def allocate(file: pathlib.Path, size_bytes: int, mode: int) -> None:
         raise path_error(error, file) from error
 
 
-def backup(path: pathlib.Path, copy: Callable[[str], None]) -> None:
-    """Make a directory, have a copy of the data file written into it, and bring it to the disk.
+def backup(path: pathlib.Path, copy: Callable[[pathlib.Path], None]) -> None:
+    """Make a directory, have a copy of a data file written into it, and bring it to the disk.
+
+    What ends it in the midst leaves no queue there that lacks something.
 
     :raise PathError: the directory cannot be made, or it is not empty
+    :raise DiskFullError: there is no room
     """
     try:
         _make_directory(path, directory_mode(MODE_DEFAULT))
-        if any(path.iterdir()):
+        if any(entry.name != NEW_DATA_FILE for entry in path.iterdir()):  # that one is left of a try before this
             raise OSError(errno.ENOTEMPTY, "Directory not empty")
     except OSError as error:
         raise path_error(error, path) from error
-    copy(os.fspath(path))
-    (path / DATA_FILE).chmod(MODE_DEFAULT)
-    for file, flags in ((path / DATA_FILE, os.O_RDWR), (path, os.O_DIRECTORY)):
-        sync(file, flags)
+    with new_data_file(path, MODE_DEFAULT) as new_file:
+        copy(new_file)
 
 
 def sync(path: pathlib.Path, flags: int = os.O_DIRECTORY) -> None:

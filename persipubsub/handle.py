@@ -42,9 +42,9 @@ class Handle:
         """Run an operation in a write transaction and bring it to the disk under either durability."""
         return self._writer.run(operation, durable=True)
 
-    def copy(self, path: str) -> None:
-        """Write a compact, consistent copy into a directory."""
-        self._storage.copy(path)
+    def copy(self, file: pathlib.Path) -> None:
+        """Write a compact, consistent copy into a file that is not there."""
+        self._storage.copy(file)
 
     # What endpoints call
 

@@ -1,6 +1,7 @@
 """Making a queue of what can still be read of a damaged one."""
 
 import bisect
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -66,8 +67,7 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
         mode = files.data_file_mode(directory)
         found = Salvage(opened)
         rebuilding = _Rebuilding(found, progress)
-        kept = _link(directory)
-        with files.replaced_data_file(directory, mode) as new_file:
+        with _kept(directory) as kept, files.new_data_file(directory, mode) as new_file:
             database.create(new_file, *rebuilding.beginning)
             database.fill(new_file, rebuilding.steps(), opened.size_bytes())
         mark.remove(directory)
@@ -78,6 +78,19 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
                   subscribers=tuple(identifier.decode() for identifier in sorted(found.places)),
                   configuration=found.header is not None,
                   problems=tuple(found.problems[:PROBLEMS_MAX]))
+
+
+@contextlib.contextmanager
+def _kept(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Give the damaged file a second name, which it keeps unless nothing takes its first one."""
+    kept = _link(path)
+    try:
+        yield kept
+    except BaseException:
+        with contextlib.suppress(OSError):  # on a disk that fails this fails as well
+            if kept.samefile(path / files.DATA_FILE):
+                kept.unlink()
+        raise
 
 
 def _link(path: pathlib.Path) -> pathlib.Path:

@@ -261,14 +261,14 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 finally:
                     opened.close()
 
-    def copy(self, path: str) -> None:
-        """Write a compact, consistent copy of the queue into a directory."""
+    def copy(self, file: pathlib.Path) -> None:
+        """Write a compact, consistent copy of the queue into a file that is not there."""
         token = object()
         try:
             self._gate.enter(token)
-            self._open().copy(path)
+            self._open().copy(file)
         except database.LmdbError as error:
-            database.raise_translated(error, pathlib.Path(path))
+            database.raise_translated(error, file.parent)
         finally:
             self._gate.leave(token)
 

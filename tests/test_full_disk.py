@@ -10,12 +10,12 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from typing import Callable, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, errors
+from persipubsub import Control, Durability, Environment, compaction, errors, recovery
 from tests.concurrency import CONTEXT, WAIT_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0,
@@ -190,6 +190,42 @@ def use_full(disk: pathlib.Path, durability: Durability, use: Callable[[Environm
 def test_using(use: Callable[[Environment], None], durability: Durability, disk: pathlib.Path, run: Run) -> None:
     """What finds no room changes nothing and says so; all goes on in the same process once there is room."""
     run(use_full, disk, durability, use)
+
+
+COPYING: Dict[str, Callable[[pathlib.Path], object]] = {
+    "compact": compaction.compact,
+    "recover": recovery.recover,
+    "backup": lambda path: persipubsub.new_environment(path).new_control().backup(path.with_name("copy")),
+}
+
+
+def copy_with_little_room(disk: pathlib.Path, name: str) -> None:
+    """Write the queue anew where there is no room, or some, for it; then where there is."""
+    path = disk / "queue"
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control(["a"])
+        environment.new_publisher().send_many([os.urandom(len(PAYLOAD)) for _ in range(50)])
+    if name == "backup":
+        path.with_name("copy").mkdir()
+    filler = Filler(disk)
+    before = sorted(disk.rglob("*"))
+    for left_bytes in (0, PAGE_BYTES, 10 * PAGE_BYTES + 1, 30 * len(PAYLOAD)):
+        filler.fill(left_bytes)
+        with pytest.raises(errors.DiskFullError, match="Make room"):
+            COPYING[name](path)
+        filler.remove()
+        assert sorted(disk.rglob("*")) == before
+    COPYING[name](path)
+    for directory in (path, path.with_name("copy") if name == "backup" else path):
+        with persipubsub.new_environment(directory) as environment:
+            assert environment.new_control().status().messages == 50
+            assert environment.new_control().check() == ()
+
+
+@pytest.mark.parametrize("name", COPYING)
+def test_writing_it_anew(name: str, disk: pathlib.Path, run: Run) -> None:
+    """Compacting, recovering or backing up without room leaves nothing behind, and works once there is room."""
+    run(copy_with_little_room, disk, name)
 
 
 def first_relaxed_send_without_room(disk: pathlib.Path) -> None:

@@ -186,7 +186,7 @@ def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: 
     thread = threading.Thread(target=lambda: opened.append(handle.acquire(path)))
     thread.start()
     assert waits.wait(60)
-    with files.replaced_data_file(path, 0o600) as new_file:
+    with files.new_data_file(path, 0o600) as new_file:
         shutil.copyfile(path / files.DATA_FILE, new_file)
     alone.close()
     thread.join(60)
