@@ -5,6 +5,7 @@ The paths that run for every message check by hand: an icontract condition costs
 
 import itertools
 import os
+import re
 from typing import Iterable, List, Optional
 
 from persipubsub import errors
@@ -13,6 +14,9 @@ from persipubsub.queue import IDENTIFIER_BYTES_MAX, MESSAGE_BYTES_MAX, Batch
 BATCH_MESSAGES_MAX = 1_000_000
 BATCH_BYTES_MAX = 1024**3
 STRETCH_MESSAGES = 1000
+MESSAGE_TYPE_BYTES_MAX = 1000
+#: Names with dots between them.
+MESSAGE_TYPE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 #: Longer timeouts are this one, so that time can be reckoned with them: 30 years.
 TIMEOUT_S_MAX = 1e9
 
@@ -106,6 +110,21 @@ def identifiers(values: object) -> List[bytes]:
         raise errors.ArgumentTypeError(
             f"subscriber_ids must be an iterable of str, got {type(values).__name__}: for one, give a list of one.")
     return [identifier(value) for value in values]
+
+
+def message_type(value: object) -> str:
+    """Give the full name of a protobuf type.
+
+    :raise ArgumentTypeError: it is not a str
+    :raise ArgumentError: no message type can have it
+    """
+    if not isinstance(value, str):
+        raise errors.ArgumentTypeError(f"message_type must be a str, got {type(value).__name__}.")
+    if not re.fullmatch(MESSAGE_TYPE, value) or len(value) > MESSAGE_TYPE_BYTES_MAX:
+        raise errors.ArgumentError(
+            f"message_type must be the full name of a protobuf type, such as shop.Order, of at most "
+            f"{MESSAGE_TYPE_BYTES_MAX} bytes, got {value[:40]!r}.")
+    return value
 
 
 def directory(value: object) -> str:

@@ -125,6 +125,8 @@ class Configuration(NamedTuple):
     high_watermark: Optional[HighWaterMark] = None
     strategy: Optional[Strategy] = None
     durability: Optional[Durability] = None
+    #: The full name of the protobuf type that the queue is bound to. It is not in the header.
+    message_type: Optional[str] = None
 
     def applied(self, header: Header) -> Header:
         """Give the header with this configuration in it."""

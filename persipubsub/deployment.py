@@ -22,6 +22,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from persipubsub import arguments, environment, errors, files
 from persipubsub.configuration import Durability, HighWaterMark, Strategy, as_stored
+from persipubsub.queue import require_bindable
 
 __all__ = ["Change", "deploy", "describe", "plan", "schema"]
 
@@ -92,6 +93,13 @@ class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     durability: Union[Annotated[
         str, Meta(description="What a sent message survives.", extra_json_schema={"enum": list(_DURABILITIES)})],
                       UnsetType] = UNSET
+    message_type: Union[Annotated[
+        str,
+        Meta(description="The full name of the protobuf type of all messages, such as shop.Order.",
+             extra_json_schema={
+                 "pattern": f"^{arguments.MESSAGE_TYPE}$",
+                 "maxLength": arguments.MESSAGE_TYPE_BYTES_MAX
+             })], UnsetType] = UNSET
     mode: Union[Annotated[
         str,
         Meta(description="Permissions of the files, in octal digits; who may read or write them may enter the "
@@ -115,7 +123,7 @@ class Change:
     path: pathlib.Path
     #: ``queue``, ``subscriber``, or the setting as the config names it: ``high_watermark.max_messages``.
     what: str
-    #: The value until now; None where a queue or a subscriber is added.
+    #: The value until now; None where a queue, a subscriber or a message type is added.
     before: Optional[Value]
     #: The value from now on; None where a subscriber is removed.
     after: Optional[Value]
@@ -139,6 +147,7 @@ class _Queue:
     subscribers: Optional[Sequence[str]]
     settings: Settings
     exists: bool = True
+    messages: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +171,7 @@ class _Step:
                                       high_watermark=mark,
                                       strategy=_STRATEGIES.get(str(changed.get("strategy"))),
                                       durability=_DURABILITIES.get(str(changed.get("durability"))),
+                                      message_type=str(changed["message_type"]) if "message_type" in changed else None,
                                       mode=int(str(changed["mode"]), 8) if "mode" in changed else None)
             for identifier in removed:
                 # Whoever removed it meanwhile did what we are here for.
@@ -182,6 +192,7 @@ def deploy(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change,
     :raise ConfigError: the config is wrong; it names the file and the place. No queue was touched
     :raise PathError: the config cannot be read, or a path cannot be a queue's
     :raise FormatError: the files at a path are not a queue of this version. No queue was touched
+    :raise MessageTypeError: a queue with messages is bound to another message type. No queue was touched
     """
     steps = _steps(config_path, remove_subscribers)
     for step in steps:
@@ -249,9 +260,16 @@ def _step(wanted: _Queue, remove_subscribers: bool) -> _Step:
 
     if not stored.exists:
         add("queue", None, wanted.path.name)
+    if "message_type" in wanted.settings:
+        bound = stored.settings.get("message_type")
+        try:
+            require_bindable(None if bound is None else str(bound), str(wanted.settings["message_type"]),
+                             stored.messages)
+        except errors.MessageTypeError as error:
+            raise errors.MessageTypeError(f"{wanted.path}: {error}") from error
     for what, value in wanted.settings.items():
-        if stored.settings[what] != value:
-            add(what, stored.settings[what], value)
+        if stored.settings.get(what) != value:
+            add(what, stored.settings.get(what), value)
     if wanted.subscribers is not None and stored.subscribers is not None:
         for identifier in _without(wanted.subscribers, stored.subscribers):
             add("subscriber", None, identifier)
@@ -274,7 +292,9 @@ def _existing(path: pathlib.Path) -> _Queue:
     with environment.new_environment(path) as env:
         status = env.new_control().status()
     settings = _settings(status.high_watermark, status.strategy, status.durability, files.data_file_mode(path))
-    return _Queue(path, sorted(status.subscribers), settings)
+    if status.message_type is not None:
+        settings["message_type"] = status.message_type
+    return _Queue(path, sorted(status.subscribers), settings, messages=status.messages)
 
 
 def _settings(mark: HighWaterMark, strategy: Strategy, durability: Durability, mode: int) -> Settings:
@@ -352,6 +372,8 @@ def _checked(queue: QueueConfig, place: str, directory: str) -> _Queue:
             if given not in choices:
                 raise _wrong(f"{place}.{name}", f"{name} must be one of {', '.join(choices)}, got {given!r}.")
             settings[name] = given
+    if not isinstance(queue.message_type, UnsetType):
+        settings["message_type"] = _at(f"{place}.message_type", arguments.message_type, queue.message_type)
     if not isinstance(queue.mode, UnsetType):
         if not re.fullmatch(_MODE, queue.mode):
             raise _wrong(

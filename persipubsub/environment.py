@@ -3,7 +3,7 @@
 import os
 import pathlib
 import weakref
-from typing import Callable, Iterable, Optional, Tuple, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Tuple, Type, TypeVar, Union, overload
 
 import icontract
 
@@ -14,8 +14,14 @@ from persipubsub.handle import Handle
 from persipubsub.publisher import Publisher
 from persipubsub.subscriber import Subscriber
 
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from persipubsub.typed import Codec
+
 Path = Union[str, "os.PathLike[str]"]
-T = TypeVar("T", Control, Publisher, Subscriber)
+T = TypeVar("T", bound=Union[Control, Publisher[Any], Subscriber[Any]])
+M = TypeVar("M", bound="Message")
 
 
 def _closed_error(self: "Environment") -> errors.ClosedError:
@@ -24,6 +30,13 @@ def _closed_error(self: "Environment") -> errors.ClosedError:
 
 def _wrong_type(name: str, kind: type, value: object) -> str:
     return f"{name} must be a {kind.__name__}, got {type(value).__name__}."
+
+
+def _full_name(message_type: "Union[str, Type[Message]]") -> str:
+    if not isinstance(message_type, str):
+        from persipubsub import typed  # here, since it imports protobuf
+        message_type = typed.full_name(message_type)
+    return arguments.message_type(message_type)
 
 
 def _nothing_to_release() -> None:
@@ -55,7 +68,7 @@ class Environment:
         self._closed = False
         self._handle: Optional[Handle] = None
         self._release: Callable[[], object] = _nothing_to_release
-        self._made: "weakref.WeakSet[Union[Control, Publisher, Subscriber]]" = weakref.WeakSet()
+        self._made: "weakref.WeakSet[Union[Control, Publisher[Any], Subscriber[Any]]]" = weakref.WeakSet()
 
     @property
     def path(self) -> pathlib.Path:
@@ -93,7 +106,8 @@ class Environment:
                     strategy: Optional[Strategy] = None,
                     durability: Optional[Durability] = None,
                     mode: Optional[int] = None,
-                    high_water_mark: Optional[HighWaterMark] = None) -> Control:
+                    high_water_mark: Optional[HighWaterMark] = None,
+                    message_type: "Union[None, str, Type[Message]]" = None) -> Control:
         """Set up the queue, or change it, and give its control.
 
         What is given is applied; what is left out stays as stored, or is the default in a new queue. Subscribers are
@@ -105,15 +119,18 @@ class Environment:
         :param durability: what a sent message survives; ``POWER_LOSS`` in a new queue
         :param mode: of the files, 0o600 in a new queue; who may read or write the files may enter the directory
         :param high_water_mark: another spelling of high_watermark
+        :param message_type: the protobuf type of all messages, or its full name: then publishers and subscribers of
+            another type are refused when they are made. Those of bytes are not
         :raise ArgumentTypeError: an argument of the wrong type, or both spellings
         :raise ArgumentError: an argument outside its limits
+        :raise MessageTypeError: there are messages, and the queue is bound to another type
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
         :raise ClosedError: the Environment is closed
         """
         identifiers = arguments.identifiers(subscriber_ids)
         configuration = Configuration(high_watermark if high_water_mark is None else high_water_mark, strategy,
-                                      durability)
+                                      durability, None if message_type is None else _full_name(message_type))
         if not self._allow_remote:
             filesystem.require_local(self._path)
         files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
@@ -125,34 +142,66 @@ class Environment:
             opened.change(lambda txn: queue.configure(txn, configuration, identifiers))
         return self._keep(Control(self, opened))
 
+    @overload
+    def new_publisher(self, autosync: bool = False, message_type: None = None) -> Publisher[bytes]:
+        ...
+
+    @overload
+    def new_publisher(self, autosync: bool = False, *, message_type: Type[M]) -> Publisher[M]:
+        ...
+
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.require(lambda autosync: autosync is None or isinstance(autosync, bool),
                        error=lambda autosync: errors.ArgumentTypeError(_wrong_type("autosync", bool, autosync)))
-    def new_publisher(self, autosync: bool = False) -> Publisher:
+    def new_publisher(self, autosync: bool = False, message_type: "Optional[Type[Message]]" = None) -> "Publisher[Any]":
         """Make a publisher.
 
         :param autosync: whether ``send_many`` makes each message durable by itself, not all in one commit
+        :param message_type: the protobuf type of its messages; bytes without one
+        :raise ArgumentTypeError: an argument of the wrong type
+        :raise MessageTypeError: the queue is bound to another message type
         :raise NotInitializedError: nobody has set up a queue at the path
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
         :raise ClosedError: the Environment is closed
         """
-        return self._keep(Publisher(self, self._opened(), autosync))
+        codec = self._codec(message_type)
+        return self._keep(Publisher(self, self._opened(), autosync, codec))
+
+    @overload
+    def new_subscriber(self, identifier: str, message_type: None = None) -> Subscriber[bytes]:
+        ...
+
+    @overload
+    def new_subscriber(self, identifier: str, message_type: Type[M]) -> Subscriber[M]:
+        ...
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
-    def new_subscriber(self, identifier: str) -> Subscriber:
+    def new_subscriber(self, identifier: str, message_type: "Optional[Type[Message]]" = None) -> "Subscriber[Any]":
         """Make a subscriber that takes up where the one of that name was left.
 
         :param identifier: a name that Control has added
-        :raise ArgumentTypeError: not a str
+        :param message_type: the protobuf type of the messages; bytes without one
+        :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: outside the limits of an identifier
+        :raise MessageTypeError: the queue is bound to another message type
         :raise UnknownSubscriberError: the queue has no such subscriber; the error names those it has
         :raise NotInitializedError: nobody has set up a queue at the path
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
         :raise ClosedError: the Environment is closed
         """
-        return self._keep(Subscriber(self, self._opened(), identifier))
+        codec = self._codec(message_type)
+        return self._keep(Subscriber(self, self._opened(), identifier, codec))
+
+    def _codec(self, message_type: "Optional[Type[M]]") -> "Optional[Codec[M]]":
+        """Give what makes bytes of messages of a type, which the queue must take; None for bytes."""
+        if message_type is None:
+            return None
+        from persipubsub import typed  # here, since it imports protobuf
+        codec = typed.Codec(message_type)
+        self._opened().read(lambda txn: queue.require_message_type(txn, codec.name))
+        return codec
 
     def _opened(self) -> Handle:
         """Give the open queue, which all Environments of this process share; opened when first needed."""

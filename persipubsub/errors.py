@@ -9,6 +9,7 @@
      +-- ArgumentError (ValueError)          an argument outside its limits
      |    +-- MessageTooLargeError           a message over the limit or over the high-water mark
      |    +-- BatchTooLargeError             a batch over its limit of messages or bytes
+     |    +-- MessageTypeError               another message type than the one the queue is bound to
      +-- ConfigError (ValueError)            a config file that cannot be deployed
      +-- ClosedError                         an object used after close()
      +-- ReentryError                        a signal handler or finalizer in the midst of its thread's use
@@ -19,6 +20,7 @@
      +-- NotInitializedError                 no queue at this path
      +-- ReplacedError                       its files were deleted or replaced while it was open
      +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed meanwhile
+     +-- DecodeError (ValueError)            a message that is not of the subscriber's message type
      +-- InUseError                          it is open, and what is to be done needs it closed
      |
      |  the place: the path, its permissions, its files
@@ -43,12 +45,14 @@ __all__ = [
     "CommitUnknownError",
     "ConfigError",
     "DamagedError",
+    "DecodeError",
     "DiskFullError",
     "EmptyError",
     "ForkError",
     "FormatError",
     "InUseError",
     "MessageTooLargeError",
+    "MessageTypeError",
     "NotInitializedError",
     "PathError",
     "PersipubsubError",
@@ -78,6 +82,10 @@ class MessageTooLargeError(ArgumentError):
 
 class BatchTooLargeError(ArgumentError):
     """Raised by ``send_many`` when the batch is over its limit of messages or bytes. Nothing was sent: send parts."""
+
+
+class MessageTypeError(ArgumentError):
+    """Raised when a queue is bound to another protobuf type than the one given. The message names both."""
 
 
 class ConfigError(PersipubsubError, ValueError):
@@ -117,6 +125,18 @@ class ReplacedError(PersipubsubError):
 
 class UnknownSubscriberError(PersipubsubError, LookupError):
     """Raised when the queue has no such subscriber, or when it was removed while the object was open."""
+
+
+class DecodeError(PersipubsubError, ValueError):
+    """Raised when a message is not of the protobuf type that its subscriber was made with.
+
+    The message stays where it is, and comes again. ``Subscriber.pop`` takes it unread.
+    """
+
+    #: Id of the message.
+    message_id: int = 0
+    #: Its bytes.
+    payload: bytes = b""
 
 
 class PathError(PersipubsubError, OSError):

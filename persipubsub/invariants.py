@@ -5,7 +5,7 @@ import itertools
 import struct
 from typing import Iterator, List, NamedTuple, Tuple
 
-from persipubsub import queue, records
+from persipubsub import arguments, queue, records
 from persipubsub.configuration import Durability, Strategy, stored_high_watermark
 from persipubsub.transaction import Transaction
 
@@ -55,6 +55,9 @@ def _configuration(txn: Transaction) -> _Found:
         stored_high_watermark(txn.header)
         Strategy(txn.header.strategy)
         Durability(txn.header.durability)
+        message_type = txn.message_type()
+        if message_type is not None:
+            arguments.message_type(message_type)
     except ValueError as error:
         yield "I7", str(error)
 

@@ -1,59 +1,77 @@
 """Sending messages."""
 
 import logging
-from typing import TYPE_CHECKING, Iterable, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Generic, Iterable, Optional, Sequence, Tuple
 
 from persipubsub import arguments, errors
 from persipubsub.engine import Engine
 from persipubsub.queue import Batch, Sent
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from persipubsub.environment import Environment
+    from persipubsub.typed import Codec
+
+    # With a default, so that a plain Publisher is one of bytes. Python itself has that from 3.13 on.
+    Msg = TypeVar("Msg", default=bytes)
+else:
+    from typing import TypeVar
+    Msg = TypeVar("Msg")
 
 _LOGGER = logging.getLogger(__name__)
 
 
-class Publisher:
+class Publisher(Generic[Msg]):
     """Sends messages to all subscribers of a queue. Made by :meth:`Environment.new_publisher`.
+
+    A ``Publisher[bytes]`` sends bytes, one that was made with a ``message_type`` messages of that type.
 
     Any number of threads may use one publisher, and any number of publishers one queue.
     """
 
-    def __init__(self, environment: "Environment", engine: Engine, autosync: bool) -> None:
+    def __init__(self,
+                 environment: "Environment",
+                 engine: Engine,
+                 autosync: bool,
+                 codec: "Optional[Codec[Any]]" = None) -> None:
         self._environment = environment
         self._engine = engine
         self._autosync = autosync
+        self._codec = codec  # None: messages are bytes
         self._closed = False
         self._warned = False
 
-    def send(self, msg: bytes) -> int:
+    def send(self, msg: Msg) -> int:
         """Send a message. Once this returns, the message survives what the queue's durability names.
 
-        :param msg: 0 bytes to 1 GiB, bytes-like
+        :param msg: 0 bytes to 1 GiB, bytes-like; or a message of the publisher's type
         :return: the message id: from 1, in the order of the queue, never given again
-        :raise ArgumentTypeError: the message is not bytes-like
+        :raise ArgumentTypeError: the message is not bytes-like, or of another type
+        :raise ArgumentError: a message of the publisher's type lacks required fields
         :raise MessageTooLargeError: it is over 1 GiB, or over the high-water mark of the queue
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be stored; the queue is as before
         """
-        payload = arguments.payload(msg)
+        payload = arguments.payload(msg if self._codec is None else self._codec.encode(msg))
         return self._put(Batch((payload, ), len(payload), len(payload))).start
 
-    def send_many(self, msgs: Iterable[bytes]) -> Sequence[int]:
+    def send_many(self, msgs: Iterable[Msg]) -> Sequence[int]:
         """Send messages in the order given, all or none of them, in one commit.
 
         With ``autosync`` each message is made durable by itself, as if by :meth:`send`: an error leaves those before
         it sent, and messages of other publishers may come between.
 
-        :param msgs: any iterable of bytes-like messages; at most 1,000,000 messages and 1 GiB together
+        :param msgs: any iterable of what :meth:`send` takes; at most 1,000,000 messages and 1 GiB together
         :return: the message ids, a range unless ``autosync``
-        :raise ArgumentTypeError: it is not an iterable of bytes-like objects
+        :raise ArgumentTypeError: it is not an iterable of what :meth:`send` takes
+        :raise ArgumentError: a message of the publisher's type lacks required fields
         :raise BatchTooLargeError: it is over its limits
         :raise MessageTooLargeError: one is over 1 GiB, or over the high-water mark of the queue
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: they could not be stored; the queue is as before
         """
-        batch = arguments.batch(msgs)
+        batch = arguments.batch(msgs if self._codec is None else self._codec.encode_all(msgs))
         if self._autosync:
             return [self._put(Batch((payload, ), len(payload), len(payload))).start for payload in batch.payloads]
         return self._put(batch)
@@ -82,14 +100,16 @@ class Publisher:
         """Close the publisher; more than once is fine."""
         self._closed = True
 
-    def __enter__(self) -> "Publisher":
+    def __enter__(self) -> "Publisher[Msg]":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        return type(self._environment).new_publisher, (self._environment, self._autosync)
+        return type(self._environment).new_publisher, (self._environment, self._autosync,
+                                                       None if self._codec is None else self._codec.message_type)
 
     def __repr__(self) -> str:
-        return f"<Publisher of {self._environment.path}{' (closed)' if self._closed else ''}>"
+        messages = "" if self._codec is None else f" for {self._codec.name}"
+        return f"<Publisher of {self._environment.path}{messages}{' (closed)' if self._closed else ''}>"

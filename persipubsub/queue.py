@@ -12,7 +12,7 @@ What holds before and after each function, and what ``check()`` verifies, is lis
 """
 
 import bisect
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import icontract
 
@@ -37,10 +37,45 @@ _HighWaterMark = HighWaterMark
 
 
 def configure(txn: Transaction, configuration: Configuration, identifiers: Sequence[bytes]) -> None:
-    """Apply a configuration, and add the subscribers that are missing."""
+    """Apply a configuration, and add the subscribers that are missing.
+
+    :raise MessageTypeError: it binds the queue to another message type while there are messages
+    """
+    if configuration.message_type is not None:
+        _bind(txn, configuration.message_type)
     txn.put_header(configuration.applied(txn.header))
     for identifier in identifiers:
         add_subscriber(txn, identifier)
+
+
+def _bind(txn: Transaction, message_type: str) -> None:
+    """Bind the queue to a protobuf type, by its full name."""
+    messages, _ = count_from(txn, first_unexpired_id(txn, now_us(txn)))
+    require_bindable(txn.message_type(), message_type, messages)
+    txn.put_message_type(message_type)
+
+
+def require_bindable(bound: Optional[str], wanted: str, messages: int) -> None:
+    """Make sure that a queue with so many messages may be bound to a protobuf type.
+
+    :param bound: the type that it is bound to
+    :raise MessageTypeError: it may not
+    """
+    if bound is not None and bound != wanted and messages:
+        raise errors.MessageTypeError(f"The queue is bound to the message type {bound} and has {messages} messages, so "
+                                      f"it cannot be bound to {wanted}. Let the subscribers take them first, or drop "
+                                      "them with Control.clear_messages.")
+
+
+def require_message_type(txn: Transaction, wanted: str) -> None:
+    """Make sure that messages of a protobuf type may be sent and received.
+
+    :raise MessageTypeError: the queue is bound to another
+    """
+    bound = txn.message_type()
+    if bound is not None and bound != wanted:
+        raise errors.MessageTypeError(f"The queue is bound to the message type {bound}, not to {wanted}. Open it with "
+                                      f"message_type={bound.rpartition('.')[2]}, or without one for the bytes.")
 
 
 def begin(txn: Transaction) -> None:

@@ -5,7 +5,8 @@ Integers in keys are big-endian and of fixed width, so the order of the keys is 
 ==================  ==========================  ======================================================
 sub-database        key                         value
 ==================  ==========================  ======================================================
-``queue_db``        field name                  ``format``: its version; ``header``: :class:`Header`
+``queue_db``        field name                  ``format``: its version; ``header``: :class:`Header`;
+                                                ``message_type``: if it is bound to one, its full name
 ``data_db``         message id                  the payload; of a long one its length and first part
 ``chunk_db``        message id, part number     the further parts of a long payload
 ``meta_db``         id of a run's first         :class:`Run`; the newest record always stays, since the
@@ -23,6 +24,7 @@ from typing import Iterator, NamedTuple, Sequence, Tuple
 FORMAT_VERSION = 1
 FORMAT_KEY = b"format"
 HEADER_KEY = b"header"
+MESSAGE_TYPE_KEY = b"message_type"
 #: The value of ``Header.durability`` under which commits are synced.
 POWER_LOSS = 0
 #: One stretch of a payload: with LMDB's page header of 16 bytes it fills 16 pages. Longer values need longer runs of

@@ -135,7 +135,7 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
 
     def steps(self) -> Iterator[Step]:
         """Give the transactions that make the fresh queue."""
-        yield self._put_places
+        yield self._put_settings_and_places
         for first_id, payloads in self._stretches():
             yield self._appending(first_id, payloads)
             self.saved += len(payloads)
@@ -143,7 +143,9 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
                 self._progress(self.saved, len(self._ids))
         yield lambda txn: txn.log().mark_end(self._next_id)
 
-    def _put_places(self, txn: Transaction) -> None:
+    def _put_settings_and_places(self, txn: Transaction) -> None:
+        if self._found.message_type is not None:
+            txn.put_message_type(self._found.message_type)
         places = dict(self._places)
         if not places and self._ids:
             places[STAND_IN] = Place(0, self._ids[0])

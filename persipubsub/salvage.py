@@ -9,7 +9,7 @@ import struct
 import sys
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from persipubsub import errors, page_walk, records
+from persipubsub import arguments, errors, page_walk, records
 from persipubsub.page_walk import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
 from persipubsub.records import Header, Place, Run
 from persipubsub.transaction import SubDatabases
@@ -37,6 +37,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self._file = opened
         self.problems: List[str] = []
         self.header: Optional[Header] = None
+        self.message_type: Optional[str] = None
         self.places: Dict[bytes, Place] = {}
         self.runs: Dict[int, Run] = {}
         self.messages: Dict[int, Where] = {}
@@ -128,7 +129,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         """Tell by its records to which sub-database a leaf page belongs."""
         if not nodes or any(node.flags & SUB_DATABASE for node in nodes):
             return None
-        if nodes[-1].key == records.HEADER_KEY:
+        if any(node.key == records.HEADER_KEY for node in nodes):
             return "queue_db"
         sizes = {node.size_bytes for node in nodes}
         lengths = {len(node.key) for node in nodes}
@@ -181,7 +182,8 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif name == "meta_db":
             run = records.decode_run(key, self._file.value(page, node))
             if run.first_id < ID_MAX:
-                self.runs.setdefault(run.first_id, run)
+                # The later one: in a queue without messages the newest run begins again at its id.
+                self.runs[run.first_id] = max(run, self.runs.get(run.first_id, run))
         elif name == "subscriber_db":
             place = records.decode_place(self._file.value(page, node))
             if not _is_identifier(key) or place.next_id >= ID_MAX:
@@ -192,6 +194,8 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             header = page_walk.require_configuration(self._file.value(page, node))
             if self.header is None or _age(header) > _age(self.header):
                 self.header = header
+        elif name == "queue_db" and key == records.MESSAGE_TYPE_KEY and self.message_type is None:
+            self.message_type = arguments.message_type(self._file.value(page, node).decode())
 
     def payload(self, message_id: int) -> bytes:
         """Read a message that was found.

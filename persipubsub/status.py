@@ -66,6 +66,8 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     strategy: Strategy
     #: What a sent message survives.
     durability: Durability
+    #: The full name of the protobuf type that it is bound to, such as ``shop.Order``; None if it is bound to none.
+    message_type: Optional[str]
     #: The subscribers by identifier.
     subscribers: Mapping[str, SubscriberStatus]
 
@@ -96,6 +98,7 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
                        high_watermark=stored_high_watermark(header),
                        strategy=Strategy(header.strategy),
                        durability=Durability(header.durability),
+                       message_type=txn.message_type(),
                        subscribers={
                            identifier.decode(): SubscriberStatus(place.next_id, *counted(place.next_id), place.taken)
                            for identifier, place in txn.places()

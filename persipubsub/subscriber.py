@@ -2,14 +2,16 @@
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
 
 from persipubsub import arguments, clock, errors
 from persipubsub.engine import Engine
+from persipubsub.publisher import Msg
 from persipubsub.queue import Found
 
 if TYPE_CHECKING:
     from persipubsub.environment import Environment
+    from persipubsub.typed import Codec
 
 #: A batch ends here, so that a backlog of large messages does not fill the memory.
 RECEIVE_BYTES_MAX = 64 * 1024**2
@@ -25,7 +27,7 @@ class Receipt(Generic[T]):
     """What a ``with`` block receives: taken when the block ends, kept if it raises."""
 
     def __init__(self,
-                 subscriber: "Subscriber",
+                 subscriber: "Subscriber[Any]",
                  wait: Callable[[], Found],
                  value: Callable[[Found], T],
                  skipping: bool = False) -> None:
@@ -46,25 +48,36 @@ class Receipt(Generic[T]):
             self._subscriber._take(self._found.ids, self._skipping)
 
 
-def _one(found: Found) -> Optional[bytes]:
+# Any: in the place of the payloads stand messages where the subscriber has a type, see Subscriber._reading.
+
+
+def _one(found: Found) -> Any:
     return found.payloads[0] if found.payloads else None
 
 
-def _all(found: Found) -> List[bytes]:
+def _all(found: Found) -> Any:
     return found.payloads
 
 
-class Subscriber:
+class Subscriber(Generic[Msg]):
     """Receives every message sent since the subscriber was added. Made by :meth:`Environment.new_subscriber`.
+
+    A ``Subscriber[bytes]`` gives bytes, one that was made with a ``message_type`` messages of that type. What is no
+    message of that type raises :class:`DecodeError` when it is its turn, and stays; :meth:`pop` takes it unread.
 
     Two threads or processes that receive as one subscriber may both get the same message; taking it twice is taking it
     once.
     """
 
-    def __init__(self, environment: "Environment", engine: Engine, identifier: str) -> None:
+    def __init__(self,
+                 environment: "Environment",
+                 engine: Engine,
+                 identifier: str,
+                 codec: "Optional[Codec[Any]]" = None) -> None:
         self._environment = environment
         self._engine = engine
         self._identifier = identifier
+        self._codec = codec  # None: messages are bytes
         self._subscription = engine.subscribe(arguments.identifier(identifier))
         self._closed = False
 
@@ -73,22 +86,23 @@ class Subscriber:
         """Give the name of the subscriber."""
         return self._identifier
 
-    def receive(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[bytes]]:
+    def receive(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
         """Receive the next message, or None if none comes in time. It is taken when the ``with`` block ends.
 
         If the block raises, the message comes again.
 
         :param timeout: seconds to wait; 0 looks once, None waits for ever
         :param retries: how often to look meanwhile, at least, where there is no wake-up
-        :return: a context manager of Optional[bytes]
+        :return: a context manager of the message, or of None
         :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: a negative timeout, or less than one retry
         :raise UnknownSubscriberError: the subscriber was removed, also while this waits
+        :raise DecodeError: it is no message of the subscriber's type; it stays
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
         return Receipt(self, self._waiting(self._next(1), timeout, retries), _one)
 
-    def receive_to_top(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[bytes]]:
+    def receive_to_top(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
         """Receive the latest message; everything up to it is taken when the ``with`` block ends.
 
         What is sent during the block stays. Arguments and errors are those of :meth:`receive`.
@@ -97,26 +111,27 @@ class Subscriber:
         def look() -> Found:
             return self._engine.look_at_top(self._subscription)
 
-        return Receipt(self, self._waiting(look, timeout, retries), _one, skipping=True)
+        return Receipt(self, self._waiting(self._reading(look), timeout, retries), _one, skipping=True)
 
     def receive_many(self,
                      max_messages: int = 1000,
                      timeout: Optional[float] = 60,
                      retries: int = 10,
-                     max_bytes: int = RECEIVE_BYTES_MAX) -> Receipt[List[bytes]]:
+                     max_bytes: int = RECEIVE_BYTES_MAX) -> Receipt[List[Msg]]:
         """Receive what is there, in order, waiting only for the first message; all are taken in one commit.
 
+        It ends before what is no message of the subscriber's type: the error comes when that is the first.
         The other arguments and the errors are those of :meth:`receive`.
 
         :param max_messages: at most so many
         :param max_bytes: at most so many bytes together, but always one message
-        :return: a context manager of a list of bytes, empty if none came in time
+        :return: a context manager of a list of messages, empty if none came in time
         """
         look = self._next(arguments.at_least_one("max_messages", max_messages),
                           arguments.at_least_one("max_bytes", max_bytes))
         return Receipt(self, self._waiting(look, timeout, retries), _all)
 
-    def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[bytes]:
+    def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[Msg]:
         """Iterate over messages; each is taken when the loop asks for the next one.
 
         Leaving the loop, by ``break`` or an exception, takes exactly those whose turn of the loop had ended.
@@ -126,12 +141,14 @@ class Subscriber:
         :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: a negative timeout, or a number less than one
         :raise UnknownSubscriberError: the subscriber was removed, also while this waits
+        :raise DecodeError: it is the turn of what is no message of the subscriber's type; it stays, those before are
+            taken
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
         wait = self._waiting(self._next(arguments.at_least_one("acknowledge_every", acknowledge_every)), timeout, 1)
         return self._messages(wait)
 
-    def _messages(self, wait: Callable[[], Found]) -> Iterator[bytes]:
+    def _messages(self, wait: Callable[[], Found]) -> Iterator[Any]:
         while True:
             found = wait()
             if not found.ids:
@@ -147,14 +164,16 @@ class Subscriber:
                 if finished:
                     self._take(found.ids[:finished])
 
-    def front(self) -> Optional[bytes]:
+    def front(self) -> Optional[Msg]:
         """Look at the next message without taking it; None if there is none.
 
         :raise UnknownSubscriberError: the subscriber was removed
+        :raise DecodeError: it is no message of the subscriber's type
         :raise ClosedError: the subscriber or its Environment is closed
         """
         self._require_open()
-        return _one(self._next(1)())
+        found: Optional[Msg] = _one(self._next(1)())
+        return found
 
     def pop(self) -> None:
         """Take the next message without reading it.
@@ -164,14 +183,24 @@ class Subscriber:
         :raise ClosedError: the subscriber or its Environment is closed
         """
         self._require_open()
-        found = self._next(1)()
+        found = self._engine.look(self._subscription, 1, RECEIVE_BYTES_MAX)  # not to be decoded
         if not found.ids:
             raise errors.EmptyError(f"Nothing is pending for the subscriber {self._identifier!r}. "
                                     "Look with front(), or receive with a timeout.")
         self._take(found.ids)
 
     def _next(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Callable[[], Found]:
-        return lambda: self._engine.look(self._subscription, max_messages, max_bytes)
+
+        def look() -> Found:
+            return self._engine.look(self._subscription, max_messages, max_bytes)
+
+        # No call where there is nothing to do: this is done for every message.
+        return look if self._codec is None else self._reading(look)
+
+    def _reading(self, look: Callable[[], Found]) -> Callable[[], Found]:
+        """Give a look that finds messages in the place of payloads, if the subscriber has a type."""
+        codec = self._codec
+        return look if codec is None else lambda: codec.decoded(look(), self._identifier, self._environment.path)
 
     def _take(self, ids: Sequence[int], skipping: bool = False) -> None:
         self._require_open()
@@ -209,14 +238,17 @@ class Subscriber:
         """Close the subscriber; more than once is fine. Its place in the queue stays."""
         self._closed = True
 
-    def __enter__(self) -> "Subscriber":
+    def __enter__(self) -> "Subscriber[Msg]":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        return type(self._environment).new_subscriber, (self._environment, self._identifier)
+        return type(self._environment).new_subscriber, (self._environment, self._identifier,
+                                                        None if self._codec is None else self._codec.message_type)
 
     def __repr__(self) -> str:
-        return f"<Subscriber {self._identifier!r} of {self._environment.path}{' (closed)' if self._closed else ''}>"
+        messages = "" if self._codec is None else f" for {self._codec.name}"
+        return (f"<Subscriber {self._identifier!r} of {self._environment.path}{messages}"
+                f"{' (closed)' if self._closed else ''}>")

@@ -95,6 +95,15 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
             self._txn.put(records.HEADER_KEY, records.encode_header(header), db=self._dbs.queue_db)
             self.header = header
 
+    def message_type(self) -> Optional[str]:
+        """Give the full name of the protobuf type that the queue is bound to. Not in the header, which all read."""
+        value = self._txn.get(records.MESSAGE_TYPE_KEY, db=self._dbs.queue_db)
+        return None if value is None else value.decode()
+
+    def put_message_type(self, name: str) -> None:
+        """Bind the queue to a protobuf type."""
+        self._txn.put(records.MESSAGE_TYPE_KEY, name.encode(), db=self._dbs.queue_db)
+
     def log(self) -> Log:
         """Give the log, that is, what ``meta_db`` tells of the messages."""
         cursor = self._txn.cursor

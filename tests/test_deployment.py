@@ -16,7 +16,7 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, Strategy, clock, deployment, errors
+from persipubsub import Durability, HighWaterMark, Strategy, arguments, clock, deployment, errors
 from persipubsub.status import QueueStatus
 from tests.test_repository import ROOT, code_blocks
 
@@ -32,6 +32,7 @@ QUEUE: Dict[str, Any] = {
     },
     "strategy": "prune_last",
     "durability": "process_crash",
+    "message_type": "shop.Order",
     "mode": "0660"
 }
 
@@ -70,6 +71,7 @@ def test_deploy_makes_what_the_config_says(tmp_path: pathlib.Path) -> None:
         ("high_watermark.hwm_db_size", 30 * 1024**3, 1073741824),
         ("strategy", "prune_first", "prune_last"),
         ("durability", "power_loss", "process_crash"),
+        ("message_type", None, "shop.Order"),
         ("mode", "0600", "0660"),
         ("subscriber", None, "billing"),
         ("subscriber", None, "audit"),
@@ -78,6 +80,7 @@ def test_deploy_makes_what_the_config_says(tmp_path: pathlib.Path) -> None:
     assert set(now.subscribers) == {"billing", "audit"}
     assert now.high_watermark == HighWaterMark(3600, 100000, 1073741824)
     assert (now.strategy, now.durability) == (Strategy.prune_last, Durability.PROCESS_CRASH)
+    assert now.message_type == "shop.Order"
     assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o660}
     assert stat.S_IMODE(path.stat().st_mode) == 0o770
     assert deployment.deploy(config) == deployment.plan(config) == ()
@@ -227,6 +230,8 @@ MISTAKES = [
     wrong(".strategy", "prune_first, prune_last", "'PRUNE_FIRST'", strategy="PRUNE_FIRST"),
     wrong(".strategy", "str", "int", strategy=0),
     wrong(".durability", "power_loss, process_crash", "'none'", durability="none"),
+    wrong(".message_type", "str", "null", message_type=None),
+    wrong(".message_type", "full name", "'shop..Order'", message_type="shop..Order"),
     wrong(".mode", "str", "int", mode=600),
     *(wrong(".mode", "octal", repr(mode), mode=mode)
       for mode in ("0400", "0o600", "1600", "0690", "", "0600\n", "06000")),
@@ -360,6 +365,7 @@ queues = st.fixed_dictionaries({}, optional={
     }),
     "strategy": st.sampled_from(["prune_first", "prune_last"]),
     "durability": st.sampled_from(["power_loss", "process_crash"]),
+    "message_type": st.from_regex(arguments.MESSAGE_TYPE, fullmatch=True),
     "mode": st.sampled_from(["0600", "0660", "640", "0777"]),
 })  # yapf: disable
 
@@ -379,6 +385,22 @@ def test_every_config_can_be_deployed_and_described(configs: List[Dict[str, Any]
             assert not deployment.plan(config, remove_subscribers=True)
             with persipubsub.new_environment(directory / f"q{index}") as environment:
                 assert environment.new_control().check() == ()
+
+
+def test_a_queue_with_messages_stays_bound(tmp_path: pathlib.Path) -> None:
+    """A config that binds a queue with messages to another type is refused with its path, and touches no queue."""
+    deployment.deploy(write(tmp_path, QUEUE))
+    path = tmp_path / "queues" / "orders"
+    again = write(tmp_path, {"path": "new"}, {"path": QUEUE["path"], "message_type": "shop.Invoice"})
+    with persipubsub.new_environment(path) as environment:
+        environment.new_publisher().send(b"")
+        for change in (deployment.plan, deployment.deploy):
+            with pytest.raises(errors.MessageTypeError, match=f"{path}: .*shop.Order and has 1 messages.*shop.Invoice"):
+                change(again)
+        assert not (tmp_path / "new").exists()
+        environment.new_control().clear_messages()
+    assert str(deployment.deploy(again)[1]) == f"{path}: message_type 'shop.Order' -> 'shop.Invoice'"
+    assert status(path).message_type == "shop.Invoice"
 
 
 def test_a_change_is_one_line(tmp_path: pathlib.Path) -> None:

@@ -41,6 +41,7 @@ def _as_json(one: QueueStatus) -> Dict[str, Any]:
         },
         "strategy": one.strategy.name,
         "durability": one.durability.name.lower(),
+        "message_type": one.message_type,
         "subscribers": {
             identifier: {
                 "next_id": subscriber.next_id,
@@ -64,6 +65,8 @@ def _as_text(one: QueueStatus) -> str:
         f"  overflow    {one.strategy.name}",
         f"  durability  {one.durability.name.lower()}",
     ]
+    if one.message_type is not None:
+        lines.append(f"  type        {one.message_type}")
     if not one.subscribers:
         return "\n".join(lines + ["  no subscribers: what is sent is not stored"])
     # As Python writes them: a name may have a line break.
