@@ -67,6 +67,11 @@ def check_mypy(_overwrite: bool) -> None:
     run_module("mypy", *CODE)
 
 
+def check_pyright(_overwrite: bool) -> None:
+    """Check the types as the other checker sees them, whom users of the package may have."""
+    run_module("pyright", "--warnings", "--pythonpath", sys.executable)
+
+
 def check_pylint(_overwrite: bool) -> None:
     """Check the code for mistakes."""
     run_module("pylint", *CODE)
@@ -130,6 +135,7 @@ CHECKS: Sequence[tuple[str, Callable[[bool], None]]] = [
     ("yapf", check_yapf),
     ("isort", check_isort),
     ("mypy", check_mypy),
+    ("pyright", check_pyright),
     ("pydocstyle", check_pydocstyle),
     ("contracts", check_contracts),
     ("pylint", check_pylint),

@@ -85,6 +85,7 @@ setuptools.setup(
             "prometheus_client>=0.20",
             "pydocstyle>=6.3",
             "pylint>=4",
+            "pyright[nodejs]>=1.1.400",
             "pytest>=8.4",
             "pytest-xdist>=3.6",
             "setuptools>=77",

@@ -61,8 +61,9 @@ def require_sound(path: pathlib.Path, known: bool = False) -> None:
     page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields, known=known)
     found = violations(path)
     if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise page_walk.damaged(path, f"{found[0]}{more}")
+        first, *others = found
+        more = f" (and {len(others)} more)" if others else ""
+        raise page_walk.damaged(path, f"{first}{more}")
 
 
 def violations(path: pathlib.Path) -> Tuple[Violation, ...]:
