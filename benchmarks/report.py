@@ -4,7 +4,7 @@ import pathlib
 import shutil
 from typing import Callable, Dict, List, Sequence
 
-from benchmarks import floors, plots, results, tables, targets
+from benchmarks import floors, plots, results, tables, targets, workloads_protobuf
 from benchmarks.peer_table import peer_table
 from benchmarks.results import OURS, Churn, Document, Drain, Duration, FileSize, Idle, Latency, Rate
 from benchmarks.tables import per_s, us
@@ -216,6 +216,11 @@ PARTS: Dict[str, Callable[[Document], str]] = {
         "backlog-sent": "sent",
         "backlog-taken": "taken"
     }, "backlog_messages", "messages in the queue"),
+    "protobuf":
+    rates({
+        "protobuf-sent": "sent",
+        "protobuf-taken": "taken"
+    }, "batch_messages", "", workloads_protobuf.BY_HAND),
     "threads":
     rates({"threads": "sent"}, "threads", "threads"),
     "processes":

@@ -8,7 +8,7 @@ import time
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 from benchmarks import (footprint, growth, latency, machine, overflow, tables, wakeups, workloads_messages,
-                        workloads_together)
+                        workloads_protobuf, workloads_together)
 from benchmarks.results import Document, Result
 from benchmarks.scale import Scale
 
@@ -24,6 +24,7 @@ WORKLOADS: Dict[str, Workload] = {
     "batch-sizes": workloads_messages.batch_sizes,
     "subscribers": workloads_messages.subscribers,
     "backlog": workloads_messages.backlog,
+    "protobuf": workloads_protobuf.protobuf,
     "threads": workloads_together.threads,
     "processes": workloads_together.processes,
     "end-to-end": workloads_together.end_to_end,

@@ -3,7 +3,9 @@
 Imported only where a message type is given: who sends bytes does not wait for the import of protobuf.
 """
 
+import contextlib
 import importlib
+import itertools
 import pathlib
 from typing import Any, Callable, Generic, Iterable, Iterator, List, Type, TypeVar, Union
 
@@ -11,6 +13,7 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from persipubsub import errors
+from persipubsub.arguments import STRETCH_MESSAGES
 from persipubsub.queue import Found
 
 __all__ = ["Codec", "full_name", "json_writer"]
@@ -52,11 +55,21 @@ class Codec(Generic[M]):
         return self._encoded(msgs)
 
     def _encoded(self, msgs: Iterable[M]) -> Iterator[bytes]:
-        for index, msg in enumerate(msgs):
-            try:
-                yield self.encode(msg)
-            except (errors.ArgumentError, errors.ArgumentTypeError) as error:
-                raise type(error)(f"Message {index} of the batch: {error} None was sent.") from error
+        messages, start = iter(msgs), 0
+        # In stretches, which are encoded at one go unless something is wrong.
+        while stretch := list(itertools.islice(messages, STRETCH_MESSAGES)):
+            payloads: Iterable[bytes] = (self._element(start + index, msg) for index, msg in enumerate(stretch))
+            if set(map(type, stretch)) == {self.message_type}:
+                with contextlib.suppress(EncodeError):
+                    payloads = list(map(self.message_type.SerializeToString, stretch))
+            yield from payloads
+            start += len(stretch)
+
+    def _element(self, index: int, msg: M) -> bytes:
+        try:
+            return self.encode(msg)
+        except (errors.ArgumentError, errors.ArgumentTypeError) as error:
+            raise type(error)(f"Message {index} of the batch: {error} None was sent.") from error
 
     def decode(self, payload: bytes) -> M:
         """Give the message of which bytes are.
@@ -82,7 +95,8 @@ class Codec(Generic[M]):
         try:
             messages: List[Any] = list(map(self.message_type.FromString, found.payloads))
             if all(map(self.message_type.IsInitialized, messages)):
-                return found._replace(payloads=messages)
+                # Not _replace: it is slow, and this is done for every message.
+                return Found(found.ids, messages, found.expired, found.expires_us)
         except DecodeError:
             pass
         messages = []
@@ -98,7 +112,7 @@ class Codec(Generic[M]):
                     "payload of this error.")
                 error.message_id, error.payload = message_id, payload
                 raise error from reason
-        return found._replace(ids=found.ids[:len(messages)], payloads=messages)
+        return Found(found.ids[:len(messages)], messages, found.expired, found.expires_us)
 
 
 def full_name(message_type: Union[Type[Message], str]) -> str:

@@ -108,6 +108,16 @@ def test_a_wrong_message_is_refused(message: Any, kind: type, tells: str, autosy
     assert pending(environment) == 0
 
 
+def test_a_wrong_message_far_into_a_batch_is_named(environment: Environment) -> None:
+    """In a batch that is encoded in parts, the index that is told is the one in the batch."""
+    publisher = environment.new_publisher(message_type=Order)
+    with pytest.raises(errors.ArgumentError, match="Message 1500 of the batch: .*number"):
+        publisher.send_many([*ORDERS * 300, Order(), *ORDERS])
+    assert pending(environment) == 0
+    assert publisher.send_many(ORDERS * 300) == range(1, 1501)
+    assert list(environment.new_subscriber("a", Order).messages(timeout=0, acknowledge_every=1000)) == ORDERS * 300
+
+
 @pytest.mark.parametrize("messages", [ORDERS[0], b"bytes", "text", 5, None])
 def test_a_batch_must_be_one(messages: Any, environment: Environment) -> None:
     """What is no iterable of messages is refused as a batch; a single message is told to use send."""
