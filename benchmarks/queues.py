@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from typing import Callable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import persipubsub
 from benchmarks.floors import backlog, fill_count, payload
@@ -74,7 +74,7 @@ def taking(directory: pathlib.Path, setting: Setting, bounds: Bounds) -> Iterato
         yield Steps(receiving(subscriber, setting.batch_messages or 1), lambda: fill(publisher, [message], pending))
 
 
-def receiving(subscriber: "persipubsub.Subscriber", count: int, timeout_s: float = 0) -> Callable[[], int]:
+def receiving(subscriber: "persipubsub.Subscriber[Any]", count: int, timeout_s: float = 0) -> Callable[[], int]:
     """Make a step that receives one message, or a batch; 0 if there is none."""
 
     def step_one() -> int:

@@ -7,6 +7,7 @@ from typing import Callable, Iterator
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
+import persipubsub
 from benchmarks import floors, measure, queues
 from benchmarks.measure import Bounds, Contestant, Steps
 from benchmarks.results import OURS, Rate, Setting
@@ -14,6 +15,9 @@ from benchmarks.scale import Scale
 from benchmarks.workloads_messages import BATCH_MESSAGES, DURABILITIES
 
 BY_HAND = "bytes, encoded by hand"
+NAME = queues.names(1)[0]
+
+Step = Callable[[], int]
 
 
 def _message(setting: Setting) -> FieldDescriptorProto:
@@ -28,69 +32,66 @@ def _message(setting: Setting) -> FieldDescriptorProto:
     return message
 
 
+def _sender_by_hand(environment: "persipubsub.Environment", message: FieldDescriptorProto, count: int) -> Step:
+    publisher, batch = environment.new_publisher(), [message] * count
+
+    def step_one() -> int:
+        publisher.send(message.SerializeToString())
+        return 1
+
+    def step_many() -> int:
+        publisher.send_many([each.SerializeToString() for each in batch])
+        return count
+
+    return step_one if count == 1 else step_many
+
+
+def _typed_sender(environment: "persipubsub.Environment", message: FieldDescriptorProto, count: int) -> Step:
+    publisher, batch = environment.new_publisher(message_type=FieldDescriptorProto), [message] * count
+
+    def step_one() -> int:
+        publisher.send(message)
+        return 1
+
+    def step_many() -> int:
+        publisher.send_many(batch)
+        return count
+
+    return step_one if count == 1 else step_many
+
+
+def _taker_by_hand(environment: "persipubsub.Environment", count: int) -> Step:
+    subscriber, decode = environment.new_subscriber(NAME), FieldDescriptorProto.FromString
+
+    def step_one() -> int:
+        with subscriber.receive(timeout=0) as payload:
+            return 0 if payload is None or decode(payload) is None else 1
+
+    def step_many() -> int:
+        with subscriber.receive_many(count, timeout=0) as payloads:
+            return len([decode(payload) for payload in payloads])
+
+    return step_one if count == 1 else step_many
+
+
 @contextlib.contextmanager
 def _sending(by_hand: bool, directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> Iterator[Steps]:
-    message, count = _message(setting), setting.batch_messages or 1
-    batch = [message] * count
     with queues.opened(directory, setting) as environment:
-        plain, typed = environment.new_publisher(), environment.new_publisher(message_type=FieldDescriptorProto)
         environment.new_control(durability=queues.durability(setting))
-
-        def one_by_hand() -> int:
-            plain.send(message.SerializeToString())
-            return 1
-
-        def many_by_hand() -> int:
-            plain.send_many([each.SerializeToString() for each in batch])
-            return count
-
-        def one_typed() -> int:
-            typed.send(message)
-            return 1
-
-        def many_typed() -> int:
-            typed.send_many(batch)
-            return count
-
-        yield Steps(_chosen(count, by_hand, one_by_hand, many_by_hand, one_typed, many_typed))
+        make = _sender_by_hand if by_hand else _typed_sender
+        yield Steps(make(environment, _message(setting), setting.batch_messages or 1))
 
 
 @contextlib.contextmanager
 def _taking(by_hand: bool, directory: pathlib.Path, setting: Setting, bounds: Bounds) -> Iterator[Steps]:
     payload, count = _message(setting).SerializeToString(), setting.batch_messages or 1
-    pending = floors.backlog(setting, bounds)
-    decode = FieldDescriptorProto.FromString
     with queues.opened(directory, setting) as environment:
-        publisher, name = environment.new_publisher(), queues.names(1)[0]
+        publisher = environment.new_publisher()
         environment.new_control(durability=queues.durability(setting))
-        plain, typed = environment.new_subscriber(name), environment.new_subscriber(name, FieldDescriptorProto)
-        refill = functools.partial(queues.fill, publisher, [payload], pending)
-
-        def one_by_hand() -> int:
-            with plain.receive(timeout=0) as received:
-                return 0 if received is None or not decode(received).number else 1
-
-        def many_by_hand() -> int:
-            with plain.receive_many(count, timeout=0) as received:
-                return len([decode(each) for each in received])
-
-        def one_typed() -> int:
-            with typed.receive(timeout=0) as received:
-                return 0 if received is None or not received.number else 1
-
-        def many_typed() -> int:
-            with typed.receive_many(count, timeout=0) as received:
-                return len(received)
-
+        refill = functools.partial(queues.fill, publisher, [payload], floors.backlog(setting, bounds))
         refill()
-        yield Steps(_chosen(count, by_hand, one_by_hand, many_by_hand, one_typed, many_typed), refill)
-
-
-def _chosen(count: int, by_hand: bool, *steps: Callable[[], int]) -> Callable[[], int]:
-    one_by_hand, many_by_hand, one_typed, many_typed = steps
-    if by_hand:
-        return one_by_hand if count == 1 else many_by_hand
-    return one_typed if count == 1 else many_typed
+        typed = environment.new_subscriber(NAME, message_type=FieldDescriptorProto)
+        yield Steps(_taker_by_hand(environment, count) if by_hand else queues.receiving(typed, count), refill)
 
 
 def protobuf(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-EXAMPLES = sorted((pathlib.Path(__file__).parent.parent / "examples").glob("*.py"))
+DIRECTORY = pathlib.Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted([*DIRECTORY.glob("*.py"), *DIRECTORY.glob("*/pipeline.py")])
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: str(example.relative_to(DIRECTORY)))
 def test_example(example: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """An example runs to its end, which its own assertions guard."""
     subprocess.run([sys.executable, str(example)], cwd=tmp_path, check=True, timeout=120)
