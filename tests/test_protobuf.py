@@ -182,6 +182,18 @@ def test_what_is_no_message_stays(read: Callable[[Any], object], payload: bytes,
     assert pending(environment) == 0
 
 
+def test_what_protobuf_writes_but_does_not_read(new_environment: MakeEnvironment) -> None:
+    """A message that is nested deeper than protobuf reads is no message to who receives it, and stays."""
+    environment = new_environment("a", durability=Durability.PROCESS_CRASH)
+    top = value = struct_pb2.Value()
+    for _ in range(60):  # each is two levels
+        value = value.list_value.values.add()
+    environment.new_publisher(message_type=struct_pb2.Value).send(top)
+    with pytest.raises(errors.DecodeError, match="is no google.protobuf.Value"):
+        environment.new_subscriber("a", message_type=struct_pb2.Value).front()
+    assert pending(environment) == 1
+
+
 def test_a_batch_ends_before_what_is_no_message(environment: Environment) -> None:
     """Of messages with one that is none among them, those before it are given, then the error, then those behind."""
     send_all(environment, *ORDERS[:2], NO_MESSAGE, *ORDERS[2:])
