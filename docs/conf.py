@@ -37,6 +37,8 @@ nitpick_ignore_regex = [
     ("py:class", r"google\.protobuf\..*"),
     # This is how Python 3.13 calls pathlib.Path where it is used as a type.
     ("py:class", r"pathlib\._local\.Path"),
+    # It publishes no inventory.
+    ("py:class", r"prometheus_client\..*"),
 ]
 
 html_theme = "furo"

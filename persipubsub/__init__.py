@@ -1,7 +1,7 @@
 """Persistent publish/subscribe inside a Python process: one directory per queue, on LMDB, without a server."""
 
 import persipubsub.platform_check  # isort: split  # before a missing module of the platform says it less clearly
-
+import persipubsub.silent_logging
 from persipubsub import clock, control, environment, errors, publisher, queue, subscriber
 from persipubsub.control import Control
 from persipubsub.environment import Environment, initialize, new_environment

@@ -39,8 +39,7 @@ METRICS = (
            "Time since the oldest message was sent; 0 if there is none."),
     Metric("persipubsub_high_watermark_messages", _GAUGE, _QUEUE, "Messages at which the queue overflows."),
     Metric("persipubsub_high_watermark_bytes", _GAUGE, _QUEUE, "Bytes at which the queue overflows."),
-    Metric("persipubsub_high_watermark_age_seconds", _GAUGE, _QUEUE,
-           "Age at which a message expires: the message timeout."),
+    Metric("persipubsub_message_timeout_seconds", _GAUGE, _QUEUE, "Age at which a message expires."),
     Metric("persipubsub_sent_messages_total", _COUNTER, _QUEUE, "Messages sent since the queue was made."),
     Metric("persipubsub_pruned_messages_total", _COUNTER, ("path", "reason"),
            "Messages that went before all subscribers had taken them, by reason: timeout, overflow or dangling."),
@@ -102,7 +101,7 @@ class QueueCollector(Collector):
         try:
             found = _read_status(path)
         except errors.PersipubsubError as error:
-            if path not in self._unreadable:  # not at every scrape
+            if self._unreadable.get(path) != str(error):  # not at every scrape
                 _LOGGER.warning("The queue at %s cannot be read: %s", path, error)
             self._unreadable[path] = str(error)
             return [_Sample("persipubsub_up", 0)]
@@ -135,7 +134,7 @@ def _samples(found: QueueStatus) -> Iterator[_Sample]:
     yield _Sample("persipubsub_oldest_message_age_seconds", found.oldest_age_s or 0)
     yield _Sample("persipubsub_high_watermark_messages", mark.max_messages)
     yield _Sample("persipubsub_high_watermark_bytes", mark.hwm_db_size)
-    yield _Sample("persipubsub_high_watermark_age_seconds", mark.message_timeout)
+    yield _Sample("persipubsub_message_timeout_seconds", mark.message_timeout)
     yield _Sample("persipubsub_sent_messages_total", found.sent)
     # Also those of 0, so that the first loss is an increase.
     yield _Sample("persipubsub_pruned_messages_total", pruned.timeout, ["timeout"])

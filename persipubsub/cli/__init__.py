@@ -10,6 +10,7 @@ import click
 
 import persipubsub
 from persipubsub import errors
+from persipubsub.cli import warnings_shown
 
 VERBS = (
     "create",
@@ -61,7 +62,8 @@ class Commands(Command, click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; give an error of ours as one line, and say so where the user stopped it."""
         try:
-            return super().invoke(ctx)
+            with warnings_shown.on_stderr():
+                return super().invoke(ctx)
         except errors.PersipubsubError as error:
             if ctx.params["debug"]:
                 raise

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Callable, Iterable, Iterator, List, Optional
 
 from persipubsub import environment, errors
+from persipubsub.cli import warnings_shown
 from persipubsub.cli.demo_lines import Share, Stream, Tally, decode, encode
 
 BATCH_MESSAGES_MAX = 5000
@@ -80,7 +81,8 @@ class Link:
         """Do the work of a worker, and report its end."""
         report = Report()
         try:
-            work(self, report)
+            with warnings_shown.on_stderr():
+                work(self, report)
         except (errors.PersipubsubError, OSError) as error:
             report.error = traceback.format_exc() if self._debug else str(error)
         self.report(report, last=True)

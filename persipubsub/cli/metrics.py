@@ -1,6 +1,6 @@
 """The verb ``metrics``: serve the metrics of queues to Prometheus."""
 
-import ipaddress
+import re
 import signal
 from typing import Any, Tuple
 
@@ -9,6 +9,7 @@ import click
 from persipubsub.cli import Command
 
 STOP = (signal.SIGINT, signal.SIGTERM)
+PORT_MAX = 65535
 
 
 @click.command(cls=Command, example="persipubsub metrics ./orders ./invoices --listen 127.0.0.1:9464")
@@ -48,16 +49,11 @@ def metrics(paths: Tuple[str, ...], listen: str) -> None:
 
 def _parsed(listen: str) -> Tuple[str, int]:
     """Give address and port; an address of IPv6 stands in brackets."""
-    address, _, port = listen.rpartition(":")
-    try:
-        ipaddress.ip_address(address.removeprefix("[").removesuffix("]") if address.startswith("[") else address)
-        number = int(port)
-        if not 0 <= number <= 65535:
-            raise ValueError
-    except ValueError as error:
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})", listen)
+    if match is None or int(match[3]) > PORT_MAX:
         raise click.BadParameter(f"{listen!r} is not of the form ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464.",
-                                 param_hint="--listen") from error
-    return address.strip("[]"), number
+                                 param_hint="--listen")
+    return match[1] or match[2], int(match[3])
 
 
 def _serve(registry: Any, address: str, port: int) -> None:

@@ -1,0 +1,26 @@
+"""Warnings of the package on standard error, as a terminal shows them: one line each."""
+
+import contextlib
+import logging
+from typing import Iterator
+
+import click
+
+
+class _Echo(logging.Handler):
+    """Writes each record to what is standard error at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        click.echo(f"{record.levelname.capitalize()}: {' '.join(record.getMessage().split())}", err=True)
+
+
+@contextlib.contextmanager
+def on_stderr() -> Iterator[None]:
+    """Show warnings while the block goes on."""
+    logger, handler = logging.getLogger("persipubsub"), _Echo(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
