@@ -95,6 +95,7 @@ def alone(path: pathlib.Path, to_do: str) -> Iterator[None]:
     :param to_do: what it is needed for, as in "compacted"
     :raise NotInitializedError: there is no queue
     :raise PathError: one of its files is a link
+    :raise FormatError: it is a queue of persipubsub 1.0.0
     :raise InUseError: somebody has it open
     """
     use_lock = try_alone(path)
@@ -112,9 +113,11 @@ def try_alone(path: pathlib.Path) -> Optional[UseLock]:
 
     :raise NotInitializedError: there is no queue
     :raise PathError: one of its files is a link
+    :raise FormatError: it is a queue of persipubsub 1.0.0, of which no verb for queues of this version makes anything
     """
     files.queue_key(path)
     files.require_no_links(path)
+    page_walk.require_not_of_1_0(path / files.DATA_FILE)
     use_lock = UseLock(path, files.data_file_mode(path))
     if use_lock.try_alone():
         return use_lock

@@ -232,6 +232,35 @@ def new_data_file(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
             new_file.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def new_queue(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
+    """Have the data file of a new queue written, which is there when the file is whole, and not before.
+
+    :param mode: of the files
+    :raise PathError: there is a queue or something else at the path, or this user may not
+    :raise DiskFullError: there is no room
+    """
+    try:
+        _make_directory(path, directory_mode(mode))
+        # Whoever was ended in the midst of this left some of these.
+        if not {entry.name for entry in path.iterdir()} <= {NEW_DATA_FILE, LOCK_FILE, USE_FILE}:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        use_lock = UseLock(path, mode)
+    except OSError as error:
+        if isinstance(error, errors.PathError):
+            raise
+        raise path_error(error, path) from error
+    try:
+        if not use_lock.try_alone() or is_queue(path):
+            raise path_error(OSError(errno.EEXIST, "Somebody else makes a queue there"), path)
+        with replaced_data_file(path, mode) as new_file:
+            (path / LOCK_FILE).unlink(missing_ok=True)
+            allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
+            yield new_file
+    finally:
+        use_lock.close()
+
+
 def set_modes(path: pathlib.Path, mode: int) -> None:
     """Set the modes of the directory and of the files of a queue.
 

@@ -161,9 +161,10 @@ class PageFile:
             found.append(Node(key, flags, low | high << 16, start + NODE_BYTES + key_bytes))
         return found
 
-    def value(self, page: bytes, node: Node) -> bytes:
+    def value(self, page: bytes, node: Node, bytes_max: int = records.PART_BYTES) -> bytes:
         """Read the value of a record.
 
+        :param bytes_max: a larger one is broken
         :raise PageError: it is broken
         """
         if not node.flags & BIG_VALUE:
@@ -173,7 +174,7 @@ class PageFile:
         pages = (HEADER_BYTES - 1 + node.size_bytes) // self.page_bytes + 1
         if kind(first) != OVERFLOW or _PAGE_COUNT.unpack_from(first, 12)[0] != pages:
             raise PageError(f"page {number} is no large value of {node.size_bytes} bytes")
-        if node.size_bytes > records.PART_BYTES:
+        if node.size_bytes > bytes_max:
             raise PageError(f"a value of {node.size_bytes} bytes")
         data = os.pread(self._fd, node.size_bytes, number * self.page_bytes + HEADER_BYTES)
         if len(data) != node.size_bytes:
@@ -308,6 +309,8 @@ def _moved_on(opened: PageFile, before: Meta) -> bool:
 
 def _broken(opened: PageFile, file: pathlib.Path, error: PageError) -> errors.PersipubsubError:
     """Tell a queue that is broken from a file that never was one."""
+    if is_of_1_0(opened):
+        return _of_1_0(file)
     if isinstance(error, _NoQueueError):
         return _foreign(file, "none")
     if not opened.size_bytes():
@@ -320,6 +323,38 @@ def _broken(opened: PageFile, file: pathlib.Path, error: PageError) -> errors.Pe
         return damaged(file.parent, str(error))
     return errors.FormatError(f"The file {file} is no LMDB file that this version can read ({error}). It was not "
                               "touched. Use another directory.")
+
+
+def is_of_1_0(opened: PageFile) -> bool:
+    """Tell whether a file is a queue of persipubsub 1.0.0: each part of its configuration is a record of its own."""
+    try:
+        queue_db = opened.find(opened.newest_meta().main_root, b"queue_db")
+        if queue_db is None or not queue_db[1].flags & SUB_DATABASE:
+            return False
+        root = decode_root(opened.value(*queue_db))
+        return opened.find(root, b"strategy") is not None and opened.find(root, records.FORMAT_KEY) is None
+    except PageError:
+        return False
+
+
+def require_not_of_1_0(file: pathlib.Path) -> None:
+    """Refuse a queue of persipubsub 1.0.0.
+
+    :raise FormatError: it is one
+    :raise PathError: it cannot be read
+    """
+    try:
+        with PageFile(file) as opened:
+            if is_of_1_0(opened):
+                raise _of_1_0(file)
+    except OSError as error:
+        raise files.path_error(error, file) from error
+
+
+def _of_1_0(file: pathlib.Path) -> errors.FormatError:
+    return errors.FormatError(
+        f"The queue at {file.parent} was made by persipubsub 1.0.0 and was not touched. Make a new "
+        f"one of it with: persipubsub migrate {file.parent} NEW")
 
 
 def damaged(path: pathlib.Path, what: str) -> errors.DamagedError:

@@ -59,6 +59,7 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
     :raise ArgumentError: empty, or with a NUL
     :raise NotInitializedError: there is no queue
     :raise PathError: one of its files is a link, or this user may not
+    :raise FormatError: it is a queue of persipubsub 1.0.0
     :raise InUseError: somebody has the queue open
     :raise DiskFullError: there is no room for the fresh one; nothing was changed
     """

@@ -27,6 +27,7 @@ VERBS = (
     "recover",
     "backup",
     "compact",
+    "migrate",
 )
 #: What a shell makes of a death by SIGINT.
 EXIT_STATUS_INTERRUPTED = 130
