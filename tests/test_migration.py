@@ -285,10 +285,12 @@ def test_large_messages_and_backlogs(tmp_path: pathlib.Path) -> None:
     assert told[-1] == (4000, 4000) and told == sorted(told) and len(told) == 4
 
 
+@pytest.mark.damages_queues
 @pytest.mark.parametrize("name", MANIFEST)
-def test_opening_a_queue_of_1_0_0_names_the_command(name: str) -> None:
+def test_opening_a_queue_of_1_0_0_names_the_command(tmp_path: pathlib.Path, name: str) -> None:
     """Whatever opens it raises FormatError with the command that takes it over, and leaves its directory as it is."""
-    path = LEGACY / name
+    path = tmp_path / name
+    shutil.copytree(LEGACY / name, path)
     before = state(path)
     env = persipubsub.new_environment(path)
     ways: List[Callable[[], object]] = [
