@@ -4,6 +4,8 @@ A verb is a module of this package with a :class:`Command` of its own name.
 """
 
 import importlib
+import os
+import sys
 from typing import Any, List, Optional
 
 import click
@@ -17,6 +19,8 @@ VERBS = (
     "deploy",
     "describe",
     "schema",
+    "send",
+    "receive",
     "status",
     "metrics",
     "subscriber",
@@ -31,6 +35,8 @@ VERBS = (
 )
 #: What a shell makes of a death by SIGINT.
 EXIT_STATUS_INTERRUPTED = 130
+#: What a shell makes of a death by SIGPIPE.
+EXIT_STATUS_PIPE_CLOSED = 141
 
 
 class Command(click.Command):
@@ -72,6 +78,10 @@ class Commands(Command, click.Group):
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             return ctx.exit(EXIT_STATUS_INTERRUPTED)
+        except BrokenPipeError:
+            # What is still in the buffer would fail again when the program ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ctx.exit(EXIT_STATUS_PIPE_CLOSED)
 
 
 @click.group(cls=Commands, example="persipubsub demo")

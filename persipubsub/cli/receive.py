@@ -1,0 +1,94 @@
+"""The verb ``receive``: write the messages of a subscriber to standard output."""
+
+import sys
+from typing import Callable, List, Optional
+
+import click
+
+from persipubsub import environment
+from persipubsub.cli import Command
+from persipubsub.cli.formats import FORMATS
+from persipubsub.subscriber import Subscriber
+
+#: So many messages are taken in one commit, after they are written to a file or a pipe.
+BATCH_MESSAGES_MAX = 1000
+BATCH_BYTES_MAX = 1024**2
+#: The messages that ``--peek`` shows are not read in batches, so only their number counts.
+PEEK_BYTES_MAX = sys.maxsize
+
+
+class _Peeked(Exception):
+    """Leave the block of a receive so that nothing is taken."""
+
+
+@click.command(cls=Command, example="persipubsub receive ./queue audit --follow")
+@click.argument("path", type=click.Path())
+@click.argument("subscriber")
+@click.option("--follow", is_flag=True, help="Wait for further messages.")
+@click.option("--max", "max_messages", metavar="N", type=click.IntRange(1), help="End after N messages.")
+@click.option("--peek", is_flag=True, help="Show the next message, or the next N with --max, and take none.")
+@click.option("--timeout",
+              metavar="S",
+              type=click.FloatRange(0),
+              help="End when no message came for S seconds. Otherwise the end is where nothing is pending; with "
+              "--follow there is none.")
+@click.option("--format",
+              "format_name",
+              type=click.Choice(list(FORMATS)),
+              default="lines",
+              show_default=True,
+              help="lines: each message and a line feed; raw: the bytes as they are; json: a line with an object that "
+              "has the text of the message or, where it is not UTF-8, its base64; hex: a line of digits.")
+# pylint: disable-next=too-many-arguments,too-many-positional-arguments  # one per option
+def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int], peek: bool, timeout: Optional[float],
+            format_name: str) -> None:
+    """Write the messages that SUBSCRIBER has not taken from the queue in the directory PATH to standard output.
+
+    A message is taken once it is written: what is in hand at Ctrl-C, or when the reader of a pipe is gone, comes
+    again.
+    """
+    if peek and follow:
+        raise click.UsageError("--peek looks once, so it does not go with --follow.")
+    if timeout is None and not follow:
+        timeout = 0
+    with environment.new_environment(path) as env, env.new_subscriber(subscriber) as opened:
+        write = _writer(FORMATS[format_name])
+        if peek:
+            _peek(opened, max_messages or 1, timeout, write)
+        else:
+            _drain(opened, max_messages, timeout, write)
+
+
+def _writer(formatted: Callable[[bytes], bytes]) -> Callable[[List[bytes]], None]:
+    """Give a function that has written and flushed messages when it returns."""
+    output = sys.stdout.buffer
+
+    def write(messages: List[bytes]) -> None:
+        output.write(b"".join(map(formatted, messages)))
+        output.flush()
+
+    return write
+
+
+def _peek(subscriber: Subscriber, max_messages: int, timeout: Optional[float], write: Callable[[List[bytes]],
+                                                                                               None]) -> None:
+    try:
+        with subscriber.receive_many(max_messages, timeout, max_bytes=PEEK_BYTES_MAX) as messages:
+            write(messages)
+            raise _Peeked
+    except _Peeked:
+        pass
+
+
+def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float], write: Callable[[List[bytes]],
+                                                                                                  None]) -> None:
+    # On a terminal one by one, so that what Ctrl-C leaves there is what the user has not seen.
+    batch = 1 if sys.stdout.isatty() else BATCH_MESSAGES_MAX
+    while left is None or left > 0:
+        max_messages = batch if left is None else min(batch, left)
+        with subscriber.receive_many(max_messages, timeout, max_bytes=BATCH_BYTES_MAX) as messages:
+            write(messages)
+        if not messages:
+            return
+        if left is not None:
+            left -= len(messages)

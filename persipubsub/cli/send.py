@@ -1,0 +1,107 @@
+"""The verb ``send``: send the lines of a file, or a whole file."""
+
+import logging
+import os
+import stat
+import sys
+from typing import Callable, Iterator, List, Optional
+
+import click
+
+from persipubsub import arguments, environment, errors
+from persipubsub.cli import Command
+from persipubsub.cli.progress import progress_bar
+from persipubsub.queue import MESSAGE_BYTES_MAX
+
+#: What a read gives is sent in one commit: of a file so much, of a pipe what is there. Less than a batch may have, even
+#: where all lines are empty.
+READ_BYTES = arguments.BATCH_MESSAGES_MAX // 2
+
+
+@click.command(cls=Command, example="persipubsub send ./queue access.log")
+@click.argument("path", type=click.Path())
+@click.argument("file", default="-", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--lines/--whole",
+              default=True,
+              show_default=True,
+              help="Send each line as a message, without its line feed; or all of the file as one message.")
+def send(path: str, file: str, lines: bool) -> None:
+    """Send the lines of FILE, or of standard input, to the queue in the directory PATH.
+
+    Lines that come through a pipe are sent as they come. Those of one commit are sent all or none.
+    """
+    # What the library warns of: messages that were dropped.
+    logging.basicConfig(format="%(message)s")
+    sent = 0
+    with environment.new_environment(path) as env, env.new_publisher() as publisher:
+        try:
+            with progress_bar("send", in_bytes=True) as progress:
+                chunks = _chunks(file, progress)
+                for batch in _split(chunks) if lines else _joined(chunks):
+                    sent += len(publisher.send_many(batch))
+        except (errors.PersipubsubError, click.ClickException):
+            click.echo(_told(sent) + " before the error")
+            raise
+        except KeyboardInterrupt:
+            click.echo("at least " + _told(sent))
+            raise
+    click.echo(_told(sent))
+
+
+def _told(sent: int) -> str:
+    return f"{sent:,} message{'' if sent == 1 else 's'} sent"
+
+
+def _chunks(file: str, progress: Callable[[Optional[int], Optional[int]], None]) -> Iterator[bytes]:
+    """Give what each read gives, until the end of the file."""
+    done = 0
+    standard_input = file == "-"
+    if standard_input and sys.stdin is None:
+        raise click.ClickException("Standard input is closed. Name a file to send.")
+    try:
+        # Not buffered: that would wait until the buffer is full.
+        with open(sys.stdin.fileno() if standard_input else file, "rb", buffering=0,
+                  closefd=not standard_input) as opened:
+            found = os.fstat(opened.fileno())
+            total = found.st_size if stat.S_ISREG(found.st_mode) else None
+            # Not opened.read, to which the end and nothing at the moment are the same.
+            while chunk := os.read(opened.fileno(), READ_BYTES):
+                yield chunk
+                done += len(chunk)
+                progress(done, total)
+    except OSError as error:
+        raise click.FileError("standard input" if standard_input else file, error.strerror) from error
+
+
+def _split(chunks: Iterator[bytes]) -> Iterator[List[bytes]]:
+    """Give the lines that each chunk ends; the last one needs no line feed."""
+    begun: List[bytes] = []
+    begun_bytes = 0
+    for chunk in chunks:
+        first, *others = chunk.split(b"\n")
+        begun.append(first)
+        begun_bytes += len(first)
+        if others:
+            if begun_bytes > READ_BYTES:
+                # By itself: with others it could be more than a batch may have.
+                yield [b"".join(begun)]
+                yield others[:-1]
+            else:
+                yield [b"".join(begun), *others[:-1]]
+            begun, begun_bytes = others[-1:], len(others[-1])
+        elif begun_bytes > MESSAGE_BYTES_MAX:
+            break  # the send refuses it, without reading the rest of it
+    if begun_bytes:
+        yield [b"".join(begun)]
+
+
+def _joined(chunks: Iterator[bytes]) -> Iterator[List[bytes]]:
+    """Give all chunks as one message."""
+    whole: List[bytes] = []
+    whole_bytes = 0
+    for chunk in chunks:
+        whole.append(chunk)
+        whole_bytes += len(chunk)
+        if whole_bytes > MESSAGE_BYTES_MAX:
+            break  # the send refuses it, without reading the rest of it
+    yield [b"".join(whole)]
