@@ -1,5 +1,6 @@
 """Test the verbs that look after a queue, as a user runs them."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -49,7 +50,8 @@ def test_status_tells_who_lags(path: pathlib.Path) -> None:
     assert pending == {"audit": 3, "billing": 2}
 
 
-@pytest.mark.parametrize("verb", [["status"], ["prune"], ["clear", "--yes"], ["subscriber", "list"]])
+@pytest.mark.parametrize(
+    "verb", [["status"], ["prune"], ["clear", "--yes"], ["subscriber", "list"], ["set", "--max-messages", "1"]])
 def test_a_mistyped_path_makes_no_queue(tmp_path: pathlib.Path, verb: "list[str]") -> None:
     """A path without a queue is an error of one line, and stays without one."""
     result = run(*verb, tmp_path / "none")
@@ -81,6 +83,44 @@ def test_prune_deletes_what_has_expired(path: pathlib.Path) -> None:
     with persipubsub.new_environment(path) as env:
         env.new_control(high_watermark=persipubsub.HighWaterMark(message_timeout=1e-6))
     assert run("prune", path).stdout == "3 messages deleted\n"
+
+
+def test_set_changes_what_is_given(path: pathlib.Path) -> None:
+    """Each change is told and holds for publishers that are open; what is not given stays as it was."""
+    with persipubsub.new_environment(path) as env:
+        control, publisher = env.new_control(), env.new_publisher()
+        control.set_hwm(persipubsub.HighWaterMark(1234.5, 1000, 10**9))
+        before = control.status()
+        result = run("set", path, "--max-messages", 2, "--strategy", "prune_last", "--durability", "process_crash")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.splitlines() == [
+            "max_messages 1000 -> 2", "strategy 'prune_first' -> 'prune_last'",
+            "durability 'power_loss' -> 'process_crash'"
+        ]
+        after = control.status()
+        assert after == dataclasses.replace(after,
+                                            high_watermark=persipubsub.HighWaterMark(1234.5, 2, 10**9),
+                                            strategy=persipubsub.Strategy.prune_last,
+                                            durability=persipubsub.Durability.PROCESS_CRASH)
+        assert (after.messages, after.next_id) == (before.messages, before.next_id)
+        publisher.send(b"4")
+        assert control.status().messages == 2
+        assert run("set", path, "--message-timeout", 5, "--hwm-db-size",
+                   6).stdout.splitlines() == ["message_timeout 1234.5 -> 5", "hwm_db_size 1000000000 -> 6"]
+        assert control.status().high_watermark == persipubsub.HighWaterMark(5, 2, 6)
+        assert run("set", path, "--max-messages", 2).stdout == "Nothing to change.\n"
+
+
+@pytest.mark.parametrize("options,status,told", [([], 2, "Give at least one option"),
+                                                 (["--max-messages", "0"], 1, "max_messages must be from 1"),
+                                                 (["--message-timeout", "nan"], 1, "message_timeout must be from"),
+                                                 (["--strategy", "prune"], 2, "'prune_first', 'prune_last'")])
+def test_set_refuses_what_is_impossible(path: pathlib.Path, options: "list[str]", status: int, told: str) -> None:
+    """What cannot be set is refused before anything is changed, with what can."""
+    before = run("describe", path).stdout
+    result = run("set", path, *options)
+    assert (result.returncode, result.stdout) == (status, "") and told in result.stderr
+    assert run("describe", path).stdout == before
 
 
 def test_status_loads_only_what_it_needs(path: pathlib.Path) -> None:

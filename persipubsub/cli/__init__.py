@@ -24,6 +24,7 @@ VERBS = (
     "status",
     "metrics",
     "subscriber",
+    "set",
     "prune",
     "clear",
     "demo",
