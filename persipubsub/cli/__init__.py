@@ -22,6 +22,7 @@ VERBS = (
     "send",
     "receive",
     "status",
+    "top",
     "metrics",
     "subscriber",
     "set",

@@ -1,0 +1,127 @@
+"""The verb ``top``: watch queues."""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from typing import Iterator, List, NoReturn, Optional, Tuple
+
+import click
+
+from persipubsub import errors
+from persipubsub.cli import Command
+from persipubsub.cli.history import History
+from persipubsub.cli.opening import read_status
+
+#: The width where there is no terminal to ask.
+WIDTH = 120
+#: What ends the program from outside; the terminal must be as before nevertheless.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+@click.command(cls=Command, example="persipubsub top ./orders ./invoices")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
+@click.option("--interval",
+              metavar="S",
+              type=click.FloatRange(0.1, 3600),
+              default=1,
+              show_default=True,
+              help="Look every S seconds.")
+def top(paths: Tuple[str, ...], interval: float) -> None:
+    """Watch the queues in the directories PATH, until q or Ctrl-C: what goes in and out, and who lags.
+
+    Who lags most is first. The graphs are of the last 120 looks. A queue is open only for the moment of a look.
+
+    Where standard output is no terminal, two looks are taken, and what they show is written once.
+    """
+    # What the characters of the terminal lack is no reason to fail.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    histories = [History(path) for path in dict.fromkeys(paths)]
+    if sys.stdout.isatty():
+        _watch(histories, interval)
+    else:
+        _write(histories, interval)
+
+
+def _look(histories: List[History]) -> None:
+    for history in histories:
+        try:
+            history.add(time.monotonic(), read_status(history.path))
+        except errors.PersipubsubError as error:
+            history.fail(" ".join(str(error).split()))
+
+
+def _write(histories: List[History], interval_s: float) -> None:
+    """Write what is to be seen after one interval, and end."""
+    from rich.console import Console
+
+    from persipubsub.cli.top_frame import frame
+    _look(histories)
+    time.sleep(interval_s)
+    _look(histories)
+    Console(width=WIDTH, highlight=False).print(frame(histories, WIDTH))
+    if any(history.error is not None for history in histories):
+        click.get_current_context().exit(1)
+
+
+def _watch(histories: List[History], interval_s: float) -> None:
+    """Draw again and again, until the user ends it."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from persipubsub.cli.top_frame import frame
+    with contextlib.suppress(KeyboardInterrupt), _stopped_by_exit(), _keys() as keys:
+        console = Console(highlight=False)
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            next_look_s = time.monotonic()
+            while True:
+                _look(histories)
+                live.update(frame(histories, console.width), refresh=True)
+                # A look that took long is not made up for.
+                next_look_s = max(next_look_s + interval_s, time.monotonic())
+                if _quit_pressed(keys, next_look_s):
+                    return
+
+
+@contextlib.contextmanager
+def _stopped_by_exit() -> Iterator[None]:
+    """Let signals that end the program do it by an exception, so that the terminal is put in order."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Optional[int]]:
+    """Have the terminal give each key at once, and do not show it; None if there is no keyboard."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield None
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        yield descriptor
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _quit_pressed(keys: Optional[int], until_s: float) -> bool:
+    """Wait until a moment; tell whether the user wants the end before."""
+    watched = [] if keys is None else [keys]
+    while (left_s := until_s - time.monotonic()) > 0:
+        if select.select(watched, [], [], left_s)[0] and os.read(watched[0], 1) in (b"q", b"Q", b""):
+            return True
+    return False

@@ -1,0 +1,95 @@
+"""What ``top`` draws: a block of lines for each queue."""
+
+from typing import List, Optional, Sequence
+
+import click
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from persipubsub.cli.history import History
+from persipubsub.status import QueueStatus
+
+BARS = "▁▂▃▄▅▆▇█"
+#: From this share of a mark on, its line is red.
+HIGH_SHARE = 0.9
+
+
+def frame(histories: Sequence[History], width: int) -> Group:
+    """Draw all queues.
+
+    :param histories: what to draw of each
+    :param width: columns there are
+    """
+    blocks: List[RenderableType] = []
+    for history in histories:
+        blocks.append(Text(click.format_filename(history.path), style="bold"))
+        if history.error is not None:
+            blocks.append(Text(f"  {history.error}", style="red"))
+        else:
+            blocks += [_figures(history.latest()), _graphs(history, width), _subscribers(history)]
+        blocks.append(Text())
+    return Group(*blocks[:-1])
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw each value as a bar, the largest as the highest one; 0 is the lowest."""
+    highest = max(values, default=0) or 1
+    return "".join(BARS[round(value / highest * (len(BARS) - 1))] for value in values)
+
+
+def _figures(status: QueueStatus) -> RenderableType:
+    """Tell how near the marks are, and what was let go."""
+    mark = status.high_watermark
+    age_s = status.oldest_age_s
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for name, value, limit, text in (
+        ("messages", status.messages, mark.max_messages, f"{status.messages:,} of {mark.max_messages:,}"),
+        ("bytes", status.size_bytes, mark.hwm_db_size, f"{status.size_bytes:,} of {mark.hwm_db_size:,}"),
+        ("oldest", age_s or 0, mark.message_timeout, f"{_age(age_s)} of {mark.message_timeout:,g} s"),
+    ):
+        share = value / limit
+        grid.add_row(f"  {name}", text, f"{share:.0%}", style="red" if share >= HIGH_SHARE else "")
+    pruned = status.pruned
+    grid.add_row(
+        "  pruned", f"{pruned.timeout:,} by timeout, {pruned.overflow:,} by overflow, {pruned.dangling:,} "
+        "awaited by nobody")
+    return grid
+
+
+def _graphs(history: History, width: int) -> RenderableType:
+    """Draw how the rates and the backlog went in the last minutes."""
+    rows = [(name, values, _number(values[-1] if values else None, unit))
+            for name, values, unit in (("in", history.sent_per_s(), "/s"), ("out", history.taken_per_s(), "/s"),
+                                       ("backlog", history.backlogs(), ""))]
+    number_width = max(len(number) for _, _, number in rows)
+    # As many as fit, of the newest.
+    bars = max(1, width - len("  backlog  ") - number_width - len("  "))
+    return Text("\n".join(f"  {name:<7}  {number:>{number_width}}  {sparkline(values[-bars:])}"
+                          for name, values, number in rows),
+                no_wrap=True)
+
+
+def _subscribers(history: History) -> RenderableType:
+    """Tell of each subscriber, the one that lags most first."""
+    status, rates = history.latest(), history.taken_per_s_by_subscriber()
+    if not status.subscribers:
+        return Text("  no subscribers: what is sent is not stored")
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    for _ in range(3):
+        grid.add_column(justify="right", no_wrap=True)
+    grid.add_row("  subscriber", "pending", "oldest", "out", style="dim")
+    for identifier, subscriber in sorted(status.subscribers.items(), key=lambda item: (-item[1].pending, item[0])):
+        # As Python writes it: a name may have a line break.
+        grid.add_row(Text(f"  {identifier!r}"), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s),
+                     _number(rates.get(identifier), "/s"))
+    return grid
+
+
+def _age(age_s: Optional[float]) -> str:
+    return "-" if age_s is None else f"{age_s:,.1f} s"
+
+
+def _number(value: Optional[float], unit: str) -> str:
+    return "-" if value is None else f"{value:,.0f}{unit}"
