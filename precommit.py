@@ -90,6 +90,11 @@ def check_contracts(_overwrite: bool) -> None:
     run(sys.executable, "-c", "import sys, icontract_lint.main; sys.exit(icontract_lint.main.main())", PACKAGE)
 
 
+def check_imports(_overwrite: bool) -> None:
+    """Check who imports whom; .importlinter says who may."""
+    run(sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
+
+
 def check_tests(_overwrite: bool) -> None:
     """Run the tests and measure which branches of the package they reach."""
     with tempfile.TemporaryDirectory(prefix="persipubsub-coverage-") as directory:
@@ -134,6 +139,7 @@ def check_distribution(_overwrite: bool) -> None:
 CHECKS: Sequence[tuple[str, Callable[[bool], None]]] = [
     ("yapf", check_yapf),
     ("isort", check_isort),
+    ("imports", check_imports),
     ("mypy", check_mypy),
     ("pyright", check_pyright),
     ("pydocstyle", check_pydocstyle),

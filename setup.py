@@ -79,6 +79,7 @@ setuptools.setup(
             "furo>=2025.7",
             "gunicorn>=23",
             "hypothesis>=6.100",
+            "import-linter>=2.5",
             "isort>=6",
             "matplotlib>=3.9",
             "mypy>=1.18",
