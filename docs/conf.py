@@ -1,6 +1,7 @@
 """Settings of Sphinx for the documentation of persipubsub."""
 
 import pathlib
+import sys
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -15,7 +16,10 @@ project_copyright = "2026, The persipubsub authors"
 release = persipubsub.__version__
 version = release
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "_extensions"))
+
 extensions = [
+    "pictures",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
     "sphinx_autodoc_typehints",
@@ -42,6 +46,7 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+html_static_path = ["_static"]
 html_title = f"persipubsub {release}"
 
 

@@ -1,9 +1,12 @@
 """What the reference tells of the code is what the code says."""
 
+import ast
 import importlib
 import pathlib
 import pkgutil
 import re
+import sys
+import xml.etree.ElementTree
 from typing import Dict, Iterator, Tuple, Union
 
 import persipubsub
@@ -36,11 +39,13 @@ def limits_of_the_code() -> Iterator[Tuple[str, object]]:
         if module.ispkg or module.name == "__main__":
             continue
         namespace = vars(importlib.import_module(f"persipubsub.{module.name}"))
-        for name, value in namespace.items():
-            # What is imported belongs to the module that says its value.
-            source = pathlib.Path(str(namespace["__file__"])).read_text(encoding="utf-8")
-            if re.search(rf"^{name} = ", source, re.MULTILINE) and re.fullmatch(r"[A-Z][A-Z_]*_(MAX|MIN)", name):
-                yield f"{module.name}.{name}", value
+        source = pathlib.Path(str(namespace["__file__"])).read_text(encoding="utf-8")
+        # What is imported belongs to the module that says its value.
+        targets = [one for node in ast.parse(source).body if isinstance(node, ast.Assign) for one in node.targets]
+        for target in targets:
+            for name in ast.walk(target):
+                if isinstance(name, ast.Name) and re.fullmatch(r"[A-Z][A-Z_]*_(MAX|MIN)", name.id):
+                    yield f"{module.name}.{name.id}", namespace[name.id]
 
 
 def test_limits_have_the_values_of_the_documentation() -> None:
@@ -52,6 +57,36 @@ def test_limits_have_the_values_of_the_documentation() -> None:
 
 def test_every_limit_is_documented() -> None:
     """Every constant of the library that ends in _MAX or _MIN stands on the page of limits."""
-    limits = documented_limits()
-    missing = {name: value for name, value in limits_of_the_code() if name not in limits}
-    assert not missing
+    found, limits = dict(limits_of_the_code()), documented_limits()
+    assert len(found) > 30
+    assert not {name: value for name, value in found.items() if name not in limits}
+
+
+def test_pictures_stay_within_their_bounds() -> None:
+    """Each picture is whole XML, has a text for those who do not see it, and nothing of it lies outside."""
+    sys.path.insert(0, str(DOCS / "_extensions"))
+    try:
+        pictures = importlib.import_module("pictures").PICTURES
+    finally:
+        sys.path.pop(0)
+    assert len(pictures) > 5
+    for name, draw in pictures.items():
+        root = xml.etree.ElementTree.fromstring(draw().svg(draw.__doc__))
+        width, height = map(int, root.attrib["viewBox"].split()[2:])
+        assert root.attrib["aria-label"], name
+        for one in root.iter("{http://www.w3.org/2000/svg}rect"):
+            left, top, wide, high = (float(one.attrib[key]) for key in ("x", "y", "width", "height"))
+            assert 0 <= left and left + wide <= width and 0 <= top and top + high <= height, f"{name}: {one.attrib}"
+        for one in root.iter("{http://www.w3.org/2000/svg}text"):
+            # A letter of 13 pixels is less than 7.5 wide, on the whole.
+            wide = 7.5 * len(one.text or "")
+            left = float(one.attrib["x"]) - wide * {"start": 0, "middle": 0.5, "end": 1}[one.attrib["text-anchor"]]
+            assert 0 <= left and left + wide <= width and float(one.attrib["y"]) <= height, f"{name}: {one.text}"
+
+
+def test_every_picture_is_shown() -> None:
+    """Each picture that can be drawn stands on some page."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.rst"))
+    source = (DOCS / "_extensions" / "pictures.py").read_text(encoding="utf-8")
+    drawn = re.findall(r"@picture\ndef (\w+)", source)
+    assert drawn and not [name for name in drawn if f".. picture:: {name}\n" not in text]
