@@ -2,14 +2,20 @@
 
 import ast
 import importlib
+import itertools
 import pathlib
 import pkgutil
 import re
+import struct
 import sys
 import xml.etree.ElementTree
-from typing import Dict, Iterator, Tuple, Union
+from typing import Dict, Iterator, List, Sequence, Tuple, Union
+
+import pytest
 
 import persipubsub
+from persipubsub import errors, invariants, records
+from persipubsub.transaction import SubDatabases
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
 
@@ -62,6 +68,62 @@ def test_every_limit_is_documented() -> None:
     assert not {name: value for name, value in found.items() if name not in limits}
 
 
+def test_every_error_is_documented() -> None:
+    """The page of errors has an entry for each exception, and for nothing else; each says when and what to do."""
+    text = (DOCS / "errors.rst").read_text(encoding="utf-8")
+    entries = dict(re.findall(r"^(\w+Error)\n((?:    .*\n)+)", text, re.MULTILINE))
+    assert sorted(entries) == sorted(errors.__all__)
+    for name, entry in entries.items():
+        if name != "PersipubsubError":
+            assert "*When:*" in entry and "*What to do:*" in entry, name
+        for base in getattr(errors, name).__bases__:
+            if base.__module__ == "builtins" and base is not Exception:
+                assert f"Also a ``{base.__name__}``" in entry or f"Also an ``{base.__name__}``" in entry, name
+
+
+def documented_fields(title: str) -> List[Tuple[str, str, str]]:
+    """Give the rows of a table of the format: offset, bytes and field."""
+    text = (DOCS / "format.rst").read_text(encoding="utf-8")
+    table = text.split(f".. list-table:: {title}\n")[1].split("\n\n", 2)[1]
+    rows = [row.split("\n     -") for row in table.split("   * -")[2:]]
+    return [(row[0].strip(), row[1].strip(), row[2].strip(" `")) for row in rows]
+
+
+def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tuple[str, str, str]]:
+    """Give the same of a record."""
+    items = re.findall(r"\d*[A-Za-z]", layout.format)
+    sizes = [struct.calcsize(f">{item}") for item in items]
+    offsets = itertools.accumulate(sizes, initial=0)
+    assert len(sizes) == len(names)
+    return [(str(offset), str(size), name) for offset, size, name in zip(offsets, sizes, names)]
+
+
+@pytest.mark.parametrize("title, layout, names", [
+    ("header", "_HEADER", records.Header._fields),
+    ("run", "_RUN", records.Run._fields),
+    ("subscriber", "_PLACE", records.Place._fields),
+    ("key of a part", "PART_KEY", ("message_id", "number")),
+    ("key of the index", "INDEX_KEY", ("number", "message_id")),
+])
+def test_the_format_is_that_of_the_code(title: str, layout: str, names: Sequence[str]) -> None:
+    """The tables of the format have the fields of the records, in order, with their offsets and sizes."""
+    documented = documented_fields(title)
+    if title == "run":  # its first field is the key
+        assert documented[0] == ("key", "8", "first_id")
+        documented[1:] = [(str(int(offset) + 8), size, name) for offset, size, name in documented[1:]]
+        documented[0] = ("0", "8", "first_id")
+    assert documented == fields_of_the_code(getattr(records, layout), names)
+
+
+def test_every_sub_database_and_invariant_is_documented() -> None:
+    """The format has a section for each sub-database, and every invariant by its number."""
+    text = (DOCS / "format.rst").read_text(encoding="utf-8")
+    for name in SubDatabases._fields:
+        assert f"\n{name}\n~~~" in text, name
+    assert re.findall(r"^- \*\*(I\d+)\*\*", text, re.MULTILINE) == list(invariants.INVARIANTS)
+    assert f"This is format version {records.FORMAT_VERSION}," in text
+
+
 def test_pictures_stay_within_their_bounds() -> None:
     """Each picture is whole XML, has a text for those who do not see it, and nothing of it lies outside."""
     sys.path.insert(0, str(DOCS / "_extensions"))
@@ -78,8 +140,8 @@ def test_pictures_stay_within_their_bounds() -> None:
             left, top, wide, high = (float(one.attrib[key]) for key in ("x", "y", "width", "height"))
             assert 0 <= left and left + wide <= width and 0 <= top and top + high <= height, f"{name}: {one.attrib}"
         for one in root.iter("{http://www.w3.org/2000/svg}text"):
-            # A letter of 13 pixels is less than 7.5 wide, on the whole.
-            wide = 7.5 * len(one.text or "")
+            # A letter of 13 pixels is less than 8 wide, on the whole.
+            wide = 8 * len(one.text or "")
             left = float(one.attrib["x"]) - wide * {"start": 0, "middle": 0.5, "end": 1}[one.attrib["text-anchor"]]
             assert 0 <= left and left + wide <= width and float(one.attrib["y"]) <= height, f"{name}: {one.text}"
 

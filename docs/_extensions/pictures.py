@@ -84,8 +84,8 @@ def way_of_a_message() -> Drawing:
         (["writer.py", "all who send now: one transaction"], "box", "the group"),
         (["storage.py, gate.py", "open, or reopened; forks wait"], "box", "a transaction"),
         (["queue.py: put", "expire, keep the mark, append"], "box", "records"),
-        (["transaction.py, log.py, records.py", "cursors, runs, bytes"], "box", "keys and values"),
-        (["database.py", "LMDB commits: the message is there"], "store", ""),
+        (["transaction.py, log.py", "cursors, runs; records.py: bytes"], "box", "keys and values"),
+        (["database.py", "LMDB commits: it is there"], "store", ""),
     ]
     for number, (lines, kind, handed_on) in enumerate(steps):
         top = 4 + 72 * number
@@ -132,7 +132,6 @@ def _overflow(before: str, after: str, gone: List[str], last: str) -> Drawing:
     drawing.text(4, 14, before)
     ids = [str(number) for number in range(1, 7)]
     drawing.strip(4, 24, ids, ["gone" if one in gone else "kept" for one in ids], 56)
-    drawing.text(350, 43, "max_messages=6")
     drawing.text(4, 90, after)
     kept = [one for one in ids if one not in gone]
     drawing.strip(4, 100, [*kept, last], [*["kept"] * len(kept), "new"], 56)
@@ -142,13 +141,13 @@ def _overflow(before: str, after: str, gone: List[str], last: str) -> Drawing:
 @picture
 def prune_first() -> Drawing:
     """At a mark of six messages, the send of 7 removes 1, 2, 3 and 4 first; 5, 6 and 7 remain."""
-    return _overflow("The mark is reached:", "send 7: the oldest go, then 7 is added", ["1", "2", "3", "4"], "7")
+    return _overflow("max_messages=6, and six are there:", "send 7: the oldest go, then 7 is added", ["1", "2", "3", "4"], "7")
 
 
 @picture
 def prune_last() -> Drawing:
     """At a mark of six messages, the send of 7 removes 3, 4, 5 and 6 first; 1, 2 and 7 remain."""
-    return _overflow("The mark is reached:", "send 7: the latest go, then 7 is added", ["3", "4", "5", "6"], "7")
+    return _overflow("max_messages=6, and six are there:", "send 7: the latest go, then 7 is added", ["3", "4", "5", "6"], "7")
 
 
 @picture
@@ -158,7 +157,7 @@ def message_timeout() -> Drawing:
     drawing.text(4, 14, "age in seconds, message_timeout=500")
     drawing.strip(4, 24, ["900", "600", "400", "90", "2"], ["gone", "gone", "kept", "kept", "kept"], 76)
     drawing.text(4, 78, "gone, for everybody")
-    drawing.text(156, 78, "waits for whoever has not taken it")
+    drawing.text(156, 78, "wait for whoever has not taken them")
     return drawing
 
 
