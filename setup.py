@@ -17,11 +17,18 @@ def read_version() -> str:
     return match.group(1)
 
 
+def read_long_description() -> str:
+    """Read the README without what an index of packages cannot show: the pictures and links of this repository."""
+    text = (ROOT / "README.rst").read_text(encoding="utf-8")
+    text = re.sub(r"^\.\. image:: docs/.*\n(?:   .*\n)*\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"`([^`<]+?) <(?!https?:)[^>`]*>`__?", r"\1", text)
+
+
 setuptools.setup(
     name="persipubsub",
     version=read_version(),
     description="Persistent publish/subscribe queue for the processes of one machine, without a broker",
-    long_description=(ROOT / "README.rst").read_text(encoding="utf-8"),
+    long_description=read_long_description(),
     long_description_content_type="text/x-rst",
     author="The persipubsub authors",
     license="MIT",
@@ -89,6 +96,7 @@ setuptools.setup(
             "pyright[nodejs]>=1.1.400",
             "pytest>=8.4",
             "pytest-xdist>=3.6",
+            "readme-renderer>=44",
             "setuptools>=77",
             "sphinx-autodoc-typehints>=3",
             "sphinx-icontract>=2.0.3",

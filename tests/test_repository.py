@@ -1,16 +1,22 @@
 """Test what stands beside the code: README, documentation, changelog and the script of continuous integration."""
 
+import io
 import pathlib
 import re
+import runpy
 import subprocess
+import urllib.parse
+from typing import Dict
 
 import pytest
+import readme_renderer.rst
+import setuptools
 
 import persipubsub
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-DOCUMENTS = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.rst")), *sorted((ROOT / "docs").rglob("*.rst"))]
 
 
 def code_blocks(text: str, language: str) -> list[str]:
@@ -39,8 +45,8 @@ def test_python_examples_run(document: pathlib.Path, tmp_path: pathlib.Path, mon
 
 def test_readme_and_start_have_examples() -> None:
     """The search for examples finds those of the README and of the first steps."""
-    for document in [ROOT / "README.rst", ROOT / "docs" / "start.rst"]:
-        assert len(code_blocks(document.read_text(encoding="utf-8"), "python")) >= 3, document
+    for document, least in [(ROOT / "README.rst", 1), (ROOT / "docs" / "start.rst", 3)]:
+        assert len(code_blocks(document.read_text(encoding="utf-8"), "python")) >= least, document
 
 
 def test_guarantees_name_tests_that_exist() -> None:
@@ -74,3 +80,26 @@ def test_changelog_has_the_current_version() -> None:
     version = re.sub(r"\.dev\d+$", "", persipubsub.__version__)
     changelog = (ROOT / "CHANGELOG.rst").read_text(encoding="utf-8")
     assert re.search(rf"^(Unreleased \()?{re.escape(version)}\b", changelog, re.MULTILINE)
+
+
+def test_the_description_of_the_distribution_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An index of packages can show the README, and nothing in it leads to a file that is not there."""
+    given: Dict[str, str] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: given.update(arguments))
+    runpy.run_path(str(ROOT / "setup.py"))
+    complaints = io.StringIO()
+    shown = readme_renderer.rst.render(given["long_description"], stream=complaints)
+    assert shown and not complaints.getvalue()
+    targets = re.findall(r'(?:href|src)="([^"]+)"', shown)
+    assert len(targets) > 5 and not [target for target in targets if not re.match("https?://|#", target)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_have_a_form(document: pathlib.Path) -> None:
+    """Links to the outside are whole addresses, and those to files of the repository lead to a file."""
+    for target in re.findall(r"`[^`]+? <([^>`]+)>`__?", document.read_text(encoding="utf-8")):
+        parts = urllib.parse.urlsplit(target)
+        if parts.scheme:
+            assert parts.scheme in ("http", "https") and "." in parts.netloc and " " not in target, target
+        else:
+            assert (document.parent / parts.path).exists(), target
