@@ -10,9 +10,9 @@ The docstring of a picture's function is its text for those who do not see it.
 from typing import Any, Callable, Dict, List
 
 from docutils import nodes
-from docutils.parsers.rst import Directive
 from drawing import Drawing
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 PICTURES: Dict[str, Callable[[], Drawing]] = {}
 
@@ -189,7 +189,7 @@ def containers() -> Drawing:
     return drawing
 
 
-class Picture(Directive):
+class Picture(SphinxDirective):
     """Draw a picture."""
 
     required_arguments = 1
@@ -199,6 +199,8 @@ class Picture(Directive):
         function = PICTURES.get(self.arguments[0])
         if function is None or not function.__doc__:
             raise self.error(f"There is no picture {self.arguments[0]!r}; there are: {', '.join(sorted(PICTURES))}.")
+        # A page is built anew when its pictures change.
+        self.env.note_dependency(__file__)
         drawn = function().svg(" ".join(function.__doc__.split()))
         return [nodes.raw("", f'<figure class="picture">{drawn}</figure>', format="html")]
 
