@@ -97,7 +97,7 @@ def test_the_description_of_the_distribution_renders(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_have_a_form(document: pathlib.Path) -> None:
     """Links to the outside are whole addresses, and those to files of the repository lead to a file."""
-    for target in re.findall(r"`[^`]+? <([^>`]+)>`__?", document.read_text(encoding="utf-8")):
+    for target in re.findall(r"`[^`]+?\s<([^>`]+)>`__?", document.read_text(encoding="utf-8")):
         parts = urllib.parse.urlsplit(target)
         if parts.scheme:
             assert parts.scheme in ("http", "https") and "." in parts.netloc and " " not in target, target

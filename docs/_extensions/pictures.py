@@ -141,13 +141,15 @@ def _overflow(before: str, after: str, gone: List[str], last: str) -> Drawing:
 @picture
 def prune_first() -> Drawing:
     """At a mark of six messages, the send of 7 removes 1, 2, 3 and 4 first; 5, 6 and 7 remain."""
-    return _overflow("max_messages=6, and six are there:", "send 7: the oldest go, then 7 is added", ["1", "2", "3", "4"], "7")
+    return _overflow("max_messages=6, and six are there:", "send 7: the oldest go, then 7 is added",
+                     ["1", "2", "3", "4"], "7")
 
 
 @picture
 def prune_last() -> Drawing:
     """At a mark of six messages, the send of 7 removes 3, 4, 5 and 6 first; 1, 2 and 7 remain."""
-    return _overflow("max_messages=6, and six are there:", "send 7: the latest go, then 7 is added", ["3", "4", "5", "6"], "7")
+    return _overflow("max_messages=6, and six are there:", "send 7: the latest go, then 7 is added",
+                     ["3", "4", "5", "6"], "7")
 
 
 @picture
