@@ -78,6 +78,8 @@ setuptools.setup(
             "queuelib>=1.8",
             "redis>=7",
         ],
+        # For python -m tests.mutation.
+        "mutation": ["cosmic-ray>=8.7"],
         # pyicontract-lint is not here: it asks for astroid < 3 and pylint for astroid 4. precommit.py installs it.
         # setuptools is here since mypy reads its types for this file.
         "dev": [

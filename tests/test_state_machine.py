@@ -478,8 +478,17 @@ class QueueMachineInSmallSteps(QueueMachine):
 
 
 PROFILES = {
-    "": hypothesis.settings(max_examples=100, stateful_step_count=40, derandomize=True, database=None),
-    "thorough": hypothesis.settings(max_examples=2000, stateful_step_count=60),
+    "":
+    hypothesis.settings(max_examples=100, stateful_step_count=40, derandomize=True, database=None),
+    "thorough":
+    hypothesis.settings(max_examples=2000, stateful_step_count=60),
+    # For mutants, of which nobody reads the smallest example.
+    "core":
+    hypothesis.settings(max_examples=10,
+                        stateful_step_count=25,
+                        derandomize=True,
+                        database=None,
+                        phases=[hypothesis.Phase.generate]),
 }
 
 

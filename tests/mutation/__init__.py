@@ -1,0 +1,1 @@
+"""The proof that the tests bite: changes to the heart of the library which they have to notice."""
