@@ -14,7 +14,7 @@ from typing import Dict, List, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, errors, handle, writer
+from persipubsub import Durability, HighWaterMark, errors, handle, queue, writer
 from persipubsub.database import Database
 from persipubsub.transaction import Transaction
 from tests.concurrency import CONTEXT, MANY, WAIT_S, Opened, Task, by_sender, numbered, process, told, wait_until
@@ -116,6 +116,11 @@ def test_eight_processes_of_eight_threads(opened: Opened) -> None:
 # Group commit
 
 
+def test_limits_are_those_documented() -> None:
+    """A commit takes in as many messages and bytes of other threads as documented."""
+    assert (writer.GROUP_MESSAGES_MAX, writer.GROUP_BYTES_MAX) == (10_000, 64 * 1024**2)
+
+
 def test_operations_of_waiting_threads_share_one_commit(opened: Opened, transactions: List[Transaction]) -> None:
     """What 16 threads want to write while another one writes is one transaction: sends, takes and control changes."""
     opened.publisher.send(b"before")
@@ -190,11 +195,11 @@ def test_a_commit_takes_in_only_so_much(opened: Opened, transactions: List[Trans
     """A commit joins at most so many messages and bytes; what is over it goes into the next one."""
     monkeypatch.setattr(writer, bound, 10)
     with opened.writing():
-        tasks = [Task(lambda: opened.publisher.send_many([b"x"] * 4)) for _ in range(6)]
+        tasks = [Task(lambda: opened.publisher.send_many([b"x"] * 5)) for _ in range(6)]
         wait_until(lambda: opened.queued() == 6)
-    assert sorted(len(task.result()) for task in tasks) == [4] * 6
+    assert sorted(len(task.result()) for task in tasks) == [5] * 6
     assert len(transactions) == 1 + 3
-    assert opened.drain() == [b"x"] * 24
+    assert opened.drain() == [b"x"] * 30
 
 
 def test_more_than_a_commit_takes_in_goes_alone(opened: Opened, transactions: List[Transaction],
@@ -221,6 +226,42 @@ def test_an_operation_that_fails_fails_alone(opened: Opened, place: int) -> None
         tasks.pop(place).result()
     assert sorted(task.result() for task in tasks) == list(range(1, 7))
     assert sorted(opened.drain()) == [b"%d" % number for number in range(7) if number != place]
+
+
+@pytest.mark.parametrize("count, place", [(2, 0), (2, 1), (5, 0), (5, 2), (5, 4)])
+def test_an_operation_that_breaks_breaks_alone(opened: Opened, count: int, place: int) -> None:
+    """What an operation wrote before it raised something unforeseen is rolled back; the others are done once each."""
+    runs: List[Transaction] = []
+
+    def operation(txn: Transaction) -> None:
+        runs.append(txn)
+        queue.put(txn, queue.Batch([b"never"], 5, 5))
+        raise ZeroDivisionError
+
+    broken, tasks = None, []
+    with opened.writing():
+        for number in range(count):
+            if number == place:
+                broken = Task(lambda: opened.handle.change(operation))
+            else:
+                tasks.append(Task(opened.send(b"x")))
+            wait_until(lambda: opened.queued() == len(tasks) + (broken is not None))
+    assert broken is not None
+    with pytest.raises(ZeroDivisionError):
+        broken.result()
+    assert sorted(task.result() for task in tasks) == list(range(1, count))
+    assert opened.drain() == [b"x"] * (count - 1)
+    assert len(runs) == 2  # with the others, and alone
+
+
+@pytest.mark.parametrize("followers", [1, 2])
+def test_a_follower_is_woken_by_its_leader(opened: Opened, monkeypatch: pytest.MonkeyPatch, followers: int) -> None:
+    """Who waits for the commit of another thread goes on when it is there, and not when it looks again by itself."""
+    monkeypatch.setattr(writer, "WAIT_S_MAX", 2 * WAIT_S)
+    with opened.writing():
+        tasks = [Task(opened.send(b"x")) for _ in range(1 + followers)]
+        wait_until(lambda: opened.queued() == 1 + followers)
+    assert sorted(task.result() for task in tasks) == list(range(1, 2 + followers))
 
 
 def test_several_operations_that_fail(opened: Opened) -> None:

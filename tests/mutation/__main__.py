@@ -49,19 +49,19 @@ def cosmic_ray(*arguments: str, cwd: pathlib.Path) -> subprocess.CompletedProces
                           stdout=subprocess.PIPE)
 
 
-def command_of_tests() -> str:
-    """Give the command that runs the core tests in a copy of the tree."""
-    pytest = shlex.join([sys.executable, "-m", "pytest", "--assert=plain", *core.pytest_arguments()])
+def command_of_tests(module: str) -> str:
+    """Give the command that runs the tests of a module in a copy of the tree."""
+    pytest = shlex.join([sys.executable, "-m", "pytest", "--assert=plain", *core.pytest_arguments(module)])
     return f"sh -c {shlex.quote(f'ulimit -d {core.DATA_KIB_MAX}; exec {pytest}')}"
 
 
-def configuration(modules: Sequence[str], urls: Sequence[str]) -> str:
+def configuration(module: str, timeout_s: float, urls: Sequence[str]) -> str:
     """Give the configuration of cosmic-ray; JSON's strings and lists are TOML's."""
     return "\n".join([
         "[cosmic-ray]",
-        f"module-path = {json.dumps(modules)}",
-        f"timeout = {core.MUTANT_S_MAX}",
-        f"test-command = {json.dumps(command_of_tests())}",
+        f"module-path = {json.dumps(module)}",
+        f"timeout = {timeout_s:.1f}",
+        f"test-command = {json.dumps(command_of_tests(module))}",
         "excluded-modules = []",
         "[cosmic-ray.distributor]",
         'name = "http"',
@@ -73,12 +73,12 @@ def configuration(modules: Sequence[str], urls: Sequence[str]) -> str:
     ])
 
 
-def run_unmutated(tree: pathlib.Path) -> None:
-    """Run the core tests on a copy of the tree: what fails without a mutation, kills nothing."""
+def unmutated_s(module: str, tree: pathlib.Path) -> float:
+    """Run the tests of a module as it is; give how long they take. What fails without a mutation kills nothing."""
     begun = time.monotonic()
-    if subprocess.run(shlex.split(command_of_tests()), cwd=tree, check=False).returncode != 0:
-        sys.exit("The core tests fail without any mutation.")
-    print(f"The core tests took {time.monotonic() - begun:.1f} s.", flush=True)
+    if subprocess.run(shlex.split(command_of_tests(module)), cwd=tree, check=False).returncode != 0:
+        sys.exit("The tests fail without any mutation.")
+    return time.monotonic() - begun
 
 
 @contextlib.contextmanager
@@ -96,9 +96,8 @@ def workers(directory: pathlib.Path) -> Iterator[List[str]]:
                                   str(port)],
                                  cwd=tree,
                                  stdout=subprocess.DEVNULL))
-            stack.callback(worker.terminate)
+            stack.callback(worker.kill)
             urls.append(f"http://127.0.0.1:{port}")
-            run_unmutated(tree)
         yield urls
 
 
@@ -119,30 +118,32 @@ def results(session: pathlib.Path) -> List[Result]:
     return found
 
 
-def run(modules: Sequence[str], session: pathlib.Path) -> List[Result]:
-    """Try all mutants; print those that survive as they come."""
-    with workers(session.parent) as urls:
-        config = session.parent / "cosmic-ray.toml"
-        config.write_text(configuration(modules, urls), encoding="utf-8")
-        tree = session.parent / "tree0"
-        cosmic_ray("init", str(config), str(session), cwd=tree)
-        subprocess.run(
-            [sys.executable, "-m", "cosmic_ray.tools.filters.operators_filter",
-             str(session), str(config)],
-            cwd=tree,
-            check=True)
-        printed: Set[explained.Mutant] = set(explained.read())
-        with subprocess.Popen([sys.executable, "-m", "cosmic_ray.cli", "exec",
-                               str(config), str(session)], cwd=tree) as trying:
-            while trying.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    trying.wait(LOOK_S)
-                for mutant, outcome in results(session):
-                    if outcome not in ("killed", "timeout") and mutant not in printed:
-                        printed.add(mutant)
-                        print(f"{outcome}:\n{mutant}", flush=True)
-        if trying.returncode != 0:
-            sys.exit(f"cosmic-ray ended with exit status {trying.returncode}.")
+def run(module: str, urls: Sequence[str], directory: pathlib.Path) -> List[Result]:
+    """Try all mutants of a module; print those that survive as they come."""
+    tree, config, session = directory / "tree0", directory / "cosmic-ray.toml", directory / "session.sqlite"
+    tests_s = unmutated_s(module, tree)
+    print(f"{module}: its tests take {tests_s:.1f} s.", flush=True)
+    timeout_s = max(core.MUTANT_S_MIN, core.PATIENCE * tests_s)
+    config.write_text(configuration(module, timeout_s, urls), encoding="utf-8")
+    cosmic_ray("init", str(config), str(session), cwd=tree)
+    subprocess.run(
+        [sys.executable, "-m", "cosmic_ray.tools.filters.operators_filter",
+         str(session), str(config)],
+        cwd=tree,
+        check=True)
+    printed: Set[explained.Mutant] = set(explained.read())
+    with subprocess.Popen([sys.executable, "-m", "cosmic_ray.cli", "exec",
+                           str(config), str(session)], cwd=tree) as trying, contextlib.ExitStack() as stack:
+        stack.callback(trying.kill)
+        while trying.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                trying.wait(LOOK_S)
+            for mutant, outcome in results(session):
+                if outcome not in ("killed", "timeout") and mutant not in printed:
+                    printed.add(mutant)
+                    print(f"{outcome}:\n{mutant}", flush=True)
+    if trying.returncode != 0:
+        sys.exit(f"cosmic-ray ended with exit status {trying.returncode}.")
     return results(session)
 
 
@@ -172,8 +173,8 @@ def report(found: Sequence[Result]) -> bool:
 def main() -> int:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("modules", nargs="*", metavar="module", help=f"one of {', '.join(core.MODULES)}")
-    modules = parser.parse_args().modules or core.MODULES
+    parser.add_argument("modules", nargs="*", metavar="module", help=f"one of {', '.join(core.TESTS)}")
+    modules = parser.parse_args().modules or list(core.TESTS)
     # The tests need no disk, and a memory file system does not let them wait for one.
     memory = "/dev/shm"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended by SIGTERM."))  # so that no worker is left behind
@@ -184,7 +185,9 @@ def main() -> int:
         (directory / "tmp").mkdir()
         os.environ.update(TMPDIR=str(directory / "tmp"), PERSIPUBSUB_HYPOTHESIS="core")
         os.environ.pop("PYTHONPATH", None)
-        return 0 if report(run(modules, directory / "session.sqlite")) else 1
+        with workers(directory) as urls:
+            found = [result for module in modules for result in run(module, urls, directory)]
+        return 0 if report(found) else 1
 
 
 if __name__ == "__main__":
