@@ -106,6 +106,7 @@ setuptools.setup(
             "tox>=4.20",
             "twine>=6.1",
             "types-protobuf>=7.35",
+            "uvloop>=0.21",
             "yapf>=0.43",
         ],
     },

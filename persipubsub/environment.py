@@ -17,6 +17,8 @@ from persipubsub.subscriber import Subscriber
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from persipubsub.aio import AsyncPublisher, AsyncSubscriber
+    from persipubsub.bridge import Bridge
     from persipubsub.typed import Codec
 
 Path = Union[str, "os.PathLike[str]"]
@@ -67,6 +69,7 @@ class Environment:
         self._allow_remote = allow_remote
         self._closed = False
         self._handle: Optional[Handle] = None
+        self._bridge: "Optional[Bridge]" = None  # made when first needed
         self._release: Callable[[], object] = _nothing_to_release
         self._made: "weakref.WeakSet[Union[Control, Publisher[Any], Subscriber[Any]]]" = weakref.WeakSet()
 
@@ -202,6 +205,45 @@ class Environment:
         codec = typed.Codec(message_type)
         self._opened().read(lambda txn: queue.require_message_type(txn, codec.name))
         return codec
+
+    @overload
+    def new_async_publisher(self, autosync: bool = False, message_type: None = None) -> "AsyncPublisher[bytes]":
+        ...
+
+    @overload
+    def new_async_publisher(self, autosync: bool = False, *, message_type: Type[M]) -> "AsyncPublisher[M]":
+        ...
+
+    def new_async_publisher(self,
+                            autosync: bool = False,
+                            message_type: "Optional[Type[Message]]" = None) -> "AsyncPublisher[Any]":
+        """Make a publisher for tasks of asyncio. Arguments and errors are those of :meth:`new_publisher`."""
+        from persipubsub import aio  # here, since it imports asyncio
+        make: Callable[..., Publisher[Any]] = self.new_publisher
+        return aio.AsyncPublisher(make(autosync, message_type=message_type), self._bridged())
+
+    @overload
+    def new_async_subscriber(self, identifier: str, message_type: None = None) -> "AsyncSubscriber[bytes]":
+        ...
+
+    @overload
+    def new_async_subscriber(self, identifier: str, message_type: Type[M]) -> "AsyncSubscriber[M]":
+        ...
+
+    def new_async_subscriber(self,
+                             identifier: str,
+                             message_type: "Optional[Type[Message]]" = None) -> "AsyncSubscriber[Any]":
+        """Make a subscriber for tasks of asyncio. Arguments and errors are those of :meth:`new_subscriber`."""
+        from persipubsub import aio  # here, since it imports asyncio
+        make: Callable[..., Subscriber[Any]] = self.new_subscriber
+        return aio.AsyncSubscriber(make(identifier, message_type=message_type), self._bridged())
+
+    def _bridged(self) -> "Bridge":
+        """Give what all endpoints of this Environment for tasks share."""
+        from persipubsub import bridge  # here, since it imports asyncio
+        with handle.LOCK:
+            self._bridge = self._bridge or bridge.Bridge(self._opened())
+            return self._bridge
 
     def _opened(self) -> Handle:
         """Give the open queue, which all Environments of this process share; opened when first needed."""

@@ -14,7 +14,7 @@ from persipubsub.queue import Batch, Found, Sent, Subscription
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
 from persipubsub.wakeup import Wakeup
-from persipubsub.writer import Writer
+from persipubsub.writer import Outcome, Write, Writer
 
 T = TypeVar("T")
 
@@ -41,6 +41,10 @@ class Handle:
     def change(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a write transaction and bring it to the disk under either durability."""
         return self._writer.run(operation, durable=True)
+
+    def run_all(self, writes: Sequence[Write]) -> List[Outcome]:
+        """Run what many tasks want to write in as few transactions as it fits in; each succeeds or fails alone."""
+        return self._writer.run_all(writes)
 
     def copy(self, file: pathlib.Path) -> None:
         """Write a compact, consistent copy into a file that is not there."""

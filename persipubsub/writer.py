@@ -9,13 +9,14 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
 - A request's result is stored before its group commits, and whether the group has committed is told by its
   transaction: a follower whose leader was interrupted finds out by itself, and its operation runs exactly once.
 - A wake-up is a hint. Who waits looks again every second.
+- :meth:`Writer.run_all` is for threads of the library's own, which nobody interrupts.
 - No lock is held while waiting, so a signal handler that sends waits for nothing that only its own thread could give.
 """
 
 import collections
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, Optional, TypeVar
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, TypeVar
 
 from persipubsub import errors, queue
 from persipubsub.storage import Storage
@@ -39,6 +40,21 @@ _LEADER = 0
 MISTAKES = (errors.ArgumentError, errors.UnknownSubscriberError)
 
 
+class Write(NamedTuple):
+    """An operation to be run, how many messages it puts, and how many bytes."""
+
+    operation: Callable[[Transaction], Any]
+    messages: int = 0
+    size_bytes: int = 0
+
+
+class Outcome(NamedTuple):
+    """What became of an operation: its result, or its error."""
+
+    result: Any
+    error: Optional[Exception]
+
+
 class _Request:  # pylint: disable=too-many-instance-attributes  # what became of it is more than one fact
     """An operation of one thread, and what became of it."""
 
@@ -60,6 +76,12 @@ class _Request:  # pylint: disable=too-many-instance-attributes  # what became o
     def is_pending(self) -> bool:
         """Tell whether its group has ended without it, for who knows that the group has ended."""
         return not self.done and self.group is not None and not self.group.committed()
+
+    def prepare_to_wait(self) -> None:
+        """Let its thread, which calls this, be woken."""
+        self.thread = threading.get_ident()
+        self.woken = threading.Lock()
+        self.woken.acquire()  # pylint: disable=consider-using-with  # released by who wakes this thread
 
     def wake(self) -> None:
         """Have its thread look what became of it."""
@@ -170,6 +192,25 @@ class Writer:
         result: T = request.result
         return result
 
+    def run_all(self, writes: Sequence[Write]) -> List[Outcome]:
+        """Run operations in order, in as few transactions as they fit in; each succeeds or fails as if it were alone.
+
+        :param writes: what to do; it may be run more than once
+        """
+        requests = [_Request(write.operation, False, write.messages, write.size_bytes) for write in writes]
+        for request in requests:
+            request.prepare_to_wait()
+        # Whoever leads takes them in, be it another thread or this one with the first of them.
+        self._queued.extend(requests)
+        for request in requests:
+            try:
+                self._see_through(request)
+            finally:
+                self._leave(request)
+                request.group = request.led = None  # they are cycles of references
+        self._company = 1  # this is one thread
+        return [Outcome(request.result, request.error) for request in requests]
+
     def _lead(self, request: _Request) -> None:
         """Run the request, and all that others have queued meanwhile."""
         group = request.led = _Group(request, self._queued)
@@ -234,9 +275,13 @@ class Writer:
     def _follow(self, request: _Request) -> None:
         """Wait until a leader has run the request, or there is none."""
         self._storage.require_no_reentry()
-        request.woken = threading.Lock()
-        request.woken.acquire()  # pylint: disable=consider-using-with  # released by who wakes this thread
+        request.prepare_to_wait()
         self._queued.append(request)
+        self._see_through(request)
+
+    def _see_through(self, request: _Request) -> None:
+        """Wait until a queued request was run, or run it."""
+        assert request.woken is not None
         while not request.done:
             if self._leaders.setdefault(_LEADER, request) is request:
                 # The leader has gone; it may have been interrupted after it had committed.

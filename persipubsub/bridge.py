@@ -1,0 +1,377 @@
+"""Between event loops and the queue: nothing of the queue runs on a loop.
+
+- *Reading*: a thread looks into the queue, for all tasks that want to know at this moment.
+- *Writing*: another one commits what all tasks want to write at this moment, in one transaction. A loop hands its
+  writes over once in a turn of its own, so that tasks that go on together write together.
+- *Waiting*: a :class:`Watcher` sleeps until something is published, for all tasks that wait.
+
+Each of these threads is there while it has something to do, and a moment longer.
+
+No wake-up is missed. Who waits becomes known to the watcher first and looks into the queue second. The watcher announces
+that it will sleep (``arm`` in :mod:`persipubsub.wakeup`), then looks for all whom it knows, then sleeps unless something
+was published since the announcement. So for everybody there is a look after the announcement, whether they became known
+before it or later; and what is published after that look ends the sleep.
+"""
+
+import asyncio
+import collections
+import os
+import threading
+from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional, Sequence, TypeVar
+
+from persipubsub import queue, subscriber
+from persipubsub.engine import Engine, Watch
+from persipubsub.handle import Handle
+from persipubsub.queue import Batch, Found, Sent, Subscription
+from persipubsub.writer import Outcome, Write
+
+T = TypeVar("T")
+
+#: So long does a thread wait for more to do before it ends.
+IDLE_S = 0.2
+
+
+class Port:
+    """Where an event loop meets the threads: what comes back from them is handed to the loop in batches."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.outgoing: List["Job"] = []  # of this turn of the loop
+        self._arrived: Deque[Callable[[], None]] = collections.deque()
+        self._called = False  # whether the loop will see what has arrived
+
+    def post(self, callback: Callable[[], None]) -> None:
+        """Have a function called on the loop. Any thread may call this; where the loop is closed, nothing happens."""
+        self._arrived.append(callback)
+        if not self._called:
+            self._called = True
+            try:
+                self.loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:
+                self._arrived.clear()  # the loop is closed: nobody waits any more
+
+    def _deliver(self) -> None:
+        self._called = False  # before it looks: what arrives later calls again
+        while self._arrived:
+            self._arrived.popleft()()
+
+
+class Job:
+    """A write that a task waits for, and what became of it."""
+
+    outcome: Optional[Outcome] = None
+
+    def __init__(self, port: Port, write: Write) -> None:
+        self.port = port
+        self.write = write
+        self.future: "asyncio.Future[None]" = port.loop.create_future()
+        self._claim = threading.Lock()
+
+    def claim(self) -> bool:
+        """Give the job to the first who asks: a thread that runs it, or the task that withdraws it."""
+        return self._claim.acquire(blocking=False)  # pylint: disable=consider-using-with  # never released
+
+    def done(self) -> None:
+        """Wake the task. To be called on the loop."""
+        if not self.future.done():
+            self.future.set_result(None)
+
+    async def result(self, withdraws: bool) -> Any:
+        """Wait until it is decided what becomes of it, also where the task is cancelled meanwhile.
+
+        :param withdraws: whether it is withdrawn by a cancellation that comes before it has begun
+        """
+        cancelled: Optional[asyncio.CancelledError] = None
+        while self.outcome is None:
+            try:
+                await self.future
+            except asyncio.CancelledError as error:
+                if withdraws and self.claim():
+                    raise
+                cancelled = error
+                self.future = self.port.loop.create_future()  # the other one was cancelled with the task
+        if cancelled is not None:
+            raise cancelled from self.outcome.error
+        if self.outcome.error is not None:
+            raise self.outcome.error
+        return self.outcome.result
+
+
+class Look(Generic[T]):
+    """A task that waits for what a look into the queue finds."""
+
+    def __init__(self, port: Port, look: Callable[[], T], found: Callable[[T], bool] = lambda _: True) -> None:
+        """Prepare to look.
+
+        :param port: of the loop of the task
+        :param look: gives what there is; called on any thread
+        :param found: tells whether that is what the task waits for
+        """
+        self.port = port
+        self.future: "asyncio.Future[T]" = port.loop.create_future()
+        self._look = look
+        self._found = found
+
+    def run(self, final: bool) -> bool:
+        """Look, and tell whether the task has its answer.
+
+        :param final: whether it gets what there is, also if it waits for something else
+        """
+        if self.future.done():
+            return True
+        try:
+            result = self._look()
+        except Exception as error:  # pylint: disable=broad-exception-caught  # raised where the task waits
+            self.fail(error)
+            return True
+        if final or self._found(result):
+            self._post(self.future.set_result, result)
+            return True
+        return False
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error where the task waits."""
+        self._post(self.future.set_exception, error)
+
+    def _post(self, setter: Callable[[Any], None], value: object) -> None:
+
+        def run() -> None:
+            if not self.future.done():  # else it was cancelled, or another look was faster
+                setter(value)
+
+        self.port.post(run)
+
+
+class Worker(Generic[T]):
+    """A thread that handles what it is given, all that has come at one time together, as long as something comes."""
+
+    def __init__(self, name: str, handle: Callable[[List[T]], None]) -> None:
+        """Prepare the thread; it starts with its first item.
+
+        :param name: of the thread
+        :param handle: what it does with the items; it raises nothing
+        """
+        self._name = name
+        self._handle = handle
+        self._items: List[T] = []
+        self._changed = threading.Condition()
+        self._thread: Optional[threading.Thread] = None
+
+    def give(self, items: Iterable[T]) -> None:
+        """Have items handled, in the order in which they are given."""
+        with self._changed:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()  # before it has something to do: where the machine refuses, nothing has happened
+                self._thread = thread
+            self._items.extend(items)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._items and not self._changed.wait(IDLE_S) and not self._items:
+                    self._thread = None
+                    return
+                items, self._items = self._items, []
+            self._handle(items)
+
+
+class Watcher:
+    """A thread that sleeps until something is published, for all tasks that wait; it ends when none does."""
+
+    def __init__(self, watch: Callable[[float], Watch]) -> None:
+        """Prepare the thread; it starts with the first who waits.
+
+        :param watch: prepares to wait, given a bound for the sleep between two looks
+        """
+        self._watch = watch
+        self._lock = threading.Lock()
+        self._waiting: Dict[Look[Any], None] = {}
+        self._thread: Optional[threading.Thread] = None
+
+    def add(self, look: Look[Any]) -> None:
+        """Have somebody look whenever something is published, until it has its answer. To be called before it looks."""
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._run, name="persipubsub-watch", daemon=True)
+                thread.start()
+                self._thread = thread
+            self._waiting[look] = None
+
+    def discard(self, look: Look[Any]) -> None:
+        """Let somebody wait no more; anybody may call this."""
+        self._waiting.pop(look, None)
+
+    def _run(self) -> None:
+        # A bound for all: it matters only where the wait has to poll.
+        watch = self._watch(subscriber.SLEEP_S_MAX)
+        while True:
+            watch.arm()
+            with self._lock:
+                waiting = list(self._waiting)
+                if not waiting:
+                    self._thread = None
+                    return
+            for look in waiting:
+                if look.run(final=False) or look.port.loop.is_closed():
+                    self.discard(look)
+            watch.wait(subscriber.SLEEP_S_MAX)
+
+
+class _Threads:
+    """The threads of one process."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self.reading: Worker[Callable[[], object]] = Worker("persipubsub-read", _call_all)
+        self.writing: Worker[Job] = Worker("persipubsub-write", self._write)
+        self.watcher = Watcher(handle.watch)
+
+    def begin(self, look: Look[Any], final: bool) -> None:
+        """Look for a task, and have it wait if there is nothing."""
+        try:
+            if not look.run(final):
+                self.watcher.add(look)
+                # It may have been cancelled before it was added, and then nobody else would discard it.
+                if look.future.done() or look.run(final=False):
+                    self.watcher.discard(look)
+        except RuntimeError as error:  # the machine has no thread left
+            look.fail(error)
+
+    def end(self, look: Look[Any]) -> None:
+        """Have a task get what there is. To be called on its loop."""
+        try:
+            self.reading.give([lambda: look.run(final=True)])
+        except RuntimeError as error:  # the machine has no thread left
+            look.fail(error)
+
+    def _write(self, jobs: List[Job]) -> None:
+        jobs = [job for job in jobs if job.claim()]
+        if jobs:
+            for job, outcome in zip(jobs, self._handle.run_all([job.write for job in jobs])):
+                job.outcome = outcome
+                job.port.post(job.done)
+
+
+def _call_all(functions: List[Callable[[], object]]) -> None:
+    for function in functions:
+        function()
+
+
+class _Here(threading.local):
+    """The port of the loop that runs on a thread."""
+
+    port: Optional[Port] = None
+
+
+class Bridge:
+    """What the endpoints of one Environment share to serve tasks. Any number of loops and threads may use it."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._here = _Here()
+        # By process: a forked child has none of the threads of its parent, and makes its own.
+        self._threads: Dict[int, _Threads] = {}
+
+    async def write(self, write: Write, withdraws: bool) -> Any:
+        """Commit a write together with those of other tasks. When this has ended, it is decided.
+
+        :param write: the write
+        :param withdraws: whether it is withdrawn by a cancellation that comes before it has begun
+        :return: its result
+        """
+        port = self._port()
+        job = Job(port, write)
+        if not port.outgoing:
+            # After all tasks that can go on now: they may want to write, too.
+            port.loop.call_soon(self._flush, port)
+        port.outgoing.append(job)
+        return await job.result(withdraws)
+
+    def _flush(self, port: Port) -> None:
+        jobs, port.outgoing = port.outgoing, []
+        try:
+            self._own_threads().writing.give(jobs)
+        except RuntimeError as error:  # the machine has no thread left
+            for job in jobs:
+                job.outcome = Outcome(None, error)
+                job.done()
+
+    async def read(self, look: Callable[[], T]) -> T:
+        """Run a look off the loop."""
+        return await self.wait_for(look, lambda _: True, 0)
+
+    async def wait_for(self, look: Callable[[], T], found: Callable[[T], bool], timeout: Optional[float]) -> T:
+        """Look into the queue until something is found or the time is over.
+
+        :param look: gives what there is; called on any thread
+        :param found: tells whether that is something
+        :param timeout: seconds to wait; 0 looks once, None waits for ever
+        :return: what the last look gave
+        """
+        port, threads = self._port(), self._own_threads()
+        waiting = Look(port, look, found)
+        threads.reading.give([lambda: threads.begin(waiting, final=timeout == 0)])
+        timer = None if not timeout else port.loop.call_later(timeout, threads.end, waiting)
+        try:
+            return await waiting.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            threads.watcher.discard(waiting)
+
+    def _own_threads(self) -> _Threads:
+        """Give the threads of this process."""
+        pid = os.getpid()
+        return self._threads.get(pid) or self._threads.setdefault(pid, _Threads(self._handle))
+
+    def _port(self) -> Port:
+        """Give the port of the running loop."""
+        loop, port = asyncio.get_running_loop(), self._here.port
+        if port is None or port.loop is not loop:
+            port = self._here.port = Port(loop)
+        return port
+
+
+class Recorder(threading.local):
+    """The engine of endpoints whose writes are committed elsewhere: instead of writing, it notes what is to be written.
+
+    So such an endpoint checks, encodes and refuses exactly as every other. Each thread has notes of its own.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writes: List[Write] = []
+
+    def recorded(self, call: Callable[[], object]) -> List[Write]:
+        """Run a call of an endpoint and give what it wants to write."""
+        self._writes = []
+        call()
+        writes, self._writes = self._writes, []
+        return writes
+
+    def put(self, batch: Batch) -> Sent:
+        """Note messages."""
+        self._writes.append(Write(lambda txn: queue.put(txn, batch), len(batch.payloads), batch.size_bytes))
+        return Sent(range(0), True, 0)
+
+    def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
+        """Note that messages are taken."""
+        self._writes.append(Write(lambda txn: queue.take(txn, subscription, ids, skipping)))
+
+    def subscribe(self, identifier: bytes) -> Subscription:
+        """Find a subscriber, or raise UnknownSubscriberError."""
+        return self._engine.subscribe(identifier)
+
+    def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+        """Find the next messages of a subscriber without taking them."""
+        return self._engine.look(subscription, max_messages, max_bytes)
+
+    def look_at_top(self, subscription: Subscription) -> Found:
+        """Find the latest message of a subscriber without taking it."""
+        return self._engine.look_at_top(subscription)
+
+    def watch(self, longest_sleep_s: float) -> Watch:
+        """Prepare to wait; the bound holds where the wait has to poll."""
+        return self._engine.watch(longest_sleep_s)

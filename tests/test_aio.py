@@ -1,0 +1,346 @@
+"""Publishers and subscribers for tasks: what they do, how many commits and threads that takes, and on which loops."""
+
+# pylint: disable=protected-access  # the number of a transaction, no public method shows
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import threading
+from typing import Any, Awaitable, Callable, List
+
+import pytest
+import uvloop
+
+import persipubsub
+from persipubsub import Durability, Environment, HighWaterMark, errors, handle
+from persipubsub.aio import AsyncPublisher, AsyncSubscriber
+from tests.concurrency import MANY, WAIT_S, wait_until
+
+MakeEnvironment = Callable[..., Environment]
+Run = Callable[[Callable[[], Awaitable[Any]]], Any]
+MakeLoop = Callable[[], asyncio.AbstractEventLoop]
+
+TASKS = 1000
+LOOPS: List[MakeLoop] = [asyncio.new_event_loop, uvloop.new_event_loop]
+WATCH = "persipubsub-watch"
+
+
+def run_in(make_loop: MakeLoop, main: Callable[[], Awaitable[Any]]) -> Any:
+    """Run a coroutine as asyncio.run does, in a loop of some kind, with a bound of time."""
+    loop = make_loop()
+    try:
+        return loop.run_until_complete(asyncio.wait_for(main(), 2 * WAIT_S))
+    finally:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+@pytest.fixture(name="run", params=LOOPS, ids=["asyncio", "uvloop"])
+def run_fixture(request: pytest.FixtureRequest) -> Run:
+    """Give a function that runs a coroutine, once for each kind of loop."""
+    return lambda main: run_in(request.param, main)
+
+
+@pytest.fixture(name="environment")
+def environment_fixture(new_environment: MakeEnvironment) -> Environment:
+    """Set up a queue that does not wait for the disk."""
+    return new_environment("a", "b", durability=Durability.PROCESS_CRASH, high_watermark=MANY)
+
+
+def commits(environment: Environment) -> int:
+    """Give the number of the newest transaction that LMDB has committed."""
+    held = handle.acquire(environment.path)
+    try:
+        return held.read(lambda txn: txn._txn.id())
+    finally:
+        handle.release(held)
+
+
+def threads(name: str) -> int:
+    """Count the threads of a name."""
+    return sum(thread.name == name for thread in threading.enumerate())
+
+
+async def receive_one(subscriber: AsyncSubscriber[bytes], timeout: Any = None) -> Any:
+    """Receive and take a message."""
+    async with subscriber.receive(timeout=timeout) as msg:
+        return msg
+
+
+# What each method does
+
+
+def test_send_and_receive(environment: Environment, run: Run) -> None:
+    """What was sent arrives in order, is taken when the block ends, and a queue without messages gives None in time."""
+
+    async def main() -> None:
+        async with environment.new_async_publisher() as pub, environment.new_async_subscriber("a") as sub:
+            assert await pub.send(b"1") == 1
+            assert await pub.send_many([b"2", b"3"]) == range(2, 4)
+            assert await pub.send_many([]) == range(0)
+            for expected in [b"1", b"2", b"3"]:
+                assert await sub.front() == expected
+                assert await receive_one(sub) == expected
+            assert await sub.front() is None
+            assert await receive_one(sub, timeout=0) is None
+            assert await receive_one(sub, timeout=0.01) is None
+
+    run(main)
+
+
+def test_receive_many(environment: Environment, run: Run) -> None:
+    """A batch keeps its bounds and is taken in one commit."""
+
+    async def main() -> None:
+        sub = environment.new_async_subscriber("a")
+        await environment.new_async_publisher().send_many([b"1", b"22", b"333", b"4"])
+        before = commits(environment)
+        async with sub.receive_many(max_messages=2) as msgs:
+            assert msgs == [b"1", b"22"]
+        assert commits(environment) == before + 1
+        async with sub.receive_many(max_bytes=3) as msgs:
+            assert msgs == [b"333"]
+        async with sub.receive_many() as msgs:
+            assert msgs == [b"4"]
+        async with sub.receive_many(timeout=0) as msgs:
+            assert msgs == []
+
+    run(main)
+
+
+def test_receive_to_top(environment: Environment, run: Run) -> None:
+    """The latest message is given; everything up to it is taken, and what is sent during the block stays."""
+
+    async def main() -> None:
+        pub, sub = environment.new_async_publisher(), environment.new_async_subscriber("a")
+        await pub.send_many([b"1", b"2", b"3"])
+        async with sub.receive_to_top() as msg:
+            assert msg == b"3"
+            await pub.send(b"4")
+        assert await receive_one(sub) == b"4"
+        async with sub.receive_to_top(timeout=0) as msg:
+            assert msg is None
+
+    run(main)
+
+
+def test_block_that_raises(environment: Environment, run: Run) -> None:
+    """A message whose block raises comes again."""
+
+    async def main() -> None:
+        sub = environment.new_async_subscriber("a")
+        await environment.new_async_publisher().send(b"1")
+        with pytest.raises(ZeroDivisionError):
+            async with sub.receive():
+                raise ZeroDivisionError
+        assert await receive_one(sub) == b"1"
+
+    run(main)
+
+
+def test_pop(environment: Environment, run: Run) -> None:
+    """The next message is taken unread; where there is none, EmptyError says so."""
+
+    async def main() -> None:
+        sub = environment.new_async_subscriber("a")
+        await environment.new_async_publisher().send_many([b"1", b"2"])
+        await sub.pop()
+        assert await sub.front() == b"2"
+        await sub.pop()
+        with pytest.raises(errors.EmptyError):
+            await sub.pop()
+
+    run(main)
+
+
+@pytest.mark.parametrize("acknowledge_every", [1, 3])
+def test_messages(environment: Environment, run: Run, acknowledge_every: int) -> None:
+    """A loop gets all messages, ends when none comes in time, and takes those whose turn has ended when it is left."""
+
+    async def main() -> None:
+        pub, sub = environment.new_async_publisher(), environment.new_async_subscriber("a")
+        await pub.send_many([b"%d" % number for number in range(10)])
+        async with contextlib.aclosing(sub.messages(acknowledge_every=acknowledge_every)) as messages:
+            async for msg in messages:
+                if msg == b"4":
+                    break
+        assert await sub.front() == b"4"
+        assert [msg async for msg in sub.messages(timeout=0.01, acknowledge_every=acknowledge_every)
+                ] == [b"%d" % number for number in range(4, 10)]
+        assert await sub.front() is None
+
+    run(main)
+
+
+def test_messages_left_without_closing(environment: Environment, run: Run) -> None:
+    """A loop that is left by break takes what it has to a moment later, without a word about it."""
+
+    async def main() -> None:
+        sub = environment.new_async_subscriber("a")
+        await environment.new_async_publisher().send_many([b"1", b"2", b"3"])
+        async for msg in sub.messages(acknowledge_every=3):
+            if msg == b"3":
+                break
+        while await sub.front() != b"3":
+            await asyncio.sleep(0)
+
+    run(main)
+
+
+def test_messages_do_not_outlive_their_timeout(environment: Environment, run: Run,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages that expire while the loop is at those before them are not given."""
+
+    async def main() -> None:
+        environment.new_control(high_watermark=HighWaterMark(message_timeout=1))
+        sub = environment.new_async_subscriber("a")
+        await environment.new_async_publisher().send_many([b"1", b"2"])
+        later_us = persipubsub.clock.boottime_us() + 2 * 10**6
+        got = []
+        async for msg in sub.messages(timeout=0, acknowledge_every=2):
+            got.append(msg)
+            monkeypatch.setattr(persipubsub.clock, "boottime_us", lambda: later_us)
+        assert got == [b"1"]
+
+    run(main)
+
+
+# Errors
+
+
+def test_mistakes_are_found_at_once(environment: Environment, run: Run) -> None:
+    """Arguments outside their limits are refused as by the other endpoints, most of them before anything is awaited."""
+    sub = environment.new_async_subscriber("a")
+    wrong: List[Callable[[], object]] = [
+        lambda: sub.receive(timeout=-1),
+        lambda: sub.receive_to_top(timeout=float("nan")),
+        lambda: sub.receive_many(max_messages=0),
+        lambda: sub.receive_many(max_bytes=0),
+        lambda: sub.messages(acknowledge_every=0),
+        lambda: environment.new_async_subscriber(""),
+    ]
+    for call in wrong:
+        with pytest.raises(errors.ArgumentError):
+            call()
+    with pytest.raises(errors.UnknownSubscriberError):
+        environment.new_async_subscriber("nobody")
+
+    async def main() -> None:
+        pub: AsyncPublisher[Any] = environment.new_async_publisher()
+        with pytest.raises(errors.ArgumentTypeError):
+            await pub.send("text")
+        with pytest.raises(errors.ArgumentTypeError):
+            await pub.send_many(b"bytes")
+
+    run(main)
+
+
+def test_wrong_message_fails_alone(environment: Environment, run: Run) -> None:
+    """Of tasks that send in one commit, one with a message over the mark gets the error, and all others are sent."""
+
+    async def main() -> None:
+        environment.new_control(high_watermark=HighWaterMark(hwm_db_size=1024**2, max_messages=10**6))
+        pub = environment.new_async_publisher()
+        payloads = [b"%d" % number for number in range(100)]
+        payloads[50] = bytes(2 * 1024**2)
+        before = commits(environment)
+        results = await asyncio.gather(*map(pub.send, payloads), return_exceptions=True)
+        assert commits(environment) == before + 1
+        assert [number for number, result in enumerate(results)
+                if isinstance(result, errors.MessageTooLargeError)] == [50]
+        assert sorted(result for result in results if isinstance(result, int)) == list(range(1, 100))
+        del payloads[50]
+        async with environment.new_async_subscriber("a").receive_many() as msgs:
+            assert msgs == payloads
+
+    run(main)
+
+
+def test_removed_while_waiting(environment: Environment, run: Run) -> None:
+    """Who waits as a subscriber that is removed gets UnknownSubscriberError; others wait on."""
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(receive_one(environment.new_async_subscriber("a")))
+        other = asyncio.ensure_future(receive_one(environment.new_async_subscriber("b")))
+        while not threads(WATCH):
+            await asyncio.sleep(0)
+        environment.new_control().remove_subscriber("a")
+        with pytest.raises(errors.UnknownSubscriberError):
+            await waiting
+        await environment.new_async_publisher().send(b"1")
+        assert await other == b"1"
+
+    run(main)
+
+
+@pytest.mark.parametrize("closes", ["subscriber", "environment"])
+def test_closed_while_waiting(environment: Environment, run: Run, closes: str) -> None:
+    """Who waits when the subscriber or its Environment is closed gets ClosedError, and the thread that waits ends."""
+
+    async def main() -> None:
+        sub = environment.new_async_subscriber("a")
+        waiting = asyncio.ensure_future(receive_one(sub))
+        while not threads(WATCH):
+            await asyncio.sleep(0)
+        (sub if closes == "subscriber" else environment).close()
+        with pytest.raises(errors.ClosedError):
+            await waiting
+        with pytest.raises(errors.ClosedError):
+            await sub.front()
+        pub = environment.new_async_publisher() if closes == "subscriber" else None
+        if pub is not None:
+            pub.close()
+            with pytest.raises(errors.ClosedError):
+                await pub.send(b"1")
+
+    run(main)
+    wait_until(lambda: not threads(WATCH))
+
+
+# Costs
+
+
+def test_import_is_lean() -> None:
+    """Who does not use tasks does not import asyncio."""
+    code = "import sys, persipubsub; sys.exit('asyncio' in sys.modules or 'persipubsub.bridge' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT_S)
+
+
+def test_many_sends_few_commits(environment: Environment, run: Run) -> None:
+    """A thousand tasks that send at once make a commit or two, and each gets the id of its message."""
+
+    async def main() -> None:
+        pub = environment.new_async_publisher()
+        before = commits(environment)
+        ids = await asyncio.gather(*(pub.send(b"%d" % number) for number in range(TASKS)))
+        assert commits(environment) - before <= 2
+        assert ids == list(range(1, TASKS + 1))
+        async with environment.new_async_subscriber("a").receive_many() as msgs:
+            assert msgs == [b"%d" % number for number in range(TASKS)]
+
+    run(main)
+
+
+def test_many_wait_on_one_thread(new_environment: MakeEnvironment, run: Run) -> None:
+    """A thousand waiting tasks hold one thread, and each gets its message; when none waits, no thread is left."""
+    names = [f"waiter {number}" for number in range(TASKS)]
+    environment = new_environment(*names, durability=Durability.PROCESS_CRASH)
+
+    async def main() -> None:
+        before = threading.active_count()
+        waiting = [asyncio.ensure_future(receive_one(environment.new_async_subscriber(name))) for name in names]
+        while not threads(WATCH) or threading.active_count() > before + 1:
+            await asyncio.sleep(0.01)
+        await environment.new_async_publisher().send(b"1")
+        assert await asyncio.gather(*waiting) == [b"1"] * TASKS
+
+    count = threading.active_count()
+    run(main)
+    assert all(subscriber.pending == 0 for subscriber in environment.new_control().status().subscribers.values())
+    wait_until(lambda: threading.active_count() <= count)
