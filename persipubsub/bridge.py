@@ -7,14 +7,15 @@
 
 Each of these threads is there while it has something to do, and a moment longer.
 
-No wake-up is missed. Who waits becomes known to the watcher first and looks into the queue second. The watcher announces
-that it will sleep (``arm`` in :mod:`persipubsub.wakeup`), then looks for all whom it knows, then sleeps unless something
-was published since the announcement. So for everybody there is a look after the announcement, whether they became known
-before it or later; and what is published after that look ends the sleep.
+No wake-up is missed. Who waits becomes known to the watcher first and looks into the queue second. The watcher
+announces that it will sleep (``arm`` in :mod:`persipubsub.wakeup`), then looks for all whom it knows, then sleeps unless
+something was published since the announcement. So for everybody there is a look after the announcement, whether they
+became known before it or later; and what is published after that look ends the sleep.
 """
 
 import asyncio
 import collections
+import copy
 import os
 import threading
 from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional, Sequence, TypeVar
@@ -93,8 +94,15 @@ class Job:
         if cancelled is not None:
             raise cancelled from self.outcome.error
         if self.outcome.error is not None:
-            raise self.outcome.error
+            raise _own(self.outcome.error)
         return self.outcome.result
+
+
+def _own(error: Exception) -> Exception:
+    """Give a copy of an error that several tasks get: each adds where it was raised."""
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own.with_traceback(error.__traceback__)
 
 
 class Look(Generic[T]):
