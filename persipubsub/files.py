@@ -253,7 +253,7 @@ def new_queue(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
     try:
         if not use_lock.try_alone() or is_queue(path):
             raise path_error(OSError(errno.EEXIST, "Somebody else makes a queue there"), path)
-        with replaced_data_file(path, mode) as new_file:
+        with new_data_file(path, mode) as new_file:
             (path / LOCK_FILE).unlink(missing_ok=True)
             allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
             yield new_file

@@ -16,6 +16,7 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+
 @_typing.final
 class Order(_message.Message):
     """What somebody wants to have."""
@@ -28,20 +29,33 @@ class Order(_message.Message):
     number: _builtins.int
     item: _builtins.str
     pieces: _builtins.int
+
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
         item: _builtins.str = ...,
         pieces: _builtins.int = ...,
-    ) -> None: ...
+    ) -> None:
+        ...
+
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "number", b"number", "pieces", b"pieces"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool:
+        ...
+
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "number", b"number", "pieces",
+                                                     b"pieces"]  # noqa: Y015
+
+    def ClearField(self, field_name: _ClearFieldArgType) -> None:
+        ...
+
+    def WhichOneof(self, oneof_group: _Never) -> None:
+        ...
+
 
 Global___Order: _TypeAlias = Order  # noqa: Y015
+
 
 @_typing.final
 class Invoice(_message.Message):
@@ -53,16 +67,27 @@ class Invoice(_message.Message):
     CENTS_FIELD_NUMBER: _builtins.int
     order_number: _builtins.int
     cents: _builtins.int
+
     def __init__(
         self,
         *,
         order_number: _builtins.int = ...,
         cents: _builtins.int = ...,
-    ) -> None: ...
+    ) -> None:
+        ...
+
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool:
+        ...
+
     _ClearFieldArgType: _TypeAlias = _typing.Literal["cents", b"cents", "order_number", b"order_number"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    def ClearField(self, field_name: _ClearFieldArgType) -> None:
+        ...
+
+    def WhichOneof(self, oneof_group: _Never) -> None:
+        ...
+
 
 Global___Invoice: _TypeAlias = Invoice  # noqa: Y015
