@@ -373,6 +373,11 @@ def test_what_no_queue_can_have_is_refused(tmp_path: pathlib.Path) -> None:
         with pytest.raises(error, match=match):
             migrate(make_old(tmp_path / name, {}, pending, configuration), tmp_path / "new")
         assert not (tmp_path / "new").exists()
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "data.mdb").symlink_to(LEGACY / "empty" / "data.mdb")
+    with pytest.raises(errors.PathError):
+        migrate(linked, tmp_path / "new")
     with pytest.raises(errors.DamagedError, match="is no key of a message"):
         migrate(make_old(tmp_path / "keyless", {b"key": b""}, {}), tmp_path / "new")
     migrate(make_old(tmp_path / "limitless", {}, {}, dict.fromkeys(MARK, 2**64 - 1)), tmp_path / "new")
@@ -401,6 +406,19 @@ def test_the_new_directory_has_to_be_free(tmp_path: pathlib.Path) -> None:
         with pytest.raises(errors.ArgumentError, match="lies in the old one"):
             migrate(old, inside)
     assert state(old) == before
+
+
+def test_two_migrations_do_not_meet(tmp_path: pathlib.Path) -> None:
+    """While somebody makes a queue at the new path, a second migration there is an error; the first goes on."""
+    told = []
+
+    def migrate_again(*_progress: int) -> None:
+        with pytest.raises(errors.PathError, match="Somebody else makes a queue there"):
+            migrate(LEGACY / "empty", tmp_path / "new")
+        told.append(True)
+
+    migrate(LEGACY / "two-subscribers", tmp_path / "new", migrate_again)
+    assert told and set(contents(tmp_path / "new")) == {"audit", "billing"}
 
 
 @pytest.mark.damages_queues
