@@ -90,12 +90,11 @@ def documented_fields(title: str) -> List[Tuple[str, str, str]]:
 
 
 def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tuple[str, str, str]]:
-    """Give the same of a record."""
-    items = re.findall(r"\d*[A-Za-z]", layout.format)
-    sizes = [struct.calcsize(f">{item}") for item in items]
-    offsets = itertools.accumulate(sizes, initial=0)
-    assert len(sizes) == len(names)
-    return [(str(offset), str(size), name) for offset, size, name in zip(offsets, sizes, names)]
+    """Give the same of a record; names beyond its bytes are of what may follow it."""
+    sizes = [struct.calcsize(f">{item}") for item in re.findall(r"\d*[A-Za-z?]", layout.format)]
+    assert len(sizes) <= len(names)
+    return [(str(offset), str(size), name)
+            for offset, size, name in zip(itertools.accumulate(sizes, initial=0), sizes, names)]
 
 
 @pytest.mark.parametrize("title, layout, names", [
