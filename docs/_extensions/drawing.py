@@ -45,5 +45,7 @@ class Drawing:
         title = html.escape(title)
         head = ('<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
                 'orient="auto-start-reverse"><path class="head" d="M0 0L8 4L0 8z"/></marker></defs>')
+        # A line for each part, so that what a search shows of a page keeps the words apart.
+        parts = "\n".join([f"<title>{title}</title>", head, *self._parts])
         return (f'<svg class="picture" viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{title}" '
-                f'xmlns="http://www.w3.org/2000/svg"><title>{title}</title>{head}{"".join(self._parts)}</svg>')
+                f'xmlns="http://www.w3.org/2000/svg">{parts}</svg>')
