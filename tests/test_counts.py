@@ -154,19 +154,20 @@ SYNCS = ("fsync", "fdatasync", "msync", "sync_file_range")
 
 PROGRAM = """
 import sys, persipubsub
-publisher = persipubsub.new_environment(sys.argv[1]).new_publisher()
+environment = persipubsub.new_environment(sys.argv[1])
+publisher, control = environment.new_publisher(), environment.new_control()
 for _ in range(int(sys.argv[2])):
-    publisher.send(bytes(100))
+    {operation}
 """
 
 
-def system_calls(path: pathlib.Path, messages: int, report: pathlib.Path) -> Dict[str, int]:
-    """Send messages in a process of its own, and count its system calls."""
+def system_calls(path: pathlib.Path, times: int, report: pathlib.Path, operation: str) -> Dict[str, int]:
+    """Do something several times in a process of its own, and count its system calls."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
     subprocess.run([
-        "strace", "-f", "-c", "-o", report, "-e", f"trace={','.join(WRITES + SYNCS)}", sys.executable, "-c", PROGRAM,
-        path,
-        str(messages)
+        "strace", "-f", "-c", "-o", report, "-e", f"trace={','.join(WRITES + SYNCS)}", sys.executable, "-c",
+        PROGRAM.format(operation=operation), path,
+        str(times)
     ],
                    check=True,
                    env=environment)
@@ -181,6 +182,19 @@ def test_system_calls(durability: Durability, syncs: int, new_environment: MakeE
     """A durable send waits once for the disk, a relaxed one never, and either writes in five calls at most."""
     with new_environment("a", durability=durability) as environment:
         environment.new_publisher().send(bytes(100))
-    idle, busy = (system_calls(environment.path, messages, tmp_path / "strace.txt") for messages in (1, 1 + MESSAGES))
+    idle, busy = (system_calls(environment.path, messages, tmp_path / "strace.txt", "publisher.send(bytes(100))")
+                  for messages in (1, 1 + MESSAGES))
     assert sum(busy.get(name, 0) - idle.get(name, 0) for name in SYNCS) == syncs * MESSAGES
     assert sum(busy.get(name, 0) - idle.get(name, 0) for name in WRITES) <= 5 * MESSAGES
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("durability", Durability)
+def test_system_calls_of_a_change(durability: Durability, new_environment: MakeEnvironment,
+                                  tmp_path: pathlib.Path) -> None:
+    """A control change waits for the disk under either durability."""
+    with new_environment("a", durability=durability) as environment:
+        environment.new_publisher()
+    change = "control.add_subscriber(f'{sys.argv[2]} {_}')"
+    idle, busy = (system_calls(environment.path, times, tmp_path / "strace.txt", change) for times in (1, 11))
+    assert sum(busy.get(name, 0) - idle.get(name, 0) for name in SYNCS) == 10

@@ -1,5 +1,6 @@
 """Test that what can be read of a damaged queue is saved, and that compacting loses nothing."""
 
+import os
 import pathlib
 import random
 import shutil
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Set
 
 import pytest
 
@@ -136,6 +137,14 @@ def test_recover_twice_keeps_both_files(path: pathlib.Path) -> None:
     names = {recovery.recover(path).damaged_file, recovery.recover(path).damaged_file}
     assert len(names) == 2
     assert content in [name.read_bytes() for name in names]
+
+
+@pytest.mark.parametrize("work, left", [(recovery.recover, {"damaged-1.mdb"}), (compaction.compact, set())])
+def test_nothing_else_is_left(work: Callable[[pathlib.Path], object], left: Set[str], path: pathlib.Path) -> None:
+    """Beside the queue lies nothing afterwards but the damaged file, which recover keeps."""
+    before = set(os.listdir(path))
+    work(path)
+    assert set(os.listdir(path)) - before == left
 
 
 @pytest.mark.parametrize("work", [recovery.recover, compaction.compact])

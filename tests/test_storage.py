@@ -117,3 +117,17 @@ def test_the_map_of_another_process_is_adopted(new_environment: MakeEnvironment)
         assert messages == [PAYLOAD] * 200
     assert publisher.send(b"more") == 201
     assert subscriber.front() == b"more"
+
+
+# Copies
+
+
+def test_a_backup_leaves_free_pages_out(new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
+    """The copy of a queue whose messages were taken is small, and the queue's own file is as large as ever."""
+    environment = new_environment("a")
+    environment.new_publisher().send_many([PAYLOAD] * 100)
+    with environment.new_subscriber("a").receive_many(timeout=0) as messages:
+        assert len(messages) == 100
+    environment.new_control().backup(tmp_path / "copy")
+    assert (environment.path / files.DATA_FILE).stat().st_size > 100 * len(PAYLOAD)
+    assert (tmp_path / "copy" / files.DATA_FILE).stat().st_size < 5 * len(PAYLOAD)

@@ -8,9 +8,11 @@ import os
 import pathlib
 import signal
 import threading
+import time
 from multiprocessing.connection import Connection
-from typing import Dict, List, Tuple
+from typing import Deque, Dict, List, Tuple
 
+import lmdb
 import pytest
 
 import persipubsub
@@ -117,8 +119,9 @@ def test_eight_processes_of_eight_threads(opened: Opened) -> None:
 
 
 def test_limits_are_those_documented() -> None:
-    """A commit takes in as many messages and bytes of other threads as documented."""
+    """A commit takes in as many messages and bytes of other threads as documented, and no thread waits for long."""
     assert (writer.GROUP_MESSAGES_MAX, writer.GROUP_BYTES_MAX) == (10_000, 64 * 1024**2)
+    assert 0 < writer.GATHER_LOOK_S < writer.GATHER_S_MAX < 0.001 < writer.WAIT_S_MAX <= 1
 
 
 def test_operations_of_waiting_threads_share_one_commit(opened: Opened, transactions: List[Transaction]) -> None:
@@ -150,9 +153,17 @@ def test_a_durable_leader_waits_for_its_company(opened: Opened, monkeypatch: pyt
         wait_until(lambda: opened.queued() == 2)
     assert sorted(task.result() for task in company) == [1, 2]
     monkeypatch.setattr(writer, "GATHER_S_MAX", WAIT_S)
+    gathering, sleep = threading.Event(), time.sleep
+
+    def noting_sleep(seconds: float) -> None:
+        if seconds == writer.GATHER_LOOK_S:
+            gathering.set()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", noting_sleep)
     del transactions[:]
     leader = Task(opened.send(b"x"))
-    wait_until(opened.is_led)
+    assert gathering.wait(WAIT_S)
     follower = Task(opened.send(b"x"))
     assert (leader.result(), follower.result()) == (3, 4)
     assert len(transactions) == 1
@@ -254,6 +265,39 @@ def test_an_operation_that_breaks_breaks_alone(opened: Opened, count: int, place
     assert len(runs) == 2  # with the others, and alone
 
 
+def test_an_operation_that_breaks_alone_is_not_repeated(opened: Opened) -> None:
+    """Where nobody else's operation was in the transaction, the one that broke is not run again."""
+    runs: List[Transaction] = []
+
+    def operation(txn: Transaction) -> None:
+        runs.append(txn)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        opened.handle.change(operation)
+    assert len(runs) == 1
+
+
+def test_a_commit_that_fails_fails_for_all(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where LMDB fails to commit, everybody who shares the commit is told so, and nothing is done again behind them."""
+    commit, commits = Transaction.commit, itertools.count()
+
+    def failing_commit(self: Transaction) -> None:
+        if next(commits) == 1:
+            raise lmdb.DiskError("the disk broke")
+        commit(self)
+
+    monkeypatch.setattr(Transaction, "commit", failing_commit)
+    with opened.writing():
+        tasks = [Task(opened.send(b"x")) for _ in range(3)]
+        wait_until(lambda: opened.queued() == 3)
+    for task in tasks:
+        with pytest.raises(errors.StorageError, match="the disk broke"):
+            task.result()
+    assert opened.drain() == []
+    assert opened.publisher.send(b"x") == 1
+
+
 @pytest.mark.parametrize("followers", [1, 2])
 def test_a_follower_is_woken_by_its_leader(opened: Opened, monkeypatch: pytest.MonkeyPatch, followers: int) -> None:
     """Who waits for the commit of another thread goes on when it is there, and not when it looks again by itself."""
@@ -262,6 +306,20 @@ def test_a_follower_is_woken_by_its_leader(opened: Opened, monkeypatch: pytest.M
         tasks = [Task(opened.send(b"x")) for _ in range(1 + followers)]
         wait_until(lambda: opened.queued() == 1 + followers)
     assert sorted(task.result() for task in tasks) == list(range(1, 2 + followers))
+
+
+class Emptied(Deque[object]):
+    """A queue from which somebody takes itself out between a look at its length and the next step."""
+
+    def __len__(self) -> int:
+        return super().__len__() + 1
+
+
+def test_a_thread_that_takes_itself_out(opened: Opened) -> None:
+    """A thread that is interrupted, and so takes itself out of the queue at any moment, does not harm the leader."""
+    opened.handle._writer._queued = Emptied()  # type: ignore[assignment]  # of requests
+    assert [opened.publisher.send(b"x") for _ in range(3)] == [1, 2, 3]
+    assert opened.drain() == [b"x"] * 3
 
 
 def test_several_operations_that_fail(opened: Opened) -> None:

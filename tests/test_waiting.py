@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Tuple
 
 import pytest
 
@@ -98,6 +98,33 @@ class Waiting:
         """Wait for the end; give the time from a moment to it."""
         self.result()
         return self._ended_s - start_s
+
+
+# Publications
+
+CHANGES: Dict[str, Tuple[bool, Callable[[Environment], object]]] = {
+    "send": (True, lambda environment: environment.new_publisher().send(b"2")),
+    "send_many": (True, lambda environment: environment.new_publisher().send_many([b"2", b"3"])),
+    "remove": (True, lambda environment: environment.new_control().remove_subscriber("b")),
+    "clear": (True, lambda environment: environment.new_control().clear_all_subscribers()),
+    "take": (False, lambda environment: environment.new_subscriber("a").pop()),
+    "add": (False, lambda environment: environment.new_control().add_subscriber("c")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_published(change: str, new_environment: MakeEnvironment) -> None:
+    """What somebody may wait for, a message or the end of a subscriber, is published; other changes wake nobody."""
+    environment = new_environment("a", "b", durability=Durability.PROCESS_CRASH)
+    publishes, make = CHANGES[change]
+
+    def published() -> bytes:
+        return (environment.path / "wakeup").read_bytes()[:4]
+
+    environment.new_publisher().send(b"1")
+    before = published()
+    make(environment)
+    assert (published() != before) == publishes
 
 
 # Many

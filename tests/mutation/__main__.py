@@ -120,7 +120,8 @@ def results(session: pathlib.Path) -> List[Result]:
 
 def run(module: str, urls: Sequence[str], directory: pathlib.Path) -> List[Result]:
     """Try all mutants of a module; print those that survive as they come."""
-    tree, config, session = directory / "tree0", directory / "cosmic-ray.toml", directory / "session.sqlite"
+    tree, config = directory / "tree0", directory / "cosmic-ray.toml"
+    session = directory / f"{pathlib.Path(module).stem}.sqlite"
     tests_s = unmutated_s(module, tree)
     print(f"{module}: its tests take {tests_s:.1f} s.", flush=True)
     timeout_s = max(core.MUTANT_S_MIN, core.PATIENCE * tests_s)
