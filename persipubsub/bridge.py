@@ -8,9 +8,9 @@
 Each of these threads is there while it has something to do, and a moment longer.
 
 No wake-up is missed. Who waits becomes known to the watcher first and looks into the queue second. The watcher
-announces that it will sleep (``arm`` in :mod:`persipubsub.wakeup`), then looks for all whom it knows, then sleeps unless
-something was published since the announcement. So for everybody there is a look after the announcement, whether they
-became known before it or later; and what is published after that look ends the sleep.
+announces that it will sleep (``arm`` in :mod:`persipubsub.wakeup`), then looks for all whom it knows, then sleeps
+unless something was published since the announcement. So for everybody there is a look after the announcement, whether
+they became known before it or later; and what is published after that look ends the sleep.
 """
 
 import asyncio

@@ -4,18 +4,24 @@
 
 import asyncio
 import contextlib
+import itertools
+import multiprocessing
+import pickle
+import shutil
 import subprocess
 import sys
 import threading
-from typing import Any, Awaitable, Callable, List
+import time
+from typing import Any, Awaitable, Callable, List, Set
 
 import pytest
 import uvloop
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, errors, handle
+from persipubsub import Durability, Environment, HighWaterMark, errors, handle, subscriber
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
-from tests.concurrency import MANY, WAIT_S, wait_until
+from tests.concurrency import MANY, WAIT_S, Task, by_sender, wait_until
+from tests.test_io_errors import outcomes
 
 MakeEnvironment = Callable[..., Environment]
 Run = Callable[[Callable[[], Awaitable[Any]]], Any]
@@ -23,14 +29,13 @@ MakeLoop = Callable[[], asyncio.AbstractEventLoop]
 
 TASKS = 1000
 LOOPS: List[MakeLoop] = [asyncio.new_event_loop, uvloop.new_event_loop]
-WATCH = "persipubsub-watch"
 
 
 def run_in(make_loop: MakeLoop, main: Callable[[], Awaitable[Any]]) -> Any:
     """Run a coroutine as asyncio.run does, in a loop of some kind, with a bound of time."""
     loop = make_loop()
     try:
-        return loop.run_until_complete(asyncio.wait_for(main(), 2 * WAIT_S))
+        return loop.run_until_complete(asyncio.wait_for(main(), WAIT_S))
     finally:
         left = asyncio.all_tasks(loop)
         for task in left:
@@ -62,9 +67,15 @@ def commits(environment: Environment) -> int:
         handle.release(held)
 
 
-def threads(name: str) -> int:
-    """Count the threads of a name."""
-    return sum(thread.name == name for thread in threading.enumerate())
+def watch_threads() -> int:
+    """Count the threads that sleep until something is published."""
+    return sum(thread.name == "persipubsub-watch" for thread in threading.enumerate())
+
+
+async def until_waiting(environment: Environment, count: int) -> None:
+    """Let others go on until so many tasks wait for a message."""
+    while len(environment._bridged()._own_threads().watcher._waiting) < count:
+        await asyncio.sleep(0.001)
 
 
 async def receive_one(subscriber: AsyncSubscriber[bytes], timeout: Any = None) -> Any:
@@ -268,8 +279,7 @@ def test_removed_while_waiting(environment: Environment, run: Run) -> None:
     async def main() -> None:
         waiting = asyncio.ensure_future(receive_one(environment.new_async_subscriber("a")))
         other = asyncio.ensure_future(receive_one(environment.new_async_subscriber("b")))
-        while not threads(WATCH):
-            await asyncio.sleep(0)
+        await until_waiting(environment, 2)
         environment.new_control().remove_subscriber("a")
         with pytest.raises(errors.UnknownSubscriberError):
             await waiting
@@ -286,8 +296,7 @@ def test_closed_while_waiting(environment: Environment, run: Run, closes: str) -
     async def main() -> None:
         sub = environment.new_async_subscriber("a")
         waiting = asyncio.ensure_future(receive_one(sub))
-        while not threads(WATCH):
-            await asyncio.sleep(0)
+        await until_waiting(environment, 1)
         (sub if closes == "subscriber" else environment).close()
         with pytest.raises(errors.ClosedError):
             await waiting
@@ -300,7 +309,7 @@ def test_closed_while_waiting(environment: Environment, run: Run, closes: str) -
                 await pub.send(b"1")
 
     run(main)
-    wait_until(lambda: not threads(WATCH))
+    wait_until(lambda: not watch_threads())
 
 
 # Costs
@@ -333,10 +342,13 @@ def test_many_wait_on_one_thread(new_environment: MakeEnvironment, run: Run) -> 
     environment = new_environment(*names, durability=Durability.PROCESS_CRASH)
 
     async def main() -> None:
+        wait_until(lambda: not watch_threads())
         before = threading.active_count()
         waiting = [asyncio.ensure_future(receive_one(environment.new_async_subscriber(name))) for name in names]
-        while not threads(WATCH) or threading.active_count() > before + 1:
+        await until_waiting(environment, TASKS)
+        while threading.active_count() > before + 1:
             await asyncio.sleep(0.01)
+        assert watch_threads() == 1
         await environment.new_async_publisher().send(b"1")
         assert await asyncio.gather(*waiting) == [b"1"] * TASKS
 
@@ -344,3 +356,237 @@ def test_many_wait_on_one_thread(new_environment: MakeEnvironment, run: Run) -> 
     run(main)
     assert all(subscriber.pending == 0 for subscriber in environment.new_control().status().subscribers.values())
     wait_until(lambda: threading.active_count() <= count)
+
+
+# Waiting
+
+
+def test_no_wakeup_is_missed(environment: Environment, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only wake-ups end the waits here, and whatever the moment at which a message is sent, its receiver gets it."""
+    monkeypatch.setattr(subscriber, "SLEEP_S_MAX", 10 * WAIT_S)
+    rounds = 500
+
+    def answer() -> None:
+        pub, sub = environment.new_publisher(), environment.new_subscriber("b")
+        for msg in sub.messages(timeout=WAIT_S):
+            if msg == b"end":
+                return
+            if msg == b"question":
+                pub.send(b"answer")
+
+    async def main() -> None:
+        pub, sub = environment.new_async_publisher(), environment.new_async_subscriber("a")
+        task = Task(answer)
+        for _ in range(rounds):
+            await pub.send(b"question")
+            for expected in (b"question", b"answer"):
+                assert await receive_one(sub, timeout=WAIT_S) == expected
+        await pub.send(b"end")
+        task.result()
+
+    run(main)
+
+
+def test_waiting_costs_nothing(new_environment: MakeEnvironment, run: Run) -> None:
+    """A hundred tasks that wait use next to no processor time."""
+    names = [f"waiter {number}" for number in range(100)]
+    environment = new_environment(*names, durability=Durability.PROCESS_CRASH)
+
+    async def main() -> None:
+        waiting = [asyncio.ensure_future(receive_one(environment.new_async_subscriber(name))) for name in names]
+        await until_waiting(environment, len(names))
+        start_s = time.process_time()
+        await asyncio.sleep(1)
+        assert time.process_time() - start_s < 0.1
+        await environment.new_async_publisher().send(b"1")
+        assert await asyncio.gather(*waiting) == [b"1"] * 100
+
+    run(main)
+
+
+def test_loop_that_is_closed_while_a_task_waits(environment: Environment, run: Run) -> None:
+    """Of a loop that is closed under its tasks nothing is left: the thread ends, and what was being sent is sent."""
+    abandoned: List[Any] = []
+
+    async def abandon() -> None:
+        abandoned.append(asyncio.ensure_future(receive_one(environment.new_async_subscriber("b"))))
+        await until_waiting(environment, 1)
+        abandoned.append(asyncio.ensure_future(environment.new_async_publisher().send(b"1")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        assert await receive_one(environment.new_async_subscriber("a")) == b"1"
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(abandon())
+    loop.close()
+    wait_until(lambda: not watch_threads())
+    run(main)
+    for task in abandoned:
+        task._log_destroy_pending = False  # asyncio would complain, rightly
+        task.get_coro().close()
+
+
+# Threads, processes, forks
+
+
+def test_two_loops(environment: Environment) -> None:
+    """Loops in threads of their own use one Environment, one publisher and one subscriber at the same time."""
+    pub = environment.new_async_publisher()
+    subs = [environment.new_async_subscriber(name) for name in ("a", "b")]
+    count = 300
+
+    async def work(number: int) -> List[bytes]:
+        sends = [asyncio.ensure_future(pub.send(b"%d:%d" % (number, index))) for index in range(count)]
+        got: List[bytes] = []
+        async for msg in subs[number].messages(acknowledge_every=10):
+            got.append(msg)
+            if len(got) == 2 * count:
+                break
+        await asyncio.gather(*sends)
+        return got
+
+    tasks = [
+        Task(lambda number=number, make=make: run_in(make, lambda: work(number)))  # type: ignore[misc]  # defaults
+        for number, make in enumerate(LOOPS)
+    ]
+    got = tasks[0].result()
+    assert tasks[1].result() == got
+    assert by_sender(got) == {str(number): [b"%d:%d" % (number, index) for index in range(count)] for number in (0, 1)}
+
+
+def use_inherited(pub: AsyncPublisher[bytes], sub: AsyncSubscriber[bytes]) -> None:
+    """Use what was inherited or unpickled: the main function of a process."""
+
+    async def main() -> None:
+        await pub.send(b"child")
+        assert await receive_one(sub, timeout=WAIT_S) is not None
+
+    run_in(asyncio.new_event_loop, main)
+
+
+@pytest.mark.usefixtures("patient_forks")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_child_process(environment: Environment, run: Run, method: str) -> None:
+    """A child that is made while tasks of its parent wait uses the same objects, with threads of its own."""
+    context: Any = multiprocessing.get_context(method)
+
+    async def main() -> None:
+        pub, sub = environment.new_async_publisher(), environment.new_async_subscriber("a")
+        waiting = asyncio.ensure_future(receive_one(sub))
+        await until_waiting(environment, 1)
+        child = context.Process(target=use_inherited, args=(pub, environment.new_async_subscriber("b")))
+        child.start()
+        assert await waiting == b"child"
+        while child.is_alive():
+            await asyncio.sleep(0.01)
+        assert child.exitcode == 0
+        await pub.send(b"parent")
+        assert await receive_one(sub) == b"parent"
+
+    run(main)
+
+
+def test_pickled(environment: Environment, run: Run) -> None:
+    """Endpoints can be pickled, and tell what they are."""
+    pub, sub = environment.new_async_publisher(autosync=True), environment.new_async_subscriber("a")
+    assert repr(pub).startswith("<AsyncPublisher of ")
+    assert repr(sub).startswith("<AsyncSubscriber 'a' of ")
+
+    async def main() -> None:
+        assert await pickle.loads(pickle.dumps(pub)).send_many([b"1", b"2"]) == [1, 2]
+        other = pickle.loads(pickle.dumps(sub))
+        assert other.identifier == "a"
+        assert await receive_one(other) == b"1"
+
+    run(main)
+
+
+# What the endpoints share with the others
+
+
+def test_autosync(environment: Environment, run: Run) -> None:
+    """With autosync each message of a batch has a commit of its own, and an error leaves those before it sent."""
+
+    async def main() -> None:
+        environment.new_control(high_watermark=HighWaterMark(hwm_db_size=1000_000))
+        pub = environment.new_async_publisher(autosync=True)
+        before = commits(environment)
+        assert await pub.send_many([b"1", b"2"]) == [1, 2]
+        assert commits(environment) == before + 2
+        with pytest.raises(errors.MessageTooLargeError):
+            await pub.send_many([b"3", bytes(2000_000), b"4"])
+        async with environment.new_async_subscriber("a").receive_many() as msgs:
+            assert msgs == [b"1", b"2", b"3"]
+
+    run(main)
+
+
+def test_warnings(new_environment: MakeEnvironment, run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Who sends into a queue without subscribers is warned once."""
+    environment = new_environment(durability=Durability.PROCESS_CRASH)
+
+    async def main() -> None:
+        pub = environment.new_async_publisher()
+        await asyncio.gather(pub.send(b"1"), pub.send(b"2"))
+
+    run(main)
+    assert len([record for record in caplog.records if "has no subscribers" in record.message]) == 1
+
+
+@pytest.mark.parametrize("threads_that_may_start", [0, 1])
+def test_machine_without_threads(environment: Environment, run: Run, monkeypatch: pytest.MonkeyPatch,
+                                 threads_that_may_start: int) -> None:
+    """Where no thread can be started, who needs one gets the error of Python, and the next use works."""
+    start, started = threading.Thread.start, itertools.count()
+
+    def refuse(thread: threading.Thread) -> None:
+        if next(started) >= threads_that_may_start:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def main() -> None:
+        pub, sub = environment.new_async_publisher(), environment.new_async_subscriber("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await receive_one(sub, timeout=1)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await pub.send(b"1")
+        assert await pub.send(b"2") == 1
+        assert await receive_one(sub) == b"2"
+
+    run(main)
+
+
+IO_ERROR_PROGRAM = """
+import asyncio, sys
+import persipubsub
+async def main():
+    publisher = persipubsub.new_environment(sys.argv[1]).new_async_publisher()
+    for name in ("first", "second", "third"):
+        sends = (publisher.send(b"%s %d" % (name.encode(), number)) for number in range(3))
+        print(name, *(type(result).__name__ for result in await asyncio.gather(*sends, return_exceptions=True)))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_io_error_in_a_commit_of_many(new_environment: MakeEnvironment) -> None:
+    """After an I/O error in a commit all of its senders learn the same: all failed, or nobody knows; the next works."""
+    seen: Set[str] = set()
+    for number in range(1, 5):
+        environment = new_environment("a", name=str(number))
+        environment.close()
+        found = outcomes(environment.path, f"pwrite64:error=EIO:when={number}", IO_ERROR_PROGRAM)
+        with new_environment("a", name=str(number)) as reopened:
+            stored = [msg.decode() for msg in reopened.new_subscriber("a").messages(timeout=0)]
+        for name, *results in found:
+            [result] = set(results)
+            seen.add(result)
+            there = [msg for msg in stored if msg.startswith(name)]
+            assert there in [[], [f"{name} {index}" for index in range(3)]]
+            assert result == "CommitUnknownError" or bool(there) == (result == "int")
+        assert len([results for _, *results in found if results == ["int"] * 3]) >= 2
+    assert "CommitUnknownError" in seen

@@ -302,7 +302,7 @@ async def cancel_at_random(rng: random.Random, tasks: List[Cancelled]) -> AsyncI
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("make_loop", LOOPS, ids=["asyncio", "uvloop"])
 def test_cancelled_at_random(opened: Opened, make_loop: MakeLoop, seed: int) -> None:
-    """Tasks cancelled at random lose no message, take none that they have not handled, and none comes twice."""
+    """Tasks cancelled at random lose no message, take none that they have not handled, and get none twice."""
     rng = random.Random(seed)
     senders: List[Sender] = []
     consumers: List[Consumer] = []
@@ -311,7 +311,8 @@ def test_cancelled_at_random(opened: Opened, make_loop: MakeLoop, seed: int) -> 
         environment = opened.environment
         senders.extend(Sender(environment.new_async_publisher(), rng, str(name)) for name in range(SENDERS))
         consumers.extend(Consumer(environment.new_async_subscriber(name), rng) for name in ("a", "b"))
-        tasks = [Cancelled(step) for step in [*(one.step for one in senders), *(one.step for one in consumers)]]
+        steps = [*(sender.step for sender in senders), *(consumer.step for consumer in consumers)]
+        tasks = list(map(Cancelled, steps))
         async for _ in cancel_at_random(rng, tasks):
             pass
         assert sum(task.cancellations for task in tasks) > STEPS / 4

@@ -29,12 +29,12 @@ for name in ("first", "second", "third"):
 """
 
 
-def outcomes(path: pathlib.Path, injection: str) -> List[List[str]]:
-    """Send in a process into which one error is injected; give the names of what was sent and what came of it."""
+def outcomes(path: pathlib.Path, injection: str, program: str = PROGRAM) -> List[List[str]]:
+    """Run a program into which one error is injected; give what it tells: names of what was sent, what came of it."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
     done = subprocess.run([
         "strace", "-qq", "-f", "-o", "/dev/null", "-P", path / "data.mdb", "-e", f"inject={injection}", sys.executable,
-        "-c", PROGRAM, path
+        "-c", program, path
     ],
                           env=environment,
                           stdout=subprocess.PIPE,
