@@ -194,7 +194,7 @@ class AsyncSubscriber(Generic[Msg]):
             found = receipt._found
             if not msgs or found is None:
                 return
-            finished = 0
+            finished, ids = 0, found.ids
             try:
                 for number, msg in enumerate(msgs, 1):
                     if clock.boottime_us() > found.expires_us:
@@ -203,7 +203,7 @@ class AsyncSubscriber(Generic[Msg]):
                     finished = number
             finally:
                 if finished:
-                    await self._take(lambda: self._subscriber._take(found.ids[:finished]))
+                    await self._take(lambda: self._subscriber._take(ids[:finished]))
 
     async def front(self) -> Optional[Msg]:
         """Look at the next message without taking it; None if there is none.

@@ -1,6 +1,7 @@
 """The verb ``top``: watch queues."""
 
 import contextlib
+import io
 import os
 import select
 import signal
@@ -39,7 +40,7 @@ def top(paths: Tuple[str, ...], interval: float) -> None:
     Where standard output is no terminal, two looks are taken, and what they show is written once.
     """
     # What the characters of the terminal lack is no reason to fail.
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     histories = [History(path) for path in dict.fromkeys(paths)]
     if sys.stdout.isatty():
