@@ -178,6 +178,21 @@ def test_dead_readers_are_cleared_at_open(new_environment: MakeEnvironment, star
     assert start(count_stale_readers, environment.path).told() == 0
 
 
+@pytest.mark.parametrize("grown_pages, looks", [(-1, False), (63, False), (64, True), (65, True), (1000, True)])
+def test_dead_readers_are_looked_for_once_the_file_has_grown(grown_pages: int, looks: bool,
+                                                             new_environment: MakeEnvironment) -> None:
+    """Since looking takes long where there are many processes, it waits until the file has grown by 256 KiB."""
+    environment = new_environment("a")
+    run_cycles(environment, 1)
+    opened = handle.acquire(environment.path)
+    present = opened._storage._database
+    assert present is not None
+    before = present._pages_at_check = present._pages() - grown_pages
+    present.clear_stale_readers_if_grown()
+    assert present._pages_at_check == (present._pages() if looks else before)
+    handle.release(opened)
+
+
 # A full table
 
 
@@ -253,6 +268,10 @@ def test_one_reader_too_many_in_a_process(new_environment: MakeEnvironment, star
     assert filling.told() == database.MAX_READERS
     with pytest.raises(errors.ReadersFullError, match="Use fewer processes"):
         environment.new_subscriber("a")
+    opened = handle.acquire(environment.path)
+    present = opened._storage._database
+    assert present is not None and not present.gave_up()
+    handle.release(opened)
     publisher.send(b"sent as well")
     filling.connection.send("close")
     assert filling.told() == "closed"

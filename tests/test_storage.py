@@ -66,6 +66,7 @@ def map_bytes(path: pathlib.Path) -> int:
 
 @pytest.mark.parametrize("hwm_db_size, map_size", [
     (SMALL_MAP_BYTES // 4, SMALL_MAP_BYTES),
+    (SMALL_MAP_BYTES * 3 // 4, SMALL_MAP_BYTES),
     (SMALL_MAP_BYTES * 9 // 10, SMALL_MAP_BYTES * 9 // 8),
     (SMALL_MAP_BYTES * 4, SMALL_MAP_BYTES * 5),
 ])
@@ -99,7 +100,8 @@ def test_the_lock_file_is_as_large_as_lmdb_makes_it(new_environment: MakeEnviron
 
 def _send_much(path: pathlib.Path, done: "Connection[int, int]") -> None:
     with persipubsub.new_environment(path) as environment:
-        done.send(len(environment.new_publisher().send_many([PAYLOAD] * 200)))
+        environment.new_publisher().send_many([PAYLOAD] * 200)
+        done.send(map_bytes(path))
 
 
 def test_the_map_of_another_process_is_adopted(new_environment: MakeEnvironment) -> None:
@@ -111,10 +113,12 @@ def test_the_map_of_another_process_is_adopted(new_environment: MakeEnvironment)
     ours, theirs = context.Pipe()
     process = context.Process(target=_send_much, args=(environment.path, theirs))
     process.start()
-    assert ours.recv() == 200
+    theirs_bytes = ours.recv()
     process.join()
+    assert map_bytes(environment.path) < theirs_bytes
     with subscriber.receive_many(timeout=0) as messages:
         assert messages == [PAYLOAD] * 200
+    assert map_bytes(environment.path) == theirs_bytes
     assert publisher.send(b"more") == 201
     assert subscriber.front() == b"more"
 

@@ -48,6 +48,7 @@ TESTS = {
         "tests/test_errors.py::test_modes",
         "tests/test_errors.py::test_no_permission",
         "tests/test_stale_readers.py",
+        "tests/test_io_errors.py::test_an_error_at_any_call[EIO-pwrite64-Durability.POWER_LOSS]",
         "tests/test_process_limits.py::test_the_same_pid_in_two_pid_namespaces",
         "tests/test_damage.py",
         "tests/test_api.py::test_backup",
