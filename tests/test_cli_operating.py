@@ -50,6 +50,16 @@ def test_status_tells_who_lags(path: pathlib.Path) -> None:
     assert pending == {"audit": 3, "billing": 2}
 
 
+def test_status_tells_the_message_type(path: pathlib.Path) -> None:
+    """Text and JSON tell to which message type a queue is bound, and JSON also that it is bound to none."""
+    assert json.loads(run("status", "--json", path).stdout)[0]["message_type"] is None
+    assert "type" not in run("status", path).stdout.split()
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control(message_type="shop.Order")
+    assert ["type", "shop.Order"] in [line.split() for line in run("status", path).stdout.splitlines()]
+    assert json.loads(run("status", "--json", path).stdout)[0]["message_type"] == "shop.Order"
+
+
 @pytest.mark.parametrize(
     "verb", [["status"], ["prune"], ["clear", "--yes"], ["subscriber", "list"], ["set", "--max-messages", "1"]])
 def test_a_mistyped_path_makes_no_queue(tmp_path: pathlib.Path, verb: "list[str]") -> None:

@@ -1,16 +1,20 @@
 """Protobuf messages: every call gives them, what is none stays, and a queue may be bound to one type."""
 
+import itertools
 import json
 import pathlib
 import pickle
 import re
 import subprocess
 import sys
-from typing import Any, Callable, ContextManager, List
+import tempfile
+from typing import Any, Callable, ContextManager, List, Optional
 
+import hypothesis
 import pytest
 from google.protobuf import struct_pb2, wrappers_pb2
 from google.protobuf.message import Message
+from hypothesis import strategies as st
 
 import persipubsub
 from persipubsub import Durability, Environment, HighWaterMark, compaction, errors, files, recovery, typed
@@ -223,6 +227,34 @@ def test_a_loop_takes_what_was_finished_before_what_is_no_message(acknowledge_ev
     assert environment.new_control().status().subscribers["a"].next_id == 4
     subscriber.pop()
     assert list(subscriber.messages(timeout=0, acknowledge_every=acknowledge_every)) == ORDERS[3:]
+
+
+@hypothesis.settings(deadline=None, max_examples=25)
+@hypothesis.given(st.lists(st.one_of(st.integers(-2**63, 2**63 - 1), st.none()), max_size=20),
+                  st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans())
+def test_any_mixture_is_worked_off(sent: List[Optional[int]], at_most: List[int], by_batches: bool) -> None:
+    """Who takes what is no message by pop gets each message once and in order, by batches or by loops."""
+    with tempfile.TemporaryDirectory() as directory, persipubsub.new_environment(directory) as environment:
+        control = environment.new_control(["a"], durability=Durability.PROCESS_CRASH)
+        send_all(environment, *(NO_MESSAGE if number is None else Order(number=number) for number in sent))
+        subscriber = environment.new_subscriber("a", message_type=Order)
+        received: List[Optional[int]] = []
+        for count in itertools.cycle(at_most):
+            try:
+                if by_batches:
+                    with subscriber.receive_many(count, timeout=0) as orders:
+                        received += [order.number for order in orders]
+                else:
+                    for order in subscriber.messages(timeout=0, acknowledge_every=count):
+                        received.append(order.number)
+            except errors.DecodeError as error:
+                assert error.message_id == len(received) + 1
+                received.append(None)
+                subscriber.pop()
+            if not control.status().messages:
+                break
+        assert received == sent
+        assert control.check() == ()
 
 
 def test_to_the_top_goes_over_what_is_no_message(environment: Environment) -> None:
