@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import itertools
 import pathlib
-from typing import Any, Callable, Generic, Iterable, Iterator, List, Type, TypeVar, Union
+from typing import Any, Callable, Generic, Iterable, Iterator, List, Type, TypeVar
 
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, EncodeError, Message
@@ -115,13 +115,11 @@ class Codec(Generic[M]):
         return Found(found.ids[:len(messages)], messages, found.expired, found.expires_us)
 
 
-def full_name(message_type: Union[Type[Message], str]) -> str:
-    """Give the full name of a message type, as ``shop.Order``; a name is one already.
+def full_name(message_type: Type[Message]) -> str:
+    """Give the full name of a message type, as ``shop.Order``.
 
-    :raise ArgumentTypeError: it is neither a class of messages nor a name
+    :raise ArgumentTypeError: it is no class of messages
     """
-    if isinstance(message_type, str):
-        return message_type
     # Message itself has no descriptor.
     descriptor = getattr(message_type, "DESCRIPTOR", None)
     if not isinstance(message_type, type) or not issubclass(message_type, Message) or descriptor is None:

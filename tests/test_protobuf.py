@@ -147,6 +147,15 @@ def test_what_is_no_message_type(message_type: Any, environment: Environment) ->
             make()
 
 
+def test_an_endpoint_needs_the_class(environment: Environment) -> None:
+    """The name of a type, which is enough to bind a queue, makes no publisher and no subscriber."""
+    name: Any = "shop.Order"
+    for make in (lambda: environment.new_publisher(message_type=name),
+                 lambda: environment.new_subscriber("a", message_type=name)):
+        with pytest.raises(errors.ArgumentTypeError, match="class of protobuf messages.*, got 'shop.Order'"):
+            make()
+
+
 # What is no message
 
 
