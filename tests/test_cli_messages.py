@@ -257,6 +257,48 @@ def test_a_closed_pipe_leaves_what_is_in_hand(path: pathlib.Path) -> None:
     assert pending(path) == [b"in hand"]
 
 
+def test_a_closed_pipe_ends_a_wait(path: pathlib.Path) -> None:
+    """When the reader of the pipe is gone, the receiver ends though no further message comes."""
+    put(path, b"read", b"also read")
+    command = " ".join(PERSIPUBSUB)
+    result = subprocess.run(["bash", "-c", f"{command} receive {path} a --follow | head -n 1; echo ${{PIPESTATUS[0]}}"],
+                            capture_output=True,
+                            timeout=TIMEOUT_S,
+                            check=False)
+    assert (result.stdout, result.stderr) == (b"read\n141\n", b"")
+
+
+def test_what_the_disk_does_not_take_is_not_taken(path: pathlib.Path) -> None:
+    """Where the output is full or closed, one line says so, and the messages stay."""
+    put(path, b"1", b"2")
+    command = " ".join(PERSIPUBSUB)
+    for redirection, told in ((">/dev/full", b"No space left on device"), (">&-", b"Standard output is closed.")):
+        result = subprocess.run(["/bin/sh", "-c", f"{command} receive {path} a {redirection}"],
+                                stderr=subprocess.PIPE,
+                                timeout=TIMEOUT_S,
+                                check=False)
+        assert result.returncode == 1
+        assert told in result.stderr and result.stderr.count(b"\n") == 1
+        assert pending(path) == [b"1", b"2"]
+
+
+def test_no_file_of_the_queue_becomes_standard_output(path: pathlib.Path) -> None:
+    """Where the caller closed the first three files, none of the queue gets their numbers."""
+    command = " ".join(PERSIPUBSUB)
+    with subprocess.Popen(["/bin/sh", "-c",
+                           f"exec {command} receive {path} a --peek --timeout 60 >&- <&- 2>&-"]) as refused:
+        assert refused.wait(TIMEOUT_S) == 1
+    os.mkfifo(path.parent / "lines")
+    with subprocess.Popen(["/bin/sh", "-c", f"exec {command} send {path} {path.parent}/lines >&- <&- 2>&-"]) as sending:
+        with open(os.open(path.parent / "lines", os.O_RDWR), "wb",
+                  buffering=0) as lines:  # without waiting for the reader
+            lines.write(b"1\n")
+            wait_for_last(path, b"1")
+            opened = [os.readlink(f"/proc/{sending.pid}/fd/{descriptor}") for descriptor in range(3)]
+        assert sending.wait(TIMEOUT_S) == 0
+    assert opened == [os.devnull] * 3
+
+
 def test_follow_into_head(path: pathlib.Path) -> None:
     """A pipeline with head ends by itself, and its last message is not lost."""
     messages = [b"%d" % number for number in range(50_000)]  # more than a pipe holds

@@ -12,7 +12,7 @@ import click
 
 import persipubsub
 from persipubsub import errors
-from persipubsub.cli import warnings_shown
+from persipubsub.cli import exit_status, warnings_shown
 
 VERBS = (
     "create",
@@ -35,10 +35,6 @@ VERBS = (
     "compact",
     "migrate",
 )
-#: What a shell makes of a death by SIGINT.
-EXIT_STATUS_INTERRUPTED = 130
-#: What a shell makes of a death by SIGPIPE.
-EXIT_STATUS_PIPE_CLOSED = 141
 
 
 class Command(click.Command):
@@ -70,20 +66,42 @@ class Commands(Command, click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; give an error of ours as one line, and say so where the user stopped it."""
+        _fill_standard_descriptors()
         try:
             with warnings_shown.on_stderr():
                 return super().invoke(ctx)
-        except errors.PersipubsubError as error:
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            return ctx.exit(exit_status.INTERRUPTED)
+        except BrokenPipeError:
+            _drop_output()
+            return ctx.exit(exit_status.PIPE_CLOSED)
+        except (errors.PersipubsubError, OSError) as error:
+            _drop_output()
             if ctx.params["debug"]:
                 raise
             raise click.ClickException(" ".join(str(error).split())) from error
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            return ctx.exit(EXIT_STATUS_INTERRUPTED)
-        except BrokenPipeError:
-            # What is still in the buffer would fail again when the program ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return ctx.exit(EXIT_STATUS_PIPE_CLOSED)
+
+
+def _fill_standard_descriptors() -> None:
+    """Open what the caller has closed of the first three files.
+
+    Otherwise a file of a queue would get the number, and whoever writes to standard output would write into the queue.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+
+
+def _drop_output() -> None:
+    """Give up what cannot be written to standard output: Python would try again as it ends, and fail loudly."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=Commands, example="persipubsub demo")

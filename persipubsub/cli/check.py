@@ -6,7 +6,7 @@ import pathlib
 import click
 
 from persipubsub import admission, handle, invariants
-from persipubsub.cli import Command
+from persipubsub.cli import Command, exit_status
 from persipubsub.cli.progress import progress_bar
 
 
@@ -39,5 +39,5 @@ def check(ctx: click.Context, path: str) -> None:
     for violation in found:
         click.echo(str(violation))
     if found:
-        ctx.exit(1)
+        ctx.exit(exit_status.FAILED)
     click.echo(f"{click.format_filename(directory)}: all is well")

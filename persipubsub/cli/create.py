@@ -38,4 +38,4 @@ def _described(status: QueueStatus) -> str:
     return (
         f"{click.format_filename(status.path)}: {len(status.subscribers)} subscribers ({', '.join(names) or 'none'}), "
         f"{status.messages:,} messages, high-water mark {mark.max_messages:,} messages, "
-        f"{mark.hwm_db_size:,} bytes, {mark.message_timeout:g} s")
+        f"{mark.hwm_db_size:,} bytes, {mark.message_timeout:,} s")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Callable, Iterator, List, Optional
 import click
 
 from persipubsub import environment, errors
-from persipubsub.cli import Command, demo_lines
+from persipubsub.cli import Command, demo_lines, exit_status
 from persipubsub.cli.demo_crew import Crew
 from persipubsub.cli.demo_lines import Source
 from persipubsub.queue import RECORD_BYTES_MAX, HighWaterMark
@@ -116,7 +116,10 @@ def _progress() -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
     columns = TextColumn("{task.description:<11}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    return Progress(*columns,
+                    console=Console(stderr=True),
+                    transient=True,
+                    disable=sys.stderr is None or not sys.stderr.isatty())
 
 
 def _shown(progress: "Progress", crew: Crew, source: Source) -> Callable[[], None]:
@@ -143,5 +146,5 @@ def _conclude(ctx: click.Context, crew: Crew, source: Source) -> None:
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
     if crew.stopped_by is not None:
-        ctx.exit(128 + crew.stopped_by)
-    ctx.exit(1 if problems else 0)
+        ctx.exit(exit_status.SIGNALLED + crew.stopped_by)
+    ctx.exit(exit_status.FAILED if problems else exit_status.DONE)

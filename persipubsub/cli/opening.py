@@ -3,9 +3,12 @@
 import contextlib
 import os
 import pathlib
-from typing import Iterator
+import shlex
+from typing import Iterator, List
 
-from persipubsub import environment, handle, status
+import click
+
+from persipubsub import environment, errors, handle, status
 from persipubsub.control import Control
 from persipubsub.status import QueueStatus
 
@@ -32,3 +35,15 @@ def read_status(path: str) -> QueueStatus:
         return opened.read(lambda txn: status.read(txn, directory))
     finally:
         handle.release(opened)
+
+
+def complete_subscriber(ctx: click.Context, _param: click.Parameter, incomplete: str) -> List[str]:
+    """Name the subscribers of the queue that the user has typed already; none if it cannot be read.
+
+    The completion of click cannot quote, so a name that would need it is not offered.
+    """
+    try:
+        names = sorted(read_status(str(ctx.params["path"])).subscribers)
+    except errors.PersipubsubError:
+        return []
+    return [name for name in names if name.startswith(incomplete) and shlex.quote(name) == name]

@@ -12,7 +12,7 @@ def progress_bar(description: str, in_bytes: bool = False) -> Iterator[Callable[
     :param description: what stands before it
     :param in_bytes: whether to show what is done as a size
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
     from rich.console import Console

@@ -1,6 +1,8 @@
 """The verb ``receive``: write the messages of a subscriber to standard output."""
 
+import select
 import sys
+import time
 from typing import Callable, List, Optional
 
 import click
@@ -8,11 +10,14 @@ import click
 from persipubsub import environment
 from persipubsub.cli import Command
 from persipubsub.cli.formats import FORMATS
+from persipubsub.cli.opening import complete_subscriber
 from persipubsub.subscriber import Subscriber
 
 #: So many messages are taken in one commit, after they are written to a file or a pipe.
 BATCH_MESSAGES_MAX = 1000
 BATCH_BYTES_MAX = 1024**2
+#: How often a wait looks whether somebody still reads the output.
+LOOK_S = 1.0
 #: The messages that ``--peek`` shows are not read in batches, so only their number counts.
 PEEK_BYTES_MAX = sys.maxsize
 
@@ -23,7 +28,7 @@ class _Peeked(Exception):
 
 @click.command(cls=Command, example="persipubsub receive ./queue audit --follow")
 @click.argument("path", type=click.Path())
-@click.argument("subscriber")
+@click.argument("subscriber", shell_complete=complete_subscriber)
 @click.option("--follow", is_flag=True, help="Wait for further messages.")
 @click.option("--max", "max_messages", metavar="N", type=click.IntRange(1), help="End after N messages.")
 @click.option("--peek", is_flag=True, help="Show the next message, or the next N with --max, and take none.")
@@ -49,6 +54,8 @@ def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int
     """
     if peek and follow:
         raise click.UsageError("--peek looks once, so it does not go with --follow.")
+    if sys.stdout is None:
+        raise click.ClickException("Standard output is closed.")
     if timeout is None and not follow:
         timeout = 0
     with environment.new_environment(path) as env, env.new_subscriber(subscriber) as opened:
@@ -84,11 +91,23 @@ def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float]
                                                                                                   None]) -> None:
     # On a terminal one by one, so that what Ctrl-C leaves there is what the user has not seen.
     batch = 1 if sys.stdout.isatty() else BATCH_MESSAGES_MAX
+    quiet_since_s = time.monotonic()
     while left is None or left > 0:
+        _require_reader()
+        wait_s = LOOK_S if timeout is None else min(LOOK_S, max(0, quiet_since_s + timeout - time.monotonic()))
         max_messages = batch if left is None else min(batch, left)
-        with subscriber.receive_many(max_messages, timeout, max_bytes=BATCH_BYTES_MAX) as messages:
+        with subscriber.receive_many(max_messages, wait_s, max_bytes=BATCH_BYTES_MAX) as messages:
             write(messages)
-        if not messages:
+        if messages:
+            quiet_since_s = time.monotonic()
+            left = None if left is None else left - len(messages)
+        elif wait_s < LOOK_S:
             return
-        if left is not None:
-            left -= len(messages)
+
+
+def _require_reader() -> None:
+    """Notice that nobody reads the output any more, also where there is nothing to write."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        raise BrokenPipeError

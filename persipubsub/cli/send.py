@@ -1,6 +1,5 @@
 """The verb ``send``: send the lines of a file, or a whole file."""
 
-import logging
 import os
 import stat
 import sys
@@ -30,8 +29,6 @@ def send(path: str, file: str, lines: bool) -> None:
 
     Lines that come through a pipe are sent as they come. Those of one commit are sent all or none.
     """
-    # What the library warns of: messages that were dropped.
-    logging.basicConfig(format="%(message)s")
     sent = 0
     with environment.new_environment(path) as env, env.new_publisher() as publisher:
         try:

@@ -1,7 +1,6 @@
 """The verb ``status``: tell what queues look like at this moment."""
 
 import dataclasses
-import json
 from typing import Any, Dict, Optional, Tuple
 
 import click
@@ -18,6 +17,7 @@ def status(paths: Tuple[str, ...], as_json: bool) -> None:
     """Tell what the queues in the directories PATH look like at this moment. Nothing is changed."""
     found = [read_status(path) for path in paths]
     if as_json:
+        import json
         click.echo(json.dumps([_as_json(one) for one in found], indent=2))
     else:
         click.echo("\n\n".join(_as_text(one) for one in found))
@@ -60,7 +60,7 @@ def _as_text(one: QueueStatus) -> str:
         click.format_filename(one.path),
         f"  messages    {one.messages:,} of {mark.max_messages:,}",
         f"  bytes       {one.size_bytes:,} of {mark.hwm_db_size:,}",
-        f"  oldest      {_age(one.oldest_age_s)} of {mark.message_timeout:g} s",
+        f"  oldest      {_age(one.oldest_age_s)} of {mark.message_timeout:,} s",
         f"  next id     {one.next_id:,}",
         f"  overflow    {one.strategy.name}",
         f"  durability  {one.durability.name.lower()}",

@@ -3,7 +3,7 @@
 import click
 
 from persipubsub.cli import Command
-from persipubsub.cli.opening import opened_control, read_status
+from persipubsub.cli.opening import complete_subscriber, opened_control, read_status
 
 
 class _Group(Command, click.Group):
@@ -26,7 +26,7 @@ def add(path: str, name: str) -> None:
 
 @subscriber.command(cls=Command, example="persipubsub subscriber remove ./queue audit")
 @click.argument("path", type=click.Path())
-@click.argument("name")
+@click.argument("name", shell_complete=complete_subscriber)
 def remove(path: str, name: str) -> None:
     """Remove the subscriber NAME. The messages that nobody else awaits are deleted."""
     with opened_control(path) as control:

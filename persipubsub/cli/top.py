@@ -14,7 +14,7 @@ from typing import Iterator, List, NoReturn, Optional, Tuple
 import click
 
 from persipubsub import errors
-from persipubsub.cli import Command
+from persipubsub.cli import Command, exit_status
 from persipubsub.cli.history import History
 from persipubsub.cli.opening import read_status
 
@@ -39,6 +39,8 @@ def top(paths: Tuple[str, ...], interval: float) -> None:
 
     Where standard output is no terminal, two looks are taken, and what they show is written once.
     """
+    if sys.stdout is None:
+        raise click.ClickException("Standard output is closed.")
     # What the characters of the terminal lack is no reason to fail.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -67,7 +69,7 @@ def _write(histories: List[History], interval_s: float) -> None:
     _look(histories)
     Console(width=WIDTH, highlight=False).print(frame(histories, WIDTH))
     if any(history.error is not None for history in histories):
-        click.get_current_context().exit(1)
+        click.get_current_context().exit(exit_status.FAILED)
 
 
 def _watch(histories: List[History], interval_s: float) -> None:
@@ -94,7 +96,7 @@ def _stopped_by_exit() -> Iterator[None]:
     """Let signals that end the program do it by an exception, so that the terminal is put in order."""
 
     def stop(number: int, _frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
+        raise SystemExit(exit_status.SIGNALLED + number)
 
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:

@@ -46,7 +46,7 @@ def _figures(status: QueueStatus) -> RenderableType:
     for name, value, limit, text in (
         ("messages", status.messages, mark.max_messages, f"{status.messages:,} of {mark.max_messages:,}"),
         ("bytes", status.size_bytes, mark.hwm_db_size, f"{status.size_bytes:,} of {mark.hwm_db_size:,}"),
-        ("oldest", age_s or 0, mark.message_timeout, f"{_age(age_s)} of {mark.message_timeout:,g} s"),
+        ("oldest", age_s or 0, mark.message_timeout, f"{_age(age_s)} of {mark.message_timeout:,} s"),
     ):
         share = value / limit
         grid.add_row(f"  {name}", text, f"{share:.0%}", style="red" if share >= HIGH_SHARE else "")
