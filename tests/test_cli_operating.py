@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -133,12 +134,51 @@ def test_set_refuses_what_is_impossible(path: pathlib.Path, options: "list[str]"
     assert run("describe", path).stdout == before
 
 
+#: What takes long to import, or what only other verbs need.
+NOT_FOR_STATUS = {
+    "asyncio", "base64", "concurrent.futures", "email", "google.protobuf", "http", "importlib.metadata", "json",
+    "msgspec", "multiprocessing", "persipubsub.compaction", "persipubsub.deployment", "persipubsub.metrics",
+    "persipubsub.recovery", "persipubsub.salvage", "persipubsub.testing", "prometheus_client", "rich", "select",
+    "socket", "ssl", "subprocess", "tempfile", "termios", *(f"persipubsub.cli.{verb}"
+                                                            for verb in cli.VERBS if verb != "status")
+}
+
+
 def test_status_loads_only_what_it_needs(path: pathlib.Path) -> None:
-    """Neither rich nor msgspec, which take longer to import than all else, are imported for status."""
-    code = ("import sys\nfrom persipubsub.cli import main\n"
+    """Nothing is imported for status that it can do without: it must start at once."""
+    code = ("import sys\nfrom persipubsub.cli import main\nbefore = set(sys.modules)\n"
             f"main(['status', {str(path)!r}], standalone_mode=False)\n"
-            "print(sorted({'rich', 'msgspec', 'google.protobuf'} & set(sys.modules)))")
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()[-1] == "[]"
+            "print(*sys.modules)")
+    # Without site, which imports what the packages of this environment ask for.
+    program = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"]
+    loaded = set(subprocess.check_output(program, text=True).splitlines()[-1].split())
+    assert "persipubsub.cli.status" in loaded
+    assert loaded & NOT_FOR_STATUS == set()
+
+
+@pytest.mark.parametrize("verb", [["status"], ["top", "--interval", "0.1"], ["check"]], ids=" ".join)
+def test_no_colours_without_a_terminal(path: pathlib.Path, verb: "list[str]") -> None:
+    """What goes into a pipe is plain text, even where the environment boasts of a terminal with colours."""
+    result = subprocess.run([*PERSIPUBSUB, *verb, str(path)],
+                            env={
+                                **os.environ, "TERM": "xterm-256color",
+                                "COLORTERM": "truecolor"
+                            },
+                            capture_output=True,
+                            timeout=TIMEOUT_S,
+                            check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize("verb", [["status"], ["send"], ["receive"], ["top"]], ids=" ".join)
+def test_debug_shows_the_trace(tmp_path: pathlib.Path, verb: "list[str]") -> None:
+    """With --debug an error has its trace, without it one line; top shows the line in the place of the queue."""
+    arguments = [*verb, tmp_path / "none", *(["a"] if verb == ["receive"] else [])]
+    plain, debug = run(*arguments), run("--debug", *arguments)
+    assert (plain.returncode, debug.returncode) == (1, 1)
+    assert "Traceback" not in plain.stderr + plain.stdout
+    assert ("Traceback" in debug.stderr) == (verb != ["top"])
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
