@@ -282,6 +282,26 @@ def test_what_the_disk_does_not_take_is_not_taken(path: pathlib.Path) -> None:
         assert pending(path) == [b"1", b"2"]
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_a_pipe_takes_in_part_is_not_taken(path: pathlib.Path, unbuffered: str) -> None:
+    """Where a pipe that does not block takes a part of what is written, that is an error, and the messages stay."""
+    put(path, b"x" * 200_000)  # more than a pipe holds
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    result = subprocess.run([*PERSIPUBSUB, "receive", str(path), "a"],
+                            env={
+                                **os.environ, "PYTHONUNBUFFERED": unbuffered
+                            },
+                            stdout=writer,
+                            stderr=subprocess.PIPE,
+                            timeout=TIMEOUT_S,
+                            check=False)
+    os.close(reader)
+    os.close(writer)
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert len(pending(path)) == 1
+
+
 def test_no_file_of_the_queue_becomes_standard_output(path: pathlib.Path) -> None:
     """Where the caller closed the first three files, none of the queue gets their numbers."""
     command = " ".join(PERSIPUBSUB)
@@ -320,8 +340,8 @@ def test_ctrl_c_while_the_pipe_is_full(path: pathlib.Path) -> None:
     with started("receive", path, "a") as process:
         wait_until(lambda: len(pending(path)) < len(messages))  # so it writes, and nobody reads
         process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 130  # though still nobody reads
         stdout, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130
     left = pending(path)
     taken = messages[:len(messages) - len(left)]
     assert left == messages[-len(left):]

@@ -1,5 +1,6 @@
 """The verb ``receive``: write the messages of a subscriber to standard output."""
 
+import os
 import select
 import sys
 import time
@@ -67,12 +68,15 @@ def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int
 
 
 def _writer(formatted: Callable[[bytes], bytes]) -> Callable[[List[bytes]], None]:
-    """Give a function that has written and flushed messages when it returns."""
-    output = sys.stdout.buffer
+    """Give a function that has written messages when it returns."""
+    descriptor = sys.stdout.fileno()
 
     def write(messages: List[bytes]) -> None:
-        output.write(b"".join(map(formatted, messages)))
-        output.flush()
+        # Not through sys.stdout, which may write a part only where it is unbuffered, and otherwise writes the rest of
+        # what Ctrl-C has stopped when the program ends, or waits for ever with it.
+        left = memoryview(b"".join(map(formatted, messages)))
+        while left:
+            left = left[os.write(descriptor, left):]
 
     return write
 
