@@ -30,7 +30,7 @@ import pytest
 
 import persipubsub
 from persipubsub import (Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, arguments,
-                         database, errors, invariants, log, queue, records)
+                         database, errors, handle, invariants, log, queue, records)
 from persipubsub.database import Database
 from persipubsub.handle import Handle
 from persipubsub.transaction import SubDatabases
@@ -693,6 +693,23 @@ def test_a_subscriber_added_again_is_a_new_one(opened: Opened) -> None:
         with pytest.raises(errors.UnknownSubscriberError, match="'a' was removed"):
             call()
     assert drain(opened.environment.new_subscriber("a")) == [b"2"]
+
+
+def test_a_subscriber_that_is_removed_in_the_block(opened: Opened) -> None:
+    """The block of a receive ends well where its subscriber was removed meanwhile: there is nothing left to take."""
+    opened.control.add_subscriber("b")
+    opened.publisher.send(b"1")
+    with opened.subscriber.receive(timeout=0) as msg:
+        assert msg == b"1"
+        opened.control.remove_subscriber("a")
+    assert pending(opened.control) == {"b": 1}
+
+
+def test_adding_a_subscriber_tells_whether_it_was_missing(opened: Opened) -> None:
+    """The queue tells whether a subscriber is new."""
+    held = handle.acquire(opened.environment.path)
+    assert [held.change(lambda txn: queue.add_subscriber(txn, b"b")) for _ in range(3)] == [True, False, False]
+    handle.release(held)
 
 
 def test_removing_a_subscriber_frees_what_it_alone_awaited(opened: Opened) -> None:

@@ -5,7 +5,7 @@ from typing import Callable, Dict
 
 import pytest
 
-from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, records
+from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, clock, records
 from persipubsub.records import Place
 
 MakeEnvironment = Callable[..., Environment]
@@ -101,6 +101,21 @@ def test_what_went_during_the_block_was_taken(new_environment: MakeEnvironment) 
     with subscriber.receive_to_top(timeout=0):
         control.clear_messages()
     assert taken(control) == 3
+
+
+def test_what_overflowed_during_the_block_was_taken(new_environment: MakeEnvironment,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest message counts also where it overflowed, with all before it, while it was handed out."""
+    now_us = clock.boottime_us()
+    monkeypatch.setattr(clock, "boottime_us", lambda: now_us)  # all in one run, of which a part overflows
+    environment = new_environment("a", high_watermark=HighWaterMark(max_messages=4))
+    control, publisher = environment.new_control(), environment.new_publisher()
+    publisher.send_many([b""] * 3)
+    with environment.new_subscriber("a").receive_to_top(timeout=0):
+        for _ in range(2):
+            publisher.send(b"")
+        assert control.status().pruned.overflow == 3
+    assert taken(control) == 1
 
 
 def test_skipping_counts_no_gaps(new_environment: MakeEnvironment) -> None:

@@ -149,6 +149,18 @@ def test_calls(operation: str, opened: Opened) -> None:
     assert {kind: max(0, found[kind] - most) for kind, most in CALLS[operation].items()} == {"python": 0, "lmdb": 0}
 
 
+def test_a_send_costs_no_more_on_an_old_queue(opened: Opened) -> None:
+    """However many messages have come and gone, a send below the mark need not ask LMDB how much it holds."""
+    for _ in range(8):
+        opened.publisher.send_many([b""] * 10_000)
+        with opened.subscriber.receive_many(max_messages=10_000, timeout=0):
+            pass
+    fill(opened)
+    OPERATIONS["send"](opened)
+    found = calls(lambda: OPERATIONS["send"](opened))
+    assert {kind: max(0, found[kind] - most) for kind, most in CALLS["send"].items()} == {"python": 0, "lmdb": 0}
+
+
 WRITES = ("write", "pwrite64", "writev", "pwritev")
 SYNCS = ("fsync", "fdatasync", "msync", "sync_file_range")
 

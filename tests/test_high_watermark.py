@@ -276,6 +276,25 @@ def test_the_byte_mark_with_batches(batch: int, kind: str, strategy: Strategy, m
         assert is_subsequence(received, messages)
 
 
+@pytest.mark.parametrize("size_bytes, count", [(0, 20_000), (10, 18_000), (2049, 120)])
+def test_a_batch_of_the_most_wasteful_sizes(size_bytes: int, count: int, make: Callable[..., Opened]) -> None:
+    """A batch keeps the byte mark also of messages that are little beside what they take, or half a page each."""
+    opened = make(high_watermark=HighWaterMark(hwm_db_size=256 * KIB, max_messages=MANY))
+    opened.publisher.send_many([bytes(size_bytes)] * count)
+    assert opened.control.status().size_bytes == opened.pages_bytes() <= 256 * KIB + size_bytes + OVERHEAD_BYTES
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_bytes_overflow_by_half_of_the_messages(strategy: Strategy, make: Callable[..., Opened]) -> None:
+    """Where all messages are of one size, an overflow of bytes removes half of them and one, and no more."""
+    opened = make(high_watermark=HighWaterMark(hwm_db_size=128 * KIB, max_messages=MANY), strategy=strategy)
+    while not opened.control.status().pruned.overflow:
+        before = opened.control.status().messages
+        opened.publisher.send(bytes(3000))
+    assert opened.control.status().pruned.overflow == before // 2 + 1
+    assert opened.control.status().messages == before - (before // 2 + 1) + 1
+
+
 @pytest.mark.parametrize("strategy", Strategy)
 @pytest.mark.parametrize("max_messages", [1, 5, 10, 40, 60, 10_000])
 def test_both_marks_in_one_batch(max_messages: int, strategy: Strategy, make: Callable[..., Opened]) -> None:

@@ -87,7 +87,7 @@ def test_a_foreign_file_is_refused_by_all_that_open_one(tmp_path: pathlib.Path) 
 
 
 def test_an_error_while_a_queue_is_inspected(new_environment: Callable[..., persipubsub.Environment]) -> None:
-    """What LMDB says to an operation that inspects a queue, as to a write, is said in our words; the queue is closed."""
+    """What LMDB says to an operation that inspects a queue is said in our words, and the queue is closed."""
     with new_environment("a") as environment:
         path = environment.path
     for _ in range(2):

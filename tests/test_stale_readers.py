@@ -1,5 +1,7 @@
 """Readers that die in the midst of a read leave a slot behind: it is freed before the file grows or no slot is left."""
 
+# pylint: disable=protected-access  # what is known of the file's size, no public method tells
+
 import contextlib
 import multiprocessing
 import os

@@ -106,7 +106,8 @@ def results(session: pathlib.Path) -> List[Result]:
     found: List[Result] = []
     for line in cosmic_ray("dump", str(session), cwd=session.parent).stdout.splitlines():
         work, result = json.loads(line)
-        if result is None or result["worker_outcome"] == "skipped":
+        # An exception means that there was no mutant: cosmic-ray stumbles over dotted names in a tuple after except.
+        if result is None or result["worker_outcome"] in ("skipped", "exception"):
             continue
         outcome = result["test_outcome"] or result["worker_outcome"]
         if outcome == "killed" and result["output"] == "timeout":

@@ -11,7 +11,7 @@ Lines are told by their text, so an explanation holds until its line is changed.
 """
 
 import pathlib
-from typing import Dict, List, NamedTuple
+from typing import Dict, Iterable, List, NamedTuple
 
 FILE = pathlib.Path(__file__).with_name("survivors.txt")
 
@@ -25,7 +25,7 @@ class Mutant(NamedTuple):
     after: str
 
     def __str__(self) -> str:
-        return f"{self.module} {self.definition}\n- {self.before}\n+ {self.after}\n"
+        return f"{self.module} {self.definition}\n- {self.before}\n+ {self.after}".rstrip() + "\n"
 
 
 def of_diff(module: str, definition: object, diff: str) -> Mutant:
@@ -33,8 +33,12 @@ def of_diff(module: str, definition: object, diff: str) -> Mutant:
     lines: Dict[str, List[str]] = {"-": [], "+": []}
     for line in diff.splitlines():
         if line[:1] in lines and not line.startswith(("---", "+++")):
-            lines[line[0]].append(line[1:].strip())
-    return Mutant(module, str(definition or "module"), " ".join(lines["-"]), " ".join(lines["+"]))
+            lines[line[0]].append(line[1:])
+    return Mutant(module, str(definition or "module"), _in_one_line(lines["-"]), _in_one_line(lines["+"]))
+
+
+def _in_one_line(lines: Iterable[str]) -> str:
+    return " ".join(" ".join(lines).split())
 
 
 def read() -> Dict[Mutant, str]:
@@ -43,5 +47,6 @@ def read() -> Dict[Mutant, str]:
     for paragraph in filter(None, FILE.read_text(encoding="utf-8").strip().split("\n\n")):
         where, before, after, *reason = paragraph.splitlines()
         module, _, definition = where.partition(" ")
-        reasons[Mutant(module, definition, before[2:], after[2:])] = " ".join(line[2:] for line in reason)
+        mutant = Mutant(module, definition, _in_one_line([before[2:]]), _in_one_line([after[2:]]))
+        reasons[mutant] = _in_one_line(line[2:] for line in reason)
     return reasons
