@@ -80,13 +80,22 @@ setuptools.setup(
         ],
         # For python -m tests.mutation.
         "mutation": ["cosmic-ray>=8.7"],
+        # For the programs in examples/.
+        "examples": [
+            "fastapi>=0.115",
+            "gunicorn>=23",
+            "httpx>=0.28",
+            "uvicorn>=0.34",
+        ],
         # pyicontract-lint is not here: it asks for astroid < 3 and pylint for astroid 4. precommit.py installs it.
         # setuptools is here since mypy reads its types for this file.
         "dev": [
             "build>=1.2",
             "coverage>=7.10",
+            "fastapi>=0.115",
             "furo>=2025.7",
             "gunicorn>=23",
+            "httpx>=0.28",
             "hypothesis>=6.100",
             "import-linter>=2.5",
             "isort>=6",
@@ -106,6 +115,7 @@ setuptools.setup(
             "tox>=4.20",
             "twine>=6.1",
             "types-protobuf>=7.35",
+            "uvicorn>=0.34",
             "uvloop>=0.21",
             "yapf>=0.43",
         ],
