@@ -4,7 +4,7 @@ import pathlib
 import shutil
 from typing import Callable, Dict, List, Sequence
 
-from benchmarks import floors, plots, results, tables, targets, workloads_protobuf
+from benchmarks import floors, plots, results, tables, targets, workloads_protobuf, workloads_tasks
 from benchmarks.peer_table import peer_table
 from benchmarks.results import OURS, Churn, Document, Drain, Duration, FileSize, Idle, Latency, Rate
 from benchmarks.tables import per_s, us
@@ -137,6 +137,18 @@ def idle_sentence(document: Document) -> str:
             f"waited on a pipe {pipe.cpu_ms_per_s:.2g} ms.")
 
 
+def tasks_table(document: Document) -> str:
+    """Show tasks of asyncio beside plain calls, and what it costs when they wait."""
+    table = rates({"tasks-sent": "sent", "tasks-taken": "taken"}, "tasks", "tasks", workloads_tasks.PLAIN)(document)
+    idle = [
+        f"{one.setting.tasks:,} waiting tasks used {one.cpu_ms_per_s:.2g} ms of processor time per second."
+        for one in document.of(Idle, "tasks-waiting")
+    ]
+    if not document.of(Rate, "tasks-sent"):
+        return "Tasks were not measured in this run.\n"
+    return table + "\n" + "\n".join(idle)
+
+
 def durations(workload: str) -> Callable[[Document], str]:
     """Make a table of what happens once."""
 
@@ -225,6 +237,8 @@ PARTS: Dict[str, Callable[[Document], str]] = {
     rates({"threads": "sent"}, "threads", "threads"),
     "processes":
     rates({"processes": "sent"}, "processes", "processes"),
+    "tasks":
+    tasks_table,
     "end-to-end":
     rates({"end-to-end": "received"}, "batch_messages", "", floors.PIPE),
     "wake-up":

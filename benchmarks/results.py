@@ -20,6 +20,7 @@ class Setting:  # pylint: disable=too-many-instance-attributes  # what a workloa
     subscribers: Optional[int] = None
     backlog_messages: Optional[int] = None
     threads: Optional[int] = None
+    tasks: Optional[int] = None
     processes: Optional[int] = None
     waiting_processes: Optional[int] = None
     mark_messages: Optional[int] = None

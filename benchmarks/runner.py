@@ -8,7 +8,7 @@ import time
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 from benchmarks import (footprint, growth, latency, machine, overflow, tables, wakeups, workloads_messages,
-                        workloads_protobuf, workloads_together)
+                        workloads_protobuf, workloads_tasks, workloads_together)
 from benchmarks.results import Document, Result
 from benchmarks.scale import Scale
 
@@ -27,11 +27,14 @@ WORKLOADS: Dict[str, Workload] = {
     "protobuf": workloads_protobuf.protobuf,
     "threads": workloads_together.threads,
     "processes": workloads_together.processes,
+    "tasks-sent": workloads_tasks.sending,
+    "tasks-taken": workloads_tasks.taking,
     "end-to-end": workloads_together.end_to_end,
     "wake-up": latency.wake_ups,
     "wake-up-means": wakeups.means,
     "fork": wakeups.forks,
     "idle": latency.idle,
+    "tasks-waiting": workloads_tasks.waiting,
     "overflow": overflow.overflow,
     "expired": overflow.expired,
     "drain": footprint.drains,

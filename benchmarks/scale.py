@@ -21,6 +21,7 @@ class Scale:  # pylint: disable=too-many-instance-attributes  # one per thing th
     subscribers: Tuple[int, ...]
     backlogs_messages: Tuple[int, ...]
     threads: Tuple[int, ...]
+    tasks: Tuple[int, ...]
     processes: Tuple[int, ...]
     waiting_processes: Tuple[int, ...]
     end_to_end_s: float
@@ -46,6 +47,7 @@ FULL = Scale(name="full",
              subscribers=(1, 10, 100, 1000),
              backlogs_messages=(0, 1000, 100_000, 1_000_000),
              threads=(1, 4, 16, 64),
+             tasks=(1, 16, 1000),
              processes=(1, 2, 4),
              waiting_processes=(1, 50),
              end_to_end_s=5.0,
@@ -66,6 +68,7 @@ QUICK = Scale(name="quick",
               subscribers=(1, 100),
               backlogs_messages=(0, 100_000),
               threads=(1, 16),
+              tasks=(1, 100),
               processes=(1, 2),
               waiting_processes=(1, 10),
               end_to_end_s=0.2,
