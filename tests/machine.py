@@ -10,7 +10,7 @@ import os
 import pathlib
 import pickle
 import tempfile
-from typing import Callable, ContextManager, Generator, Iterator, List, NamedTuple, Optional, TypeVar
+from typing import Callable, ContextManager, Dict, Generator, Iterator, List, NamedTuple, Optional, TypeVar
 
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
@@ -20,6 +20,21 @@ from persipubsub import Control, Environment, Publisher, Subscriber, errors, tra
 from tests.model import Message, Model
 
 T = TypeVar("T")
+RuleFunction = TypeVar("RuleFunction", bound=Callable[..., object])
+
+#: The rules that say that they use a public method.
+RULES: Dict[str, List[Callable[..., object]]] = {}
+
+
+def uses(*methods: str) -> Callable[[RuleFunction], RuleFunction]:
+    """Note that a rule uses these public methods."""
+
+    def note(function: RuleFunction) -> RuleFunction:
+        for method in methods:
+            RULES.setdefault(method, []).append(function)
+        return function
+
+    return note
 
 
 class Interrupted(Exception):

@@ -18,9 +18,11 @@ import pytest
 import uvloop
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, errors, handle, subscriber
+from persipubsub import Durability, Environment, HighWaterMark, errors, handle, queue, subscriber, writer
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
-from tests.concurrency import MANY, WAIT_S, Task, by_sender, wait_until
+from persipubsub.transaction import Transaction
+from persipubsub.writer import Write
+from tests.concurrency import MANY, WAIT_S, Opened, Sender, Task, by_sender, numbered, wait_until
 from tests.test_io_errors import outcomes
 
 MakeEnvironment = Callable[..., Environment]
@@ -590,3 +592,62 @@ def test_io_error_in_a_commit_of_many(new_environment: MakeEnvironment) -> None:
             assert result == "CommitUnknownError" or bool(there) == (result == "int")
         assert len([results for _, *results in found if results == ["int"] * 3]) >= 2
     assert "CommitUnknownError" in seen
+
+
+# The commits that tasks share
+
+
+def test_large_group_is_split(environment: Environment, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than one commit may hold is committed in several, in order; each send has its own id."""
+    monkeypatch.setattr(writer, "GROUP_MESSAGES_MAX", 30)
+
+    async def main() -> None:
+        pub = environment.new_async_publisher()
+        before = commits(environment)
+        assert await asyncio.gather(*(pub.send(b"%d" % number) for number in range(100))) == list(range(1, 101))
+        assert 4 <= commits(environment) - before <= 6
+        async with environment.new_async_subscriber("a").receive_many() as msgs:
+            assert msgs == [b"%d" % number for number in range(100)]
+
+    run(main)
+
+
+def test_operation_that_fails_amid_a_group(opened: Opened) -> None:
+    """Where one of the operations of a group fails after it has written, the others are committed all the same."""
+
+    def fail(txn: Transaction) -> None:
+        Write(put(b"lost")).operation(txn)
+        raise ZeroDivisionError
+
+    def put(payload: bytes) -> Callable[[Transaction], object]:
+        return lambda txn: queue.put(txn, queue.Batch([payload], len(payload), len(payload)))
+
+    outcomes_of_all = opened.handle.run_all([Write(put(b"1")), Write(fail), Write(put(b"2"))])
+    assert [type(outcome.error) for outcome in outcomes_of_all] == [type(None), ZeroDivisionError, type(None)]
+    assert opened.drain() == [b"1", b"2"]
+    opened.assert_quiet()
+
+
+def test_threads_and_tasks_send_together(opened: Opened, run: Run) -> None:
+    """Threads that send and tasks that send share the commits of whoever leads, and every message is there once."""
+    stop = threading.Event()
+    senders = [Sender(opened.publisher, f"thread {number}", stop) for number in range(2)]
+
+    async def send(pub: AsyncPublisher[bytes], name: str) -> List[bytes]:
+        payloads = numbered(name, 200)
+        for payload in payloads:
+            await pub.send(payload)
+        return payloads
+
+    async def main() -> None:
+        pub = opened.environment.new_async_publisher()
+        await asyncio.gather(*(send(pub, f"task {number}") for number in range(20)))
+
+    try:
+        run(main)
+    finally:
+        stop.set()
+    expected = {f"task {number}": numbered(f"task {number}", 200) for number in range(20)}
+    expected.update({f"thread {number}": sender.result() for number, sender in enumerate(senders)})
+    assert by_sender(opened.sent()) == expected
+    opened.assert_quiet()

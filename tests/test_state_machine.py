@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import tempfile
-from typing import Callable, Dict, List, Optional, Set, Tuple, Type, TypeVar
+from typing import Callable, List, Optional, Set, Tuple, Type
 
 import hypothesis
 import pytest
@@ -18,25 +18,10 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
+from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.log import RUN_US_MAX
-from tests.machine import Handle, Interrupted, Machine, Opened, first_of, listed, payloads_of, pickled, within
-
-RuleFunction = TypeVar("RuleFunction", bound=Callable[..., object])
-
-#: The rules that say that they use a public method.
-RULES: Dict[str, List[Callable[..., object]]] = {}
-
-
-def uses(*methods: str) -> Callable[[RuleFunction], RuleFunction]:
-    """Note that a rule uses these public methods."""
-
-    def note(function: RuleFunction) -> RuleFunction:
-        for method in methods:
-            RULES.setdefault(method, []).append(function)
-        return function
-
-    return note
-
+from tests.machine import RULES, Handle, Interrupted, Opened, first_of, listed, payloads_of, pickled, uses, within
+from tests.task_rules import TaskMachine
 
 WHICH = st.integers(0, 5)  # one of a list, counted round
 NAMES = st.sampled_from(["a", "b", "data_db"])
@@ -57,7 +42,7 @@ MEANWHILE = st.sampled_from(["nothing"] * 3 +
                             ["error", "send", "take", "clear", "expire", "remove", "replace", "close"])
 
 
-class QueueMachine(Machine):
+class QueueMachine(TaskMachine):
     """One queue; Environments, publishers and subscribers that come and go; a clock that does what clocks do."""
 
     # pylint: disable=too-many-public-methods  # one per thing that can be done
@@ -503,7 +488,7 @@ def test_queue_does_what_the_model_does(machine: Type[QueueMachine]) -> None:
 
 def test_every_public_method_has_a_rule() -> None:
     """The state machine has a rule for every public method and property, which uses it."""
-    classes = [Environment, Control, Publisher, Subscriber]
+    classes = [Environment, Control, Publisher, Subscriber, AsyncPublisher, AsyncSubscriber]
     public = {f"{one.__name__}.{name}" for one in classes for name in dir(one) if not name.startswith("_")}
     assert set(RULES) == public
     for method, functions in RULES.items():
