@@ -140,13 +140,13 @@ def idle_sentence(document: Document) -> str:
 def tasks_table(document: Document) -> str:
     """Show tasks of asyncio beside plain calls, and what it costs when they wait."""
     table = rates({"tasks-sent": "sent", "tasks-taken": "taken"}, "tasks", "tasks", workloads_tasks.PLAIN)(document)
-    idle = [
-        f"{one.setting.tasks:,} waiting tasks used {one.cpu_ms_per_s:.2g} ms of processor time per second."
-        for one in document.of(Idle, "tasks-waiting")
-    ]
     if not document.of(Rate, "tasks-sent"):
         return "Tasks were not measured in this run.\n"
-    return table + "\n" + "\n".join(idle)
+    # Tasks share commits, so what one of them hands over is not what a commit holds.
+    table = table.replace("messages in a commit", "messages in a call".ljust(len("messages in a commit")))
+    idle = ", ".join(f"{one.cpu_ms_per_s:.2g} ms for {one.setting.tasks:,}"
+                     for one in document.of(Idle, "tasks-waiting"))
+    return f"{table}\nProcessor time per second, by the number of tasks that wait: {idle}.\n"
 
 
 def durations(workload: str) -> Callable[[Document], str]:
