@@ -285,6 +285,7 @@ class Cancelled:
 
 async def cancel_at_random(rng: random.Random, tasks: List[Cancelled]) -> AsyncIterator[None]:
     """Cancel one of the tasks in each step, after some turns of the loop or some time; at the end, tell all to end."""
+    await turns()  # a task that is cancelled before it has begun never begins
     for _ in range(STEPS):
         for _ in range(rng.choice([0, 1, 2, 3, 5, 8])):
             await asyncio.sleep(0)
