@@ -97,9 +97,10 @@ def _fill_standard_descriptors() -> None:
 
 def _drop_output() -> None:
     """Give up what cannot be written to standard output: Python would try again as it ends, and fail loudly."""
+    if sys.stdout is None:
+        return
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
