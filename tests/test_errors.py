@@ -305,7 +305,8 @@ def closed_calls(opened: Opened) -> Dict[str, List[Callable[[], object]]]:
     return {
         "environment": [
             environment.new_control, environment.new_publisher, lambda: environment.new_subscriber("a"),
-            lambda: environment.new_subscriber("typo")
+            lambda: environment.new_subscriber("typo"), environment.new_async_publisher,
+            lambda: environment.new_async_subscriber("a")
         ],
         "control": [
             control.is_initialized, lambda: control.add_subscriber("b"), lambda: control.remove_subscriber("a"),
