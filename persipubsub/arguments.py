@@ -3,11 +3,13 @@
 The paths that run for every message check by hand: an icontract condition costs 3 microseconds.
 """
 
+import datetime
 import itertools
 import os
-from typing import Iterable, List, Optional
+from typing import Iterable, List, Optional, Tuple
 
-from persipubsub import errors
+from persipubsub import clock, errors, replay
+from persipubsub.configuration import RETENTION_S_MAX
 from persipubsub.queue import IDENTIFIER_BYTES_MAX, MESSAGE_BYTES_MAX, Batch
 
 BATCH_MESSAGES_MAX = 1_000_000
@@ -140,6 +142,69 @@ def timeout(value: object) -> Optional[float]:
         raise errors.ArgumentError(
             f"timeout must be 0 (look once), more (seconds), or None (wait for ever); got {value}.")
     return min(value, TIMEOUT_S_MAX)
+
+
+def seconds(name: str, value: object, least: float, most: float) -> float:
+    """Give a number of seconds within limits.
+
+    :raise ArgumentTypeError: it is not a number
+    :raise ArgumentError: it is outside the limits, or not a number at all
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise errors.ArgumentTypeError(f"{name} must be a number of seconds, got {type(value).__name__}.")
+    if not least <= value <= most:  # NaN neither
+        raise errors.ArgumentError(f"{name} must be from {least:g} to {most:g} seconds, got {value}.")
+    return value
+
+
+def moment_us(name: str, value: datetime.datetime) -> int:
+    """Give a time in microseconds since the epoch; what was before it is the epoch.
+
+    :raise ArgumentError: it has no timezone, so that it is another time on another machine
+    """
+    if value.utcoffset() is None:
+        raise errors.ArgumentError(f"{name} must say its timezone, as datetime.now(timezone.utc) does; got {value!r}.")
+    return max(0, (value - clock.EPOCH) // datetime.timedelta(microseconds=1))
+
+
+def position(name: str, value: object, word: str, ids: bool) -> replay.Position:
+    """Give a position in the queue: a time, perhaps a message id, or a word that stands for one.
+
+    :param word: which is taken, beside ``earliest``; empty if none is
+    :param ids: whether a message id is taken
+    :raise ArgumentTypeError: it is of another type
+    :raise ArgumentError: it is another word, no message id, or a time without a timezone
+    """
+    words = {"earliest": replay.EARLIEST, word: replay.LATEST} if word else {"earliest": replay.EARLIEST}
+    if isinstance(value, datetime.datetime):
+        return replay.Position(time_us=moment_us(name, value))
+    if isinstance(value, str) and value in words:
+        return words[value]
+    choices = ", ".join([*map(repr, words), "a datetime with a timezone", *(["a message id"] if ids else [])])
+    if isinstance(value, bool) or not isinstance(value, (str, int) if ids else str):
+        raise errors.ArgumentTypeError(f"{name} must be one of {choices}; got {type(value).__name__}.")
+    if isinstance(value, str) or not 1 <= value < 2**64:
+        raise errors.ArgumentError(f"{name} must be one of {choices}; got {value!r}.")
+    return replay.Position(message_id=value)
+
+
+def span(start: object, end: object) -> Tuple[replay.Position, replay.Position]:
+    """Give the two ends of a part of the history.
+
+    :raise ArgumentTypeError: one is of another type
+    :raise ArgumentError: one is no message id, or a time without a timezone
+    """
+    return (replay.EARLIEST if start is None else position("start", start, "", ids=True),
+            replay.LATEST if end is None else position("end", end, "", ids=True))
+
+
+def retention(value: object) -> float:
+    """Give the seconds for which messages are kept.
+
+    :raise ArgumentTypeError: it is not a number
+    :raise ArgumentError: it is outside the limits
+    """
+    return seconds("retention_s", value, 0, RETENTION_S_MAX)
 
 
 def at_least_one(name: str, value: object) -> int:

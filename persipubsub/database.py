@@ -22,7 +22,7 @@ MAP_BYTES_MIN = 40 * 1024**3
 GROWTH_PAGES_MIN = 64
 #: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error.
 ROOM_BYTES_MIN = 256 * 1024
-#: Seven are used; the rest is room for later ones.
+#: Ten are used; the rest is room for later ones.
 SUB_DATABASES_MAX = 32
 
 

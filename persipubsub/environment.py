@@ -93,7 +93,8 @@ class Environment:
                     strategy: Optional[Strategy] = None,
                     durability: Optional[Durability] = None,
                     mode: Optional[int] = None,
-                    high_water_mark: Optional[HighWaterMark] = None) -> Control:
+                    high_water_mark: Optional[HighWaterMark] = None,
+                    retention_s: Optional[float] = None) -> Control:
         """Set up the queue, or change it, and give its control.
 
         What is given is applied; what is left out stays as stored, or is the default in a new queue. Subscribers are
@@ -105,6 +106,7 @@ class Environment:
         :param durability: what a sent message survives; ``POWER_LOSS`` in a new queue
         :param mode: of the files, 0o600 in a new queue; who may read or write the files may enter the directory
         :param high_water_mark: another spelling of high_watermark
+        :param retention_s: see :meth:`Control.set_retention`; 0 in a new queue
         :raise ArgumentTypeError: an argument of the wrong type, or both spellings
         :raise ArgumentError: an argument outside its limits
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
@@ -113,7 +115,7 @@ class Environment:
         """
         identifiers = arguments.identifiers(subscriber_ids)
         configuration = Configuration(high_watermark if high_water_mark is None else high_water_mark, strategy,
-                                      durability)
+                                      durability, None if retention_s is None else arguments.retention(retention_s))
         if not self._allow_remote:
             filesystem.require_local(self._path)
         files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)

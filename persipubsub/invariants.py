@@ -6,13 +6,14 @@ import struct
 from typing import Iterator, List, NamedTuple, Tuple
 
 from persipubsub import queue, records
-from persipubsub.configuration import Durability, Strategy, stored_high_watermark
+from persipubsub.configuration import Durability, Strategy, require_retention_within_timeout, stored_high_watermark
 from persipubsub.transaction import Transaction
 
 INVARIANTS = {
     "I0": "the pages of the file are sound, and every record can be read",
     "I1": "pending_db holds exactly the multiset of all places",
-    "I2": "no message lies below the floor, but for those that wait below `first` to be deleted, and they are counted",
+    "I2": "no message lies below the floor, but for those that are retained, and those that wait below `first` to be "
+    "deleted, and they are counted",
     "I3": "every message lies in the range of exactly one run, and the running totals of runs agree",
     "I4": "no place is beyond the next id",
     "I5": "the ranges of runs do not overlap",
@@ -53,6 +54,7 @@ def _readable(found: _Found) -> _Found:
 def _configuration(txn: Transaction) -> _Found:
     try:
         stored_high_watermark(txn.header)
+        require_retention_within_timeout(txn.header)
         Strategy(txn.header.strategy)
         Durability(txn.header.durability)
     except ValueError as error:
@@ -84,7 +86,7 @@ def _messages(txn: Transaction) -> _Found:
             yield "I3", f"message {message_id}"
         if message_id < header.first and header.waiting:
             waiting += 1
-        elif floor is None or message_id < floor:
+        elif not header.retention_us and (floor is None or message_id < floor):
             yield "I2", f"message {message_id}, floor {floor}"
         if size_bytes is None and not (header.waiting and message_id < header.first):
             yield "I9", f"message {message_id} lacks a part"

@@ -2,8 +2,8 @@
 
 A message is appended to one log (:func:`put`) and stays until all subscribers have taken it. A subscriber is a *place*
 in the log: :func:`look` finds what lies there, :func:`take` moves the place on. The smallest of all places is the
-*floor*: messages below it await nobody and are deleted. Messages also go when they are older than the timeout
-(:func:`expire`), or when the queue overflows (:func:`put`).
+*floor*: messages below it await nobody and are deleted, unless they are retained (:mod:`persipubsub.retention`).
+Messages also go when they are older than the timeout (:func:`expire`), or when the queue overflows (:func:`put`).
 
 Each subscriber's record counts the messages that it has taken; the header counts those that went otherwise, by reason.
 
@@ -16,7 +16,7 @@ from typing import List, NamedTuple, Sequence, Tuple
 
 import icontract
 
-from persipubsub import clock, errors
+from persipubsub import clock, errors, retention
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy
 from persipubsub.log import joins
 from persipubsub.records import Header, Place, Run, bytes_between
@@ -38,18 +38,23 @@ _HighWaterMark = HighWaterMark
 
 def configure(txn: Transaction, configuration: Configuration, identifiers: Sequence[bytes]) -> None:
     """Apply a configuration, and add the subscribers that are missing."""
+    retention_us = txn.header.retention_us
     txn.put_header(configuration.applied(txn.header))
+    if txn.header.retention_us < retention_us:
+        remove_dangling(txn)
     for identifier in identifiers:
         add_subscriber(txn, identifier)
 
 
 def begin(txn: Transaction) -> None:
-    """Start a write transaction: the clock holds for this boot, and some of what waits to be deleted goes."""
+    """Start a write transaction: the clock holds for this boot, and some of what has gone for everybody is deleted."""
     header = txn.header
     if header.boot_id != clock.boot_id():
         txn.put_header(_with_clock(txn))
     if header.waiting:
         remove_below(txn, header.first)
+    if header.retention_us and retention.is_over(txn, now_us(txn)):
+        remove_dangling(txn)
 
 
 def _with_clock(txn: Transaction) -> Header:
@@ -94,7 +99,7 @@ def put(txn: Transaction, batch: Batch) -> Sent:
             f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
     newest, first_id = log.end()
     ids = range(first_id, first_id + len(batch.payloads))
-    if not txn.has_subscribers():
+    if not txn.has_subscribers() and not header.retention_us:
         log.mark_end(ids.stop)
         remove_below(txn, ids.stop)
         header = txn.header
@@ -155,6 +160,10 @@ def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int
 def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> int:
     """Append messages where a mark may be reached; give the number of messages that overflowed."""
     live = live_messages(txn)
+    if txn.header.retention_us:
+        count = retention.giving_way(live, len(payloads), txn.header.max_messages, retained_messages(txn))
+        _remove_oldest(txn, count)
+        live -= count
     strategy = Strategy(txn.header.strategy)
     head, tail = survivors(live, len(payloads), txn.header.max_messages, strategy)
     _remove(txn, live - min(live, head if strategy == Strategy.prune_last else max(0, tail - len(payloads))))
@@ -200,8 +209,12 @@ def _make_room(txn: Transaction) -> int:
     removed = 0
     while live_bytes(txn) > txn.header.hwm_db_size // 2:
         count = live_messages(txn) // 2 + 1
-        _remove(txn, count)
-        removed += count
+        retained = min(count, retained_messages(txn)) if txn.header.retention_us else 0
+        if retained:
+            _remove_oldest(txn, retained)
+        else:
+            _remove(txn, count)
+            removed += count
     return removed
 
 
@@ -211,9 +224,14 @@ def _remove(txn: Transaction, count: int) -> None:
         return
     if Strategy(txn.header.strategy) == Strategy.prune_last:
         txn.delete_last(count)
-        return
-    log = txn.log()
-    remove_below(txn, log.id_of(log.messages_before(first_live_id(txn)) + count))
+    else:
+        _remove_oldest(txn, count)
+
+
+def _remove_oldest(txn: Transaction, count: int) -> None:
+    if count:
+        log = txn.log()
+        remove_below(txn, log.id_of(log.messages_before(first_live_id(txn)) + count))
 
 
 # Removing
@@ -221,18 +239,26 @@ def _remove(txn: Transaction, count: int) -> None:
 
 def expire(txn: Transaction) -> int:
     """Remove what is older than the timeout; give how many messages went. Commit times never fall: bisection."""
+    # What all have taken is not let go: it has served.
+    retained = retained_messages(txn) if txn.header.retention_us else 0
     count = remove_below(txn, first_unexpired_id(txn, now_us(txn)))
     header = txn.header
-    txn.put_header(header._replace(pruned_timeout=header.pruned_timeout + count))
+    txn.put_header(header._replace(pruned_timeout=header.pruned_timeout + max(0, count - retained)))
     return count
 
 
 def first_unexpired_id(txn: Transaction, time_us: int) -> int:
     """Give the first id whose message, if it is there, has not expired at a time; the next id where all have."""
-    oldest_us = time_us - txn.header.message_timeout_us
-    log = txn.log()
-    run = log.first_where(lambda one: one.time_us >= oldest_us)
-    return log.next_id() if run is None else run.first_id
+    return txn.log().first_id_since(time_us - txn.header.message_timeout_us)
+
+
+def first_kept_id(txn: Transaction, time_us: int) -> int:
+    """Give the first id whose message, if it is there, neither has expired at a time nor been retained for long enough.
+
+    What is below may still be stored, until somebody writes. For everybody it has gone.
+    """
+    unexpired_id = first_unexpired_id(txn, time_us)
+    return max(unexpired_id, retention.bound(txn, time_us)) if txn.header.retention_us else unexpired_id
 
 
 def remove_below(txn: Transaction, bound: int) -> int:
@@ -255,11 +281,16 @@ def remove_below(txn: Transaction, bound: int) -> int:
 
 def prune_dangling(txn: Transaction) -> int:
     """Remove the messages that nobody awaits, since who did was removed; give how many went."""
-    floor = txn.floor()
-    count = remove_below(txn, txn.log().next_id() if floor is None else floor)
+    count = remove_dangling(txn)
     header = txn.header
-    txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count))
+    if not header.retention_us:  # else they had been taken, or have been kept for as long as was wanted
+        txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count))
     return count
+
+
+def remove_dangling(txn: Transaction) -> int:
+    """Remove the messages below the floor, but for those that are to be retained; give how many went."""
+    return remove_below(txn, retention.bound(txn, now_us(txn)))
 
 
 def clear(txn: Transaction) -> int:
@@ -285,6 +316,13 @@ def live_bytes(txn: Transaction) -> int:
     """Give the size of the messages: their pages, less the share of the messages that wait to be deleted."""
     stored = txn.stored_messages()
     return txn.stored_bytes() * (stored - txn.header.waiting) // stored if stored else 0
+
+
+def retained_messages(txn: Transaction) -> int:
+    """Count the messages that are there though nobody awaits them."""
+    log, floor = txn.log(), txn.floor()
+    end = log.next_id() if floor is None else floor
+    return max(0, log.messages_before(end) - log.messages_before(first_live_id(txn)))
 
 
 def count_from(txn: Transaction, start: int) -> Tuple[int, int]:
@@ -343,15 +381,19 @@ def remove_subscriber(txn: Transaction, identifier: bytes) -> None:
 
     :raise UnknownSubscriberError: there is none
     """
-    _remove_place(txn, identifier, _own_place(txn, subscribe(txn, identifier)))
+    _remove_place(txn, identifier, own_place(txn, subscribe(txn, identifier)))
     prune_dangling(txn)
 
 
 def clear_subscribers(txn: Transaction) -> int:
     """Remove all subscribers and all messages; give how many messages went."""
+    retained = retained_messages(txn)
     for identifier, place in txn.places():
         _remove_place(txn, identifier, place)
-    return prune_dangling(txn)
+    count = clear(txn)
+    header = txn.header
+    txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count - retained))
+    return count
 
 
 def _remove_place(txn: Transaction, identifier: bytes, place: Place) -> None:
@@ -380,7 +422,7 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    start = max(_own_place(txn, subscription).next_id, txn.header.first)
+    start = max(own_place(txn, subscription).next_id, txn.header.first)
     ids, payloads = txn.messages(start, max_messages, max_bytes)
     return _unexpired(txn, ids, payloads) if ids else NOTHING
 
@@ -390,14 +432,18 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    start = max(_own_place(txn, subscription).next_id, txn.header.first)
+    start = max(own_place(txn, subscription).next_id, txn.header.first)
     last_id = txn.last_id()
     if last_id is None or last_id < start:
         return NOTHING
     return _unexpired(txn, *txn.messages(last_id, 1, 0))
 
 
-def _own_place(txn: Transaction, subscription: Subscription) -> Place:
+def own_place(txn: Transaction, subscription: Subscription) -> Place:
+    """Give a subscriber's record.
+
+    :raise UnknownSubscriberError: it was removed
+    """
     place = txn.place(subscription.identifier)
     if place is None or place.number != subscription.number:
         raise errors.UnknownSubscriberError(
@@ -425,6 +471,8 @@ def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], skipp
     place, last_id = txn.place(subscription.identifier), ids[-1]
     if place is None or place.number != subscription.number or place.next_id > last_id:
         return
+    if place.next_id < ids[0] and not skipping and first_live_id(txn, place.next_id) < ids[0]:
+        return  # it was moved back meanwhile: it wants to have them all again
     taken = len(ids) - bisect.bisect_left(ids, place.next_id)
     if skipping:
         log = txn.log()
@@ -438,7 +486,7 @@ def take_all(txn: Transaction, identifier: bytes) -> int:
 
     :raise UnknownSubscriberError: there is none
     """
-    place = _own_place(txn, subscribe(txn, identifier))
+    place = own_place(txn, subscribe(txn, identifier))
     pending, _ = count_from(txn, max(place.next_id, first_unexpired_id(txn, now_us(txn))))
     next_id = txn.log().next_id()
     if place.next_id < next_id:
@@ -452,4 +500,4 @@ def _move(txn: Transaction, identifier: bytes, place: Place, next_id: int, taken
     txn.count_place(next_id, 1)
     floor = txn.floor()
     if floor is not None and floor > place.next_id:
-        remove_below(txn, floor)
+        remove_below(txn, retention.bound(txn, now_us(txn)) if txn.header.retention_us else floor)

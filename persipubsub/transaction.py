@@ -27,6 +27,9 @@ class SubDatabases(NamedTuple):
     pending_db: "lmdb._Database"
     subscriber_db: "lmdb._Database"
     index_db: "lmdb._Database"
+    delayed_db: "lmdb._Database"
+    once_db: "lmdb._Database"
+    once_order_db: "lmdb._Database"
 
 
 class Transaction:  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database

@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 import persipubsub
 from persipubsub import Control, Environment, Publisher, Subscriber, errors, transaction
-from tests.model import Message, Model
+from tests.lasting_model import LastingModel
+from tests.model import Message
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model()
+        self.model = LastingModel()
         self.sent = 0
         self.opened: List[Opened] = []
         self.cleanup = contextlib.ExitStack()
@@ -134,6 +135,12 @@ class Machine(RuleBasedStateMachine):
             del self.model.places[name]
         return self.model.keep(self.model.log, "dangling")
 
+    def clear_model(self) -> int:
+        """Let everything go, also all subscribers; give how many messages went."""
+        count = self.model.keep([], "dangling")
+        self.model.places.clear()
+        return count
+
     def taken_in_block(self,
                        handle: Handle,
                        receipt: ContextManager[List[bytes]],
@@ -181,7 +188,7 @@ class Machine(RuleBasedStateMachine):
     def compare(self, control: Control) -> None:
         """Compare the status of the queue with the model."""
         status, model = control.status(), self.model
-        young = model.young(model.log)
+        young = model.there()
         assert (status.messages, status.oldest_age_s) == (len(young), self._age_s(young))
         assert (status.next_id, status.floor) == (model.next_id, model.floor())
         assert (status.sent, dataclasses.asdict(status.pruned)) == (model.next_id - 1, {
@@ -189,6 +196,8 @@ class Machine(RuleBasedStateMachine):
             for reason in ("timeout", "overflow", "dangling")
         })
         assert status.high_watermark == model.high_watermark
+        assert status.retention_s == model.retention_us / 1e6
+        assert status.retained == len([message for message in young if not model.is_awaited(message)])
         assert (status.strategy, status.durability) == (model.strategy, model.durability)
         assert (status.size_bytes > 0) == bool(model.log)
         assert status.subscribers.keys() == model.places.keys()

@@ -1294,6 +1294,7 @@ DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I7", "the mark is 0 messages", lambda raw: change_header(raw, max_messages=0)),
     ("I7", "the mark is 0 bytes", lambda raw: change_header(raw, hwm_db_size=0)),
     ("I7", "the timeout is 0", lambda raw: change_header(raw, message_timeout_us=0)),
+    ("I7", "the retention is over the timeout", lambda raw: change_header(raw, retention_us=10**18)),
     ("I8", "an entry of the index is not handed out", lambda raw: raw.put("index_db", struct.pack(">IQ", 1, 3), b"")),
     ("I9", "a long message lacks a part", lambda raw: raw.delete("chunk_db",
                                                                  raw.all("chunk_db")[0][0])),

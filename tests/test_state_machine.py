@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import tempfile
-from typing import Callable, Dict, List, Optional, Set, Tuple, Type, TypeVar
+from typing import Callable, List, Optional, Set, Tuple, Type
 
 import hypothesis
 import pytest
@@ -19,27 +19,10 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.log import RUN_US_MAX
-from tests.machine import Handle, Interrupted, Machine, Opened, first_of, listed, payloads_of, pickled, within
+from tests.lasting_machine import RETENTIONS, LastingMachine
+from tests.machine import Handle, Interrupted, Opened, first_of, listed, payloads_of, pickled, within
+from tests.rules import NAMES, RULES, WHICH, uses
 
-RuleFunction = TypeVar("RuleFunction", bound=Callable[..., object])
-
-#: The rules that say that they use a public method.
-RULES: Dict[str, List[Callable[..., object]]] = {}
-
-
-def uses(*methods: str) -> Callable[[RuleFunction], RuleFunction]:
-    """Note that a rule uses these public methods."""
-
-    def note(function: RuleFunction) -> RuleFunction:
-        for method in methods:
-            RULES.setdefault(method, []).append(function)
-        return function
-
-    return note
-
-
-WHICH = st.integers(0, 5)  # one of a list, counted round
-NAMES = st.sampled_from(["a", "b", "data_db"])
 STRATEGIES = st.sampled_from(Strategy)
 DURABILITIES = st.sampled_from([Durability.PROCESS_CRASH] * 3 + [Durability.POWER_LOSS])
 HIGH_WATERMARKS = st.builds(HighWaterMark,
@@ -57,7 +40,7 @@ MEANWHILE = st.sampled_from(["nothing"] * 3 +
                             ["error", "send", "take", "clear", "expire", "remove", "replace", "close"])
 
 
-class QueueMachine(Machine):
+class QueueMachine(LastingMachine):
     """One queue; Environments, publishers and subscribers that come and go; a clock that does what clocks do."""
 
     # pylint: disable=too-many-public-methods  # one per thing that can be done
@@ -71,7 +54,7 @@ class QueueMachine(Machine):
             environment.new_publisher()
         control = environment.new_control(durability=Durability.PROCESS_CRASH)
         self.opened.append(Opened(environment, control, environment.new_publisher()))
-        self.set_up_again(0, names, high_watermark, strategy, Durability.PROCESS_CRASH)
+        self.set_up_again(0, names, high_watermark, strategy, Durability.PROCESS_CRASH, None)
         for name in names:
             self.open_subscriber(0, name)
         self.send_stream(0, stream)
@@ -80,21 +63,35 @@ class QueueMachine(Machine):
           names=st.sets(NAMES, max_size=1),
           high_watermark=st.one_of(st.none(), HIGH_WATERMARKS),
           strategy=st.one_of(st.none(), STRATEGIES),
-          durability=st.one_of(st.none(), DURABILITIES))
+          durability=st.one_of(st.none(), DURABILITIES),
+          retention_s=st.one_of(st.none(), RETENTIONS))
     @uses("Environment.new_control", "Control.close", "Control.closed")
     def set_up_again(self, which: int, names: Set[str], high_watermark: Optional[HighWaterMark],
-                     strategy: Optional[Strategy], durability: Optional[Durability]) -> None:
+                     strategy: Optional[Strategy], durability: Optional[Durability],
+                     retention_s: Optional[float]) -> None:
         """What is given to new_control is applied, what is left out stays."""
         opened, model = self.some(which), self.model
         opened.control.close()
         with pytest.raises(errors.ClosedError):
             opened.control.status()
         assert opened.control.closed
-        opened.control = opened.environment.new_control(sorted(names), high_watermark, strategy, durability)
+        mark = high_watermark or model.high_watermark
+        retention_us = model.retention_us if retention_s is None else round(retention_s * 1e6)
+        if not self.allowed(retention_us, mark.message_timeout):
+            with pytest.raises(errors.ArgumentError):
+                opened.environment.new_control(sorted(names), high_watermark, retention_s=retention_s)
+            mark, retention_us = model.high_watermark, model.retention_us
+            high_watermark = retention_s = None
+        opened.control = opened.environment.new_control(sorted(names),
+                                                        high_watermark,
+                                                        strategy,
+                                                        durability,
+                                                        retention_s=retention_s)
         model.write()
+        model.high_watermark, model.retention_us = mark, retention_us
+        model.log = model.kept(model.log)
         for name in sorted(names):
             model.add(name)
-        model.high_watermark = high_watermark or model.high_watermark
         model.strategy = strategy or model.strategy
         model.durability = durability or model.durability
 
@@ -102,9 +99,13 @@ class QueueMachine(Machine):
     @uses("Control.set_hwm")
     def set_hwm(self, which: int, high_watermark: HighWaterMark) -> None:
         """Another mark holds for the next send."""
-        self.some(which).control.set_hwm(high_watermark)
         self.model.write()
-        self.model.high_watermark = high_watermark
+        if self.allowed(self.model.retention_us, high_watermark.message_timeout):
+            self.some(which).control.set_hwm(high_watermark)
+            self.model.high_watermark = high_watermark
+        else:
+            with pytest.raises(errors.ArgumentError):
+                self.some(which).control.set_hwm(high_watermark)
 
     @rule(which=WHICH, strategy=STRATEGIES)
     @uses("Control.set_strategy")
@@ -431,7 +432,7 @@ class QueueMachine(Machine):
     @uses("Control.clear_all_subscribers")
     def clear_all_subscribers(self, which: int, again: List[str]) -> None:
         """All messages go, and all subscribers; those that are added again are new ones."""
-        assert self.some(which).control.clear_all_subscribers() == self.remove_from_model(*self.model.places)
+        assert self.some(which).control.clear_all_subscribers() == self.clear_model()
         for name in again:
             self.add_subscriber(which, name)
 
@@ -451,7 +452,7 @@ class QueueMachine(Machine):
                 for identifier in self.model.places:
                     with environment.new_subscriber(identifier).receive_many(timeout=0) as received:
                         assert received == payloads_of(self.model.young(self.model.awaited(identifier)))
-                assert copied.status().messages == 0
+                assert copied.status().messages == copied.status().retained
 
 
 class QueueMachineInSmallSteps(QueueMachine):
@@ -468,7 +469,7 @@ class QueueMachineInSmallSteps(QueueMachine):
     def send_to_nobody(self, which: int, backlog: int, to_nobody: List[int], again: List[str], then: int) -> None:
         """What is sent while there is no subscriber is nowhere, also where much that was sent before is still to go."""
         self.send_many(which, [8] * backlog, False)
-        assert self.some(which).control.clear_all_subscribers() == self.remove_from_model(*self.model.places)
+        assert self.some(which).control.clear_all_subscribers() == self.clear_model()
         for count in to_nobody:
             self.send_many(which, [8] * count, False)
         for name in again:
