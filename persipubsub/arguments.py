@@ -10,6 +10,7 @@ from typing import Iterable, List, Optional, Tuple
 
 from persipubsub import clock, errors, replay
 from persipubsub.configuration import RETENTION_S_MAX
+from persipubsub.delayed import AT_END, DELAY_S_MAX, Due
 from persipubsub.queue import IDENTIFIER_BYTES_MAX, MESSAGE_BYTES_MAX, Batch
 
 BATCH_MESSAGES_MAX = 1_000_000
@@ -205,6 +206,25 @@ def retention(value: object) -> float:
     :raise ArgumentError: it is outside the limits
     """
     return seconds("retention_s", value, 0, RETENTION_S_MAX)
+
+
+def due(delay_s: object, at: object) -> Due:
+    """Give when a message is due.
+
+    :raise ArgumentTypeError: one is of the wrong type, or there is not exactly one
+    :raise ArgumentError: it is outside the limits
+    """
+    if (delay_s is None) == (at is None):
+        raise errors.ArgumentTypeError("send_later takes either delay_s, in seconds, or at, a datetime; got "
+                                       f"{'neither' if at is None else 'both'}.")
+    if at is None:
+        return Due(delay_us=round(seconds("delay_s", delay_s, 0, DELAY_S_MAX) * 1e6))
+    if not isinstance(at, datetime.datetime):
+        raise errors.ArgumentTypeError(f"at must be a datetime with a timezone, got {type(at).__name__}.")
+    at_us = moment_us("at", at)
+    if at >= AT_END:
+        raise errors.ArgumentError(f"at must be before the year {AT_END.year}, got {at!r}.")
+    return Due(at_us=at_us)
 
 
 def at_least_one(name: str, value: object) -> int:

@@ -106,7 +106,7 @@ class Control:
     def _read_history(self, operation: Callable[[Transaction], T]) -> T:
         if self.closed:
             raise _closed_error(self)
-        return self._handle.read(operation)
+        return self._handle.read_present(operation)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def remove_subscriber(self, identifier: str) -> None:
@@ -136,7 +136,7 @@ class Control:
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)
     def clear_messages(self) -> int:
-        """Delete all messages; the subscribers stay. Give how many messages went."""
+        """Delete all messages, also delayed ones; the subscribers stay. Give how many messages went."""
         return self._handle.change(queue.clear)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
@@ -182,7 +182,7 @@ class Control:
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def status(self) -> QueueStatus:
         """Tell what the queue looks like at this moment."""
-        return self._handle.read(lambda txn: status.read(txn, self._environment.path))
+        return self._handle.read_present(lambda txn: status.read(txn, self._environment.path))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def check(self) -> Tuple[Violation, ...]:

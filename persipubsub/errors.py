@@ -18,6 +18,7 @@
      |  the state of the queue: set it up, or look at who changed it
      +-- NotInitializedError                 no queue at this path
      +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed meanwhile
+     +-- TooManyDelayedError                 as many delayed messages as the high-water mark lets be
      +-- InUseError                          it is open, and what is to be done needs it closed
      |
      |  the place: the path, its permissions, its files
@@ -54,6 +55,7 @@ __all__ = [
     "ReadersFullError",
     "ReentryError",
     "StorageError",
+    "TooManyDelayedError",
     "UnknownSubscriberError",
 ]
 
@@ -103,6 +105,10 @@ class EmptyError(PersipubsubError, LookupError):
 
 class NotInitializedError(PersipubsubError):
     """Raised when there is no queue at the path. Set it up with ``Environment.new_control`` once, at deployment."""
+
+
+class TooManyDelayedError(PersipubsubError):
+    """Raised when as many messages are delayed as the high-water mark lets be. Cancel some, wait, or raise the mark."""
 
 
 class InUseError(PersipubsubError):

@@ -21,6 +21,7 @@ INVARIANTS = {
     "I7": "the configuration is one that can be set",
     "I8": "an entry of index_db is below the next of its subscriber",
     "I9": "every part belongs to a long message, and every long message has all its parts",
+    "I12": "the delayed messages are counted, the first due time is that of the first, and each has all its parts",
 }
 
 
@@ -36,7 +37,7 @@ class Violation(NamedTuple):
 
 def check(txn: Transaction) -> Tuple[Violation, ...]:
     """Read the whole queue and give all violations; none means that all is well."""
-    parts = (_configuration, _places, _messages, _runs, _index)
+    parts = (_configuration, _places, _messages, _runs, _index, _delayed)
     return tuple(Violation(*found) for part in parts for found in _readable(part(txn)))
 
 
@@ -126,3 +127,15 @@ def _index(txn: Transaction) -> _Found:
             yield "I6", f"message {message_id} of subscriber number {number}"
         elif message_id >= next_ids[number]:
             yield "I8", f"message {message_id} of subscriber number {number}"
+
+
+def _delayed(txn: Transaction) -> _Found:
+    header, found = txn.header, list(txn.schedule().all())
+    if len(found) != header.delayed:
+        yield "I12", f"{len(found)} messages are delayed, counted are {header.delayed}"
+    next_due_us = min((due_us for due_us, _, _ in found), default=records.NEVER_US)
+    if next_due_us != header.next_due_us:
+        yield "I12", f"the first is due at {next_due_us}, not at {header.next_due_us}"
+    for due_us, number, size_bytes in found:
+        if size_bytes is None or number >= header.next_delayed_number:
+            yield "I12", f"delayed message {number}, due at {due_us}"

@@ -1,9 +1,11 @@
 """Sending messages."""
 
+import datetime
 import logging
-from typing import TYPE_CHECKING, Iterable, Sequence, Tuple
+from typing import TYPE_CHECKING, Iterable, Optional, Sequence, Tuple
 
 from persipubsub import arguments, errors
+from persipubsub.delayed import DelayedMessage
 from persipubsub.engine import Engine
 from persipubsub.queue import Batch, Sent
 
@@ -58,9 +60,52 @@ class Publisher:
             return [self._put(Batch((payload, ), len(payload), len(payload))).start for payload in batch.payloads]
         return self._put(batch)
 
-    def _put(self, batch: Batch) -> range:
+    def send_later(self,
+                   msg: bytes,
+                   delay_s: Optional[float] = None,
+                   at: Optional[datetime.datetime] = None) -> DelayedMessage:
+        """Send a message that comes later. Once this returns, it survives what the queue's durability names.
+
+        It gets its message id, and its place in the order, when it is due. Until then it is for no subscriber, and it
+        counts to no mark; but there are at most as many delayed messages as the high-water mark lets messages be.
+
+        :param msg: 0 bytes to 1 GiB, bytes-like
+        :param delay_s: seconds until it is due, from 0 (at once) to 10 ** 9
+        :param at: or else when it is due, with a timezone, before the year 4000; in the past: at once
+        :return: by which it can be cancelled
+        :raise ArgumentTypeError: an argument of the wrong type, or not exactly one of ``delay_s`` and ``at``
+        :raise ArgumentError: an argument outside its limits, or a time without a timezone
+        :raise MessageTooLargeError: it is over 1 GiB, or over the high-water mark of the queue
+        :raise TooManyDelayedError: as many messages are delayed as the high-water mark lets be
+        :raise ClosedError: the publisher or its Environment is closed
+        :raise StorageError: it could not be stored; the queue is as before
+        """
+        payload, due = arguments.payload(msg), arguments.due(delay_s, at)
+        self._require_open()
+        return self._engine.put_later(payload, due)
+
+    def cancel(self, message: DelayedMessage) -> bool:
+        """Take back what was sent for later.
+
+        :param message: what :meth:`send_later` gave, of any publisher of this queue, in any process
+        :return: whether it was still delayed; if not, it has come, or was cancelled before
+        :raise ArgumentTypeError: it is something else
+        :raise ClosedError: the publisher or its Environment is closed
+        :raise StorageError: it could not be cancelled; the queue is as before
+        """
+        if not isinstance(message, DelayedMessage):
+            raise errors.ArgumentTypeError(
+                f"cancel takes what send_later gave, a DelayedMessage; got {type(message).__name__}.")
+        self._require_open()
+        return self._engine.cancel(message)
+
+    def _require_open(self) -> None:
         if self._closed:
             raise errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_publisher.")
+
+    def _put(self, batch: Batch) -> range:
+        if self._closed:
+            self._require_open()
         if not batch.payloads:
             return range(0)
         sent = self._engine.put(batch)

@@ -19,7 +19,7 @@ import icontract
 from persipubsub import clock, errors, retention
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy
 from persipubsub.log import joins
-from persipubsub.records import Header, Place, Run, bytes_between
+from persipubsub.records import NEVER_US, Header, Place, Run, bytes_between
 from persipubsub.transaction import Transaction
 
 __all__ = ["Durability", "HighWaterMark", "Strategy"]
@@ -94,9 +94,7 @@ def put(txn: Transaction, batch: Batch) -> Sent:
     """Append messages, keeping the high-water mark as if each had been put alone."""
     header, log = txn.header, txn.log()
     if batch.largest_bytes > header.hwm_db_size:
-        raise errors.MessageTooLargeError(
-            f"A message of {batch.largest_bytes} bytes is over the high-water mark of the queue, hwm_db_size="
-            f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
+        require_below_mark(header, batch.largest_bytes)
     newest, first_id = log.end()
     ids = range(first_id, first_id + len(batch.payloads))
     if not txn.has_subscribers() and not header.retention_us:
@@ -118,6 +116,25 @@ def put(txn: Transaction, batch: Batch) -> Sent:
         log.begin_run(time_us, batch.largest_bytes)
     txn.append(first_id, batch.payloads, batch.largest_bytes)
     return Sent(ids, True, 0)
+
+
+def require_below_mark(header: Header, size_bytes: int) -> None:
+    """Refuse a message that is larger than the queue may be.
+
+    :raise MessageTooLargeError: it is
+    """
+    if size_bytes > header.hwm_db_size:
+        raise errors.MessageTooLargeError(
+            f"A message of {size_bytes} bytes is over the high-water mark of the queue, hwm_db_size="
+            f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
+
+
+def pass_over(txn: Transaction, count: int) -> None:
+    """Give ids to messages that the mark does not let in."""
+    if count:
+        log, header = txn.log(), txn.header
+        log.mark_end(log.next_id() + count)
+        txn.put_header(header._replace(pruned_overflow=header.pruned_overflow + count))
 
 
 def _surely_below_the_mark(header: Header, oldest: Run, newest: Run, batch: Batch, first_id: int) -> bool:
@@ -294,8 +311,16 @@ def remove_dangling(txn: Transaction) -> int:
 
 
 def clear(txn: Transaction) -> int:
-    """Remove all messages; give how many went."""
-    return remove_below(txn, txn.log().next_id())
+    """Remove all messages, also the delayed ones; give how many went."""
+    return remove_below(txn, txn.log().next_id()) + _clear_delayed(txn)
+
+
+def _clear_delayed(txn: Transaction) -> int:
+    header = txn.header
+    if header.delayed:
+        txn.clear_schedule()
+        txn.put_header(header._replace(delayed=0, next_due_us=NEVER_US))
+    return header.delayed
 
 
 # Counting
@@ -390,10 +415,10 @@ def clear_subscribers(txn: Transaction) -> int:
     retained = retained_messages(txn)
     for identifier, place in txn.places():
         _remove_place(txn, identifier, place)
-    count = clear(txn)
+    count = remove_below(txn, txn.log().next_id())
     header = txn.header
     txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count - retained))
-    return count
+    return count + _clear_delayed(txn)
 
 
 def _remove_place(txn: Transaction, identifier: bytes, place: Place) -> None:
@@ -412,6 +437,7 @@ class Found(NamedTuple):
     payloads: List[bytes]
     expired: bool = False
     expires_us: int = 0  # time since boot after which the first of them has expired
+    due_us: int = NEVER_US  # time since boot at which a delayed message is due, or NEVER_US
 
 
 NOTHING = Found((), [])
@@ -424,7 +450,8 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
     """
     start = max(own_place(txn, subscription).next_id, txn.header.first)
     ids, payloads = txn.messages(start, max_messages, max_bytes)
-    return _unexpired(txn, ids, payloads) if ids else NOTHING
+    found = _unexpired(txn, ids, payloads) if ids else NOTHING
+    return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
 
 
 def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
@@ -434,9 +461,15 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
     """
     start = max(own_place(txn, subscription).next_id, txn.header.first)
     last_id = txn.last_id()
-    if last_id is None or last_id < start:
-        return NOTHING
-    return _unexpired(txn, *txn.messages(last_id, 1, 0))
+    found = NOTHING if last_id is None or last_id < start else _unexpired(txn, *txn.messages(last_id, 1, 0))
+    return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
+
+
+def _with_due_time(txn: Transaction, found: Found) -> Found:
+    """Say when something is due: now, if time does not go on yet, because nobody has written since the boot."""
+    header = txn.header
+    return found._replace(due_us=max(0, header.next_due_us -
+                                     header.clock_offset_us) if header.boot_id == clock.boot_id() else 0)
 
 
 def own_place(txn: Transaction, subscription: Subscription) -> Place:

@@ -15,7 +15,7 @@ sub-database        key                         value
 ``index_db``        subscriber number, id       (room for messages handed out but not yet taken)
 ``delayed_db``      due time, number, part      a delayed message, in parts as in ``data_db`` and ``chunk_db``
 ``once_db``         deduplication id            :class:`Once`: the message that was sent with it
-``once_order_db``   message id                  the deduplication id that it was sent with, the oldest first
+``once_order_db``   time, message id            the deduplication id that the message was sent with then
 ==================  ==========================  ======================================================
 """
 
@@ -36,6 +36,7 @@ NUMBER = struct.Struct(">Q")
 PART_KEY = struct.Struct(">QI")
 INDEX_KEY = struct.Struct(">IQ")
 DELAYED_KEY = struct.Struct(">QQI")
+ONCE_ORDER_KEY = struct.Struct(">QQ")
 #: The due time of a message that is never due: ``Header.next_due_us`` where none is delayed.
 NEVER_US = 2**64 - 1
 _UINT64 = 2**64 - 1

@@ -5,13 +5,14 @@ page of them cannot be read, every leaf page of the file is looked at as well. P
 given twice, so that a message on a page that no tree leads to is that message, though it may have been taken.
 """
 
+import itertools
 import struct
 import sys
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from persipubsub import errors, page_walk, records
+from persipubsub import errors, page_walk, records, schedule
 from persipubsub.page_walk import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
-from persipubsub.records import Header, Place, Run
+from persipubsub.records import Header, Once, Place, Run
 from persipubsub.transaction import SubDatabases
 
 IDENTIFIER_BYTES_MAX = 255
@@ -21,6 +22,13 @@ MESSAGE_BYTES_MAX = 2**30
 TIME_US_MIN = 1_500_000_000_000_000
 #: No queue lives to see it, and LMDB's own records look like such ids.
 ID_MAX = 2**48
+
+#: How long the keys of some sub-databases are, and of no others with keys that begin with a number.
+_KEY_SIZES = {
+    "chunk_db": records.PART_KEY.size,
+    "delayed_db": records.DELAYED_KEY.size,
+    "once_order_db": records.ONCE_ORDER_KEY.size
+}
 
 
 class Where(NamedTuple):
@@ -41,6 +49,9 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self.runs: Dict[int, Run] = {}
         self.messages: Dict[int, Where] = {}
         self._parts: Dict[Tuple[int, int], Where] = {}
+        #: By due time and number.
+        self.delayed: Dict[Tuple[int, int], Dict[int, Where]] = {}
+        self.once: Dict[bytes, Once] = {}
         self._found: Set[str] = set()
         self._page: Tuple[int, bytes, List[Node]] = (0, b"", [])
         self._read_trees()
@@ -134,8 +145,11 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         lengths = {len(node.key) for node in nodes}
         if sizes == {records.PLACE_BYTES} and all(_is_identifier(node.key) for node in nodes):
             return "subscriber_db"
-        if lengths == {records.PART_KEY.size}:
-            return "chunk_db"
+        if any(node.key[:1] != b"\0" for node in nodes):
+            return None  # deduplication ids, perhaps; what goes with them is in once_order_db as well
+        for name, size in _KEY_SIZES.items():
+            if lengths == {size}:
+                return name
         if lengths != {records.NUMBER.size} or any(not 0 < records.unpack_id(node.key) < ID_MAX for node in nodes):
             return None
         if sizes == {28} and all(self._is_run(page, node) for node in nodes):
@@ -178,6 +192,14 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif name == "chunk_db":
             message_id, part = records.PART_KEY.unpack(key)
             self._parts.setdefault((message_id, part), where)
+        elif name == "delayed_db":
+            due_us, number, part = records.DELAYED_KEY.unpack(key)
+            self.delayed.setdefault((due_us, number), {}).setdefault(part, where)
+        elif name == "once_order_db":
+            time_us, message_id = records.ONCE_ORDER_KEY.unpack(key)
+            identifier = self._file.value(page, node)
+            if message_id < ID_MAX:
+                self.once[identifier] = max(Once(message_id, time_us), self.once.get(identifier, Once(0, 0)))
         elif name == "meta_db":
             run = records.decode_run(key, self._file.value(page, node))
             if run.first_id < ID_MAX:
@@ -208,6 +230,18 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             return records.joined(value, self._parts_of(message_id))
         except ValueError as error:
             raise errors.DamagedError(f"Message {message_id} cannot be read: {error}.") from error
+
+    def delayed_payload(self, key: Tuple[int, int]) -> bytes:
+        """Read a delayed message that was found.
+
+        :raise DamagedError: it cannot be read
+        """
+        try:
+            parts = self.delayed[key]
+            numbers = itertools.takewhile(parts.__contains__, itertools.count())
+            return schedule.joined([self._value(parts[number]) for number in numbers])
+        except ValueError as error:
+            raise errors.DamagedError(f"The delayed message {key[1]} cannot be read: {error}.") from error
 
     def _parts_of(self, message_id: int) -> Iterator[bytes]:
         part = 1

@@ -70,6 +70,8 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     retention_s: float
     #: How many of the messages are kept for that alone.
     retained: int
+    #: Number of messages that were sent for later, and have not come yet.
+    delayed: int
     #: The subscribers by identifier.
     subscribers: Mapping[str, SubscriberStatus]
 
@@ -103,6 +105,7 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
                        durability=Durability(header.durability),
                        retention_s=stored_seconds(header.retention_us),
                        retained=messages - awaited,
+                       delayed=header.delayed,
                        subscribers={
                            identifier.decode(): SubscriberStatus(place.next_id, *counted(place.next_id), place.taken)
                            for identifier, place in txn.places()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Sequence
 from persipubsub import errors, records
 from persipubsub.log import Log
 from persipubsub.records import Header, Place, pack_id, unpack_id
+from persipubsub.schedule import Schedule
 
 if TYPE_CHECKING:
     import lmdb
@@ -97,6 +98,18 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         """Give the log, that is, what ``meta_db`` tells of the messages."""
         cursor = self._txn.cursor
         return Log(cursor(self._dbs.meta_db), cursor(self._dbs.data_db))
+
+    def schedule(self) -> Schedule:
+        """Give the delayed messages."""
+        return Schedule(self._txn.cursor(self._dbs.delayed_db))
+
+    def clear_schedule(self) -> None:
+        """Delete all delayed messages."""
+        self._txn.drop(self._dbs.delayed_db, delete=False)
+
+    def delayed_bytes(self) -> int:
+        """Give the size of the pages of ``delayed_db``."""
+        return self._pages_bytes(self._dbs.delayed_db)
 
     # Messages
 
@@ -237,11 +250,11 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
 
     def stored_bytes(self) -> int:
         """Give the size of the pages of ``data_db`` and ``chunk_db``."""
-        size = 0
-        for sub_database in (self._dbs.data_db, self._dbs.chunk_db):
-            stat = self._txn.stat(sub_database)
-            size += stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
-        return size
+        return sum(map(self._pages_bytes, (self._dbs.data_db, self._dbs.chunk_db)))
+
+    def _pages_bytes(self, sub_database: "lmdb._Database") -> int:
+        stat = self._txn.stat(sub_database)
+        return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
     def sizes(self) -> Iterator[Tuple[int, Optional[int]]]:
         """Iterate over id and size of all messages; a message that lacks a part has no size."""

@@ -1,25 +1,34 @@
 """The rules of the state machine for messages that stay longer than until all have taken them."""
 
 import datetime
-from typing import Optional, Union
+import functools
+from typing import List, Optional, Union
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import precondition, rule
 
-from persipubsub import clock, errors
+from persipubsub import clock, delayed, errors
+from persipubsub.delayed import DelayedMessage
 from persipubsub.log import RUN_US_MAX
-from tests.machine import Handle, Machine
-from tests.rules import NAMES, WHICH, uses
+from tests.machine import Handle, Machine, pickled
+from tests.rules import NAMES, SIZES_BYTES, WHICH, uses
 
 #: In seconds; the last is over some of the message timeouts.
 RETENTIONS = st.sampled_from([0, 1, 1, 2.5, 10])
 #: A time back from now, by a part of the age of the oldest message.
 AGES = st.sampled_from([0.0, 0.3, 0.5, 1.0, 1.5])
 
+#: In seconds.
+DELAYS = st.sampled_from([0, 0.5, 1, 2, 2, 3, 1000])
+
 
 class LastingMachine(Machine):
     """The rules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delayed_messages: List[DelayedMessage] = []
 
     def moment(self, age: float) -> datetime.datetime:
         """Give a time between now and the oldest message, or before it; where no datetime is as late, the last one."""
@@ -91,6 +100,41 @@ class LastingMachine(Machine):
                         since, int) else since is None or one.time_us >= microseconds(since) - RUN_US_MAX)]
         found = self.some(which).control.history(since, until)
         assert [(one.id, one.time, one.payload) for one in found] == expected
+
+    @rule(which=WHICH, size_bytes=SIZES_BYTES, delay_s=DELAYS, absolute=st.booleans(), pickling=st.booleans())
+    @uses("Publisher.send_later")
+    def send_later(self, which: int, size_bytes: int, delay_s: float, absolute: bool, pickling: bool) -> None:
+        """What is delayed is appended when it is due, by whoever comes; there is at most as much as the mark says."""
+        opened, model, payload = self.some(which), self.model, self.payloads([size_bytes])[0]
+        at = clock.utc(model.now_us() + round(delay_s * 1e6))
+        send = functools.partial(opened.publisher.send_later, payload, delay_s=delay_s)
+        if absolute and at < delayed.AT_END:
+            send = functools.partial(opened.publisher.send_later, payload, at=at)
+        model.write()
+        if len(model.delayed) >= model.high_watermark.max_messages:
+            with pytest.raises(errors.TooManyDelayedError):
+                send()
+            return
+        message = send()
+        expected = model.delay(payload, round(delay_s * 1e6))
+        assert (message.due_us, message.number) == expected[:2]
+        model.write()
+        self.delayed_messages.append(pickled(message) if pickling else message)
+
+    @precondition(lambda self: self.delayed_messages)
+    @rule(which=WHICH, message=st.integers(0, 30))
+    @uses("Publisher.cancel")
+    def cancel(self, which: int, message: int) -> None:
+        """What was not due yet can be taken back, once, whoever sent it."""
+        sent = self.delayed_messages[message % len(self.delayed_messages)]
+        assert self.some(which).publisher.cancel(sent) == self.model.cancel(sent.due_us, sent.number)
+
+    @rule(which=WHICH, delays_s=st.lists(DELAYS, min_size=1, max_size=6), step_us=st.sampled_from([10**6, 3 * 10**6]))
+    def send_many_later(self, which: int, delays_s: List[float], step_us: int) -> None:
+        """Several become due."""
+        for delay_s in delays_s:
+            self.send_later(which, 8, delay_s, False, False)
+        self.model.boottime_us += step_us
 
 
 def microseconds(moment: datetime.datetime) -> int:

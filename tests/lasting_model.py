@@ -1,18 +1,42 @@
-"""What a queue does with messages beyond their way through it: those that are kept after all have taken them."""
+"""What a queue does with messages before and after their way through it: delayed ones, and those that are retained."""
 
-from typing import List
+import bisect
+from typing import Iterable, List, NamedTuple
 
 from persipubsub.log import RUN_US_MAX
 from persipubsub.queue import Strategy
 from tests.model import Message, Model
 
 
-class LastingModel(Model):
-    """A queue that may retain messages."""
+class Delayed(NamedTuple):
+    """A delayed message."""
 
-    def __init__(self) -> None:
+    due_us: int
+    number: int
+    payload: bytes
+
+
+class LastingModel(Model):
+    """A queue that may retain messages and delay them; each of its operations begins with :meth:`write`."""
+
+    def __init__(self, appended_max: int) -> None:
         super().__init__()
         self.retention_us = 0
+        self.delayed: List[Delayed] = []
+        self.delays = 0
+        self.appended_max = appended_max
+
+    def write(self) -> None:
+        """Begin to write: what was retained for long enough goes, and what is due is appended."""
+        super().write()
+        if self.retention_us:
+            self.log = self.kept(self.log)
+        due = [one.payload for one in self.delayed[:self.appended_max] if one.due_us <= self.now_us()]
+        del self.delayed[:len(due)]
+        if due:
+            self.append(due)
+
+    # Going
 
     def is_awaited(self, message: Message) -> bool:
         """Tell whether some subscriber has not taken it."""
@@ -28,15 +52,14 @@ class LastingModel(Model):
         """Give the messages that are there for anybody who looks."""
         return self.kept(self.young(self.log))
 
-    def write(self) -> None:
-        """Begin to write: what was retained for long enough goes."""
-        super().write()
-        if self.retention_us:
-            self.log = self.kept(self.log)
-
     def keep(self, kept: List[Message], reason: str = "") -> int:
-        """Let all go but some of the messages, of which those go that nobody awaits; give how many went."""
+        """Let all go that are there but some, and those of them that nobody awaits; give how many went."""
+        going = {message.id for message in self.log} - {message.id for message in kept}
         self.write()
+        return self.let_go([message for message in self.log if message.id not in going], reason)
+
+    def let_go(self, kept: List[Message], reason: str = "") -> int:
+        """Let all go but some, and those of them that nobody awaits; give how many went."""
         staying = {message.id for message in self.kept(kept)}
         went = [message for message in self.log if message.id not in staying]
         self.log = [message for message in self.log if message.id in staying]
@@ -44,18 +67,33 @@ class LastingModel(Model):
         self.pruned[reason] += len([message for message in went if self.is_awaited(message) or not self.retention_us])
         return len(went)
 
+    def clear(self, reason: str = "") -> int:
+        """Let all messages go, also the delayed ones; give how many went."""
+        self.write()
+        delayed = len(self.delayed)
+        self.delayed.clear()
+        return delayed + self.let_go([], reason)
+
+    # Sending
+
     def put(self, payloads: List[bytes]) -> List[int]:
         """Send messages one by one at one time; give their ids."""
-        if not self.retention_us:
-            return super().put(payloads)
-        self.keep(self.young(self.log), "timeout")
-        self.newest_us = self.now_us()
+        self.write()
+        return self.append(payloads)
+
+    def append(self, payloads: List[bytes]) -> List[int]:
+        """Append messages one by one at one time; give their ids."""
+        self.let_go(self.young(self.log), "timeout")
         ids = list(range(self.next_id, self.next_id + len(payloads)))
-        for message_id, payload in zip(ids, payloads):
-            while len(self.log) >= self.high_watermark.max_messages:
-                self._overflow(ids[0])
-            self.log.append(Message(message_id, self.newest_us, payload))
-        self.next_id += len(payloads)
+        if not self.places and not self.retention_us:
+            self.pruned["dangling"] += len(ids)
+        else:
+            self.newest_us = self.now_us()
+            for message_id, payload in zip(ids, payloads):
+                while len(self.log) >= self.high_watermark.max_messages:
+                    self._overflow(ids[0])
+                self.log.append(Message(message_id, self.newest_us, payload))
+        self.next_id += len(ids)
         return ids
 
     def _overflow(self, first_new_id: int) -> None:
@@ -67,6 +105,48 @@ class LastingModel(Model):
         else:
             self.pruned["overflow"] += count
             self.log = self.log[count:] if self.strategy == Strategy.prune_first else self.log[:-count]
+
+    def delay(self, payload: bytes, delay_us: int) -> Delayed:
+        """Send a message for later, or for before."""
+        self.delays += 1
+        message = Delayed(max(0, self.now_us() + delay_us), self.delays, payload)
+        bisect.insort(self.delayed, message)
+        return message
+
+    def cancel(self, due_us: int, number: int) -> bool:
+        """Take a message back; tell whether it was still delayed."""
+        self.write()
+        before = len(self.delayed)
+        self.delayed = [one for one in self.delayed if (one.due_us, one.number) != (due_us, number)]
+        return len(self.delayed) < before
+
+    # Receiving
+
+    def is_due(self) -> bool:
+        """Tell whether some message is due and not yet appended, or may be, since time does not go on yet."""
+        return bool(self.delayed) and (self.boot != self.clock_boot or self.delayed[0].due_us <= self.now_us())
+
+    def look(self, name: str, top: bool = False) -> List[Message]:
+        """Give what a subscriber finds, once what is too old is gone, and something of what is due is there."""
+        appended = False
+        while True:
+            found = self.awaited(name)[-1 if top else 0:]
+            if found and not self.young(found[:1]):
+                self.keep(self.young(self.log), "timeout")
+            elif self.is_due() and not (appended and found):
+                self.write()
+                appended = True
+            else:
+                return found
+
+    def take(self, name: str, number: int, last_id: int, ids: Iterable[int] = ()) -> None:
+        """Move a subscriber on behind an id, if it is still that one; of some ids it has then taken those it passes."""
+        self.write()
+        if name in self.places and self.places[name].number == number:
+            place = self.places[name]
+            place.taken += sum(place.next_id <= message_id <= last_id for message_id in ids)
+            place.next_id = max(place.next_id, last_id + 1)
+        self.let_go(self.log)
 
     def rewind(self, name: str, first_id: int = 0, time_us: int = 0) -> int:
         """Move a subscriber back to what is there from an id on and from a time on; give how many it then awaits."""

@@ -23,3 +23,5 @@ def uses(*methods: str) -> Callable[[RuleFunction], RuleFunction]:
 
 WHICH = st.integers(0, 5)  # one of a list, counted round
 NAMES = st.sampled_from(["a", "b", "data_db"])
+# Messages become long at 65,520 bytes. Those of 0 bytes are all alike, the others differ.
+SIZES_BYTES = st.sampled_from([8] * 8 + [0, 1000, 65519, 65520, 65521, 140_000])

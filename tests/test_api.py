@@ -1265,6 +1265,12 @@ def change_place_and_count(raw: Raw, identifier: bytes, place: int, new_place: i
     raw.put("pending_db", pack(new_place), pack(1))
 
 
+def put_delayed(raw: Raw, payload: bytes = b"", **fields: int) -> None:
+    """Store a delayed message, and say so in the header but for some fields."""
+    raw.put("delayed_db", records.DELAYED_KEY.pack(2**62, 1, 0), payload)
+    change_header(raw, **{"delayed": 1, "next_due_us": 2**62, "next_delayed_number": 2, **fields})
+
+
 def pack(*numbers: int) -> bytes:
     """Encode a key: 64-bit numbers."""
     return struct.pack(f">{len(numbers)}Q", *numbers)
@@ -1298,6 +1304,12 @@ DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I8", "an entry of the index is not handed out", lambda raw: raw.put("index_db", struct.pack(">IQ", 1, 3), b"")),
     ("I9", "a long message lacks a part", lambda raw: raw.delete("chunk_db",
                                                                  raw.all("chunk_db")[0][0])),
+    ("I12", "no delayed message is counted", lambda raw: change_header(raw, delayed=1)),
+    ("I12", "the first due time is of no message", lambda raw: change_header(raw, next_due_us=2**62)),
+    ("I12", "a delayed message is not counted", lambda raw: put_delayed(raw, delayed=0)),
+    ("I12", "the first due time is later", lambda raw: put_delayed(raw, next_due_us=2**63)),
+    ("I12", "a number will be given again", lambda raw: put_delayed(raw, next_delayed_number=1)),
+    ("I12", "a delayed message lacks a part", lambda raw: put_delayed(raw, payload=pack(66_000) + bytes(65_512))),
     ("I9", "a part is of no message", lambda raw: raw.put("chunk_db", struct.pack(">QI", 1, 1), b"x")),
     ("I9", "a short message has a part", lambda raw: raw.put("chunk_db", struct.pack(">QI", 3, 1), b"x")),
     ("I9", "a long message has a part too many", lambda raw: raw.put("chunk_db", struct.pack(">QI", 4, 9), b"x")),
