@@ -8,8 +8,9 @@ import itertools
 import os
 from typing import Iterable, List, Optional, Tuple
 
-from persipubsub import clock, errors, replay
-from persipubsub.configuration import RETENTION_S_MAX
+from persipubsub import clock, deduplication, errors, replay
+from persipubsub.configuration import (DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
+                                       RETENTION_S_MAX)
 from persipubsub.delayed import AT_END, DELAY_S_MAX, Due
 from persipubsub.queue import IDENTIFIER_BYTES_MAX, MESSAGE_BYTES_MAX, Batch
 
@@ -82,18 +83,30 @@ def identifier(value: object) -> bytes:
     :raise ArgumentTypeError: it is not a str
     :raise ArgumentError: it is empty, too long, or not UTF-8 without NUL
     """
+    return _name("A subscriber's identifier", value, IDENTIFIER_BYTES_MAX)
+
+
+def deduplication_id(value: object) -> bytes:
+    """Give the bytes of a deduplication id.
+
+    :raise ArgumentTypeError: it is not a str
+    :raise ArgumentError: it is empty, too long, or not UTF-8 without NUL
+    """
+    return _name("A deduplication_id", value, deduplication.IDENTIFIER_BYTES_MAX)
+
+
+def _name(noun: str, value: object, bytes_max: int) -> bytes:
     if not isinstance(value, str):
-        raise errors.ArgumentTypeError(f"A subscriber's identifier must be a str, got {type(value).__name__}.")
+        raise errors.ArgumentTypeError(f"{noun} must be a str, got {type(value).__name__}.")
     try:
         encoded = value.encode()
     except UnicodeEncodeError as error:
-        raise errors.ArgumentError(f"A subscriber's identifier must be encodable as UTF-8, got {value!r}.") from error
-    if not 1 <= len(encoded) <= IDENTIFIER_BYTES_MAX:
+        raise errors.ArgumentError(f"{noun} must be encodable as UTF-8, got {value!r}.") from error
+    if not 1 <= len(encoded) <= bytes_max:
         raise errors.ArgumentError(
-            f"A subscriber's identifier must have 1 to {IDENTIFIER_BYTES_MAX} bytes of UTF-8, got {len(encoded)}: "
-            f"{value[:40]!r}.")
+            f"{noun} must have 1 to {bytes_max} bytes of UTF-8, got {len(encoded)}: {value[:40]!r}.")
     if b"\0" in encoded:
-        raise errors.ArgumentError(f"A subscriber's identifier must not have a NUL, got {value!r}.")
+        raise errors.ArgumentError(f"{noun} must not have a NUL, got {value!r}.")
     return encoded
 
 
@@ -206,6 +219,27 @@ def retention(value: object) -> float:
     :raise ArgumentError: it is outside the limits
     """
     return seconds("retention_s", value, 0, RETENTION_S_MAX)
+
+
+def deduplication_window(value: object) -> float:
+    """Give the seconds for which a deduplication id is remembered.
+
+    :raise ArgumentTypeError: it is not a number
+    :raise ArgumentError: it is outside the limits
+    """
+    return seconds("deduplication_window_s", value, DEDUPLICATION_WINDOW_S_MIN, DEDUPLICATION_WINDOW_S_MAX)
+
+
+def deduplication_max(value: object) -> int:
+    """Give how many deduplication ids are remembered.
+
+    :raise ArgumentTypeError: it is not an int
+    :raise ArgumentError: it is outside the limits
+    """
+    number = at_least_one("deduplication_max", value)
+    if number > DEDUPLICATION_MAX_MAX:
+        raise errors.ArgumentError(f"deduplication_max must be at most {DEDUPLICATION_MAX_MAX}, got {number}.")
+    return number
 
 
 def due(delay_s: object, at: object) -> Due:

@@ -120,10 +120,8 @@ class HighWaterMark:
 
 
 RETENTION_S_MAX = 1e11
-DEDUPLICATION_WINDOW_S_DEFAULT = 120
 DEDUPLICATION_WINDOW_S_MIN = 1e-6
 DEDUPLICATION_WINDOW_S_MAX = 1e11
-DEDUPLICATION_MAX_DEFAULT = 100_000
 DEDUPLICATION_MAX_MAX = 10_000_000
 
 
@@ -188,6 +186,10 @@ def as_stored(mark: HighWaterMark) -> HighWaterMark:
     return stored_high_watermark(fresh(Configuration(mark))[0])
 
 
+#: What a new queue has where nothing else is given: high-water mark, strategy, durability, and so on.
+DEFAULTS = (HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS, 0, 120, 100_000)
+
+
 def fresh(configuration: Configuration) -> Tuple[Header, Run]:
     """Give the records of a queue without messages, in which the first id will be 1."""
     header = Header(message_timeout_us=0,
@@ -209,6 +211,5 @@ def fresh(configuration: Configuration) -> Tuple[Header, Run]:
                     pruned_timeout=0,
                     pruned_overflow=0,
                     pruned_dangling=0)
-    defaults = Configuration(HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS, 0,
-                             DEDUPLICATION_WINDOW_S_DEFAULT, DEDUPLICATION_MAX_DEFAULT)
-    return configuration.applied(defaults.applied(header)), Run(1, 0, 0, 0, 0)
+    configured = Configuration(*DEFAULTS).applied(header)
+    return configuration.applied(configured), Run(1, 0, 0, 0, 0)

@@ -25,6 +25,9 @@ class Engine(Protocol):
     def put(self, batch: Batch) -> Sent:
         """Append messages, all or none."""
 
+    def put_once(self, batch: Batch, deduplication_id: bytes) -> Sent:
+        """Append a message, unless one was sent with the id; then give the id of that one."""
+
     def put_later(self, payload: bytes, due: Due) -> DelayedMessage:
         """Store a message that is to be appended when it is due."""
 

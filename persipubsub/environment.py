@@ -16,6 +16,7 @@ from persipubsub.subscriber import Subscriber
 
 Path = Union[str, "os.PathLike[str]"]
 T = TypeVar("T", Control, Publisher, Subscriber)
+N = TypeVar("N", int, float)
 
 
 def _closed_error(self: "Environment") -> errors.ClosedError:
@@ -94,7 +95,9 @@ class Environment:
                     durability: Optional[Durability] = None,
                     mode: Optional[int] = None,
                     high_water_mark: Optional[HighWaterMark] = None,
-                    retention_s: Optional[float] = None) -> Control:
+                    retention_s: Optional[float] = None,
+                    deduplication_window_s: Optional[float] = None,
+                    deduplication_max: Optional[int] = None) -> Control:
         """Set up the queue, or change it, and give its control.
 
         What is given is applied; what is left out stays as stored, or is the default in a new queue. Subscribers are
@@ -107,6 +110,8 @@ class Environment:
         :param mode: of the files, 0o600 in a new queue; who may read or write the files may enter the directory
         :param high_water_mark: another spelling of high_watermark
         :param retention_s: see :meth:`Control.set_retention`; 0 in a new queue
+        :param deduplication_window_s: seconds for which a ``deduplication_id`` is remembered; 120 in a new queue
+        :param deduplication_max: how many of them are remembered, the latest; 100,000 in a new queue, 10 ** 7 at most
         :raise ArgumentTypeError: an argument of the wrong type, or both spellings
         :raise ArgumentError: an argument outside its limits
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
@@ -115,7 +120,9 @@ class Environment:
         """
         identifiers = arguments.identifiers(subscriber_ids)
         configuration = Configuration(high_watermark if high_water_mark is None else high_water_mark, strategy,
-                                      durability, None if retention_s is None else arguments.retention(retention_s))
+                                      durability, _checked(arguments.retention, retention_s),
+                                      _checked(arguments.deduplication_window, deduplication_window_s),
+                                      _checked(arguments.deduplication_max, deduplication_max))
         if not self._allow_remote:
             filesystem.require_local(self._path)
         files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
@@ -187,6 +194,11 @@ class Environment:
 
     def __repr__(self) -> str:
         return f"<Environment of {self._path}{' (closed)' if self._closed else ''}>"
+
+
+def _checked(check: Callable[[object], N], value: Optional[N]) -> Optional[N]:
+    """Check what is given; None stays as it is stored."""
+    return None if value is None else check(value)
 
 
 def new_environment(path: Path, allow_remote: bool = False) -> Environment:

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Callable, Dict, Iterator, List, Sequence, Set, Tuple, TypeVar
 
-from persipubsub import clock, delayed, errors, files, filesystem, queue
+from persipubsub import clock, deduplication, delayed, errors, files, filesystem, queue
 from persipubsub.delayed import DelayedMessage, Due
 from persipubsub.engine import Watch
 from persipubsub.gate import LOOK_S, Closer
@@ -53,6 +53,11 @@ class Handle:
     def put(self, batch: Batch) -> Sent:
         """Append messages, all or none."""
         return self._writer.run(lambda txn: queue.put(txn, batch), False, len(batch.payloads), batch.size_bytes)
+
+    def put_once(self, batch: Batch, deduplication_id: bytes) -> Sent:
+        """Append a message, unless one was sent with the id."""
+        return self._writer.run(lambda txn: deduplication.put(txn, batch, deduplication_id), False, len(batch.payloads),
+                                batch.size_bytes)
 
     def put_later(self, payload: bytes, due: Due) -> DelayedMessage:
         """Store a message that is to be appended when it is due."""

@@ -22,6 +22,7 @@ INVARIANTS = {
     "I8": "an entry of index_db is below the next of its subscriber",
     "I9": "every part belongs to a long message, and every long message has all its parts",
     "I12": "the delayed messages are counted, the first due time is that of the first, and each has all its parts",
+    "I13": "once_db and once_order_db hold the same, of messages that were sent",
 }
 
 
@@ -37,7 +38,7 @@ class Violation(NamedTuple):
 
 def check(txn: Transaction) -> Tuple[Violation, ...]:
     """Read the whole queue and give all violations; none means that all is well."""
-    parts = (_configuration, _places, _messages, _runs, _index, _delayed)
+    parts = (_configuration, _places, _messages, _runs, _index, _delayed, _once)
     return tuple(Violation(*found) for part in parts for found in _readable(part(txn)))
 
 
@@ -139,3 +140,13 @@ def _delayed(txn: Transaction) -> _Found:
     for due_us, number, size_bytes in found:
         if size_bytes is None or number >= header.next_delayed_number:
             yield "I12", f"delayed message {number}, due at {due_us}"
+
+
+def _once(txn: Transaction) -> _Found:
+    once, next_id = txn.once(), txn.log().next_id()
+    by_id, by_time = dict(once.by_id()), dict(once.by_time())
+    if by_id != by_time or txn.once_count() != sum(1 for _ in once.by_time()):
+        yield "I13", f"{len(by_id)} ids, of which {len(by_id.items() & by_time.items())} are in order"
+    for identifier, found in by_id.items():
+        if not 0 < found.message_id < next_id:
+            yield "I13", f"message {found.message_id} with {identifier!r}"

@@ -28,17 +28,23 @@ class Publisher:
         self._closed = False
         self._warned = False
 
-    def send(self, msg: bytes) -> int:
+    def send(self, msg: bytes, deduplication_id: Optional[str] = None) -> int:
         """Send a message. Once this returns, the message survives what the queue's durability names.
 
         :param msg: 0 bytes to 1 GiB, bytes-like
-        :return: the message id: from 1, in the order of the queue, never given again
-        :raise ArgumentTypeError: the message is not bytes-like
+        :param deduplication_id: 1 to 255 bytes of UTF-8 without NUL: if a message was sent with it not long ago, this
+            one is not; the queue's ``deduplication_window_s`` and ``deduplication_max`` tell how long it is remembered
+        :return: the message id: from 1, in the order of the queue, never given again; that of the first message which
+            was sent with the same ``deduplication_id``
+        :raise ArgumentTypeError: the message is not bytes-like, or the id not a str
+        :raise ArgumentError: the id is outside its limits
         :raise MessageTooLargeError: it is over 1 GiB, or over the high-water mark of the queue
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be stored; the queue is as before
         """
         payload = arguments.payload(msg)
+        if deduplication_id is not None:
+            return self._put_once(payload, arguments.deduplication_id(deduplication_id))
         return self._put(Batch((payload, ), len(payload), len(payload))).start
 
     def send_many(self, msgs: Iterable[bytes]) -> Sequence[int]:
@@ -112,6 +118,13 @@ class Publisher:
         if not sent.awaited or sent.overflowed:
             self._warn(sent)
         return sent.ids
+
+    def _put_once(self, payload: bytes, deduplication_id: bytes) -> int:
+        self._require_open()
+        sent = self._engine.put_once(Batch((payload, ), len(payload), len(payload)), deduplication_id)
+        if not sent.awaited or sent.overflowed:
+            self._warn(sent)
+        return sent.ids.start
 
     def _warn(self, sent: Sent) -> None:
         """Say that messages were dropped: nobody should find out by missing them."""

@@ -139,6 +139,7 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             if self._progress is not None:
                 self._progress(self.saved, len(self._ids))
         yield lambda txn: txn.log().mark_end(self._next_id)
+        yield self._put_once
         for key in sorted(self._found.delayed):
             try:
                 yield functools.partial(_put_delayed, *key, self._found.delayed_payload(key))
@@ -153,6 +154,12 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         for identifier, place in places.items():
             txn.put_place(identifier, place)
             txn.count_place(place.next_id, 1)
+
+    def _put_once(self, txn: Transaction) -> None:
+        once = txn.once()
+        for identifier, sent in self._found.once.items():
+            if 0 < sent.message_id < self._next_id:
+                once.put(identifier, sent)
 
     def _stretches(self) -> Iterator[Tuple[int, List[bytes]]]:
         """Give messages with adjacent ids, of one run, as many as go into a transaction."""

@@ -70,6 +70,10 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     retention_s: float
     #: How many of the messages are kept for that alone.
     retained: int
+    #: Seconds for which a ``deduplication_id`` is remembered.
+    deduplication_window_s: float
+    #: How many of them are remembered at most.
+    deduplication_max: int
     #: Number of messages that were sent for later, and have not come yet.
     delayed: int
     #: The subscribers by identifier.
@@ -105,6 +109,8 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
                        durability=Durability(header.durability),
                        retention_s=stored_seconds(header.retention_us),
                        retained=messages - awaited,
+                       deduplication_window_s=stored_seconds(header.deduplication_window_us),
+                       deduplication_max=header.deduplication_max,
                        delayed=header.delayed,
                        subscribers={
                            identifier.decode(): SubscriberStatus(place.next_id, *counted(place.next_id), place.taken)

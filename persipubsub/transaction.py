@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Sequence
 
 from persipubsub import errors, records
 from persipubsub.log import Log
+from persipubsub.once import SentOnce
 from persipubsub.records import Header, Place, pack_id, unpack_id
 from persipubsub.schedule import Schedule
 
@@ -110,6 +111,15 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
     def delayed_bytes(self) -> int:
         """Give the size of the pages of ``delayed_db``."""
         return self._pages_bytes(self._dbs.delayed_db)
+
+    def once(self) -> SentOnce:
+        """Give the remembered deduplication ids."""
+        cursor = self._txn.cursor
+        return SentOnce(cursor(self._dbs.once_db), cursor(self._dbs.once_order_db))
+
+    def once_count(self) -> int:
+        """Count them."""
+        return self._txn.stat(self._dbs.once_db)["entries"]
 
     # Messages
 

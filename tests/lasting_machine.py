@@ -121,6 +121,23 @@ class LastingMachine(Machine):
         model.write()
         self.delayed_messages.append(pickled(message) if pickling else message)
 
+    @rule(which=WHICH, size_bytes=SIZES_BYTES, identifier=st.sampled_from(["x", "y", "z", "order-17"]))
+    @uses("Publisher.send")
+    def send_once(self, which: int, size_bytes: int, identifier: str) -> None:
+        """Of the messages that are sent with one id within the window only the first is appended."""
+        payload = self.payloads([size_bytes])[0]
+        sent = self.some(which).publisher.send(payload, deduplication_id=identifier)
+        assert sent == self.model.put_once(payload, identifier)
+
+    @rule(which=WHICH, window_s=st.sampled_from([1, 2.5, 120, 10**6]), ids_max=st.sampled_from([1, 2, 3, 100_000]))
+    @uses("Environment.new_control")
+    def set_deduplication(self, which: int, window_s: float, ids_max: int) -> None:
+        """Another window and another number hold for the next send."""
+        opened, model = self.some(which), self.model
+        opened.environment.new_control(deduplication_window_s=window_s, deduplication_max=ids_max)
+        model.write()
+        model.deduplication_window_us, model.deduplication_max = round(window_s * 1e6), ids_max
+
     @precondition(lambda self: self.delayed_messages)
     @rule(which=WHICH, message=st.integers(0, 30))
     @uses("Publisher.cancel")

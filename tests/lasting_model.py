@@ -1,8 +1,9 @@
 """What a queue does with messages before and after their way through it: delayed ones, and those that are retained."""
 
 import bisect
-from typing import Iterable, List, NamedTuple
+from typing import Dict, Iterable, List, NamedTuple, Tuple
 
+from persipubsub.deduplication import FORGOTTEN_MAX
 from persipubsub.log import RUN_US_MAX
 from persipubsub.queue import Strategy
 from tests.model import Message, Model
@@ -16,7 +17,7 @@ class Delayed(NamedTuple):
     payload: bytes
 
 
-class LastingModel(Model):
+class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # all there is to know
     """A queue that may retain messages and delay them; each of its operations begins with :meth:`write`."""
 
     def __init__(self, appended_max: int) -> None:
@@ -25,6 +26,8 @@ class LastingModel(Model):
         self.delayed: List[Delayed] = []
         self.delays = 0
         self.appended_max = appended_max
+        self.deduplication_window_us, self.deduplication_max = 120_000_000, 100_000
+        self.once: Dict[str, Tuple[int, int]] = {}
 
     def write(self) -> None:
         """Begin to write: what was retained for long enough goes, and what is due is appended."""
@@ -95,6 +98,21 @@ class LastingModel(Model):
                 self.log.append(Message(message_id, self.newest_us, payload))
         self.next_id += len(ids)
         return ids
+
+    def put_once(self, payload: bytes, identifier: str) -> int:
+        """Send a message unless one was sent with the id; give the id of that one, or of this one."""
+        self.write()
+        oldest_us = self.now_us() - self.deduplication_window_us
+        known = self.once.get(identifier)
+        if known is not None and known[0] >= oldest_us:
+            return known[1]
+        time_us, ids = self.now_us(), self.append([payload])
+        self.once[identifier] = time_us, ids[0]
+        for _ in range(FORGOTTEN_MAX):
+            oldest = min(self.once, key=lambda one: self.once[one], default=None)
+            if oldest is not None and (self.once[oldest][0] < oldest_us or len(self.once) > self.deduplication_max):
+                del self.once[oldest]
+        return ids[0]
 
     def _overflow(self, first_new_id: int) -> None:
         """Let go what nobody awaits, and only where there is no such message what the strategy says."""

@@ -193,6 +193,8 @@ class Machine(RuleBasedStateMachine):
         status, model = control.status(), self.model
         if model.is_due():
             model.write()
+        assert status.deduplication_window_s == model.deduplication_window_us / 1e6
+        assert status.deduplication_max == model.deduplication_max
         assert status.delayed == len(model.delayed)
         young = model.there()
         assert (status.messages, status.oldest_age_s) == (len(young), self._age_s(young))

@@ -1271,6 +1271,14 @@ def put_delayed(raw: Raw, payload: bytes = b"", **fields: int) -> None:
     change_header(raw, **{"delayed": 1, "next_due_us": 2**62, "next_delayed_number": 2, **fields})
 
 
+def put_once(raw: Raw, message_id: int = 1, by_id: bool = True, order: bool = True, times: int = 1) -> None:
+    """Remember a deduplication id."""
+    if by_id:
+        raw.put("once_db", b"x", records.encode_once(records.Once(message_id, times)))
+    for time_us in range(1, 1 + times * order):
+        raw.put("once_order_db", records.ONCE_ORDER_KEY.pack(time_us, message_id), b"x")
+
+
 def pack(*numbers: int) -> bytes:
     """Encode a key: 64-bit numbers."""
     return struct.pack(f">{len(numbers)}Q", *numbers)
@@ -1310,6 +1318,10 @@ DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I12", "the first due time is later", lambda raw: put_delayed(raw, next_due_us=2**63)),
     ("I12", "a number will be given again", lambda raw: put_delayed(raw, next_delayed_number=1)),
     ("I12", "a delayed message lacks a part", lambda raw: put_delayed(raw, payload=pack(66_000) + bytes(65_512))),
+    ("I13", "an id is not in order", lambda raw: put_once(raw, order=False)),
+    ("I13", "an id is only in order", lambda raw: put_once(raw, by_id=False)),
+    ("I13", "an id is of a message that was not sent", lambda raw: put_once(raw, message_id=9)),
+    ("I13", "an id is in order twice", lambda raw: put_once(raw, times=2)),
     ("I9", "a part is of no message", lambda raw: raw.put("chunk_db", struct.pack(">QI", 1, 1), b"x")),
     ("I9", "a short message has a part", lambda raw: raw.put("chunk_db", struct.pack(">QI", 3, 1), b"x")),
     ("I9", "a long message has a part too many", lambda raw: raw.put("chunk_db", struct.pack(">QI", 4, 9), b"x")),
