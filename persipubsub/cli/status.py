@@ -41,6 +41,9 @@ def _as_json(one: QueueStatus) -> Dict[str, Any]:
         },
         "strategy": one.strategy.name,
         "durability": one.durability.name.lower(),
+        "retention_s": one.retention_s,
+        "retained": one.retained,
+        "delayed": one.delayed,
         "subscribers": {
             identifier: {
                 "next_id": subscriber.next_id,
@@ -64,8 +67,13 @@ def _as_text(one: QueueStatus) -> str:
         f"  overflow    {one.strategy.name}",
         f"  durability  {one.durability.name.lower()}",
     ]
+    if one.retention_s:
+        lines.append(f"  retained    {one.retained:,} of those messages, for {one.retention_s:g} s")
+    if one.delayed:
+        lines.append(f"  delayed     {one.delayed:,}")
     if not one.subscribers:
-        return "\n".join(lines + ["  no subscribers: what is sent is not stored"])
+        kept = "only retained" if one.retention_s else "not stored"
+        return "\n".join(lines + [f"  no subscribers: what is sent is {kept}"])
     # As Python writes them: a name may have a line break.
     rows = [("subscriber", "pending", "oldest")]
     rows += [(repr(identifier), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s))
