@@ -21,8 +21,8 @@ INVARIANTS = {
     "I7": "the configuration is one that can be set",
     "I8": "an entry of index_db is below the next of its subscriber",
     "I9": "every part belongs to a long message, and every long message has all its parts",
-    "I12": "the delayed messages are counted, the first due time is that of the first, and each has all its parts",
-    "I13": "once_db and once_order_db hold the same, of messages that were sent",
+    "I13": "the delayed messages are counted, the first due time is that of the first, and each has all its parts",
+    "I14": "once_db and once_order_db hold the same, of messages that were sent",
 }
 
 
@@ -133,20 +133,20 @@ def _index(txn: Transaction) -> _Found:
 def _delayed(txn: Transaction) -> _Found:
     header, found = txn.header, list(txn.schedule().all())
     if len(found) != header.delayed:
-        yield "I12", f"{len(found)} messages are delayed, counted are {header.delayed}"
+        yield "I13", f"{len(found)} messages are delayed, counted are {header.delayed}"
     next_due_us = min((due_us for due_us, _, _ in found), default=records.NEVER_US)
     if next_due_us != header.next_due_us:
-        yield "I12", f"the first is due at {next_due_us}, not at {header.next_due_us}"
+        yield "I13", f"the first is due at {next_due_us}, not at {header.next_due_us}"
     for due_us, number, size_bytes in found:
         if size_bytes is None or number >= header.next_delayed_number:
-            yield "I12", f"delayed message {number}, due at {due_us}"
+            yield "I13", f"delayed message {number}, due at {due_us}"
 
 
 def _once(txn: Transaction) -> _Found:
     once, next_id = txn.once(), txn.log().next_id()
     by_id, by_time = dict(once.by_id()), dict(once.by_time())
     if by_id != by_time or txn.once_count() != sum(1 for _ in once.by_time()):
-        yield "I13", f"{len(by_id)} ids, of which {len(by_id.items() & by_time.items())} are in order"
+        yield "I14", f"{len(by_id)} ids, of which {len(by_id.items() & by_time.items())} are in order"
     for identifier, found in by_id.items():
         if not 0 < found.message_id < next_id:
-            yield "I13", f"message {found.message_id} with {identifier!r}"
+            yield "I14", f"message {found.message_id} with {identifier!r}"

@@ -23,12 +23,10 @@ TIME_US_MIN = 1_500_000_000_000_000
 #: No queue lives to see it, and LMDB's own records look like such ids.
 ID_MAX = 2**48
 
-#: How long the keys of some sub-databases are, and of no others with keys that begin with a number.
-_KEY_SIZES = {
-    "chunk_db": records.PART_KEY.size,
-    "delayed_db": records.DELAYED_KEY.size,
-    "once_order_db": records.ONCE_ORDER_KEY.size
-}
+#: How long the keys are of the sub-databases that are ordered by time.
+_KEY_SIZES_BY_TIME = {records.DELAYED_KEY.size: "delayed_db", records.ONCE_ORDER_KEY.size: "once_order_db"}
+#: Later than any due time.
+_DUE_US_END = 2**56
 
 
 class Where(NamedTuple):
@@ -147,9 +145,10 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             return "subscriber_db"
         if any(node.key[:1] != b"\0" for node in nodes):
             return None  # deduplication ids, perhaps; what goes with them is in once_order_db as well
-        for name, size in _KEY_SIZES.items():
-            if lengths == {size}:
-                return name
+        if lengths == {records.PART_KEY.size}:
+            return "chunk_db"
+        if len(lengths) == 1 and all(TIME_US_MIN <= records.unpack_id(node.key) < _DUE_US_END for node in nodes):
+            return _KEY_SIZES_BY_TIME.get(lengths.pop())
         if lengths != {records.NUMBER.size} or any(not 0 < records.unpack_id(node.key) < ID_MAX for node in nodes):
             return None
         if sizes == {28} and all(self._is_run(page, node) for node in nodes):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, errors, futex, replay
+from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, errors, futex, handle, replay
 from persipubsub.retention import giving_way
 from tests.concurrency import WAIT_S, Opened, Task
 
@@ -62,6 +62,21 @@ def test_taken_messages_stay_until_their_age(new_environment: MakeEnvironment, t
     # It is awaited again, so that its age matters no more.
     assert drained(environment, "a") == [b"second"]
     assert control.status().messages == 0
+
+
+def test_what_was_retained_leaves_the_disk(new_environment: MakeEnvironment, time: Time) -> None:
+    """What has been retained for long enough is deleted by the next write of anybody, though no subscriber moves."""
+    environment = new_environment("a", durability=RELAXED, retention_s=60)
+    environment.new_publisher().send_many([bytes(1000)] * 100)
+    drained(environment, "a")
+    time.us += 60_000_001
+    opened = handle.acquire(environment.path)
+    try:
+        assert opened.read(lambda txn: txn.stored_messages()) == 100
+        environment.new_publisher().send(b"next")
+        assert opened.read(lambda txn: txn.stored_messages()) == 1
+    finally:
+        handle.release(opened)
 
 
 def test_a_queue_without_subscribers_retains(new_environment: MakeEnvironment, time: Time) -> None:
