@@ -4,7 +4,7 @@ import datetime
 import functools
 import os
 import pathlib
-from typing import TYPE_CHECKING, Callable, Iterator, Tuple, TypeVar, Union
+from typing import TYPE_CHECKING, Iterator, Tuple, Union
 
 import icontract
 
@@ -14,12 +14,9 @@ from persipubsub.handle import Handle
 from persipubsub.invariants import Violation
 from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus
-from persipubsub.transaction import Transaction
 
 if TYPE_CHECKING:
     from persipubsub.environment import Environment
-
-T = TypeVar("T")
 
 
 def _closed_error(self: "Control") -> errors.ClosedError:
@@ -98,15 +95,16 @@ class Control:
         return self._history(*arguments.span(start, end))
 
     def _history(self, start: replay.Position, end: replay.Position) -> Iterator[StoredMessage]:
-        left = self._read_history(lambda txn: replay.span(txn, start, end))
-        while messages := self._read_history(functools.partial(replay.read, ids=left)):
+        self._require_open()
+        left = self._handle.read_present(lambda txn: replay.span(txn, start, end))
+        while messages := self._handle.read(functools.partial(replay.read, ids=left)):
             left = range(messages[-1].id + 1, left.stop)
             yield from messages
+            self._require_open()
 
-    def _read_history(self, operation: Callable[[Transaction], T]) -> T:
+    def _require_open(self) -> None:
         if self.closed:
             raise _closed_error(self)
-        return self._handle.read_present(operation)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def remove_subscriber(self, identifier: str) -> None:

@@ -75,11 +75,11 @@ class LastingMachine(Machine):
     def rewind(self, which: int, name: str, to: Union[str, int, float]) -> None:
         """A subscriber gets again what is still stored from a place on, and skips nothing."""
         control, model = self.some(which).control, self.model
+        model.write()
         if name not in model.places:
             with pytest.raises(errors.UnknownSubscriberError):
                 control.rewind(name, "earliest")
             return
-        model.write()
         if isinstance(to, str):
             assert control.rewind(name, to) == model.rewind(name)
         elif isinstance(to, int):
@@ -95,6 +95,8 @@ class LastingMachine(Machine):
         # A first id is an int, a time a float.
         since = self.moment(start) if isinstance(start, float) else start or None
         until = None if end is None else self.moment(end)
+        if self.model.is_due():
+            self.model.write()
         expected = [(one.id, clock.utc(one.time_us), one.payload) for one in self.model.there()
                     if (until is None or one.time_us < microseconds(until)) and (one.id >= since if isinstance(
                         since, int) else since is None or one.time_us >= microseconds(since) - RUN_US_MAX)]

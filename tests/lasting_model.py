@@ -166,6 +166,13 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
             place.next_id = max(place.next_id, last_id + 1)
         self.let_go(self.log)
 
+    def take_all(self, name: str) -> int:
+        """Move a subscriber to the end of the queue; give how many messages it no longer gets."""
+        count = len(self.young(self.awaited(name)))
+        self.places[name].next_id = self.next_id
+        self.let_go(self.log)
+        return count
+
     def rewind(self, name: str, first_id: int = 0, time_us: int = 0) -> int:
         """Move a subscriber back to what is there from an id on and from a time on; give how many it then awaits."""
         place = self.places[name]
