@@ -23,7 +23,7 @@ GROWTH_PAGES_MIN = 64
 #: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error. It writes
 #: 256 KiB at once, and what ext4 keeps for itself comes and goes.
 ROOM_BYTES_MIN = 1024 * 1024
-#: Seven are used; the rest is room for later ones.
+#: Ten are used; the rest is room for later ones.
 SUB_DATABASES_MAX = 32
 
 
