@@ -41,18 +41,19 @@ class AsyncPublisher(Generic[Msg]):
         self._bridge = bridge
         self._recorder = publisher._engine = Recorder(publisher._engine)
 
-    async def send(self, msg: Msg) -> int:
+    async def send(self, msg: Msg, deduplication_id: Optional[str] = None) -> int:
         """Send a message. Once this returns, the message survives what the queue's durability names.
 
         A send that is cancelled before its commit has begun is not sent. One that is cancelled later ends when the
         commit has ended, and is sent if that succeeds: whoever catches ``CancelledError`` cannot tell.
 
         :param msg: what :meth:`Publisher.send` takes
+        :param deduplication_id: as for :meth:`Publisher.send`: so sending again after a cancellation is safe
         :return: the message id
         :raise PersipubsubError: as :meth:`Publisher.send`
         """
         message: Any = msg  # of the type that the publisher takes
-        ids = await self._put(lambda: self._publisher.send(message))
+        ids = await self._put(lambda: self._publisher.send(message, deduplication_id))
         return ids[0]
 
     async def send_many(self, msgs: Iterable[Msg]) -> Sequence[int]:

@@ -3,12 +3,16 @@
 The paths that run for every message check by hand: an icontract condition costs 3 microseconds.
 """
 
+import datetime
 import itertools
 import os
 import re
-from typing import Iterable, List, Optional
+from typing import Iterable, List, Optional, Tuple
 
-from persipubsub import errors
+from persipubsub import clock, deduplication, errors, replay
+from persipubsub.configuration import (DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
+                                       RETENTION_S_MAX)
+from persipubsub.delayed import AT_END, DELAY_S_MAX, Due
 from persipubsub.queue import IDENTIFIER_BYTES_MAX, MESSAGE_BYTES_MAX, Batch
 
 BATCH_MESSAGES_MAX = 1_000_000
@@ -83,18 +87,30 @@ def identifier(value: object) -> bytes:
     :raise ArgumentTypeError: it is not a str
     :raise ArgumentError: it is empty, too long, or not UTF-8 without NUL
     """
+    return _name("A subscriber's identifier", value, IDENTIFIER_BYTES_MAX)
+
+
+def deduplication_id(value: object) -> bytes:
+    """Give the bytes of a deduplication id.
+
+    :raise ArgumentTypeError: it is not a str
+    :raise ArgumentError: it is empty, too long, or not UTF-8 without NUL
+    """
+    return _name("A deduplication_id", value, deduplication.IDENTIFIER_BYTES_MAX)
+
+
+def _name(noun: str, value: object, bytes_max: int) -> bytes:
     if not isinstance(value, str):
-        raise errors.ArgumentTypeError(f"A subscriber's identifier must be a str, got {type(value).__name__}.")
+        raise errors.ArgumentTypeError(f"{noun} must be a str, got {type(value).__name__}.")
     try:
         encoded = value.encode()
     except UnicodeEncodeError as error:
-        raise errors.ArgumentError(f"A subscriber's identifier must be encodable as UTF-8, got {value!r}.") from error
-    if not 1 <= len(encoded) <= IDENTIFIER_BYTES_MAX:
+        raise errors.ArgumentError(f"{noun} must be encodable as UTF-8, got {value!r}.") from error
+    if not 1 <= len(encoded) <= bytes_max:
         raise errors.ArgumentError(
-            f"A subscriber's identifier must have 1 to {IDENTIFIER_BYTES_MAX} bytes of UTF-8, got {len(encoded)}: "
-            f"{value[:40]!r}.")
+            f"{noun} must have 1 to {bytes_max} bytes of UTF-8, got {len(encoded)}: {value[:40]!r}.")
     if b"\0" in encoded:
-        raise errors.ArgumentError(f"A subscriber's identifier must not have a NUL, got {value!r}.")
+        raise errors.ArgumentError(f"{noun} must not have a NUL, got {value!r}.")
     return encoded
 
 
@@ -159,6 +175,109 @@ def timeout(value: object) -> Optional[float]:
         raise errors.ArgumentError(
             f"timeout must be 0 (look once), more (seconds), or None (wait for ever); got {value}.")
     return min(value, TIMEOUT_S_MAX)
+
+
+def seconds(name: str, value: object, least: float, most: float) -> float:
+    """Give a number of seconds within limits.
+
+    :raise ArgumentTypeError: it is not a number
+    :raise ArgumentError: it is outside the limits, or not a number at all
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise errors.ArgumentTypeError(f"{name} must be a number of seconds, got {type(value).__name__}.")
+    if not least <= value <= most:  # NaN neither
+        raise errors.ArgumentError(f"{name} must be from {least:g} to {most:g} seconds, got {value}.")
+    return value
+
+
+def moment_us(name: str, value: datetime.datetime) -> int:
+    """Give a time in microseconds since the epoch; what was before it is the epoch.
+
+    :raise ArgumentError: it has no timezone, so that it is another time on another machine
+    """
+    if value.utcoffset() is None:
+        raise errors.ArgumentError(f"{name} must say its timezone, as datetime.now(timezone.utc) does; got {value!r}.")
+    return max(0, (value - clock.EPOCH) // datetime.timedelta(microseconds=1))
+
+
+def position(name: str, value: object, word: str, ids: bool) -> replay.Position:
+    """Give a position in the queue: a time, perhaps a message id, or a word that stands for one.
+
+    :param word: which is taken, beside ``earliest``; empty if none is
+    :param ids: whether a message id is taken
+    :raise ArgumentTypeError: it is of another type
+    :raise ArgumentError: it is another word, no message id, or a time without a timezone
+    """
+    words = {"earliest": replay.EARLIEST, word: replay.LATEST} if word else {"earliest": replay.EARLIEST}
+    if isinstance(value, datetime.datetime):
+        return replay.Position(time_us=moment_us(name, value))
+    if isinstance(value, str) and value in words:
+        return words[value]
+    choices = ", ".join([*map(repr, words), "a datetime with a timezone", *(["a message id"] if ids else [])])
+    if isinstance(value, bool) or not isinstance(value, (str, int) if ids else str):
+        raise errors.ArgumentTypeError(f"{name} must be one of {choices}; got {type(value).__name__}.")
+    if isinstance(value, str) or not 1 <= value < 2**64:
+        raise errors.ArgumentError(f"{name} must be one of {choices}; got {value!r}.")
+    return replay.Position(message_id=value)
+
+
+def span(start: object, end: object) -> Tuple[replay.Position, replay.Position]:
+    """Give the two ends of a part of the history.
+
+    :raise ArgumentTypeError: one is of another type
+    :raise ArgumentError: one is no message id, or a time without a timezone
+    """
+    return (replay.EARLIEST if start is None else position("start", start, "", ids=True),
+            replay.LATEST if end is None else position("end", end, "", ids=True))
+
+
+def retention(value: object) -> float:
+    """Give the seconds for which messages are kept.
+
+    :raise ArgumentTypeError: it is not a number
+    :raise ArgumentError: it is outside the limits
+    """
+    return seconds("retention_s", value, 0, RETENTION_S_MAX)
+
+
+def deduplication_window(value: object) -> float:
+    """Give the seconds for which a deduplication id is remembered.
+
+    :raise ArgumentTypeError: it is not a number
+    :raise ArgumentError: it is outside the limits
+    """
+    return seconds("deduplication_window_s", value, DEDUPLICATION_WINDOW_S_MIN, DEDUPLICATION_WINDOW_S_MAX)
+
+
+def deduplication_max(value: object) -> int:
+    """Give how many deduplication ids are remembered.
+
+    :raise ArgumentTypeError: it is not an int
+    :raise ArgumentError: it is outside the limits
+    """
+    number = at_least_one("deduplication_max", value)
+    if number > DEDUPLICATION_MAX_MAX:
+        raise errors.ArgumentError(f"deduplication_max must be at most {DEDUPLICATION_MAX_MAX}, got {number}.")
+    return number
+
+
+def due(delay_s: object, at: object) -> Due:
+    """Give when a message is due.
+
+    :raise ArgumentTypeError: one is of the wrong type, or there is not exactly one
+    :raise ArgumentError: it is outside the limits
+    """
+    if (delay_s is None) == (at is None):
+        raise errors.ArgumentTypeError("send_later takes either delay_s, in seconds, or at, a datetime; got "
+                                       f"{'neither' if at is None else 'both'}.")
+    if at is None:
+        return Due(delay_us=round(seconds("delay_s", delay_s, 0, DELAY_S_MAX) * 1e6))
+    if not isinstance(at, datetime.datetime):
+        raise errors.ArgumentTypeError(f"at must be a datetime with a timezone, got {type(at).__name__}.")
+    at_us = moment_us("at", at)
+    if at >= AT_END:
+        raise errors.ArgumentError(f"at must be before the year {AT_END.year}, got {at!r}.")
+    return Due(at_us=at_us)
 
 
 def at_least_one(name: str, value: object) -> int:

@@ -20,7 +20,8 @@ import os
 import threading
 from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional, Sequence, TypeVar
 
-from persipubsub import queue, subscriber
+from persipubsub import deduplication, queue, subscriber
+from persipubsub.delayed import DelayedMessage, Due
 from persipubsub.engine import Engine, Watch
 from persipubsub.handle import Handle
 from persipubsub.queue import Batch, Found, Sent, Subscription
@@ -363,6 +364,20 @@ class Recorder(threading.local):
         """Note messages."""
         self._writes.append(Write(lambda txn: queue.put(txn, batch), len(batch.payloads), batch.size_bytes))
         return Sent(range(0), True, 0)
+
+    def put_once(self, batch: Batch, deduplication_id: bytes) -> Sent:
+        """Note a message with its id."""
+        self._writes.append(
+            Write(lambda txn: deduplication.put(txn, batch, deduplication_id), len(batch.payloads), batch.size_bytes))
+        return Sent(range(0), True, 0)
+
+    def put_later(self, payload: bytes, due: Due) -> DelayedMessage:
+        """Send for later, at once."""
+        return self._engine.put_later(payload, due)
+
+    def cancel(self, message: DelayedMessage) -> bool:
+        """Cancel, at once."""
+        return self._engine.cancel(message)
 
     def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
         """Note that messages are taken."""

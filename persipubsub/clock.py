@@ -1,11 +1,23 @@
 """The time of the machine, in microseconds. Tests replace these functions; everything else calls them here."""
 
+import datetime
 import functools
 import sys
 import time
 
 # macOS lacks CLOCK_BOOTTIME; its monotonic clock is the nearest, and the boot id tells the boots apart.
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_LAST = datetime.datetime.max.replace(tzinfo=datetime.timezone.utc)
+
+
+def utc(time_us: int) -> datetime.datetime:
+    """Give a time since the epoch as a datetime; what is later than any can tell is the latest."""
+    try:
+        return EPOCH + datetime.timedelta(microseconds=time_us)
+    except OverflowError:
+        return _LAST
 
 
 def boottime_us() -> int:

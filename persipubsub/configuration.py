@@ -4,7 +4,7 @@ import enum
 from typing import NamedTuple, Optional, Tuple, Union
 
 from persipubsub import errors
-from persipubsub.records import Header, Run
+from persipubsub.records import NEVER_US, Header, Run
 
 
 class Strategy(enum.Enum):
@@ -119,17 +119,29 @@ class HighWaterMark:
                 f"hwm_db_size={self.hwm_db_size!r})")
 
 
+RETENTION_S_MAX = 1e11
+DEDUPLICATION_WINDOW_S_MIN = 1e-6
+DEDUPLICATION_WINDOW_S_MAX = 1e11
+DEDUPLICATION_MAX_MAX = 10_000_000
+
+
 class Configuration(NamedTuple):
     """What Control sets: each part that is None stays as stored."""
 
     high_watermark: Optional[HighWaterMark] = None
     strategy: Optional[Strategy] = None
     durability: Optional[Durability] = None
+    retention_s: Optional[float] = None
+    deduplication_window_s: Optional[float] = None
+    deduplication_max: Optional[int] = None
     #: The full name of the protobuf type that the queue is bound to. It is not in the header.
     message_type: Optional[str] = None
 
     def applied(self, header: Header) -> Header:
-        """Give the header with this configuration in it."""
+        """Give the header with this configuration in it.
+
+        :raise ArgumentError: the message timeout ends before the retention
+        """
         if self.high_watermark is not None:
             header = header._replace(message_timeout_us=max(1, round(self.high_watermark.message_timeout * 1e6)),
                                      max_messages=self.high_watermark.max_messages,
@@ -138,19 +150,46 @@ class Configuration(NamedTuple):
             header = header._replace(strategy=self.strategy.value)
         if self.durability is not None:
             header = header._replace(durability=self.durability.value)
+        if self.retention_s is not None:
+            header = header._replace(retention_us=round(self.retention_s * 1e6))
+        if self.deduplication_window_s is not None:
+            header = header._replace(deduplication_window_us=max(1, round(self.deduplication_window_s * 1e6)))
+        if self.deduplication_max is not None:
+            header = header._replace(deduplication_max=self.deduplication_max)
+        require_retention_within_timeout(header)
         return header
+
+
+def require_retention_within_timeout(header: Header) -> None:
+    """Refuse a retention that promises more than the message timeout lets be true.
+
+    :raise ArgumentError: the message timeout ends before the retention
+    """
+    if header.retention_us > header.message_timeout_us:
+        raise errors.ArgumentError(
+            f"retention_s={stored_seconds(header.retention_us)} is over the message timeout of "
+            f"{stored_seconds(header.message_timeout_us)} seconds, at which messages go in any case. Raise "
+            "message_timeout of the high-water mark first, or keep them for less.")
 
 
 def stored_high_watermark(header: Header) -> HighWaterMark:
     """Give the high-water mark in the header."""
-    seconds, rest_us = divmod(header.message_timeout_us, 1_000_000)
-    timeout: Union[int, float] = header.message_timeout_us / 1e6 if rest_us else seconds
-    return HighWaterMark(timeout, header.max_messages, header.hwm_db_size)
+    return HighWaterMark(stored_seconds(header.message_timeout_us), header.max_messages, header.hwm_db_size)
+
+
+def stored_seconds(time_us: int) -> Union[int, float]:
+    """Give a stored time in seconds, an int where it is whole."""
+    seconds, rest_us = divmod(time_us, 1_000_000)
+    return time_us / 1e6 if rest_us else seconds
 
 
 def as_stored(mark: HighWaterMark) -> HighWaterMark:
     """Give a high-water mark as a queue tells it once it is set there: the timeout in whole microseconds."""
     return stored_high_watermark(fresh(Configuration(mark))[0])
+
+
+#: What a new queue has where nothing else is given: high-water mark, strategy, durability, and so on.
+DEFAULTS = (HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS, 0, 120, 100_000)
 
 
 def fresh(configuration: Configuration) -> Tuple[Header, Run]:
@@ -165,8 +204,14 @@ def fresh(configuration: Configuration) -> Tuple[Header, Run]:
                     waiting=0,
                     boot_id=bytes(16),
                     clock_offset_us=0,
+                    retention_us=0,
+                    next_due_us=NEVER_US,
+                    delayed=0,
+                    next_delayed_number=1,
+                    deduplication_window_us=0,
+                    deduplication_max=0,
                     pruned_timeout=0,
                     pruned_overflow=0,
                     pruned_dangling=0)
-    defaults = Configuration(HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS)
-    return configuration.applied(defaults.applied(header)), Run(1, 0, 0, 0, 0)
+    configured = Configuration(*DEFAULTS).applied(header)
+    return configuration.applied(configured), Run(1, 0, 0, 0, 0)

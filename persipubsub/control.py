@@ -1,15 +1,18 @@
 """Setting up a queue, changing it, looking at it and clearing it."""
 
+import datetime
+import functools
 import os
 import pathlib
-from typing import TYPE_CHECKING, Tuple, Union
+from typing import TYPE_CHECKING, Iterator, Tuple, Union
 
 import icontract
 
-from persipubsub import arguments, errors, files, invariants, queue, status
+from persipubsub import arguments, errors, files, invariants, queue, replay, status
 from persipubsub.configuration import Configuration, HighWaterMark, Strategy
 from persipubsub.handle import Handle
 from persipubsub.invariants import Violation
+from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus
 
 if TYPE_CHECKING:
@@ -43,15 +46,65 @@ class Control:
         return files.is_queue(self._environment.path)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
-    def add_subscriber(self, identifier: str) -> None:
-        """Add a subscriber, which gets what is sent from then on. One that exists stays as it is.
+    def add_subscriber(self, identifier: str, start: Union[str, datetime.datetime] = "latest") -> None:
+        """Add a subscriber, which gets what is sent from then on, or before. One that exists stays as it is.
 
         :param identifier: 1 to 255 bytes of UTF-8 without NUL
-        :raise ArgumentTypeError: not a str
-        :raise ArgumentError: outside the limits
+        :param start: ``"latest"``; ``"earliest"`` for all that is stored; or a time with a timezone, for what is stored
+            of all that was sent from then on, and perhaps in the 10 ms before
+        :raise ArgumentTypeError: an argument of the wrong type
+        :raise ArgumentError: outside the limits, or a time without a timezone
         """
-        encoded = arguments.identifier(identifier)
-        self._handle.change(lambda txn: queue.add_subscriber(txn, encoded))
+        encoded, position = arguments.identifier(identifier), arguments.position("start", start, "latest", ids=False)
+        self._handle.change(lambda txn: replay.add_subscriber(txn, encoded, position))
+
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.ensure(lambda result: result >= 0)
+    def rewind(self, identifier: str, to: Union[int, str, datetime.datetime]) -> int:
+        """Move a subscriber back, so that it gets again what is still stored; give how many messages it then awaits.
+
+        One that is behind already stays where it is: it is never moved on. A message that was handed out before and is
+        taken afterwards moves it on only if nothing before that message would be skipped.
+
+        :param identifier: of the subscriber
+        :param to: a message id; ``"earliest"`` for all that is stored; or a time with a timezone, for what is stored of
+            all that was sent from then on, and perhaps in the 10 ms before
+        :raise ArgumentTypeError: an argument of the wrong type
+        :raise ArgumentError: outside the limits, or a time without a timezone
+        :raise UnknownSubscriberError: there is no such subscriber
+        """
+        encoded, position = arguments.identifier(identifier), arguments.position("to", to, "", ids=True)
+        return self._handle.change(lambda txn: replay.rewind(txn, encoded, position))
+
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    def history(self,
+                start: Union[None, int, datetime.datetime] = None,
+                end: Union[None, int, datetime.datetime] = None) -> Iterator[StoredMessage]:
+        """Iterate over the stored messages, of whichever subscriber, in order; nothing is taken.
+
+        What is sent after the first is asked for is not among them, and what goes meanwhile is left out.
+
+        :param start: the first message id, or a time with a timezone, which may let in what was sent in the 10 ms
+            before; None for the oldest message
+        :param end: the message id before which it ends, or a time likewise; None for the latest message
+        :return: an iterator of :class:`persipubsub.replay.StoredMessage`
+        :raise ArgumentTypeError: an argument of the wrong type
+        :raise ArgumentError: outside the limits, or a time without a timezone
+        :raise ClosedError: the control was closed, also meanwhile
+        """
+        return self._history(*arguments.span(start, end))
+
+    def _history(self, start: replay.Position, end: replay.Position) -> Iterator[StoredMessage]:
+        self._require_open()
+        left = self._handle.read_present(lambda txn: replay.span(txn, start, end))
+        while messages := self._handle.read(functools.partial(replay.read, ids=left)):
+            left = range(messages[-1].id + 1, left.stop)
+            yield from messages
+            self._require_open()
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise _closed_error(self)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def remove_subscriber(self, identifier: str) -> None:
@@ -81,7 +134,7 @@ class Control:
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)
     def clear_messages(self) -> int:
-        """Delete all messages; the subscribers stay. Give how many messages went."""
+        """Delete all messages, also delayed ones; the subscribers stay. Give how many messages went."""
         return self._handle.change(queue.clear)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
@@ -95,7 +148,10 @@ class Control:
         lambda hwm: isinstance(hwm, HighWaterMark),
         error=lambda hwm: errors.ArgumentTypeError(f"hwm must be a HighWaterMark, got {type(hwm).__name__}."))
     def set_hwm(self, hwm: HighWaterMark) -> None:
-        """Set the high-water mark. It holds from the next send on: what is over it now goes then."""
+        """Set the high-water mark. It holds from the next send on: what is over it now goes then.
+
+        :raise ArgumentError: the message timeout is below the retention
+        """
         self._configure(Configuration(high_watermark=hwm))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
@@ -106,13 +162,25 @@ class Control:
         """Set which messages go when the queue overflows."""
         self._configure(Configuration(strategy=strategy))
 
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    def set_retention(self, retention_s: float) -> None:
+        """Set for how long messages are kept that all subscribers have taken: for those who want to read them again.
+
+        They count to the high-water mark, and are the first to go where it is reached.
+
+        :param retention_s: seconds since they were sent, at most the message timeout; 0: they go at once
+        :raise ArgumentTypeError: not a number
+        :raise ArgumentError: outside the limits
+        """
+        self._configure(Configuration(retention_s=arguments.retention(retention_s)))
+
     def _configure(self, configuration: Configuration) -> None:
-        self._handle.change(lambda txn: txn.put_header(configuration.applied(txn.header)))
+        self._handle.change(lambda txn: queue.configure(txn, configuration, ()))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def status(self) -> QueueStatus:
         """Tell what the queue looks like at this moment."""
-        return self._handle.read(lambda txn: status.read(txn, self._environment.path))
+        return self._handle.read_present(lambda txn: status.read(txn, self._environment.path))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def check(self) -> Tuple[Violation, ...]:

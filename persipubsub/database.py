@@ -23,7 +23,7 @@ GROWTH_PAGES_MIN = 64
 #: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error. It writes
 #: 256 KiB at once, and what ext4 keeps for itself comes and goes.
 ROOM_BYTES_MIN = 1024 * 1024
-#: Seven are used; the rest is room for later ones.
+#: Ten are used; the rest is room for later ones.
 SUB_DATABASES_MAX = 32
 
 
@@ -228,7 +228,8 @@ def create(file: pathlib.Path, header: Header, first_run: Run) -> None:
 MapFullError = lmdb.MapFullError
 MapResizedError = lmdb.MapResizedError
 ReadersFullError = lmdb.ReadersFullError
-LmdbError = lmdb.Error
+#: Where memory runs out, it is a matter of luck whether LMDB or Python notices first.
+LmdbError = (lmdb.Error, MemoryError)
 PanicError = lmdb.PanicError
 #: What hinders a transaction, but not the next try once something was done about it.
 REMOVABLE_ERRORS = (MapFullError, MapResizedError, ReadersFullError, PanicError)
@@ -252,7 +253,7 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
         kind, what = errors.DiskFullError, "has no room left on its disk; nothing was changed. Make room and try again"
     elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
         kind, what = errors.PathError, "may not be opened by this user. Correct the permissions of its files"
-    elif isinstance(error, lmdb.MemoryError):
+    elif isinstance(error, (lmdb.MemoryError, MemoryError)):
         what = ("finds no memory, or no address space for its file: a queue takes "
                 f"{MAP_BYTES_MIN >> 30} GiB of it or more (not of memory). Raise the limit, see ulimit -v. "
                 "Nothing was changed")

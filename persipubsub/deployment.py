@@ -11,23 +11,28 @@ Everything in the file is checked, and all its queues are looked at, before anyt
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import os
 import pathlib
 import re
-from typing import Annotated, Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Annotated, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from persipubsub import arguments, environment, errors, files
-from persipubsub.configuration import Durability, HighWaterMark, Strategy, as_stored
+from persipubsub.configuration import (DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
+                                       DEFAULTS, RETENTION_S_MAX, Configuration, Durability, HighWaterMark, Strategy,
+                                       as_stored, fresh, stored_seconds)
 from persipubsub.queue import require_bindable
 
 __all__ = ["Change", "deploy", "describe", "plan", "schema"]
 
 Path = Union[str, "os.PathLike[str]"]
 Value = Union[str, int, float]
+#: Where a new subscriber begins.
+Start = Union[str, datetime.datetime]
 #: What is set on a queue, by its name in the config.
 Settings = Dict[str, Value]
 T = TypeVar("T")
@@ -37,6 +42,12 @@ _DURABILITIES = {durability.name.lower(): durability for durability in Durabilit
 #: Octal digits, of which the first lets the owner read and write.
 _MODE = "^0?[67][0-7]{2}$"
 _MARK = "high_watermark."
+#: The settings that are numbers, and how each is checked.
+_NUMBERS: Dict[str, Callable[[object], Union[int, float]]] = {
+    "retention_s": arguments.retention,
+    "deduplication_window_s": arguments.deduplication_window,
+    "deduplication_max": arguments.deduplication_max
+}
 
 
 class MarkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +86,11 @@ class SubscriberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A subscriber of the queue."""
 
     identifier: _Identifier
+    start: Union[Annotated[
+        str,
+        Meta(
+            description="Where it begins if it is new: \"latest\", \"earliest\" for all that is stored, or a time with "
+            "a timezone, as 2026-01-31T12:00:00Z.")], UnsetType] = UNSET
 
 
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,6 +116,25 @@ class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                  "pattern": f"^{arguments.MESSAGE_TYPE}$",
                  "maxLength": arguments.MESSAGE_TYPE_BYTES_MAX
              })], UnsetType] = UNSET
+    retention_s: Union[Annotated[
+        float,
+        Meta(description="Seconds for which messages are kept that all subscribers have taken.",
+             extra_json_schema={
+                 "minimum": 0,
+                 "maximum": RETENTION_S_MAX
+             })], UnsetType] = UNSET
+    deduplication_window_s: Union[Annotated[float,
+                                            Meta(description="Seconds for which a deduplication id is remembered.",
+                                                 extra_json_schema={
+                                                     "minimum": DEDUPLICATION_WINDOW_S_MIN,
+                                                     "maximum": DEDUPLICATION_WINDOW_S_MAX
+                                                 })], UnsetType] = UNSET
+    deduplication_max: Union[Annotated[int,
+                                       Meta(description="How many deduplication ids are remembered at most.",
+                                            extra_json_schema={
+                                                "minimum": 1,
+                                                "maximum": DEDUPLICATION_MAX_MAX
+                                            })], UnsetType] = UNSET
     mode: Union[Annotated[
         str,
         Meta(description="Permissions of the files, in octal digits; who may read or write them may enter the "
@@ -148,6 +183,8 @@ class _Queue:
     settings: Settings
     exists: bool = True
     messages: int = 0
+    #: Where new subscribers begin that do not begin at the end.
+    starts: Mapping[str, Start] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,23 +193,31 @@ class _Step:
 
     stored: _Queue
     changes: Sequence[Change]
+    starts: Mapping[str, Start]
 
     def apply(self) -> None:
         """Do it: the settings and new subscribers in one transaction, then the removals."""
         if not self.changes:
             return
         path = self.stored.path
-        added = [change.after for change in self.changes if change.what == "subscriber" and change.after is not None]
+        added = [
+            str(change.after) for change in self.changes if change.what == "subscriber" and change.after is not None
+        ]
         removed = [change.before for change in self.changes if change.what == "subscriber" and change.after is None]
         changed = {change.what: change.after for change in self.changes if change.after is not None}
         mark = _mark({**self.stored.settings, **changed}) if any(what.startswith(_MARK) for what in changed) else None
+        numbers: Dict[str, Any] = {name: changed[name] for name in _NUMBERS if name in changed}
         with environment.new_environment(path) as env:
-            control = env.new_control(subscriber_ids=map(str, added),
+            control = env.new_control(subscriber_ids=[name for name in added if name not in self.starts],
                                       high_watermark=mark,
                                       strategy=_STRATEGIES.get(str(changed.get("strategy"))),
                                       durability=_DURABILITIES.get(str(changed.get("durability"))),
                                       message_type=str(changed["message_type"]) if "message_type" in changed else None,
-                                      mode=int(str(changed["mode"]), 8) if "mode" in changed else None)
+                                      mode=int(str(changed["mode"]), 8) if "mode" in changed else None,
+                                      **numbers)
+            for name in added:
+                if name in self.starts:
+                    control.add_subscriber(name, start=self.starts[name])
             for identifier in removed:
                 # Whoever removed it meanwhile did what we are here for.
                 with contextlib.suppress(errors.UnknownSubscriberError):
@@ -182,8 +227,8 @@ class _Step:
 def deploy(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change, ...]:
     """Make the queues of a config what it says: make what is missing, change what differs, leave what is right.
 
-    The settings and the new subscribers of a queue change in one transaction. Where the machine fails between two, the
-    next run does the rest.
+    The settings of a queue and its new subscribers, but for those with a ``start``, change in one transaction. Where
+    the machine fails between two, the next run does the rest.
 
     :param config_path: the config, in JSON
     :param remove_subscribers: whether subscribers go that are not in a queue's list, with what only they awaited; a
@@ -250,9 +295,7 @@ def _step(wanted: _Queue, remove_subscribers: bool) -> _Step:
     try:
         stored = _existing(wanted.path)
     except errors.NotInitializedError:
-        stored = _Queue(wanted.path, [],
-                        _settings(HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS, files.MODE_DEFAULT),
-                        exists=False)
+        stored = _Queue(wanted.path, [], _settings(*DEFAULTS, files.MODE_DEFAULT), exists=False)
     changes: List[Change] = []
 
     def add(what: str, before: Optional[Value], after: Optional[Value]) -> None:
@@ -275,7 +318,15 @@ def _step(wanted: _Queue, remove_subscribers: bool) -> _Step:
             add("subscriber", None, identifier)
         for identifier in _without(stored.subscribers, wanted.subscribers) if remove_subscribers else ():
             add("subscriber", identifier, None)
-    return _Step(stored, changes)
+    _require_retention_within_timeout(wanted.path, {**stored.settings, **wanted.settings})
+    return _Step(stored, changes, wanted.starts)
+
+
+def _require_retention_within_timeout(path: pathlib.Path, settings: Dict[str, Any]) -> None:
+    try:
+        fresh(Configuration(_mark(settings), retention_s=settings["retention_s"]))
+    except errors.ArgumentError as error:
+        raise errors.ConfigError(f"The queue at {path}: {error}") from error
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> List[str]:
@@ -291,19 +342,25 @@ def _existing(path: pathlib.Path) -> _Queue:
     files.queue_key(path)  # new_control would set it up
     with environment.new_environment(path) as env:
         status = env.new_control().status()
-    settings = _settings(status.high_watermark, status.strategy, status.durability, files.data_file_mode(path))
+    settings = _settings(status.high_watermark, status.strategy, status.durability, status.retention_s,
+                         status.deduplication_window_s, status.deduplication_max, files.data_file_mode(path))
     if status.message_type is not None:
         settings["message_type"] = status.message_type
     return _Queue(path, sorted(status.subscribers), settings, messages=status.messages)
 
 
-def _settings(mark: HighWaterMark, strategy: Strategy, durability: Durability, mode: int) -> Settings:
+# pylint: disable-next=too-many-arguments,too-many-positional-arguments  # one for each setting
+def _settings(mark: HighWaterMark, strategy: Strategy, durability: Durability, retention_s: float,
+              deduplication_window_s: float, deduplication_max: int, mode: int) -> Settings:
     return {
         f"{_MARK}message_timeout": mark.message_timeout,
         f"{_MARK}max_messages": mark.max_messages,
         f"{_MARK}hwm_db_size": mark.hwm_db_size,
         "strategy": strategy.name,
         "durability": durability.name.lower(),
+        "retention_s": retention_s,
+        "deduplication_window_s": deduplication_window_s,
+        "deduplication_max": deduplication_max,
         "mode": f"{mode:04o}"
     }
 
@@ -374,23 +431,48 @@ def _checked(queue: QueueConfig, place: str, directory: str) -> _Queue:
             settings[name] = given
     if not isinstance(queue.message_type, UnsetType):
         settings["message_type"] = _at(f"{place}.message_type", arguments.message_type, queue.message_type)
+    settings.update(_checked_numbers(queue, place))
     if not isinstance(queue.mode, UnsetType):
         if not re.fullmatch(_MODE, queue.mode):
             raise _wrong(
                 f"{place}.mode", "mode must be octal digits from \"0600\" to \"0777\" with reading and writing "
                 f"for the owner, got {queue.mode!r}.")
         settings["mode"] = f"{int(queue.mode, 8):04o}"
-    return _Queue(path, _checked_subscribers(queue, f"{place}.subscribers"), settings)
+    identifiers, starts = _checked_subscribers(queue, f"{place}.subscribers")
+    return _Queue(path, identifiers, settings, starts=starts)
 
 
-def _checked_subscribers(queue: QueueConfig, place: str) -> Optional[List[str]]:
+def _checked_numbers(queue: QueueConfig, place: str) -> Settings:
+    settings: Settings = {}
+    for name, check in _NUMBERS.items():
+        given = getattr(queue, name)
+        if given is not UNSET:
+            number = _at(f"{place}.{name}", check, given)
+            # As the queue will tell it: times are stored in whole microseconds.
+            settings[name] = stored_seconds(round(number * 1e6)) if name.endswith("_s") else number
+    return settings
+
+
+def _checked_subscribers(queue: QueueConfig, place: str) -> Tuple[Optional[List[str]], Dict[str, Start]]:
     if isinstance(queue.subscribers, UnsetType):
-        return None
-    identifiers = [one if isinstance(one, str) else one.identifier for one in queue.subscribers]
-    for index, identifier in enumerate(identifiers):
-        _at(f"{place}[{index}]", arguments.identifier, identifier)
+        return None, {}
+    subscribers = [SubscriberConfig(one) if isinstance(one, str) else one for one in queue.subscribers]
+    starts: Dict[str, Start] = {}
+    for index, one in enumerate(subscribers):
+        _at(f"{place}[{index}]", arguments.identifier, one.identifier)
+        if not isinstance(one.start, UnsetType):
+            starts[one.identifier] = _at(f"{place}[{index}].start", _start, one.start)
+    identifiers = [one.identifier for one in subscribers]
     _require_distinct(identifiers, "subscriber", place + "[{}]")
-    return identifiers
+    return identifiers, starts
+
+
+def _start(text: str) -> Start:
+    start: Start = text
+    with contextlib.suppress(ValueError):
+        start = datetime.datetime.fromisoformat(f"{text[:-1]}+00:00" if text.endswith("Z") else text)
+    arguments.position("start", start, "latest", ids=False)
+    return start
 
 
 def _require_distinct(values: Sequence[str], noun: str, place: str) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Protocol, Sequence
 
+from persipubsub.delayed import DelayedMessage, Due
 from persipubsub.queue import Batch, Found, Sent, Subscription
 
 
@@ -14,12 +15,24 @@ class Watch(Protocol):
     def wait(self, timeout_s: float) -> None:
         """Return once something was published since arm(); also after the timeout, and sometimes for no reason."""
 
+    def claim(self, due_us: int) -> bool:
+        """Take it upon oneself to look for a delayed message that is due; False if another one who waits did."""
+
 
 class Engine(Protocol):
     """The queue as its endpoints know it."""
 
     def put(self, batch: Batch) -> Sent:
         """Append messages, all or none."""
+
+    def put_once(self, batch: Batch, deduplication_id: bytes) -> Sent:
+        """Append a message, unless one was sent with the id; then give the id of that one."""
+
+    def put_later(self, payload: bytes, due: Due) -> DelayedMessage:
+        """Store a message that is to be appended when it is due."""
+
+    def cancel(self, message: DelayedMessage) -> bool:
+        """Delete a delayed message; tell whether it was not appended yet."""
 
     def subscribe(self, identifier: bytes) -> Subscription:
         """Find a subscriber, or raise UnknownSubscriberError."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Path = Union[str, "os.PathLike[str]"]
 T = TypeVar("T", bound=Union[Control, Publisher[Any], Subscriber[Any]])
 M = TypeVar("M", bound="Message")
+N = TypeVar("N", int, float)
 
 
 def _closed_error(self: "Environment") -> errors.ClosedError:
@@ -110,7 +111,10 @@ class Environment:
                     durability: Optional[Durability] = None,
                     mode: Optional[int] = None,
                     high_water_mark: Optional[HighWaterMark] = None,
-                    message_type: "Union[None, str, Type[Message]]" = None) -> Control:
+                    message_type: "Union[None, str, Type[Message]]" = None,
+                    retention_s: Optional[float] = None,
+                    deduplication_window_s: Optional[float] = None,
+                    deduplication_max: Optional[int] = None) -> Control:
         """Set up the queue, or change it, and give its control.
 
         What is given is applied; what is left out stays as stored, or is the default in a new queue. Subscribers are
@@ -124,6 +128,9 @@ class Environment:
         :param high_water_mark: another spelling of high_watermark
         :param message_type: the protobuf type of all messages, or its full name: then publishers and subscribers of
             another type are refused when they are made. Those of bytes are not
+        :param retention_s: see :meth:`Control.set_retention`; 0 in a new queue
+        :param deduplication_window_s: seconds for which a ``deduplication_id`` is remembered; 120 in a new queue
+        :param deduplication_max: how many of them are remembered, the latest; 100,000 in a new queue, 10 ** 7 at most
         :raise ArgumentTypeError: an argument of the wrong type, or both spellings
         :raise ArgumentError: an argument outside its limits
         :raise MessageTypeError: there are messages, and the queue is bound to another type
@@ -133,7 +140,10 @@ class Environment:
         """
         identifiers = arguments.identifiers(subscriber_ids)
         configuration = Configuration(high_watermark if high_water_mark is None else high_water_mark, strategy,
-                                      durability, None if message_type is None else _full_name(message_type))
+                                      durability, _checked(arguments.retention, retention_s),
+                                      _checked(arguments.deduplication_window, deduplication_window_s),
+                                      _checked(arguments.deduplication_max, deduplication_max),
+                                      None if message_type is None else _full_name(message_type))
         if not self._allow_remote:
             filesystem.require_local(self._path)
         files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
@@ -276,6 +286,11 @@ class Environment:
 
     def __repr__(self) -> str:
         return f"<Environment of {self._path}{' (closed)' if self._closed else ''}>"
+
+
+def _checked(check: Callable[[object], N], value: Optional[N]) -> Optional[N]:
+    """Check what is given; None stays as it is stored."""
+    return None if value is None else check(value)
 
 
 def new_environment(path: Path, allow_remote: bool = False) -> Environment:

@@ -21,6 +21,7 @@
      +-- ReplacedError                       its files were deleted or replaced while it was open
      +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed meanwhile
      +-- DecodeError (ValueError)            a message that is not of the subscriber's message type
+     +-- TooManyDelayedError                 as many delayed messages as the high-water mark lets be
      +-- InUseError                          it is open, and what is to be done needs it closed
      |
      |  the place: the path, its permissions, its files
@@ -60,6 +61,7 @@ __all__ = [
     "ReentryError",
     "ReplacedError",
     "StorageError",
+    "TooManyDelayedError",
     "UnknownSubscriberError",
 ]
 
@@ -113,6 +115,10 @@ class EmptyError(PersipubsubError, LookupError):
 
 class NotInitializedError(PersipubsubError):
     """Raised when there is no queue at the path. Set it up with ``Environment.new_control`` once, at deployment."""
+
+
+class TooManyDelayedError(PersipubsubError):
+    """Raised when as many messages are delayed as the high-water mark lets be. Cancel some, wait, or raise the mark."""
 
 
 class InUseError(PersipubsubError):

@@ -7,10 +7,12 @@ import threading
 import time
 from typing import Callable, Dict, Iterator, List, Sequence, Set, Tuple, TypeVar
 
-from persipubsub import errors, files, filesystem, lock_watch, queue
+from persipubsub import clock, deduplication, delayed, errors, files, filesystem, lock_watch, queue
+from persipubsub.delayed import DelayedMessage, Due
 from persipubsub.engine import Watch
 from persipubsub.gate import LOOK_S, Closer
 from persipubsub.queue import Batch, Found, Sent, Subscription
+from persipubsub.records import NEVER_US
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
 from persipubsub.wakeup import Wakeup
@@ -56,27 +58,54 @@ class Handle:
         """Append messages, all or none."""
         return self._writer.run(lambda txn: queue.put(txn, batch), False, len(batch.payloads), batch.size_bytes)
 
+    def put_once(self, batch: Batch, deduplication_id: bytes) -> Sent:
+        """Append a message, unless one was sent with the id."""
+        return self._writer.run(lambda txn: deduplication.put(txn, batch, deduplication_id), False, len(batch.payloads),
+                                batch.size_bytes)
+
+    def put_later(self, payload: bytes, due: Due) -> DelayedMessage:
+        """Store a message that is to be appended when it is due."""
+        return self._writer.run(lambda txn: delayed.put(txn, payload, due), False, 1, len(payload))
+
+    def cancel(self, message: DelayedMessage) -> bool:
+        """Delete a delayed message; tell whether it was not appended yet."""
+        return self._writer.run(lambda txn: delayed.cancel(txn, message))
+
     def subscribe(self, identifier: bytes) -> Subscription:
         """Find a subscriber."""
         return self._storage.read(lambda txn: queue.subscribe(txn, identifier))
 
     def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
         """Find the next messages of a subscriber without taking them."""
-        return self._unexpired(lambda txn: queue.look(txn, subscription, max_messages, max_bytes))
+        return self._present(lambda txn: queue.look(txn, subscription, max_messages, max_bytes))
 
     def look_at_top(self, subscription: Subscription) -> Found:
         """Find the latest message of a subscriber without taking it."""
-        return self._unexpired(lambda txn: queue.look_at_top(txn, subscription))
+        return self._present(lambda txn: queue.look_at_top(txn, subscription))
 
-    def _unexpired(self, look: Callable[[Transaction], Found]) -> Found:
+    def _present(self, look: Callable[[Transaction], Found]) -> Found:
+        """Look once what has expired is gone, and what is due is there, or as much of it as a look needs."""
+        appended = False
         while True:
             found = self._storage.read(look)
-            if not found.expired:
+            if found.expired:
+                # So that nobody has to walk over them again.
+                self._writer.run(queue.expire)
+            elif found.due_us == NEVER_US or found.due_us > clock.boottime_us() or (appended and found.ids):
                 if not found.payloads:
                     self._storage.require_files()  # nothing would ever come
                 return found
-            # So that nobody has to walk over them again.
-            self._writer.run(queue.expire)
+            else:
+                self._writer.run(just_begin)
+                appended = True
+
+    def read_present(self, operation: Callable[[Transaction], T]) -> T:
+        """Run an operation in a read transaction once what is due is there, or as much as goes into a transaction."""
+        result, wants_write = self._storage.read(lambda txn: (operation(txn), delayed.wants_write(txn)))
+        if not wants_write:
+            return result
+        self._writer.run(just_begin)
+        return self._storage.read(operation)
 
     def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
         """Take messages that a subscriber was handed out."""
@@ -100,6 +129,10 @@ class Handle:
         """Let go of what belongs to the parent, and of what its other threads were doing. Twice is once."""
         self._storage.after_fork_in_child()
         self._writer = Writer(self._storage, self._wakeup)
+
+
+def just_begin(_txn: Transaction) -> None:
+    """Do nothing: a write transaction begins with appending what is due."""
 
 
 _Key = Tuple[int, int]

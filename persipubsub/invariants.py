@@ -6,13 +6,14 @@ import struct
 from typing import Iterator, List, NamedTuple, Tuple
 
 from persipubsub import arguments, queue, records
-from persipubsub.configuration import Durability, Strategy, stored_high_watermark
+from persipubsub.configuration import Durability, Strategy, require_retention_within_timeout, stored_high_watermark
 from persipubsub.transaction import Transaction
 
 INVARIANTS = {
     "I0": "the pages of the file are sound, and every record can be read",
     "I1": "pending_db holds exactly the multiset of all places",
-    "I2": "no message lies below the floor, but for those that wait below `first` to be deleted, and they are counted",
+    "I2": "no message lies below the floor, but for those that are retained, and those that wait below `first` to be "
+    "deleted, and they are counted",
     "I3": "every message lies in the range of exactly one run, and the running totals of runs agree",
     "I4": "no place is beyond the next id",
     "I5": "the ranges of runs do not overlap",
@@ -20,6 +21,8 @@ INVARIANTS = {
     "I7": "the configuration is one that can be set",
     "I8": "an entry of index_db is below the next of its subscriber",
     "I9": "every part belongs to a long message, and every long message has all its parts",
+    "I13": "the delayed messages are counted, the first due time is that of the first, and each has all its parts",
+    "I14": "once_db and once_order_db hold the same, of messages that were sent",
 }
 
 
@@ -35,7 +38,7 @@ class Violation(NamedTuple):
 
 def check(txn: Transaction) -> Tuple[Violation, ...]:
     """Read the whole queue and give all violations; none means that all is well."""
-    parts = (_configuration, _places, _messages, _runs, _index)
+    parts = (_configuration, _places, _messages, _runs, _index, _delayed, _once)
     return tuple(Violation(*found) for part in parts for found in _readable(part(txn)))
 
 
@@ -53,6 +56,7 @@ def _readable(found: _Found) -> _Found:
 def _configuration(txn: Transaction) -> _Found:
     try:
         stored_high_watermark(txn.header)
+        require_retention_within_timeout(txn.header)
         Strategy(txn.header.strategy)
         Durability(txn.header.durability)
         message_type = txn.message_type()
@@ -87,7 +91,7 @@ def _messages(txn: Transaction) -> _Found:
             yield "I3", f"message {message_id}"
         if message_id < header.first and header.waiting:
             waiting += 1
-        elif floor is None or message_id < floor:
+        elif not header.retention_us and (floor is None or message_id < floor):
             yield "I2", f"message {message_id}, floor {floor}"
         if size_bytes is None and not (header.waiting and message_id < header.first):
             yield "I9", f"message {message_id} lacks a part"
@@ -127,3 +131,25 @@ def _index(txn: Transaction) -> _Found:
             yield "I6", f"message {message_id} of subscriber number {number}"
         elif message_id >= next_ids[number]:
             yield "I8", f"message {message_id} of subscriber number {number}"
+
+
+def _delayed(txn: Transaction) -> _Found:
+    header, found = txn.header, list(txn.schedule().all())
+    if len(found) != header.delayed:
+        yield "I13", f"{len(found)} messages are delayed, counted are {header.delayed}"
+    next_due_us = min((due_us for due_us, _, _ in found), default=records.NEVER_US)
+    if next_due_us != header.next_due_us:
+        yield "I13", f"the first is due at {next_due_us}, not at {header.next_due_us}"
+    for due_us, number, size_bytes in found:
+        if size_bytes is None or number >= header.next_delayed_number:
+            yield "I13", f"delayed message {number}, due at {due_us}"
+
+
+def _once(txn: Transaction) -> _Found:
+    once, next_id = txn.once(), txn.log().next_id()
+    by_id, by_time = dict(once.by_id()), dict(once.by_time())
+    if by_id != by_time or txn.once_count() != sum(1 for _ in once.by_time()):
+        yield "I14", f"{len(by_id)} ids, of which {len(by_id.items() & by_time.items())} are in order"
+    for identifier, found in by_id.items():
+        if not 0 < found.message_id < next_id:
+            yield "I14", f"message {found.message_id} with {identifier!r}"

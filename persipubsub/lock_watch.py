@@ -12,8 +12,7 @@ import pathlib
 import struct
 import threading
 import time
-import weakref
-from typing import Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 from persipubsub import files
 
@@ -44,25 +43,29 @@ class LockWatch:
         self._path = path
         self._waiting = waiting
         self._since_s: Dict[object, float] = {}
-        self._told = False
-        _WATCHES.add(self)
+        self._told: Set[object] = set()  # about whose wait it was told
+        _WATCHES[id(self)] = self
+
+    def close(self) -> None:
+        """Watch no more; more than once is fine."""
+        _WATCHES.pop(id(self), None)
 
     def look(self) -> None:
         """Tell about who has been waiting for long."""
         now_s = time.monotonic()
         self._since_s = {token: self._since_s.get(token, now_s) for token in self._waiting()}
         longest_s = max((now_s - since_s for since_s in self._since_s.values()), default=0.0)
-        if longest_s < WARN_S:
-            self._told = self._told and bool(self._since_s)
-        elif not self._told:
-            self._told = True
+        self._told.intersection_update(self._since_s)
+        if longest_s >= WARN_S and not self._told:
+            self._told.update(self._since_s)
             _LOGGER.warning(
                 "The queue at %s: a write has been waiting for %.0f s for the lock, which is held by %s. LMDB's lock "
                 "knows no timeout: all writes go on when that gives it back or ends.", self._path, longest_s,
                 holder(self._path))
 
 
-_WATCHES: "weakref.WeakSet[LockWatch]" = weakref.WeakSet()
+# No weak references: what an interrupt does while one is being removed is lost.
+_WATCHES: Dict[int, LockWatch] = {}
 
 
 class _Thread(threading.Thread):
@@ -78,7 +81,7 @@ class _Thread(threading.Thread):
         """Look until told to end."""
         # pylint: disable-next=consider-using-with  # see above
         while THREADS.get(_THREAD) is self and not self._ending.acquire(timeout=LOOK_S):
-            for watch in list(_WATCHES):
+            for watch in list(_WATCHES.values()):
                 watch.look()
 
     def end(self) -> None:

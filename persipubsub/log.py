@@ -92,6 +92,17 @@ class Log:
         self._runs.set_range(pack_id(low))
         return records.decode_run(*self._runs.item())
 
+    def first_id_since(self, time_us: int) -> int:
+        """Give the id of the first run that was not committed before a time; the next id where there is none."""
+        run = self.first_where(lambda one: one.time_us >= time_us)
+        return self.next_id() if run is None else run.first_id
+
+    def since(self, message_id: int) -> Iterator[Run]:
+        """Iterate over the runs, from that of a message on."""
+        self._go_to(message_id)
+        for key, value in self._runs:
+            yield records.decode_run(key, value)
+
     def all(self) -> Iterator[Run]:
         """Iterate over all runs, the oldest first."""
         if self._runs.first():

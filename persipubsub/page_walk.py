@@ -395,6 +395,7 @@ def require_configuration(value: bytes) -> records.Header:
     try:
         header = records.decode_header(value)
         configuration.stored_high_watermark(header)
+        configuration.require_retention_within_timeout(header)
         configuration.Strategy(header.strategy)
         configuration.Durability(header.durability)
     except (struct.error, ValueError) as error:

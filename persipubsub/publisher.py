@@ -1,9 +1,11 @@
 """Sending messages."""
 
+import datetime
 import logging
 from typing import TYPE_CHECKING, Any, Generic, Iterable, Optional, Sequence, Tuple
 
 from persipubsub import arguments, errors
+from persipubsub.delayed import DelayedMessage
 from persipubsub.engine import Engine
 from persipubsub.queue import Batch, Sent
 
@@ -42,18 +44,23 @@ class Publisher(Generic[Msg]):
         self._closed = False
         self._warned = False
 
-    def send(self, msg: Msg) -> int:
+    def send(self, msg: Msg, deduplication_id: Optional[str] = None) -> int:
         """Send a message. Once this returns, the message survives what the queue's durability names.
 
         :param msg: 0 bytes to 1 GiB, bytes-like; or a message of the publisher's type
-        :return: the message id: from 1, in the order of the queue, never given again
-        :raise ArgumentTypeError: the message is not bytes-like, or of another type
-        :raise ArgumentError: a message of the publisher's type lacks required fields
+        :param deduplication_id: 1 to 255 bytes of UTF-8 without NUL: if a message was sent with it not long ago, this
+            one is not; the queue's ``deduplication_window_s`` and ``deduplication_max`` tell how long it is remembered
+        :return: the message id: from 1, in the order of the queue, never given again; that of the first message which
+            was sent with the same ``deduplication_id``
+        :raise ArgumentTypeError: the message is not bytes-like, or of another type, or the id not a str
+        :raise ArgumentError: the id is outside its limits, or a message of the publisher's type lacks required fields
         :raise MessageTooLargeError: it is over 1 GiB, or over the high-water mark of the queue
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be stored; the queue is as before
         """
         payload = arguments.payload(msg if self._codec is None else self._codec.encode(msg))
+        if deduplication_id is not None:
+            return self._put_once(payload, arguments.deduplication_id(deduplication_id))
         return self._put(Batch((payload, ), len(payload), len(payload))).start
 
     def send_many(self, msgs: Iterable[Msg]) -> Sequence[int]:
@@ -76,15 +83,66 @@ class Publisher(Generic[Msg]):
             return [self._put(Batch((payload, ), len(payload), len(payload))).start for payload in batch.payloads]
         return self._put(batch)
 
-    def _put(self, batch: Batch) -> range:
+    def send_later(self,
+                   msg: Msg,
+                   delay_s: Optional[float] = None,
+                   at: Optional[datetime.datetime] = None) -> DelayedMessage:
+        """Send a message that comes later. Once this returns, it survives what the queue's durability names.
+
+        It gets its message id, and its place in the order, when it is due. Until then it is for no subscriber, and it
+        counts to no mark; but there are at most as many delayed messages as the high-water mark lets messages be.
+
+        :param msg: 0 bytes to 1 GiB, bytes-like; or a message of the publisher's type
+        :param delay_s: seconds until it is due, from 0 (at once) to 10 ** 9
+        :param at: or else when it is due, with a timezone, before the year 4000; in the past: at once
+        :return: by which it can be cancelled
+        :raise ArgumentTypeError: an argument of the wrong type, or not exactly one of ``delay_s`` and ``at``
+        :raise ArgumentError: an argument outside its limits, or a time without a timezone
+        :raise MessageTooLargeError: it is over 1 GiB, or over the high-water mark of the queue
+        :raise TooManyDelayedError: as many messages are delayed as the high-water mark lets be
+        :raise ClosedError: the publisher or its Environment is closed
+        :raise StorageError: it could not be stored; the queue is as before
+        """
+        payload = arguments.payload(msg if self._codec is None else self._codec.encode(msg))
+        due = arguments.due(delay_s, at)
+        self._require_open()
+        return self._engine.put_later(payload, due)
+
+    def cancel(self, message: DelayedMessage) -> bool:
+        """Take back what was sent for later.
+
+        :param message: what :meth:`send_later` gave, of any publisher of this queue, in any process
+        :return: whether it was still delayed; if not, it has come, or was cancelled before
+        :raise ArgumentTypeError: it is something else
+        :raise ClosedError: the publisher or its Environment is closed
+        :raise StorageError: it could not be cancelled; the queue is as before
+        """
+        if not isinstance(message, DelayedMessage):
+            raise errors.ArgumentTypeError(
+                f"cancel takes what send_later gave, a DelayedMessage; got {type(message).__name__}.")
+        self._require_open()
+        return self._engine.cancel(message)
+
+    def _require_open(self) -> None:
         if self._closed:
             raise errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_publisher.")
+
+    def _put(self, batch: Batch) -> range:
+        if self._closed:
+            self._require_open()
         if not batch.payloads:
             return range(0)
         sent = self._engine.put(batch)
         if not sent.awaited or sent.overflowed:
             self._warn(sent)
         return sent.ids
+
+    def _put_once(self, payload: bytes, deduplication_id: bytes) -> int:
+        self._require_open()
+        sent = self._engine.put_once(Batch((payload, ), len(payload), len(payload)), deduplication_id)
+        if not sent.awaited or sent.overflowed:
+            self._warn(sent)
+        return sent.ids.start
 
     def _warn(self, sent: Sent) -> None:
         """Say that messages were dropped: nobody should find out by missing them."""

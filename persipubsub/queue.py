@@ -2,8 +2,8 @@
 
 A message is appended to one log (:func:`put`) and stays until all subscribers have taken it. A subscriber is a *place*
 in the log: :func:`look` finds what lies there, :func:`take` moves the place on. The smallest of all places is the
-*floor*: messages below it await nobody and are deleted. Messages also go when they are older than the timeout
-(:func:`expire`), or when the queue overflows (:func:`put`).
+*floor*: messages below it await nobody and are deleted, unless they are retained (:mod:`persipubsub.retention`).
+Messages also go when they are older than the timeout (:func:`expire`), or when the queue overflows (:func:`put`).
 
 Each subscriber's record counts the messages that it has taken; the header counts those that went otherwise, by reason.
 
@@ -16,10 +16,10 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import icontract
 
-from persipubsub import clock, errors
+from persipubsub import clock, errors, retention
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy
 from persipubsub.log import joins
-from persipubsub.records import Header, Place, Run, bytes_between
+from persipubsub.records import NEVER_US, Header, Place, Run, bytes_between
 from persipubsub.transaction import Transaction
 
 __all__ = ["Durability", "HighWaterMark", "Strategy"]
@@ -43,7 +43,10 @@ def configure(txn: Transaction, configuration: Configuration, identifiers: Seque
     """
     if configuration.message_type is not None:
         _bind(txn, configuration.message_type)
+    retention_us = txn.header.retention_us
     txn.put_header(configuration.applied(txn.header))
+    if txn.header.retention_us < retention_us:
+        remove_dangling(txn)
     for identifier in identifiers:
         add_subscriber(txn, identifier)
 
@@ -79,12 +82,14 @@ def require_message_type(txn: Transaction, wanted: str) -> None:
 
 
 def begin(txn: Transaction) -> None:
-    """Start a write transaction: the clock holds for this boot, and some of what waits to be deleted goes."""
+    """Start a write transaction: the clock holds for this boot, and some of what has gone for everybody is deleted."""
     header = txn.header
     if header.boot_id != clock.boot_id():
         txn.put_header(_with_clock(txn))
     if header.waiting:
         remove_below(txn, header.first)
+    if header.retention_us and retention.is_over(txn, now_us(txn)):
+        remove_dangling(txn)
 
 
 def _with_clock(txn: Transaction) -> Header:
@@ -124,12 +129,10 @@ def put(txn: Transaction, batch: Batch) -> Sent:
     """Append messages, keeping the high-water mark as if each had been put alone."""
     header, log = txn.header, txn.log()
     if batch.largest_bytes > header.hwm_db_size:
-        raise errors.MessageTooLargeError(
-            f"A message of {batch.largest_bytes} bytes is over the high-water mark of the queue, hwm_db_size="
-            f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
+        require_below_mark(header, batch.largest_bytes)
     newest, first_id = log.end()
     ids = range(first_id, first_id + len(batch.payloads))
-    if not txn.has_subscribers():
+    if not txn.has_subscribers() and not header.retention_us:
         log.mark_end(ids.stop)
         remove_below(txn, ids.stop)
         header = txn.header
@@ -148,6 +151,25 @@ def put(txn: Transaction, batch: Batch) -> Sent:
         log.begin_run(time_us, batch.largest_bytes)
     txn.append(first_id, batch.payloads, batch.largest_bytes)
     return Sent(ids, True, 0)
+
+
+def require_below_mark(header: Header, size_bytes: int) -> None:
+    """Refuse a message that is larger than the queue may be.
+
+    :raise MessageTooLargeError: it is
+    """
+    if size_bytes > header.hwm_db_size:
+        raise errors.MessageTooLargeError(
+            f"A message of {size_bytes} bytes is over the high-water mark of the queue, hwm_db_size="
+            f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
+
+
+def pass_over(txn: Transaction, count: int) -> None:
+    """Give ids to messages that the mark does not let in."""
+    if count:
+        log, header = txn.log(), txn.header
+        log.mark_end(log.next_id() + count)
+        txn.put_header(header._replace(pruned_overflow=header.pruned_overflow + count))
 
 
 def _surely_below_the_mark(header: Header, oldest: Run, newest: Run, batch: Batch, first_id: int) -> bool:
@@ -190,6 +212,10 @@ def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int
 def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> int:
     """Append messages where a mark may be reached; give the number of messages that overflowed."""
     live = live_messages(txn)
+    if txn.header.retention_us:
+        count = retention.giving_way(live, len(payloads), txn.header.max_messages, retained_messages(txn))
+        _remove_oldest(txn, count)
+        live -= count
     strategy = Strategy(txn.header.strategy)
     head, tail = survivors(live, len(payloads), txn.header.max_messages, strategy)
     _remove(txn, live - min(live, head if strategy == Strategy.prune_last else max(0, tail - len(payloads))))
@@ -235,8 +261,12 @@ def _make_room(txn: Transaction) -> int:
     removed = 0
     while live_bytes(txn) > txn.header.hwm_db_size // 2:
         count = live_messages(txn) // 2 + 1
-        _remove(txn, count)
-        removed += count
+        retained = min(count, retained_messages(txn)) if txn.header.retention_us else 0
+        if retained:
+            _remove_oldest(txn, retained)
+        else:
+            _remove(txn, count)
+            removed += count
     return removed
 
 
@@ -246,9 +276,14 @@ def _remove(txn: Transaction, count: int) -> None:
         return
     if Strategy(txn.header.strategy) == Strategy.prune_last:
         txn.delete_last(count)
-        return
-    log = txn.log()
-    remove_below(txn, log.id_of(log.messages_before(first_live_id(txn)) + count))
+    else:
+        _remove_oldest(txn, count)
+
+
+def _remove_oldest(txn: Transaction, count: int) -> None:
+    if count:
+        log = txn.log()
+        remove_below(txn, log.id_of(log.messages_before(first_live_id(txn)) + count))
 
 
 # Removing
@@ -256,18 +291,26 @@ def _remove(txn: Transaction, count: int) -> None:
 
 def expire(txn: Transaction) -> int:
     """Remove what is older than the timeout; give how many messages went. Commit times never fall: bisection."""
+    # What all have taken is not let go: it has served.
+    retained = retained_messages(txn) if txn.header.retention_us else 0
     count = remove_below(txn, first_unexpired_id(txn, now_us(txn)))
     header = txn.header
-    txn.put_header(header._replace(pruned_timeout=header.pruned_timeout + count))
+    txn.put_header(header._replace(pruned_timeout=header.pruned_timeout + max(0, count - retained)))
     return count
 
 
 def first_unexpired_id(txn: Transaction, time_us: int) -> int:
     """Give the first id whose message, if it is there, has not expired at a time; the next id where all have."""
-    oldest_us = time_us - txn.header.message_timeout_us
-    log = txn.log()
-    run = log.first_where(lambda one: one.time_us >= oldest_us)
-    return log.next_id() if run is None else run.first_id
+    return txn.log().first_id_since(time_us - txn.header.message_timeout_us)
+
+
+def first_kept_id(txn: Transaction, time_us: int) -> int:
+    """Give the first id whose message, if it is there, neither has expired at a time nor been retained for long enough.
+
+    What is below may still be stored, until somebody writes. For everybody it has gone.
+    """
+    unexpired_id = first_unexpired_id(txn, time_us)
+    return max(unexpired_id, retention.bound(txn, time_us)) if txn.header.retention_us else unexpired_id
 
 
 def remove_below(txn: Transaction, bound: int) -> int:
@@ -290,16 +333,29 @@ def remove_below(txn: Transaction, bound: int) -> int:
 
 def prune_dangling(txn: Transaction) -> int:
     """Remove the messages that nobody awaits, since who did was removed; give how many went."""
-    floor = txn.floor()
-    count = remove_below(txn, txn.log().next_id() if floor is None else floor)
+    count = remove_dangling(txn)
     header = txn.header
-    txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count))
+    if not header.retention_us:  # else they had been taken, or have been kept for as long as was wanted
+        txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count))
     return count
 
 
+def remove_dangling(txn: Transaction) -> int:
+    """Remove the messages below the floor, but for those that are to be retained; give how many went."""
+    return remove_below(txn, retention.bound(txn, now_us(txn)))
+
+
 def clear(txn: Transaction) -> int:
-    """Remove all messages; give how many went."""
-    return remove_below(txn, txn.log().next_id())
+    """Remove all messages, also the delayed ones; give how many went."""
+    return remove_below(txn, txn.log().next_id()) + _clear_delayed(txn)
+
+
+def _clear_delayed(txn: Transaction) -> int:
+    header = txn.header
+    if header.delayed:
+        txn.clear_schedule()
+        txn.put_header(header._replace(delayed=0, next_due_us=NEVER_US))
+    return header.delayed
 
 
 # Counting
@@ -320,6 +376,13 @@ def live_bytes(txn: Transaction) -> int:
     """Give the size of the messages: their pages, less the share of the messages that wait to be deleted."""
     stored = txn.stored_messages()
     return txn.stored_bytes() * (stored - txn.header.waiting) // stored if stored else 0
+
+
+def retained_messages(txn: Transaction) -> int:
+    """Count the messages that are there though nobody awaits them."""
+    log, floor = txn.log(), txn.floor()
+    end = log.next_id() if floor is None else floor
+    return max(0, log.messages_before(end) - log.messages_before(first_live_id(txn)))
 
 
 def count_from(txn: Transaction, start: int) -> Tuple[int, int]:
@@ -378,15 +441,19 @@ def remove_subscriber(txn: Transaction, identifier: bytes) -> None:
 
     :raise UnknownSubscriberError: there is none
     """
-    _remove_place(txn, identifier, _own_place(txn, subscribe(txn, identifier)))
+    _remove_place(txn, identifier, own_place(txn, subscribe(txn, identifier)))
     prune_dangling(txn)
 
 
 def clear_subscribers(txn: Transaction) -> int:
     """Remove all subscribers and all messages; give how many messages went."""
+    retained = retained_messages(txn)
     for identifier, place in txn.places():
         _remove_place(txn, identifier, place)
-    return prune_dangling(txn)
+    count = remove_below(txn, txn.log().next_id())
+    header = txn.header
+    txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count - retained))
+    return count + _clear_delayed(txn)
 
 
 def _remove_place(txn: Transaction, identifier: bytes, place: Place) -> None:
@@ -405,6 +472,7 @@ class Found(NamedTuple):
     payloads: List[bytes]
     expired: bool = False
     expires_us: int = 0  # time since boot after which the first of them has expired
+    due_us: int = NEVER_US  # time since boot at which a delayed message is due, or NEVER_US
 
 
 NOTHING = Found((), [])
@@ -415,9 +483,10 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    start = max(_own_place(txn, subscription).next_id, txn.header.first)
+    start = max(own_place(txn, subscription).next_id, txn.header.first)
     ids, payloads = txn.messages(start, max_messages, max_bytes)
-    return _unexpired(txn, ids, payloads) if ids else NOTHING
+    found = _unexpired(txn, ids, payloads) if ids else NOTHING
+    return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
 
 
 def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
@@ -425,14 +494,24 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    start = max(_own_place(txn, subscription).next_id, txn.header.first)
+    start = max(own_place(txn, subscription).next_id, txn.header.first)
     last_id = txn.last_id()
-    if last_id is None or last_id < start:
-        return NOTHING
-    return _unexpired(txn, *txn.messages(last_id, 1, 0))
+    found = NOTHING if last_id is None or last_id < start else _unexpired(txn, *txn.messages(last_id, 1, 0))
+    return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
 
 
-def _own_place(txn: Transaction, subscription: Subscription) -> Place:
+def _with_due_time(txn: Transaction, found: Found) -> Found:
+    """Say when something is due: now, if time does not go on yet, because nobody has written since the boot."""
+    header = txn.header
+    return found._replace(due_us=max(0, header.next_due_us -
+                                     header.clock_offset_us) if header.boot_id == clock.boot_id() else 0)
+
+
+def own_place(txn: Transaction, subscription: Subscription) -> Place:
+    """Give a subscriber's record.
+
+    :raise UnknownSubscriberError: it was removed
+    """
     place = txn.place(subscription.identifier)
     if place is None or place.number != subscription.number:
         raise errors.UnknownSubscriberError(
@@ -460,6 +539,8 @@ def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], skipp
     place, last_id = txn.place(subscription.identifier), ids[-1]
     if place is None or place.number != subscription.number or place.next_id > last_id:
         return
+    if place.next_id < ids[0] and not skipping and first_live_id(txn, place.next_id) < ids[0]:
+        return  # it was moved back meanwhile: it wants to have them all again
     taken = len(ids) - bisect.bisect_left(ids, place.next_id)
     if skipping:
         log = txn.log()
@@ -473,7 +554,7 @@ def take_all(txn: Transaction, identifier: bytes) -> int:
 
     :raise UnknownSubscriberError: there is none
     """
-    place = _own_place(txn, subscribe(txn, identifier))
+    place = own_place(txn, subscribe(txn, identifier))
     pending, _ = count_from(txn, max(place.next_id, first_unexpired_id(txn, now_us(txn))))
     next_id = txn.log().next_id()
     if place.next_id < next_id:
@@ -487,4 +568,4 @@ def _move(txn: Transaction, identifier: bytes, place: Place, next_id: int, taken
     txn.count_place(next_id, 1)
     floor = txn.floor()
     if floor is not None and floor > place.next_id:
-        remove_below(txn, floor)
+        remove_below(txn, retention.bound(txn, now_us(txn)) if txn.header.retention_us else floor)

@@ -14,6 +14,9 @@ sub-database        key                         value
 ``pending_db``      message id P                how many subscribers have their place at P
 ``subscriber_db``   identifier                  :class:`Place`
 ``index_db``        subscriber number, id       (room for messages handed out but not yet taken)
+``delayed_db``      due time, number, part      a delayed message, in parts as in ``data_db`` and ``chunk_db``
+``once_db``         deduplication id            :class:`Once`: the message that was sent with it
+``once_order_db``   time, message id            the deduplication id that the message was sent with then
 ==================  ==========================  ======================================================
 """
 
@@ -34,6 +37,10 @@ PART_BYTES = 65520
 NUMBER = struct.Struct(">Q")
 PART_KEY = struct.Struct(">QI")
 INDEX_KEY = struct.Struct(">IQ")
+DELAYED_KEY = struct.Struct(">QQI")
+ONCE_ORDER_KEY = struct.Struct(">QQ")
+#: The due time of a message that is never due: ``Header.next_due_us`` where none is delayed.
+NEVER_US = 2**64 - 1
 _UINT64 = 2**64 - 1
 
 #: What decoding a record raises that nobody of ours has written, and encoding what was made of such a record.
@@ -88,13 +95,19 @@ class Header(NamedTuple):
     waiting: int
     boot_id: bytes  # the boot for which the offset holds
     clock_offset_us: int  # the queue's time is the time since boot plus this
+    retention_us: int  # so old do messages become that all subscribers have taken; 0: they go at once
+    next_due_us: int  # of the first message in `delayed_db`, or NEVER_US
+    delayed: int  # how many messages are in `delayed_db`
+    next_delayed_number: int
+    deduplication_window_us: int
+    deduplication_max: int  # of the ids that are remembered
     # How many messages went for each reason, since the queue was made; modulo 2 ** 64.
     pruned_timeout: int
     pruned_overflow: int
     pruned_dangling: int
 
 
-_HEADER = struct.Struct(">QQQBBIQQ16sqQQQ")
+_HEADER = struct.Struct(">QQQBBIQQ16sqQQQQQQQQQ")
 
 
 @functools.lru_cache(maxsize=64)
@@ -162,3 +175,23 @@ def decode_place(value: bytes) -> Place:
 def encode_place(place: Place) -> bytes:
     """Encode a value of ``subscriber_db``."""
     return _PLACE.pack(place.number, place.next_id, place.taken & _UINT64)
+
+
+class Once(NamedTuple):
+    """A message that was sent with a deduplication id, and when."""
+
+    message_id: int
+    time_us: int
+
+
+_ONCE = struct.Struct(">QQ")
+
+
+def decode_once(value: bytes) -> Once:
+    """Decode a value of ``once_db``."""
+    return Once(*_ONCE.unpack(value))
+
+
+def encode_once(once: Once) -> bytes:
+    """Encode a value of ``once_db``."""
+    return _ONCE.pack(*once)

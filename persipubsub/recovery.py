@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
 from persipubsub import admission, arguments, database, errors, files, mark
 from persipubsub.configuration import Configuration, fresh
 from persipubsub.page_walk import PageFile
-from persipubsub.records import Header, Place, Run
+from persipubsub.records import NEVER_US, Header, Place, Run
 from persipubsub.salvage import Salvage
 from persipubsub.transaction import Transaction
 
@@ -29,7 +30,7 @@ Step = Callable[[Transaction], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report:  # pylint: disable=too-many-instance-attributes  # one per fact
     """What :func:`recover` saved, and what not."""
 
     #: The directory of the queue.
@@ -38,6 +39,8 @@ class Report:
     damaged_file: pathlib.Path
     #: How many messages were saved.
     messages: int
+    #: How many messages were saved that were sent for later.
+    delayed: int
     #: How many messages that somebody awaits are known to be lost. What was sent last may be lost unknown.
     messages_lost: int
     #: The subscribers that were saved, with their places.
@@ -75,6 +78,7 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
     return Report(path=directory,
                   damaged_file=kept,
                   messages=rebuilding.saved,
+                  delayed=rebuilding.delayed,
                   messages_lost=rebuilding.lost(),
                   subscribers=tuple(identifier.decode() for identifier in sorted(found.places)),
                   configuration=found.header is not None,
@@ -116,6 +120,7 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
 
     def __init__(self, found: Salvage, progress: Optional[Progress]) -> None:
         self.saved = 0
+        self.delayed = 0
         self._found = found
         self._progress = progress
         self._places = places = _numbered(found.places)
@@ -127,11 +132,16 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         self._next_id = max(*ends, *(message_id + 1 for message_id in found.messages), 1)
         floor = min((place.next_id for place in places.values()), default=0)
         first = header.first if header.first <= self._next_id else 0
-        self._start = max(floor, first)
+        self._start = first if header.retention_us else max(floor, first)
         self._ids = sorted(message_id for message_id in found.messages if message_id >= self._start)
         self._saved_ids: List[int] = []
         number = max([header.next_subscriber_number, *(place.number + 1 for place in places.values())])
-        header = header._replace(first=first, waiting=0, next_subscriber_number=min(number, SUBSCRIBER_NUMBER_MAX))
+        header = header._replace(first=first,
+                                 waiting=0,
+                                 next_subscriber_number=min(number, SUBSCRIBER_NUMBER_MAX),
+                                 delayed=0,
+                                 next_due_us=NEVER_US,
+                                 next_delayed_number=1 + max([0, *(key[1] for key in found.delayed)]))
         self.beginning: Tuple[Header, Run] = header, first_run
 
     def steps(self) -> Iterator[Step]:
@@ -143,6 +153,13 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             if self._progress is not None:
                 self._progress(self.saved, len(self._ids))
         yield lambda txn: txn.log().mark_end(self._next_id)
+        yield self._put_once
+        for key in sorted(self._found.delayed):
+            try:
+                yield functools.partial(_put_delayed, *key, self._found.delayed_payload(key))
+                self.delayed += 1
+            except errors.DamagedError as error:
+                self._found.problems.append(str(error))
 
     def _put_settings_and_places(self, txn: Transaction) -> None:
         if self._found.message_type is not None:
@@ -153,6 +170,12 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         for identifier, place in places.items():
             txn.put_place(identifier, place)
             txn.count_place(place.next_id, 1)
+
+    def _put_once(self, txn: Transaction) -> None:
+        once = txn.once()
+        for identifier, sent in self._found.once.items():
+            if 0 < sent.message_id < self._next_id:
+                once.put(identifier, sent)
 
     def _stretches(self) -> Iterator[Tuple[int, List[bytes]]]:
         """Give messages with adjacent ids, of one run, as many as go into a transaction."""
@@ -207,6 +230,12 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         start = max(self._runs[-1].first_id if self._runs else 1, self._start)
         saved = len(self._saved_ids) - bisect.bisect_left(self._saved_ids, start)
         return lost + max(0, self._next_id - start - saved)
+
+
+def _put_delayed(due_us: int, number: int, payload: bytes, txn: Transaction) -> None:
+    txn.schedule().put(due_us, number, payload)
+    header = txn.header
+    txn.put_header(header._replace(delayed=header.delayed + 1, next_due_us=min(due_us, header.next_due_us)))
 
 
 def _numbered(places: Dict[bytes, Place]) -> Dict[bytes, Place]:

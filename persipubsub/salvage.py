@@ -5,13 +5,14 @@ page of them cannot be read, every leaf page of the file is looked at as well. P
 given twice, so that a message on a page that no tree leads to is that message, though it may have been taken.
 """
 
+import itertools
 import struct
 import sys
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from persipubsub import arguments, errors, page_walk, records
+from persipubsub import arguments, errors, page_walk, records, schedule
 from persipubsub.page_walk import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
-from persipubsub.records import Header, Place, Run
+from persipubsub.records import Header, Once, Place, Run
 from persipubsub.transaction import SubDatabases
 
 IDENTIFIER_BYTES_MAX = 255
@@ -21,6 +22,11 @@ MESSAGE_BYTES_MAX = 2**30
 TIME_US_MIN = 1_500_000_000_000_000
 #: No queue lives to see it, and LMDB's own records look like such ids.
 ID_MAX = 2**48
+
+#: How long the keys are of the sub-databases that are ordered by time.
+_KEY_SIZES_BY_TIME = {records.DELAYED_KEY.size: "delayed_db", records.ONCE_ORDER_KEY.size: "once_order_db"}
+#: Later than any due time.
+_DUE_US_END = 2**56
 
 
 class Where(NamedTuple):
@@ -42,6 +48,9 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self.runs: Dict[int, Run] = {}
         self.messages: Dict[int, Where] = {}
         self._parts: Dict[Tuple[int, int], Where] = {}
+        #: By due time and number.
+        self.delayed: Dict[Tuple[int, int], Dict[int, Where]] = {}
+        self.once: Dict[bytes, Once] = {}
         self._found: Set[str] = set()
         self._page: Tuple[int, bytes, List[Node]] = (0, b"", [])
         self._read_trees()
@@ -135,8 +144,12 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         lengths = {len(node.key) for node in nodes}
         if sizes == {records.PLACE_BYTES} and all(_is_identifier(node.key) for node in nodes):
             return "subscriber_db"
+        if any(node.key[:1] != b"\0" for node in nodes):
+            return None  # deduplication ids, perhaps; what goes with them is in once_order_db as well
         if lengths == {records.PART_KEY.size}:
             return "chunk_db"
+        if len(lengths) == 1 and all(TIME_US_MIN <= records.unpack_id(node.key) < _DUE_US_END for node in nodes):
+            return _KEY_SIZES_BY_TIME.get(lengths.pop())
         if lengths != {records.NUMBER.size} or any(not 0 < records.unpack_id(node.key) < ID_MAX for node in nodes):
             return None
         if sizes == {28} and all(self._is_run(page, node) for node in nodes):
@@ -179,6 +192,14 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif name == "chunk_db":
             message_id, part = records.PART_KEY.unpack(key)
             self._parts.setdefault((message_id, part), where)
+        elif name == "delayed_db":
+            due_us, number, part = records.DELAYED_KEY.unpack(key)
+            self.delayed.setdefault((due_us, number), {}).setdefault(part, where)
+        elif name == "once_order_db":
+            time_us, message_id = records.ONCE_ORDER_KEY.unpack(key)
+            identifier = self._file.value(page, node)
+            if message_id < ID_MAX:
+                self.once[identifier] = max(Once(message_id, time_us), self.once.get(identifier, Once(0, 0)))
         elif name == "meta_db":
             run = records.decode_run(key, self._file.value(page, node))
             if run.first_id < ID_MAX:
@@ -190,12 +211,16 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
                 raise ValueError("no subscriber")
             # The later one: it is on the disk because somebody took what is before it.
             self.places[key] = max(place, self.places.get(key, place))
-        elif name == "queue_db" and key == records.HEADER_KEY:
-            header = page_walk.require_configuration(self._file.value(page, node))
+        elif name == "queue_db":
+            self._keep_setting(key, self._file.value(page, node))
+
+    def _keep_setting(self, key: bytes, value: bytes) -> None:
+        if key == records.HEADER_KEY:
+            header = page_walk.require_configuration(value)
             if self.header is None or _age(header) > _age(self.header):
                 self.header = header
-        elif name == "queue_db" and key == records.MESSAGE_TYPE_KEY and self.message_type is None:
-            self.message_type = arguments.message_type(self._file.value(page, node).decode())
+        elif key == records.MESSAGE_TYPE_KEY and self.message_type is None:
+            self.message_type = arguments.message_type(value.decode())
 
     def payload(self, message_id: int) -> bytes:
         """Read a message that was found.
@@ -212,6 +237,18 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             return records.joined(value, self._parts_of(message_id))
         except ValueError as error:
             raise errors.DamagedError(f"Message {message_id} cannot be read: {error}.") from error
+
+    def delayed_payload(self, key: Tuple[int, int]) -> bytes:
+        """Read a delayed message that was found.
+
+        :raise DamagedError: it cannot be read
+        """
+        try:
+            parts = self.delayed[key]
+            numbers = itertools.takewhile(parts.__contains__, itertools.count())
+            return schedule.joined([self._value(parts[number]) for number in numbers])
+        except ValueError as error:
+            raise errors.DamagedError(f"The delayed message {key[1]} cannot be read: {error}.") from error
 
     def _parts_of(self, message_id: int) -> Iterator[bytes]:
         part = 1

@@ -5,7 +5,7 @@ import pathlib
 from typing import Mapping, Optional, Tuple
 
 from persipubsub import queue
-from persipubsub.configuration import Durability, HighWaterMark, Strategy, stored_high_watermark
+from persipubsub.configuration import Durability, HighWaterMark, Strategy, stored_high_watermark, stored_seconds
 from persipubsub.transaction import Transaction
 
 
@@ -46,7 +46,7 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
 
     #: The directory of the queue.
     path: pathlib.Path
-    #: Number of messages that some subscriber has not taken.
+    #: Number of messages that some subscriber has not taken, and of those that are retained.
     messages: int
     #: Bytes of the pages that the messages take.
     size_bytes: int
@@ -68,6 +68,16 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     durability: Durability
     #: The full name of the protobuf type that it is bound to, such as ``shop.Order``; None if it is bound to none.
     message_type: Optional[str]
+    #: Seconds for which messages are kept that all subscribers have taken; 0: they go at once.
+    retention_s: float
+    #: How many of the messages are kept for that alone.
+    retained: int
+    #: Seconds for which a ``deduplication_id`` is remembered.
+    deduplication_window_s: float
+    #: How many of them are remembered at most.
+    deduplication_max: int
+    #: Number of messages that were sent for later, and have not come yet.
+    delayed: int
     #: The subscribers by identifier.
     subscribers: Mapping[str, SubscriberStatus]
 
@@ -76,17 +86,18 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
     """Read the status of a queue in one transaction. Its cost does not depend on the backlog."""
     header = txn.header
     now_us = queue.now_us(txn)
-    unexpired_id = queue.first_unexpired_id(txn, now_us)
+    kept_id = queue.first_kept_id(txn, now_us)
     next_id = txn.log().next_id()
     floor = txn.floor()
 
     def counted(start: int) -> Tuple[int, Optional[float]]:
         """Count the messages from an id on, and tell the age of the oldest of them."""
-        messages, first_id = queue.count_from(txn, max(start, unexpired_id))
+        messages, first_id = queue.count_from(txn, max(start, kept_id))
         age_us = max(0, now_us - txn.log().at(first_id).time_us)
         return messages, age_us / 1e6 if messages else None
 
     messages, oldest_age_s = counted(0)
+    awaited, _ = (0, None) if floor is None else counted(floor)
     return QueueStatus(path=path,
                        messages=messages,
                        size_bytes=queue.live_bytes(txn),
@@ -99,6 +110,11 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
                        strategy=Strategy(header.strategy),
                        durability=Durability(header.durability),
                        message_type=txn.message_type(),
+                       retention_s=stored_seconds(header.retention_us),
+                       retained=messages - awaited,
+                       deduplication_window_s=stored_seconds(header.deduplication_window_us),
+                       deduplication_max=header.deduplication_max,
+                       delayed=header.delayed,
                        subscribers={
                            identifier.decode(): SubscriberStatus(place.next_id, *counted(place.next_id), place.taken)
                            for identifier, place in txn.places()

@@ -102,6 +102,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         """Close the database once the transactions inside have ended."""
         with self._gate.closed():
             self._closed = True
+            self._lock_watch.close()
             self._close_database()
             use_lock, self._use_lock = self._use_lock, None
             opened, self._files = self._files, None  # type: ignore[assignment]  # it has ended

@@ -5,9 +5,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
 
 from persipubsub import arguments, clock, errors
-from persipubsub.engine import Engine
+from persipubsub.engine import Engine, Watch
 from persipubsub.publisher import Msg
 from persipubsub.queue import Found
+from persipubsub.records import NEVER_US
 
 if TYPE_CHECKING:
     from persipubsub.environment import Environment
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 RECEIVE_BYTES_MAX = 64 * 1024**2
 #: The longest sleep between two looks, so that a wait notices in any case what happens to the queue.
 SLEEP_S_MAX = 1.0
+#: So long do those who wait for a delayed message leave it to one of them to append it.
+APPENDING_S_MAX = 0.05
 #: More retries are this many, so that time can be reckoned with them.
 RETRIES_MAX = 10**9
 
@@ -57,6 +60,14 @@ def _one(found: Found) -> Any:
 
 def _all(found: Found) -> Any:
     return found.payloads
+
+
+def _sleep(watch: Watch, longest_s: float, due_us: int) -> None:
+    """Sleep until something was published, or a delayed message is due; of many who wait for that one looks first."""
+    due_s = longest_s if due_us == NEVER_US else max(0, due_us - clock.boottime_us()) / 1e6
+    watch.wait(min(longest_s, due_s))
+    if due_us <= clock.boottime_us() and not watch.claim(due_us):
+        watch.wait(min(longest_s, APPENDING_S_MAX))
 
 
 class Subscriber(Generic[Msg]):
@@ -226,7 +237,7 @@ class Subscriber(Generic[Msg]):
                 left_s = SLEEP_S_MAX if deadline is None else deadline - time.monotonic()
                 if found.ids or left_s <= 0:
                     return found
-                watch.wait(min(SLEEP_S_MAX, left_s))
+                _sleep(watch, min(SLEEP_S_MAX, left_s), found.due_us)
 
         return wait
 

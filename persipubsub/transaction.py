@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Sequence
 
 from persipubsub import errors, records
 from persipubsub.log import Log
+from persipubsub.once import SentOnce
 from persipubsub.records import Header, Place, pack_id, unpack_id
+from persipubsub.schedule import Schedule
 
 if TYPE_CHECKING:
     import lmdb
@@ -27,6 +29,9 @@ class SubDatabases(NamedTuple):
     pending_db: "lmdb._Database"
     subscriber_db: "lmdb._Database"
     index_db: "lmdb._Database"
+    delayed_db: "lmdb._Database"
+    once_db: "lmdb._Database"
+    once_order_db: "lmdb._Database"
 
 
 class Transaction:  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
@@ -108,6 +113,27 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         """Give the log, that is, what ``meta_db`` tells of the messages."""
         cursor = self._txn.cursor
         return Log(cursor(self._dbs.meta_db), cursor(self._dbs.data_db))
+
+    def schedule(self) -> Schedule:
+        """Give the delayed messages."""
+        return Schedule(self._txn.cursor(self._dbs.delayed_db))
+
+    def clear_schedule(self) -> None:
+        """Delete all delayed messages."""
+        self._txn.drop(self._dbs.delayed_db, delete=False)
+
+    def delayed_bytes(self) -> int:
+        """Give the size of the pages of ``delayed_db``."""
+        return self._pages_bytes(self._dbs.delayed_db)
+
+    def once(self) -> SentOnce:
+        """Give the remembered deduplication ids."""
+        cursor = self._txn.cursor
+        return SentOnce(cursor(self._dbs.once_db), cursor(self._dbs.once_order_db))
+
+    def once_count(self) -> int:
+        """Count them."""
+        return self._txn.stat(self._dbs.once_db)["entries"]
 
     # Messages
 
@@ -248,11 +274,11 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
 
     def stored_bytes(self) -> int:
         """Give the size of the pages of ``data_db`` and ``chunk_db``."""
-        size = 0
-        for sub_database in (self._dbs.data_db, self._dbs.chunk_db):
-            stat = self._txn.stat(sub_database)
-            size += stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
-        return size
+        return sum(map(self._pages_bytes, (self._dbs.data_db, self._dbs.chunk_db)))
+
+    def _pages_bytes(self, sub_database: "lmdb._Database") -> int:
+        stat = self._txn.stat(sub_database)
+        return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
     def sizes(self) -> Iterator[Tuple[int, Optional[int]]]:
         """Iterate over id and size of all messages; a message that lacks a part has no size."""

@@ -112,7 +112,7 @@ class Codec(Generic[M]):
                     "payload of this error.")
                 error.message_id, error.payload = message_id, payload
                 raise error from reason
-        return Found(found.ids[:len(messages)], messages, found.expired, found.expires_us)
+        return found._replace(ids=found.ids[:len(messages)], payloads=messages)
 
 
 def full_name(message_type: Type[Message]) -> str:

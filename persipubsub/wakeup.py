@@ -1,10 +1,12 @@
 """Waiting for a commit, and telling those who wait, in all processes; and giving way to those who take.
 
-Two 32-bit words stand in the file ``wakeup``, which every process maps:
+Three 32-bit words stand in the file ``wakeup``, which every process maps:
 
 - *published*: the low bits of the id of the last transaction that published something. It has its own value after
   each publication. (A counter would lose wake-ups: Python cannot add to shared memory in one step.)
 - *waiting*: 1 if somebody may sleep, so that a publisher need not ask the kernel each time.
+- *claimed*: the low bits of the due time of the delayed message that one of those who wait is about to append to the
+  log, so that not all of them do. It may be that two of them do, or that the one dies: the others look again soon.
 
 Who waits reads *published*, then sets *waiting*, then looks into the queue, then sleeps if *published* is as it was.
 Who publishes commits, then reads *waiting* and resets it, then sets *published*, then wakes if it was set. So whenever
@@ -36,6 +38,7 @@ GIVE_WAY_S_MAX = 0.0002
 
 _PUBLISHED = 0
 _WAITING = 1
+_CLAIMED = 2
 # One byte for each process that takes, by its number. Two that share one may be passed over now and then.
 _TAKING = slice(64, 128)
 _NOBODY = bytes(_TAKING.stop - _TAKING.start)
@@ -120,6 +123,13 @@ class _Words:
         self._words[_WAITING] = 1
         return published
 
+    def claim(self, due_us: int) -> bool:
+        """Take it upon oneself to append what is due; tell whether nobody else did."""
+        claimed = due_us & 0xFFFFFFFF
+        is_free = self._words[_CLAIMED] != claimed
+        self._words[_CLAIMED] = claimed
+        return is_free
+
     def give_way(self) -> None:
         """Wait until one of those who take had its turn, but not for long."""
         taking = self._mapped[_TAKING]
@@ -158,6 +168,10 @@ class FutexWatch:
         """Sleep until something else was published."""
         self._words.sleep(self._published, timeout_s)
 
+    def claim(self, due_us: int) -> bool:
+        """Tell whether nobody else who waits appends what is due then."""
+        return self._words.claim(due_us)
+
 
 class PollingWatch:
     """Waits by sleeping, a little longer each time."""
@@ -173,3 +187,7 @@ class PollingWatch:
         """Sleep."""
         time.sleep(min(self._delay_s, self._longest_sleep_s, timeout_s))
         self._delay_s = min(self._delay_s * 2, POLLING_DELAY_S_MAX)
+
+    def claim(self, _due_us: int) -> bool:
+        """Tell that nobody else is known to append what is due."""
+        return True

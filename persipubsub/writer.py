@@ -18,7 +18,8 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, TypeVar
 
-from persipubsub import errors, queue
+from persipubsub import delayed, errors, queue
+from persipubsub.records import NEVER_US
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
 from persipubsub.wakeup import Wakeup
@@ -37,7 +38,7 @@ GATHER_LOOK_S = 0.00001
 _LEADER = 0
 
 #: What an operation finds wrong before its first write.
-MISTAKES = (errors.ArgumentError, errors.UnknownSubscriberError)
+MISTAKES = (errors.ArgumentError, errors.UnknownSubscriberError, errors.TooManyDelayedError)
 
 
 class Write(NamedTuple):
@@ -106,6 +107,8 @@ class _Group:
     def run(self, txn: Transaction) -> None:
         """Run the operations of all requests, and of those who came while this waited for LMDB's lock."""
         queue.begin(txn)
+        if txn.header.next_due_us != NEVER_US:
+            delayed.append_due(txn)
         if self._queued:
             self._join()
         self.txn, self.culprit = txn, None

@@ -10,31 +10,17 @@ import os
 import pathlib
 import pickle
 import tempfile
-from typing import Callable, ContextManager, Dict, Generator, Iterator, List, NamedTuple, Optional, TypeVar
+from typing import Callable, ContextManager, Generator, Iterator, List, NamedTuple, Optional, TypeVar
 
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 import persipubsub
-from persipubsub import Control, Environment, Publisher, Subscriber, errors, transaction
-from tests.model import Message, Model
+from persipubsub import Control, Environment, Publisher, Subscriber, delayed, errors, transaction
+from tests.lasting_model import LastingModel
+from tests.model import Message
 
 T = TypeVar("T")
-RuleFunction = TypeVar("RuleFunction", bound=Callable[..., object])
-
-#: The rules that say that they use a public method.
-RULES: Dict[str, List[Callable[..., object]]] = {}
-
-
-def uses(*methods: str) -> Callable[[RuleFunction], RuleFunction]:
-    """Note that a rule uses these public methods."""
-
-    def note(function: RuleFunction) -> RuleFunction:
-        for method in methods:
-            RULES.setdefault(method, []).append(function)
-        return function
-
-    return note
 
 
 class Interrupted(Exception):
@@ -55,6 +41,7 @@ class Opened:
     environment: Environment
     control: Control
     publisher: Publisher
+    autosync: bool = False
     handles: List[Handle] = dataclasses.field(default_factory=list)
 
 
@@ -63,10 +50,11 @@ class Machine(RuleBasedStateMachine):
 
     deletions_max = persipubsub.queue.DELETIONS_MAX
     stretch_messages = transaction.STRETCH_MESSAGES
+    appended_max = delayed.APPENDED_MESSAGES_MAX
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model()
+        self.model = LastingModel(self.appended_max)
         self.sent = 0
         self.opened: List[Opened] = []
         self.cleanup = contextlib.ExitStack()
@@ -78,6 +66,7 @@ class Machine(RuleBasedStateMachine):
         patch.setattr(persipubsub.clock, "boot_id", lambda: self.model.boot.to_bytes(16, "big"))
         patch.setattr(persipubsub.queue, "DELETIONS_MAX", self.deletions_max)
         patch.setattr(transaction, "STRETCH_MESSAGES", self.stretch_messages)
+        patch.setattr(delayed, "APPENDED_MESSAGES_MAX", self.appended_max)
         # A report of a failure would drown in its warnings.
         patch.setattr(logging.getLogger("persipubsub.publisher"), "disabled", True)
 
@@ -90,7 +79,6 @@ class Machine(RuleBasedStateMachine):
         """Open an Environment with all subscribers."""
         environment = persipubsub.new_environment(path)
         opened = Opened(environment, environment.new_control(), environment.new_publisher())
-        self.model.write()
         for name, place in sorted(self.model.places.items()):
             opened.handles.append(Handle(environment.new_subscriber(name), place.number))
         self.opened.append(opened)
@@ -145,9 +133,16 @@ class Machine(RuleBasedStateMachine):
 
     def remove_from_model(self, *names: str) -> int:
         """Remove subscribers; give how many messages went."""
+        self.model.write()
         for name in names:
             del self.model.places[name]
-        return self.model.keep(self.model.log, "dangling")
+        return self.model.let_go(self.model.log, "dangling")
+
+    def clear_model(self) -> int:
+        """Let everything go, also all subscribers; give how many messages went."""
+        count = self.model.clear("dangling")
+        self.model.places.clear()
+        return count
 
     def taken_in_block(self,
                        handle: Handle,
@@ -196,7 +191,12 @@ class Machine(RuleBasedStateMachine):
     def compare(self, control: Control) -> None:
         """Compare the status of the queue with the model."""
         status, model = control.status(), self.model
-        young = model.young(model.log)
+        if model.is_due():
+            model.write()
+        assert status.deduplication_window_s == model.deduplication_window_us / 1e6
+        assert status.deduplication_max == model.deduplication_max
+        assert status.delayed == len(model.delayed)
+        young = model.there()
         assert (status.messages, status.oldest_age_s) == (len(young), self._age_s(young))
         assert (status.next_id, status.floor) == (model.next_id, model.floor())
         assert (status.sent, dataclasses.asdict(status.pruned)) == (model.next_id - 1, {
@@ -204,6 +204,8 @@ class Machine(RuleBasedStateMachine):
             for reason in ("timeout", "overflow", "dangling")
         })
         assert status.high_watermark == model.high_watermark
+        assert status.retention_s == model.retention_us / 1e6
+        assert status.retained == len([message for message in young if not model.is_awaited(message)])
         assert (status.strategy, status.durability) == (model.strategy, model.durability)
         assert (status.size_bytes > 0) == bool(model.log)
         assert status.subscribers.keys() == model.places.keys()

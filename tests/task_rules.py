@@ -10,11 +10,8 @@ from hypothesis.stateful import rule
 
 from persipubsub import errors
 from persipubsub.aio import AsyncSubscriber
-from tests.machine import Interrupted, Machine, first_of, payloads_of, uses, within
-
-WHICH = st.integers(0, 5)  # one of a list, counted round
-NAMES = st.sampled_from(["a", "b", "data_db"])
-SIZES_BYTES = st.sampled_from([8] * 8 + [0, 1000, 65519, 65520, 65521, 140_000])
+from tests.machine import Interrupted, Machine, first_of, payloads_of, within
+from tests.rules import NAMES, SIZES_BYTES, WHICH, uses
 
 
 class TaskMachine(Machine):

@@ -16,6 +16,7 @@ from typing import Any, Awaitable, Callable, List, Set
 
 import pytest
 import uvloop
+from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
 from persipubsub import Durability, Environment, HighWaterMark, errors, handle, queue, subscriber, writer
@@ -103,6 +104,30 @@ def test_send_and_receive(environment: Environment, run: Run) -> None:
             assert await sub.front() is None
             assert await receive_one(sub, timeout=0) is None
             assert await receive_one(sub, timeout=0.01) is None
+
+    run(main)
+
+
+def test_protobuf_messages(new_environment: MakeEnvironment, run: Run) -> None:
+    """Endpoints for tasks that have a message type send and give messages; what is none of it stays."""
+    environment = new_environment("a", message_type=StringValue)
+
+    async def main() -> None:
+        pub = environment.new_async_publisher(message_type=StringValue)
+        sub = environment.new_async_subscriber("a", message_type=StringValue)
+        await pub.send(StringValue(value="one"))
+        with pytest.raises(errors.ArgumentTypeError):
+            await pub.send(b"bytes")  # type: ignore[arg-type]  # the mistake
+        environment.new_publisher().send(b"\xff")
+        async with sub.receive(timeout=0) as message:
+            assert message == StringValue(value="one")
+        with pytest.raises(errors.DecodeError):
+            async with sub.receive(timeout=0):
+                pass
+        await sub.pop()
+        assert await sub.front() is None
+        assert await pub.send(StringValue(value="once"), "id") == await pub.send(StringValue(value="again"), "id")
+        assert [message.value async for message in sub.messages(timeout=0)] == ["once"]
 
     run(main)
 

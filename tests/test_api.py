@@ -1282,6 +1282,20 @@ def change_place_and_count(raw: Raw, identifier: bytes, place: int, new_place: i
     raw.put("pending_db", pack(new_place), pack(1))
 
 
+def put_delayed(raw: Raw, payload: bytes = b"", **fields: int) -> None:
+    """Store a delayed message, and say so in the header but for some fields."""
+    raw.put("delayed_db", records.DELAYED_KEY.pack(2**62, 1, 0), payload)
+    change_header(raw, **{"delayed": 1, "next_due_us": 2**62, "next_delayed_number": 2, **fields})
+
+
+def put_once(raw: Raw, message_id: int = 1, by_id: bool = True, order: bool = True, times: int = 1) -> None:
+    """Remember a deduplication id."""
+    if by_id:
+        raw.put("once_db", b"x", records.encode_once(records.Once(message_id, times)))
+    for time_us in range(1, 1 + times * order):
+        raw.put("once_order_db", records.ONCE_ORDER_KEY.pack(time_us, message_id), b"x")
+
+
 def pack(*numbers: int) -> bytes:
     """Encode a key: 64-bit numbers."""
     return struct.pack(f">{len(numbers)}Q", *numbers)
@@ -1312,9 +1326,20 @@ DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I7", "the mark is 0 bytes", lambda raw: change_header(raw, hwm_db_size=0)),
     ("I7", "no message type has such a name", lambda raw: raw.put("queue_db", records.MESSAGE_TYPE_KEY, b"a b")),
     ("I7", "the timeout is 0", lambda raw: change_header(raw, message_timeout_us=0)),
+    ("I7", "the retention is over the timeout", lambda raw: change_header(raw, retention_us=10**18)),
     ("I8", "an entry of the index is not handed out", lambda raw: raw.put("index_db", struct.pack(">IQ", 1, 3), b"")),
     ("I9", "a long message lacks a part", lambda raw: raw.delete("chunk_db",
                                                                  raw.all("chunk_db")[0][0])),
+    ("I13", "no delayed message is counted", lambda raw: change_header(raw, delayed=1)),
+    ("I13", "the first due time is of no message", lambda raw: change_header(raw, next_due_us=2**62)),
+    ("I13", "a delayed message is not counted", lambda raw: put_delayed(raw, delayed=0)),
+    ("I13", "the first due time is later", lambda raw: put_delayed(raw, next_due_us=2**63)),
+    ("I13", "a number will be given again", lambda raw: put_delayed(raw, next_delayed_number=1)),
+    ("I13", "a delayed message lacks a part", lambda raw: put_delayed(raw, payload=pack(66_000) + bytes(65_512))),
+    ("I14", "an id is not in order", lambda raw: put_once(raw, order=False)),
+    ("I14", "an id is only in order", lambda raw: put_once(raw, by_id=False)),
+    ("I14", "an id is of a message that was not sent", lambda raw: put_once(raw, message_id=9)),
+    ("I14", "an id is in order twice", lambda raw: put_once(raw, times=2)),
     ("I9", "a part is of no message", lambda raw: raw.put("chunk_db", struct.pack(">QI", 1, 1), b"x")),
     ("I9", "a short message has a part", lambda raw: raw.put("chunk_db", struct.pack(">QI", 3, 1), b"x")),
     ("I9", "a long message has a part too many", lambda raw: raw.put("chunk_db", struct.pack(">QI", 4, 9), b"x")),

@@ -13,6 +13,7 @@ from typing import Callable, Iterator, List, Optional
 
 import hypothesis
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import strategies as st
 
 import persipubsub
@@ -373,6 +374,34 @@ def test_formats(path: pathlib.Path) -> None:
         "json": b'{"text": "a\\nb"}\n{"base64": "/w=="}\n',
         "hex": b"610a62\nff\n",
     }
+
+
+PROTOBUF_JSON = ["--format", "protobuf-json", "--import", "google.protobuf.wrappers_pb2"]
+
+
+def test_protobuf_json(path: pathlib.Path) -> None:
+    """Messages of the type of the queue are lines of JSON; what is none ends the command and stays, with the rest."""
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control(message_type=StringValue)
+    texts = [StringValue(value=text).SerializeToString() for text in ("a", "\u00e4")]
+    put(path, *texts, b"\xff", texts[0])
+    result = run("receive", path, "a", *PROTOBUF_JSON)
+    assert result.stdout.decode() == '"a"\n"\u00e4"\n'
+    assert result.returncode == 1 and b"google.protobuf.StringValue" in result.stderr and b"stays" in result.stderr
+    assert pending(path) == [b"\xff", texts[0]]
+
+
+def test_protobuf_json_needs_a_type(path: pathlib.Path) -> None:
+    """Without a message type, or without its module, an error says what to do, and nothing is taken."""
+    put(path, b"x")
+    assert b"message_type" in run("receive", path, "a", *PROTOBUF_JSON).stderr
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control().clear_messages()
+        environment.new_control(message_type="shop.Nothing")
+    put(path, b"x")
+    result = run("receive", path, "a", "--format", "protobuf-json")
+    assert result.returncode == 1 and b"shop.Nothing" in result.stderr and b"--import" in result.stderr
+    assert pending(path) == [b"x"]
 
 
 def test_a_terminal_gets_a_bar_and_single_messages(path: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -61,6 +61,19 @@ def test_status_tells_the_message_type(path: pathlib.Path) -> None:
     assert json.loads(run("status", "--json", path).stdout)[0]["message_type"] == "shop.Order"
 
 
+def test_status_tells_what_is_kept_and_what_is_to_come(tmp_path: pathlib.Path) -> None:
+    """Text and JSON give the retained and the delayed messages, also where there is no subscriber."""
+    with persipubsub.new_environment(tmp_path / "queue") as env:
+        env.new_control(retention_s=60)
+        env.new_publisher().send_many([b"1", b"2"])
+        env.new_publisher().send_later(b"3", delay_s=1000)
+    text = run("status", tmp_path / "queue").stdout
+    assert "  retained    2 of those messages, for 60 s\n  delayed     1\n" in text
+    assert text.endswith("  no subscribers: what is sent is only retained\n")
+    queue, = json.loads(run("status", "--json", tmp_path / "queue").stdout)
+    assert (queue["retention_s"], queue["retained"], queue["delayed"]) == (60, 2, 1)
+
+
 @pytest.mark.parametrize(
     "verb", [["status"], ["prune"], ["clear", "--yes"], ["subscriber", "list"], ["set", "--max-messages", "1"]])
 def test_a_mistyped_path_makes_no_queue(tmp_path: pathlib.Path, verb: "list[str]") -> None:

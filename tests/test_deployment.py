@@ -33,6 +33,9 @@ QUEUE: Dict[str, Any] = {
     "strategy": "prune_last",
     "durability": "process_crash",
     "message_type": "shop.Order",
+    "retention_s": 60,
+    "deduplication_window_s": 0.5,
+    "deduplication_max": 1000,
     "mode": "0660"
 }
 
@@ -72,6 +75,9 @@ def test_deploy_makes_what_the_config_says(tmp_path: pathlib.Path) -> None:
         ("strategy", "prune_first", "prune_last"),
         ("durability", "power_loss", "process_crash"),
         ("message_type", None, "shop.Order"),
+        ("retention_s", 0, 60),
+        ("deduplication_window_s", 120, 0.5),
+        ("deduplication_max", 100_000, 1000),
         ("mode", "0600", "0660"),
         ("subscriber", None, "billing"),
         ("subscriber", None, "audit"),
@@ -182,6 +188,35 @@ def test_a_plan_changes_nothing(tmp_path: pathlib.Path) -> None:
     assert not deployment.plan(config, remove_subscribers=True)
 
 
+def test_a_retention_over_the_timeout_is_found_before_anything_is_changed(tmp_path: pathlib.Path) -> None:
+    """The retention has to fit the timeout of the config, or that of the queue where the config has none."""
+    deployment.deploy(write(tmp_path, {"path": "old", "retention_s": 60}))
+    before = tree(tmp_path / "old")
+    with pytest.raises(errors.ConfigError, match="old: retention_s=501 is over the message timeout of 500 seconds"):
+        deployment.deploy(write(tmp_path, {"path": "new"}, {"path": "old", "retention_s": 501}))
+    with pytest.raises(errors.ConfigError, match="retention_s=60 is over the message timeout of 59 seconds"):
+        deployment.deploy(write(tmp_path, {"path": "old", "high_watermark": {"message_timeout": 59}}))
+    assert tree(tmp_path / "old") == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_subscribers_begin_where_the_config_says(tmp_path: pathlib.Path) -> None:
+    """A new subscriber may begin with all that is stored, or at a time; one that exists stays."""
+    deployment.deploy(write(tmp_path, {"path": "q", "retention_s": 60}))
+    with persipubsub.new_environment(tmp_path / "q") as env:
+        env.new_publisher().send(b"stored")
+    starts = {"all": "earliest", "since": "2020-01-01T00:00:00Z", "after": "2999-01-01T00:00:00+01:00", "new": "latest"}
+    subscribers = [{"identifier": name, "start": start} for name, start in starts.items()]
+    config = write(tmp_path, {"path": "q", "subscribers": [*subscribers, "plain"]})
+    assert len(deployment.deploy(config)) == 5
+    with persipubsub.new_environment(tmp_path / "q") as env:
+        found = {name: env.new_subscriber(name).front() for name in [*starts, "plain"]}
+        assert found == {"all": b"stored", "since": b"stored", "after": None, "new": None, "plain": None}
+        env.new_subscriber("all").pop()
+        assert not deployment.deploy(config)
+        assert env.new_subscriber("all").front() is None
+
+
 def wrong(place: str, *tells: str, **queue: Any) -> Any:
     """Make a case: a queue that is wrong at a place."""
     return pytest.param({"path": "q", **queue}, place, tells, id=f"{place} {' '.join(tells)}")
@@ -232,6 +267,19 @@ MISTAKES = [
     wrong(".durability", "power_loss, process_crash", "'none'", durability="none"),
     wrong(".message_type", "str", "null", message_type=None),
     wrong(".message_type", "full name", "'shop..Order'", message_type="shop..Order"),
+    wrong(".retention_s", "from 0 to 1e+11 seconds", retention_s=-1),
+    wrong(".retention_s", "float", "str", retention_s="1"),
+    wrong(".deduplication_window_s", "from 1e-06 to", deduplication_window_s=0),
+    wrong(".deduplication_max", "at least 1", deduplication_max=0),
+    wrong(".deduplication_max", "at most 10000000", deduplication_max=10**8),
+    wrong(".subscribers[0].start", "'latest'", "'now'", subscribers=[{
+        "identifier": "a",
+        "start": "now"
+    }]),
+    wrong(".subscribers[0].start", "timezone", subscribers=[{
+        "identifier": "a",
+        "start": "2026-01-31T12:00:00"
+    }]),
     wrong(".mode", "str", "int", mode=600),
     *(wrong(".mode", "octal", repr(mode), mode=mode)
       for mode in ("0400", "0o600", "1600", "0690", "", "0600\n", "06000")),

@@ -103,6 +103,8 @@ def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tupl
     ("subscriber", "records._PLACE", records.Place._fields),
     ("key of a part", "records.PART_KEY", ("message_id", "number")),
     ("key of the index", "records.INDEX_KEY", ("number", "message_id")),
+    ("key of a delayed message", "records.DELAYED_KEY", ("due_us", "number", "part")),
+    ("deduplication", "records._ONCE", records.Once._fields),
 ])
 def test_the_format_is_that_of_the_code(title: str, layout: str, names: Sequence[str]) -> None:
     """The tables of the format have the fields of the records, in order, with their offsets and sizes."""

@@ -20,6 +20,7 @@ import pytest
 
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
+from persipubsub.delayed import DelayedMessage
 from persipubsub.handle import Handle
 
 MakeEnvironment = Callable[..., Environment]
@@ -313,9 +314,14 @@ def closed_calls(opened: Opened) -> Dict[str, List[Callable[[], object]]]:
             control.prune_dangling_messages, lambda: control.prune_all_messages_for("a"), control.clear_messages,
             control.clear_all_subscribers, lambda: control.set_hwm(HighWaterMark()),
             lambda: control.set_strategy(Strategy.prune_last), control.status, control.check,
-            lambda: control.backup(environment.path.parent / "copy")
+            lambda: control.backup(environment.path.parent / "copy"), lambda: control.rewind("a", "earliest"),
+            control.history, lambda: control.set_retention(1)
         ],
-        "publisher": [lambda: publisher.send(b"x"), lambda: publisher.send_many([b"x"])],
+        "publisher": [
+            lambda: publisher.send(b"x"), lambda: publisher.send_many([b"x"]),
+            lambda: publisher.send(b"x", deduplication_id="x"), lambda: publisher.send_later(b"x", delay_s=1),
+            lambda: publisher.cancel(DelayedMessage(1, 1))
+        ],
         "subscriber": [
             subscriber.front, subscriber.pop,
             enter(subscriber.receive),

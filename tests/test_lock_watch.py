@@ -55,7 +55,7 @@ def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCa
 
             watch = lock_watch.LockWatch(environment.path, look)
             wait_until(lambda: len(looks) > 1)  # so was at this one, after it was told
-            del watch
+            watch.close()
             (warning, ) = warnings(caplog)
             for part in (str(environment.path), f"process {pid} (", "knows no timeout"):
                 assert part in warning

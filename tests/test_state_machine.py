@@ -20,11 +20,11 @@ import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.log import RUN_US_MAX
-from tests.machine import RULES, Handle, Interrupted, Opened, first_of, listed, payloads_of, pickled, uses, within
+from tests.lasting_machine import RETENTIONS, LastingMachine
+from tests.machine import Handle, Interrupted, Opened, first_of, listed, payloads_of, pickled, within
+from tests.rules import NAMES, RULES, SIZES_BYTES, WHICH, uses
 from tests.task_rules import TaskMachine
 
-WHICH = st.integers(0, 5)  # one of a list, counted round
-NAMES = st.sampled_from(["a", "b", "data_db"])
 STRATEGIES = st.sampled_from(Strategy)
 DURABILITIES = st.sampled_from([Durability.PROCESS_CRASH] * 3 + [Durability.POWER_LOSS])
 HIGH_WATERMARKS = st.builds(HighWaterMark,
@@ -32,9 +32,8 @@ HIGH_WATERMARKS = st.builds(HighWaterMark,
                             max_messages=st.one_of(st.integers(1, 12), st.none()))
 # Sums of them are exactly the timeouts, or a microsecond more; some go far ahead.
 #: Messages whose times differ by less may expire together.
+WALL_STEPS_US = st.integers(-10**6, 10**6).map(lambda number: number * (RUN_US_MAX + 1))
 STEPS_US = st.sampled_from([1_000_000] * 4 + [RUN_US_MAX + 1, 500_000, 2_500_000, 10_000_000, 10**9, 10**16])
-# Messages become long at 65,520 bytes. Those of 0 bytes are all alike, the others differ.
-SIZES_BYTES = st.sampled_from([8] * 8 + [0, 1000, 65519, 65520, 65521, 140_000])
 BATCHES = st.one_of(st.lists(SIZES_BYTES, min_size=1, max_size=5), st.integers(1, 30).map(lambda count: [8] * count))
 #: Batches, and the time after each.
 STREAMS = st.lists(st.tuples(st.lists(SIZES_BYTES, min_size=1, max_size=4), STEPS_US), min_size=1, max_size=5)
@@ -42,7 +41,7 @@ MEANWHILE = st.sampled_from(["nothing"] * 3 +
                             ["error", "send", "take", "clear", "expire", "remove", "replace", "close"])
 
 
-class QueueMachine(TaskMachine):
+class QueueMachine(TaskMachine, LastingMachine):
     """One queue; Environments, publishers and subscribers that come and go; a clock that does what clocks do."""
 
     # pylint: disable=too-many-public-methods  # one per thing that can be done
@@ -56,7 +55,7 @@ class QueueMachine(TaskMachine):
             environment.new_publisher()
         control = environment.new_control(durability=Durability.PROCESS_CRASH)
         self.opened.append(Opened(environment, control, environment.new_publisher()))
-        self.set_up_again(0, names, high_watermark, strategy, Durability.PROCESS_CRASH)
+        self.set_up_again(0, names, high_watermark, strategy, Durability.PROCESS_CRASH, None)
         for name in names:
             self.open_subscriber(0, name)
         self.send_stream(0, stream)
@@ -65,21 +64,38 @@ class QueueMachine(TaskMachine):
           names=st.sets(NAMES, max_size=1),
           high_watermark=st.one_of(st.none(), HIGH_WATERMARKS),
           strategy=st.one_of(st.none(), STRATEGIES),
-          durability=st.one_of(st.none(), DURABILITIES))
+          durability=st.one_of(st.none(), DURABILITIES),
+          retention_s=st.one_of(st.none(), RETENTIONS))
     @uses("Environment.new_control", "Control.close", "Control.closed")
     def set_up_again(self, which: int, names: Set[str], high_watermark: Optional[HighWaterMark],
-                     strategy: Optional[Strategy], durability: Optional[Durability]) -> None:
+                     strategy: Optional[Strategy], durability: Optional[Durability],
+                     retention_s: Optional[float]) -> None:
         """What is given to new_control is applied, what is left out stays."""
         opened, model = self.some(which), self.model
         opened.control.close()
         with pytest.raises(errors.ClosedError):
             opened.control.status()
         assert opened.control.closed
-        opened.control = opened.environment.new_control(sorted(names), high_watermark, strategy, durability)
-        model.write()
+        mark = high_watermark or model.high_watermark
+        retention_us = model.retention_us if retention_s is None else round(retention_s * 1e6)
+        if not self.allowed(retention_us, mark.message_timeout):
+            with pytest.raises(errors.ArgumentError):
+                opened.environment.new_control(sorted(names), high_watermark, retention_s=retention_s)
+            if self.allowed(round((retention_s or 0) * 1e6), (high_watermark or HighWaterMark()).message_timeout):
+                model.write()  # it is only in this queue that it may not be
+            mark, retention_us = model.high_watermark, model.retention_us
+            high_watermark = retention_s = None
+        opened.control = opened.environment.new_control(sorted(names),
+                                                        high_watermark,
+                                                        strategy,
+                                                        durability,
+                                                        retention_s=retention_s)
+        if names or (high_watermark, strategy, durability, retention_s) != (None, None, None, None):
+            model.write()
+        model.high_watermark, model.retention_us = mark, retention_us
+        model.log = model.kept(model.log)
         for name in sorted(names):
             model.add(name)
-        model.high_watermark = high_watermark or model.high_watermark
         model.strategy = strategy or model.strategy
         model.durability = durability or model.durability
 
@@ -87,9 +103,13 @@ class QueueMachine(TaskMachine):
     @uses("Control.set_hwm")
     def set_hwm(self, which: int, high_watermark: HighWaterMark) -> None:
         """Another mark holds for the next send."""
-        self.some(which).control.set_hwm(high_watermark)
         self.model.write()
-        self.model.high_watermark = high_watermark
+        if self.allowed(self.model.retention_us, high_watermark.message_timeout):
+            self.some(which).control.set_hwm(high_watermark)
+            self.model.high_watermark = high_watermark
+        else:
+            with pytest.raises(errors.ArgumentError):
+                self.some(which).control.set_hwm(high_watermark)
 
     @rule(which=WHICH, strategy=STRATEGIES)
     @uses("Control.set_strategy")
@@ -133,7 +153,7 @@ class QueueMachine(TaskMachine):
         self.open(self.path)
 
     @rule(boottime_us=st.integers(0, 10**7),
-          wall_step_us=st.one_of(st.integers(-10**10, 10**10), st.just(-10**15)),
+          wall_step_us=st.one_of(WALL_STEPS_US, st.just(-10**15)),
           first=st.sampled_from(["control", "front", "send"]))
     @uses("Environment.new_publisher", "Environment.new_subscriber")
     def reboot(self, boottime_us: int, wall_step_us: int, first: str) -> None:
@@ -169,11 +189,12 @@ class QueueMachine(TaskMachine):
                        lambda: first_of(self.model.look(name)))
         elif kind == "publisher":
             payloads = self.payloads([8, 8])
-            assert list(pickled(opened.publisher).send_many(payloads)) == self.model.put(payloads)
+            copied = pickled(opened.publisher)
+            ids = [copied.send(payload) for payload in payloads]
+            assert ids == [message_id for payload in payloads for message_id in self.model.put([payload])]
         else:
             with pickled(opened.environment) as environment:
                 control = environment.new_control() if kind == "environment" else pickled(opened.control)
-                self.model.write()
                 self.compare(control)
 
     # Subscribers and publishers
@@ -195,6 +216,8 @@ class QueueMachine(TaskMachine):
         self.agree(lambda: control.remove_subscriber(name), name in self.model.places, lambda: None)
         if name in self.model.places:
             self.remove_from_model(name)
+        else:
+            self.model.write()
         self.open_subscriber(which, name)
 
     @rule(which=WHICH, identifier=NAMES)
@@ -218,7 +241,7 @@ class QueueMachine(TaskMachine):
         opened.publisher.close()
         with pytest.raises(errors.ClosedError):
             opened.publisher.send(b"")
-        opened.publisher = opened.environment.new_publisher(autosync=autosync)
+        opened.publisher, opened.autosync = opened.environment.new_publisher(autosync=autosync), autosync
         for handle in list(opened.handles):
             handle.subscriber.close()
             self.close_handle(handle)
@@ -237,9 +260,10 @@ class QueueMachine(TaskMachine):
     @uses("Publisher.send_many")
     def send_many(self, which: int, sizes_bytes: List[int], lazy: bool) -> None:
         """A batch has the same effect as its messages one by one, also where it is larger than the mark."""
-        payloads = self.payloads(sizes_bytes)
-        ids = self.some(which).publisher.send_many(iter(payloads) if lazy else payloads)
-        assert list(ids) == self.model.put(payloads)
+        payloads, opened = self.payloads(sizes_bytes), self.some(which)
+        ids = opened.publisher.send_many(iter(payloads) if lazy else payloads)
+        batches = [[payload] for payload in payloads] if opened.autosync else [payloads]
+        assert list(ids) == [message_id for batch in batches for message_id in self.model.put(batch)]
 
     @rule(which=WHICH, stream=STREAMS)
     def send_stream(self, which: int, stream: List[Tuple[List[int], int]]) -> None:
@@ -262,6 +286,7 @@ class QueueMachine(TaskMachine):
         self.model.write()
         with pytest.raises(errors.MessageTooLargeError):
             opened.environment.new_publisher().send_many([*payloads, bytes(140_001), b""])
+        self.model.write()
         self.set_hwm(which, mark)
 
     # Receiving
@@ -399,24 +424,22 @@ class QueueMachine(TaskMachine):
     def prune_all_messages_for(self, which: int, name: str) -> None:
         """A subscriber moves to the end of the queue."""
         control, model = self.some(which).control, self.model
-        self.agree(lambda: control.prune_all_messages_for(name), name in model.places,
-                   lambda: len(model.young(model.awaited(name))))
-        if name in model.places:
-            model.take(name, model.places[name].number, model.next_id - 1)
+        model.write()
+        self.agree(lambda: control.prune_all_messages_for(name), name in model.places, lambda: model.take_all(name))
 
     @precondition(lambda self: self.model.log)
     @rule(which=WHICH)
     @uses("Control.clear_messages")
     def clear_messages(self, which: int) -> None:
         """All messages go, and the subscribers stay."""
-        assert self.some(which).control.clear_messages() == self.model.keep([])
+        assert self.some(which).control.clear_messages() == self.model.clear()
 
     @precondition(lambda self: self.model.log)
     @rule(which=WHICH, again=st.lists(NAMES))
     @uses("Control.clear_all_subscribers")
     def clear_all_subscribers(self, which: int, again: List[str]) -> None:
         """All messages go, and all subscribers; those that are added again are new ones."""
-        assert self.some(which).control.clear_all_subscribers() == self.remove_from_model(*self.model.places)
+        assert self.some(which).control.clear_all_subscribers() == self.clear_model()
         for name in again:
             self.add_subscriber(which, name)
 
@@ -428,6 +451,8 @@ class QueueMachine(TaskMachine):
         """A copy holds the same, and goes its own way."""
         control = self.some(which).control
         assert control.is_initialized()
+        while self.model.is_due():
+            self.compare(control)  # the copy would append what is due by itself
         with tempfile.TemporaryDirectory(dir=self.root) as name:
             control.backup(name)
             with persipubsub.new_environment(name) as environment, environment.new_control() as copied:
@@ -436,7 +461,7 @@ class QueueMachine(TaskMachine):
                 for identifier in self.model.places:
                     with environment.new_subscriber(identifier).receive_many(timeout=0) as received:
                         assert received == payloads_of(self.model.young(self.model.awaited(identifier)))
-                assert copied.status().messages == 0
+                assert copied.status().messages == copied.status().retained
 
 
 class QueueMachineInSmallSteps(QueueMachine):
@@ -444,6 +469,7 @@ class QueueMachineInSmallSteps(QueueMachine):
 
     deletions_max = 3
     stretch_messages = 2
+    appended_max = 2
 
     @rule(which=WHICH,
           backlog=st.integers(5, 40),
@@ -453,7 +479,7 @@ class QueueMachineInSmallSteps(QueueMachine):
     def send_to_nobody(self, which: int, backlog: int, to_nobody: List[int], again: List[str], then: int) -> None:
         """What is sent while there is no subscriber is nowhere, also where much that was sent before is still to go."""
         self.send_many(which, [8] * backlog, False)
-        assert self.some(which).control.clear_all_subscribers() == self.remove_from_model(*self.model.places)
+        assert self.some(which).control.clear_all_subscribers() == self.clear_model()
         for count in to_nobody:
             self.send_many(which, [8] * count, False)
         for name in again:

@@ -1,6 +1,8 @@
 """How a message is written: one function for each format."""
 
-from typing import Callable, Dict
+from typing import Callable, Dict, Sequence
+
+Format = Callable[[bytes], bytes]
 
 
 def _raw(payload: bytes) -> bytes:
@@ -27,8 +29,36 @@ def _json(payload: bytes) -> bytes:
     return json.dumps(written).encode() + b"\n"
 
 
+#: The format that a queue bound to a message type can be written in.
+PROTOBUF_JSON = "protobuf-json"
+
+
+def protobuf_json(path: str, message_type: str, modules: Sequence[str]) -> Format:
+    """Give the format that writes messages of a protobuf type as its JSON.
+
+    :param message_type: its full name
+    :param modules: to import before: the type is known once the module that protoc generated for it is imported
+    :raise ArgumentError: there is no such module, or it does not define the type
+    """
+    # Only here: the other formats do without.
+    from persipubsub import errors, typed
+    try:
+        line = typed.json_writer(message_type, modules)
+    except errors.ArgumentError as error:
+        raise errors.ArgumentError(f"{error} Name the module with --import MODULE.") from error
+
+    def write(payload: bytes) -> bytes:
+        try:
+            return line(payload).encode() + b"\n"
+        except ValueError as error:
+            raise errors.DecodeError(f"The next message of the queue at {path} is not written: {error}. It stays. "
+                                     "Look at its bytes with --format hex --peek, and take it with --max 1.") from error
+
+    return write
+
+
 #: By the name that the user gives. Each gives the bytes to write for a message, with what ends it.
-FORMATS: Dict[str, Callable[[bytes], bytes]] = {
+FORMATS: Dict[str, Format] = {
     "lines": _lines,
     "raw": _raw,
     "json": _json,

@@ -4,14 +4,15 @@ import os
 import select
 import sys
 import time
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Tuple
 
 import click
 
 from persipubsub import environment
 from persipubsub.cli import Command
-from persipubsub.cli.formats import FORMATS
+from persipubsub.cli.formats import FORMATS, PROTOBUF_JSON, Format, protobuf_json
 from persipubsub.cli.opening import complete_subscriber
+from persipubsub.environment import Environment
 from persipubsub.subscriber import Subscriber
 
 #: So many messages are taken in one commit, after they are written to a file or a pipe.
@@ -38,16 +39,23 @@ class _Peeked(Exception):
               type=click.FloatRange(0),
               help="End when no message came for S seconds. Otherwise the end is where nothing is pending; with "
               "--follow there is none.")
-@click.option("--format",
-              "format_name",
-              type=click.Choice(list(FORMATS)),
-              default="lines",
-              show_default=True,
-              help="lines: each message and a line feed; raw: the bytes as they are; json: a line with an object that "
-              "has the text of the message or, where it is not UTF-8, its base64; hex: a line of digits.")
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice([*FORMATS, PROTOBUF_JSON]),
+    default="lines",
+    show_default=True,
+    help="lines: each message and a line feed; raw: the bytes as they are; json: a line with an object that "
+    "has the text of the message or, where it is not UTF-8, its base64; hex: a line of digits; protobuf-json: "
+    "a line of JSON, where the queue is bound to a message type.")
+@click.option("--import",
+              "modules",
+              metavar="MODULE",
+              multiple=True,
+              help="For protobuf-json: import the module that protoc generated for the message type, such as shop_pb2.")
 # pylint: disable-next=too-many-arguments,too-many-positional-arguments  # one per option
 def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int], peek: bool, timeout: Optional[float],
-            format_name: str) -> None:
+            format_name: str, modules: Tuple[str, ...]) -> None:
     """Write the messages that SUBSCRIBER has not taken from the queue in the directory PATH to standard output.
 
     A message is taken once it is written: what is in hand at Ctrl-C, or when the reader of a pipe is gone, comes
@@ -60,14 +68,27 @@ def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int
     if timeout is None and not follow:
         timeout = 0
     with environment.new_environment(path) as env, env.new_subscriber(subscriber) as opened:
-        write = _writer(FORMATS[format_name])
+        write = _writer(FORMATS.get(format_name) or _protobuf_json(env, modules))
+        # On a terminal one by one, so that what Ctrl-C leaves there is what the user has not seen. And one that is no
+        # protobuf message is to keep back none before it.
+        batch = 1 if sys.stdout.isatty() or format_name == PROTOBUF_JSON else BATCH_MESSAGES_MAX
         if peek:
             _peek(opened, max_messages or 1, timeout, write)
         else:
-            _drain(opened, max_messages, timeout, write)
+            _drain(opened, max_messages, timeout, write, batch)
 
 
-def _writer(formatted: Callable[[bytes], bytes]) -> Callable[[List[bytes]], None]:
+def _protobuf_json(env: Environment, modules: Tuple[str, ...]) -> Format:
+    message_type = env.new_control().status().message_type
+    if message_type is None:
+        raise click.ClickException(f"The queue at {env.path} is bound to no message type, so its messages cannot be "
+                                   "written as protobuf-json. Bind it with message_type in its config, or use another "
+                                   "format.")
+    sys.path.insert(0, os.getcwd())  # where the module lies, as for python -m
+    return protobuf_json(str(env.path), message_type, modules)
+
+
+def _writer(formatted: Format) -> Callable[[List[bytes]], None]:
     """Give a function that has written messages when it returns."""
     descriptor = sys.stdout.fileno()
 
@@ -91,10 +112,8 @@ def _peek(subscriber: Subscriber, max_messages: int, timeout: Optional[float], w
         pass
 
 
-def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float], write: Callable[[List[bytes]],
-                                                                                                  None]) -> None:
-    # On a terminal one by one, so that what Ctrl-C leaves there is what the user has not seen.
-    batch = 1 if sys.stdout.isatty() else BATCH_MESSAGES_MAX
+def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float], write: Callable[[List[bytes]], None],
+           batch: int) -> None:
     quiet_since_s = time.monotonic()
     while left is None or left > 0:
         _require_reader()

@@ -23,7 +23,6 @@ def recover(path: str) -> None:
         click.echo(f"not read: {problem}", err=True)
     configuration = "as it was" if report.configuration else "lost, now the default"
     names = ", ".join(map(repr, report.subscribers)) or "none"
-    click.echo(
-        f"{click.format_filename(report.path)}: {report.messages:,} messages saved, {report.messages_lost:,} known "
-        f"to be lost; subscribers {names}; configuration {configuration}; the damaged file is "
-        f"{click.format_filename(report.damaged_file)}")
+    click.echo(f"{click.format_filename(report.path)}: {report.messages:,} messages saved, {report.delayed:,} delayed "
+               f"ones, {report.messages_lost:,} known to be lost; subscribers {names}; configuration {configuration}; "
+               f"the damaged file is {click.format_filename(report.damaged_file)}")

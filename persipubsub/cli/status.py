@@ -42,6 +42,9 @@ def _as_json(one: QueueStatus) -> Dict[str, Any]:
         "strategy": one.strategy.name,
         "durability": one.durability.name.lower(),
         "message_type": one.message_type,
+        "retention_s": one.retention_s,
+        "retained": one.retained,
+        "delayed": one.delayed,
         "subscribers": {
             identifier: {
                 "next_id": subscriber.next_id,
@@ -67,8 +70,13 @@ def _as_text(one: QueueStatus) -> str:
     ]
     if one.message_type is not None:
         lines.append(f"  type        {one.message_type}")
+    if one.retention_s:
+        lines.append(f"  retained    {one.retained:,} of those messages, for {one.retention_s:g} s")
+    if one.delayed:
+        lines.append(f"  delayed     {one.delayed:,}")
     if not one.subscribers:
-        return "\n".join(lines + ["  no subscribers: what is sent is not stored"])
+        kept = "only retained" if one.retention_s else "not stored"
+        return "\n".join(lines + [f"  no subscribers: what is sent is {kept}"])
     # As Python writes them: a name may have a line break.
     rows = [("subscriber", "pending", "oldest")]
     rows += [(repr(identifier), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s))

@@ -1,6 +1,7 @@
 """The operations of a queue at which faults strike: each of the public API, and what it may change."""
 
 import pathlib
+import time
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import persipubsub
@@ -102,6 +103,47 @@ def _receive_last(path: pathlib.Path) -> Action:
     return _receive_many(path)
 
 
+def _send_once(path: pathlib.Path) -> Action:
+    publisher = persipubsub.new_environment(path).new_publisher()
+    return lambda: publisher.send(ONE[0], deduplication_id="op")
+
+
+def _send_later(path: pathlib.Path) -> Action:
+    publisher = persipubsub.new_environment(path).new_publisher()
+    return lambda: publisher.send_later(LONG[0], delay_s=10**6)
+
+
+def _cancel(path: pathlib.Path) -> Action:
+    publisher = persipubsub.new_environment(path).new_publisher()
+    delayed = publisher.send_later(LONG[0], delay_s=10**6)
+    return lambda: publisher.cancel(delayed)
+
+
+def _append_due(path: pathlib.Path) -> Action:
+    """Have a message become due; everybody who looks afterwards appends it, too."""
+    environment = persipubsub.new_environment(path)
+    control = environment.new_control()
+    environment.new_publisher().send_later(LONG[0], delay_s=0.02)
+    time.sleep(0.03)
+    return control.status
+
+
+def _rewind(path: pathlib.Path) -> Action:
+    environment = persipubsub.new_environment(path)
+    control = environment.new_control(retention_s=400)
+    for identifier in SUBSCRIBERS:
+        with environment.new_subscriber(identifier).receive_many(max_messages=20, timeout=0):
+            pass
+    return lambda: control.rewind("a", "earliest")
+
+
+def _end_retention(path: pathlib.Path) -> Action:
+    """Have what was retained be deleted."""
+    _rewind(path)
+    control = persipubsub.new_environment(path).new_control()
+    return lambda: control.set_retention(0)
+
+
 def _change(change: Callable[[Control, Environment], object]) -> Callable[[pathlib.Path], Action]:
 
     def prepare(path: pathlib.Path) -> Action:
@@ -149,6 +191,14 @@ OPERATIONS = [
               _change(lambda _, environment: environment.new_control(durability=Durability.POWER_LOSS))),
     Operation("to PROCESS_CRASH",
               _change(lambda _, environment: environment.new_control(durability=Durability.PROCESS_CRASH))),
+    Operation("send with an id", _send_once, sends=ONE),
+    Operation("send_later", _send_later),
+    Operation("cancel", _cancel),
+    Operation("append what is due", _append_due, sends=LONG),
+    Operation("rewind", _rewind, prunes=SUBSCRIBERS),
+    Operation("set_retention", _end_retention, prunes=SUBSCRIBERS),
+    Operation("add_subscriber at the earliest",
+              _change(lambda control, _: control.add_subscriber("c", start="earliest"))),
     Operation("close", _close),
     Operation("compact", lambda path: lambda: compaction.compact(path)),
     Operation("new_control", _create, creates=True),
@@ -186,4 +236,5 @@ def look(path: pathlib.Path) -> Optional[State]:
             except _Keep:
                 pass
         settings = [repr(status.high_watermark), status.strategy.name, status.durability.name]
+        settings += [f"retention {status.retention_s}, {status.retained} retained, {status.delayed} delayed"]
         return State(left, settings, status.next_id, [str(violation) for violation in control.check()])

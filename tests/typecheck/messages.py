@@ -12,6 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from typing_extensions import assert_type
 
 from persipubsub import Control, Environment, Publisher, Subscriber, new_environment
+from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.subscriber import Receipt
 
 
@@ -32,6 +33,27 @@ def made_with_a_type(env: Environment) -> None:
     assert_type(env.new_subscriber("a", StringValue), Subscriber[StringValue])
     env.new_publisher(message_type=str)  # type: ignore[type-var]  # no class of messages
     env.new_subscriber("a", message_type=StringValue())  # type: ignore[call-overload]  # a message, no class
+
+
+def made_for_tasks(env: Environment) -> None:
+    """Endpoints for tasks have the types of the plain ones."""
+    assert_type(env.new_async_publisher(), AsyncPublisher[bytes])
+    assert_type(env.new_async_subscriber("a"), AsyncSubscriber[bytes])
+    assert_type(env.new_async_publisher(message_type=StringValue), AsyncPublisher[StringValue])
+    assert_type(env.new_async_subscriber("a", message_type=StringValue), AsyncSubscriber[StringValue])
+
+
+async def used_in_tasks(publisher: AsyncPublisher[StringValue], subscriber: AsyncSubscriber[StringValue]) -> None:
+    """Tasks send and receive messages of the type."""
+    assert_type(await publisher.send(StringValue(value="a")), int)
+    await publisher.send(b"a")  # type: ignore[arg-type]  # bytes
+    async with subscriber.receive(timeout=0) as message:
+        assert_type(message, Optional[StringValue])
+    async with subscriber.receive_many() as messages:
+        assert_type(messages, List[StringValue])
+    async for one in subscriber.messages():
+        assert_type(one, StringValue)
+    assert_type(await subscriber.front(), Optional[StringValue])
 
 
 def a_name_without_a_type_is_one_of_bytes(publisher: Publisher, subscriber: Subscriber) -> None:
