@@ -228,8 +228,7 @@ def create(file: pathlib.Path, header: Header, first_run: Run) -> None:
 MapFullError = lmdb.MapFullError
 MapResizedError = lmdb.MapResizedError
 ReadersFullError = lmdb.ReadersFullError
-#: Where memory runs out, it is a matter of luck whether LMDB or Python notices first.
-LmdbError = (lmdb.Error, MemoryError)
+LmdbError = lmdb.Error
 PanicError = lmdb.PanicError
 #: What hinders a transaction, but not the next try once something was done about it.
 REMOVABLE_ERRORS = (MapFullError, MapResizedError, ReadersFullError, PanicError)

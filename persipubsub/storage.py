@@ -127,7 +127,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 result = operation(txn)
                 self._end(txn)
                 return result
-            except database.LmdbError as error:
+            except (database.LmdbError, MemoryError) as error:
                 obstacle = self._obstacle(error, obstacle)
             except records.DECODING_ERRORS as error:
                 raise page_walk.damaged(self.path, f"a record cannot be read ({error})") from error
@@ -173,7 +173,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                         opened.clear_stale_readers_if_grown()
                     self._gate.leave(txn)
                     return txn
-            except database.LmdbError as error:
+            except (database.LmdbError, MemoryError) as error:  # of memory, it is luck who notices first
                 obstacle = self._obstacle(error, obstacle, txn.committed or txn.commit_failed and opened.gave_up())
             except records.DECODING_ERRORS as error:
                 raise page_walk.damaged(self.path, f"a record cannot be read ({error})") from error
@@ -235,7 +235,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                     self._close_database()  # the next use opens it again
                 else:
                     self._open().clear_stale_readers()
-            except database.LmdbError as error:
+            except (database.LmdbError, MemoryError) as error:
                 # Where a larger map finds no address space, LMDB has none at all now. The next use opens it again.
                 self._close_database()
                 database.raise_translated(error, self.path)
