@@ -1,7 +1,8 @@
 """What publishers and subscribers ask of a queue. The seam behind which another engine could store the messages."""
 
-from typing import Protocol, Sequence
+from typing import Optional, Protocol, Sequence
 
+from persipubsub.delivery_records import Failure
 from persipubsub.queue import Batch, Found, Sent, Subscription
 
 
@@ -32,6 +33,24 @@ class Engine(Protocol):
 
     def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
         """Take messages that a subscriber was handed out, and those before them: read before, or skipped."""
+
+    def fail(self, subscription: Subscription, ids: Sequence[int], failure: Failure) -> int:
+        """Count that a block raised which was handed messages; give how many dead letters went, being too many."""
+
+    # Of shared subscribers
+
+    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+        """Hand messages out to one worker, for as long as the lease of the subscriber."""
+
+    def acknowledge(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Sequence[int]:
+        """Take messages that a worker has claimed; give those that were not its own any more."""
+
+    def give_back(self, subscription: Subscription, ids: Sequence[int], token: bytes,
+                  failure: Optional[Failure]) -> int:
+        """Give messages back, which counts as a delivery if there was a failure; give the number that fail gives."""
+
+    def extend(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Sequence[int]:
+        """Have the lease of messages begin now; give those that are not the worker's own any more."""
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait; the bound holds where the wait has to poll."""

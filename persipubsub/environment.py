@@ -13,6 +13,7 @@ from persipubsub.control import Control
 from persipubsub.handle import Handle
 from persipubsub.publisher import Publisher
 from persipubsub.subscriber import Subscriber
+from persipubsub.worker import SharedSubscriber
 
 Path = Union[str, "os.PathLike[str]"]
 T = TypeVar("T", Control, Publisher, Subscriber)
@@ -152,7 +153,10 @@ class Environment:
         :raise FormatError: the files there are not a queue of this version
         :raise ClosedError: the Environment is closed
         """
-        return self._keep(Subscriber(self, self._opened(), identifier))
+        opened = self._opened()
+        subscription = opened.subscribe(arguments.identifier(identifier))
+        kind = SharedSubscriber if subscription.shared else Subscriber
+        return self._keep(kind(self, opened, identifier, subscription))
 
     def _opened(self) -> Handle:
         """Give the open queue, which all Environments of this process share; opened when first needed."""

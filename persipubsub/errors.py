@@ -14,10 +14,12 @@
      +-- ReentryError                        a signal handler or finalizer in the midst of its thread's use
      +-- ForkError                           a process forked in the midst of a transaction uses the queue
      +-- EmptyError (LookupError)            pop() where nothing is pending
+     +-- SubscriberKindError (TypeError)     a method that this kind of subscriber, shared or not, does not have
      |
      |  the state of the queue: set it up, or look at who changed it
      +-- NotInitializedError                 no queue at this path
      +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed meanwhile
+     +-- LeaseLostError                      messages of a shared subscriber that are another worker's now
      +-- InUseError                          it is open, and what is to be done needs it closed
      |
      |  the place: the path, its permissions, its files
@@ -47,6 +49,7 @@ __all__ = [
     "ForkError",
     "FormatError",
     "InUseError",
+    "LeaseLostError",
     "MessageTooLargeError",
     "NotInitializedError",
     "PathError",
@@ -54,6 +57,7 @@ __all__ = [
     "ReadersFullError",
     "ReentryError",
     "StorageError",
+    "SubscriberKindError",
     "UnknownSubscriberError",
 ]
 
@@ -101,8 +105,19 @@ class EmptyError(PersipubsubError, LookupError):
     """Raised by ``Subscriber.pop`` when nothing is pending. Look with ``front()`` first, or receive with a timeout."""
 
 
+class SubscriberKindError(PersipubsubError, TypeError):
+    """Raised when a method makes no sense for a shared subscriber, or only for one. The message names another one."""
+
+
 class NotInitializedError(PersipubsubError):
     """Raised when there is no queue at the path. Set it up with ``Environment.new_control`` once, at deployment."""
+
+
+class LeaseLostError(PersipubsubError):
+    """Raised when a worker acknowledges or extends messages that it no longer holds, since their lease had ended.
+
+    Another worker was given them, so they may be worked on twice. Give a longer lease, or call ``extend_lease``.
+    """
 
 
 class InUseError(PersipubsubError):

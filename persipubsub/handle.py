@@ -5,9 +5,10 @@ import os
 import pathlib
 import threading
 import time
-from typing import Callable, Dict, Iterator, List, Sequence, Set, Tuple, TypeVar
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
 
-from persipubsub import errors, files, filesystem, queue
+from persipubsub import errors, failures, files, filesystem, leases, queue
+from persipubsub.delivery_records import Failure
 from persipubsub.engine import Watch
 from persipubsub.gate import LOOK_S, Closer
 from persipubsub.queue import Batch, Found, Sent, Subscription
@@ -75,6 +76,38 @@ class Handle:
     def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
         """Take messages that a subscriber was handed out."""
         self._writer.run(lambda txn: queue.take(txn, subscription, ids, skipping))
+
+    def fail(self, subscription: Subscription, ids: Sequence[int], failure: Failure) -> int:
+        """Count that a block raised which was handed messages."""
+        if not self._storage.read(lambda txn: failures.are_counted(txn, subscription)):
+            return 0
+        return self._writer.run(lambda txn: failures.fail(txn, subscription, ids, failure))
+
+    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+        """Hand messages out to one worker."""
+        dropped = 0
+        while True:
+            # In a read transaction: most of those who wait find nothing.
+            pause_s = self._storage.read(lambda txn: leases.pause_s(txn, subscription))
+            if pause_s is not None:
+                return queue.NOTHING._replace(look_again_s=pause_s, dropped=dropped)
+            found = self._writer.run(lambda txn: leases.claim(txn, subscription, max_messages, max_bytes))
+            dropped += found.dropped
+            if found.ids:
+                return found._replace(dropped=dropped)
+
+    def acknowledge(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Sequence[int]:
+        """Take messages that a worker has claimed."""
+        return self._writer.run(lambda txn: leases.acknowledge(txn, subscription, ids, token))
+
+    def give_back(self, subscription: Subscription, ids: Sequence[int], token: bytes,
+                  failure: Optional[Failure]) -> int:
+        """Give messages back that a worker has claimed."""
+        return self._writer.run(lambda txn: leases.give_back(txn, subscription, ids, token, failure))
+
+    def extend(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Sequence[int]:
+        """Have the lease of messages begin now."""
+        return self._writer.run(lambda txn: leases.extend(txn, subscription, ids, token))
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait."""

@@ -12,14 +12,16 @@ What holds before and after each function, and what ``check()`` verifies, is lis
 """
 
 import bisect
-from typing import List, NamedTuple, Sequence, Tuple
+import math
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import icontract
 
-from persipubsub import clock, errors
+from persipubsub import clock, dead_letters, errors
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy
+from persipubsub.delivery_records import REQUEUED
 from persipubsub.log import joins
-from persipubsub.records import Header, Place, Run, bytes_between
+from persipubsub.records import Header, Place, Policy, Run, bytes_between
 from persipubsub.transaction import Transaction
 
 __all__ = ["Durability", "HighWaterMark", "Strategy"]
@@ -30,6 +32,7 @@ DELETIONS_MAX = 10_000
 IDENTIFIER_BYTES_MAX = 255
 #: What a message takes in its page beside its payload, at most.
 RECORD_BYTES_MAX = 64
+NEVER_US = 2**63
 
 # The names of the released code of persipubsub 1.0.0.
 _Strategy = Strategy
@@ -305,6 +308,7 @@ class Subscription(NamedTuple):
 
     identifier: bytes
     number: int
+    shared: bool = False
 
 
 def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
@@ -318,20 +322,20 @@ def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
         raise errors.UnknownSubscriberError(
             f"The queue has no subscriber {identifier.decode()!r}; it has: {names}. "
             "Add it with Control.add_subscriber, or give it to Environment.new_control.")
-    return Subscription(identifier, place.number)
+    return Subscription(identifier, place.number, place.policy is not None and place.policy.shared)
 
 
 # What holds afterwards is looked at in the same transaction: others may change it in the next one.
 
 
 @icontract.ensure(lambda txn, identifier: txn.place(identifier) is not None, enabled=icontract.SLOW)
-def add_subscriber(txn: Transaction, identifier: bytes) -> bool:
-    """Add a subscriber at the end of the queue; tell whether it was missing."""
+def add_subscriber(txn: Transaction, identifier: bytes, policy: Optional[Policy] = None) -> bool:
+    """Add a subscriber at the end of the queue; tell whether it was missing. One that exists stays as it is."""
     if txn.place(identifier) is not None:
         return False
     header = txn.header
     next_id = txn.log().next_id()
-    txn.put_place(identifier, Place(header.next_subscriber_number, next_id))
+    txn.put_place(identifier, Place(header.next_subscriber_number, next_id, policy=policy))
     txn.count_place(next_id, 1)
     txn.put_header(header._replace(next_subscriber_number=header.next_subscriber_number + 1))
     return True
@@ -343,7 +347,7 @@ def remove_subscriber(txn: Transaction, identifier: bytes) -> None:
 
     :raise UnknownSubscriberError: there is none
     """
-    _remove_place(txn, identifier, _own_place(txn, subscribe(txn, identifier)))
+    _remove_place(txn, identifier, own_place(txn, subscribe(txn, identifier)))
     prune_dangling(txn)
 
 
@@ -356,7 +360,9 @@ def clear_subscribers(txn: Transaction) -> int:
 
 def _remove_place(txn: Transaction, identifier: bytes, place: Place) -> None:
     txn.delete_place(identifier)
-    txn.count_place(place.next_id, -1)
+    txn.count_place(dead_letters.position(txn, place), -1)
+    if place.policy is not None:
+        dead_letters.remove_all(txn, place)
     txn.published = True  # who waits as this subscriber must learn that it is gone
 
 
@@ -369,7 +375,10 @@ class Found(NamedTuple):
     ids: Sequence[int]
     payloads: List[bytes]
     expired: bool = False
-    expires_us: int = 0  # time since boot after which the first of them has expired
+    expires_us: int = 0  # time since boot after which the first of them has expired, or is another worker's
+    token: bytes = b""  # of the claim of a shared subscriber, which they are then
+    look_again_s: float = math.inf  # where nothing lies there, something may after that time though nobody sends
+    dropped: int = 0  # so many dead letters went, since they became too many
 
 
 NOTHING = Found((), [])
@@ -380,7 +389,14 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    start = max(_own_place(txn, subscription).next_id, txn.header.first)
+    place = own_place(txn, subscription)
+    start = max(place.next_id, txn.header.first)
+    if place.policy is not None:
+        requeued = dead_letters.next_requeued(txn, place)
+        if requeued is not None:
+            return Found([requeued[0]], [requeued[1]], expires_us=NEVER_US)
+        if dead_letters.failed_before(txn, place, start):
+            max_messages = 1  # alone, so that those that came with it do not fail with it again
     ids, payloads = txn.messages(start, max_messages, max_bytes)
     return _unexpired(txn, ids, payloads) if ids else NOTHING
 
@@ -390,14 +406,18 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    start = max(_own_place(txn, subscription).next_id, txn.header.first)
+    start = max(own_place(txn, subscription).next_id, txn.header.first)
     last_id = txn.last_id()
     if last_id is None or last_id < start:
         return NOTHING
     return _unexpired(txn, *txn.messages(last_id, 1, 0))
 
 
-def _own_place(txn: Transaction, subscription: Subscription) -> Place:
+def own_place(txn: Transaction, subscription: Subscription) -> Place:
+    """Give the record of a subscriber as it was opened.
+
+    :raise UnknownSubscriberError: it was removed, also if one of that name was added again
+    """
     place = txn.place(subscription.identifier)
     if place is None or place.number != subscription.number:
         raise errors.UnknownSubscriberError(
@@ -425,31 +445,45 @@ def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], skipp
     place, last_id = txn.place(subscription.identifier), ids[-1]
     if place is None or place.number != subscription.number or place.next_id > last_id:
         return
+    if place.policy is not None:
+        if last_id >= REQUEUED:
+            txn.put_place(subscription.identifier, dead_letters.settle(txn, place, ids))
+            return
+        dead_letters.forget_below(txn, place, last_id + 1)
     taken = len(ids) - bisect.bisect_left(ids, place.next_id)
     if skipping:
         log = txn.log()
         taken += max(0, log.messages_before(ids[0]) - log.messages_before(first_live_id(txn, place.next_id)))
-    _move(txn, subscription.identifier, place, last_id + 1, taken)
+    move(txn, subscription.identifier, place._replace(next_id=last_id + 1, taken=place.taken + taken), place.next_id,
+         last_id + 1)
 
 
 @icontract.ensure(lambda txn, identifier: not count_from(txn, txn.place(identifier).next_id)[0], enabled=icontract.SLOW)
 def take_all(txn: Transaction, identifier: bytes) -> int:
     """Move a subscriber to the end of the queue; give how many messages it no longer gets.
 
+    What workers hold is theirs no more.
+
     :raise UnknownSubscriberError: there is none
     """
-    place = _own_place(txn, subscribe(txn, identifier))
-    pending, _ = count_from(txn, max(place.next_id, first_unexpired_id(txn, now_us(txn))))
+    place = own_place(txn, subscribe(txn, identifier))
+    start, before = first_unexpired_id(txn, now_us(txn)), dead_letters.position(txn, place)
+    pending, _ = count_from(txn, max(place.next_id, start))
+    if place.policy is not None:
+        pending += dead_letters.awaited(txn, place, max(start, first_live_id(txn))).messages
+        place = dead_letters.forget(txn, place)
     next_id = txn.log().next_id()
-    if place.next_id < next_id:
-        _move(txn, identifier, place, next_id)
+    move(txn, identifier, place._replace(next_id=next_id), before, next_id)
     return pending
 
 
-def _move(txn: Transaction, identifier: bytes, place: Place, next_id: int, taken: int = 0) -> None:
-    txn.put_place(identifier, place._replace(next_id=next_id, taken=place.taken + taken))
-    txn.count_place(place.next_id, -1)
-    txn.count_place(next_id, 1)
+def move(txn: Transaction, identifier: bytes, place: Place, before: int, after: int) -> None:
+    """Store a subscriber whose place was at one id and is now at another one."""
+    txn.put_place(identifier, place)
+    if before == after:
+        return
+    txn.count_place(before, -1)
+    txn.count_place(after, 1)
     floor = txn.floor()
-    if floor is not None and floor > place.next_id:
+    if floor is not None and floor > before:
         remove_below(txn, floor)

@@ -1,12 +1,14 @@
 """Receiving messages."""
 
+import logging
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
+from typing import TYPE_CHECKING, Callable, Generic, Iterator, List, Optional, Tuple, Type, TypeVar
 
 from persipubsub import arguments, clock, errors
+from persipubsub.delivery_records import Failure, failure_of
 from persipubsub.engine import Engine
-from persipubsub.queue import Found
+from persipubsub.queue import Found, Subscription
 
 if TYPE_CHECKING:
     from persipubsub.environment import Environment
@@ -17,6 +19,10 @@ RECEIVE_BYTES_MAX = 64 * 1024**2
 SLEEP_S_MAX = 1.0
 #: More retries are this many, so that time can be reckoned with them.
 RETRIES_MAX = 10**9
+
+#: What is noted of a message at which a loop over messages() ended: a break and an exception look alike from there.
+LEFT = Failure("GeneratorExit", "The loop over messages() was left, by an exception or a break.")
+_LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -41,9 +47,14 @@ class Receipt(Generic[T]):
 
     def __exit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                  traceback: Optional[TracebackType]) -> None:
-        if exc_type is None and self._found is not None and self._found.ids:
-            # pylint: disable-next=protected-access  # of this module
-            self._subscriber._take(self._found.ids, self._skipping)
+        found = self._found
+        if found is None or not found.ids:
+            return
+        # pylint: disable=protected-access  # of this module
+        if exc is None:
+            self._subscriber._take(found, len(found.ids), self._skipping)
+        elif not self._skipping:
+            self._subscriber._fail(found, exc)
 
 
 def _one(found: Found) -> Optional[bytes]:
@@ -61,11 +72,11 @@ class Subscriber:
     once.
     """
 
-    def __init__(self, environment: "Environment", engine: Engine, identifier: str) -> None:
+    def __init__(self, environment: "Environment", engine: Engine, identifier: str, subscription: Subscription) -> None:
         self._environment = environment
         self._engine = engine
         self._identifier = identifier
-        self._subscription = engine.subscribe(arguments.identifier(identifier))
+        self._subscription = subscription
         self._closed = False
 
     @property
@@ -136,16 +147,23 @@ class Subscriber:
             found = wait()
             if not found.ids:
                 return
-            finished = 0
+            finished = begun = 0
             try:
-                for count, payload in enumerate(found.payloads, 1):
+                for payload in found.payloads:
                     if clock.boottime_us() > found.expires_us:
                         break  # some have expired while the loop was at others before them: look again
+                    begun += 1
                     yield payload
-                    finished = count
+                    finished = begun
             finally:
-                if finished:
-                    self._take(found.ids[:finished])
+                self._leave(found, finished, begun)
+
+    def _leave(self, found: Found, finished: int, begun: int) -> None:
+        """Take the first messages of a batch, whose turn of the loop has ended; the next one may have begun."""
+        if finished:
+            self._take(found, finished)
+        if begun > finished and not self._closed:
+            self._warn(self._engine.fail(self._subscription, found.ids[finished:begun], LEFT))
 
     def front(self) -> Optional[bytes]:
         """Look at the next message without taking it; None if there is none.
@@ -168,14 +186,39 @@ class Subscriber:
         if not found.ids:
             raise errors.EmptyError(f"Nothing is pending for the subscriber {self._identifier!r}. "
                                     "Look with front(), or receive with a timeout.")
-        self._take(found.ids)
+        self._take(found, len(found.ids))
+
+    def extend_lease(self) -> None:
+        """Have the lease of all messages that this object of a shared subscriber holds begin again now.
+
+        :raise LeaseLostError: some are another worker's; the leases of the others begin again
+        :raise SubscriberKindError: the subscriber is not shared, so that its messages have no lease
+        :raise ClosedError: the subscriber or its Environment is closed
+        """
+        self._require_open()
+        raise errors.SubscriberKindError(
+            f"The subscriber {self._identifier!r} is not shared: its messages have no lease. "
+            "See Control.add_subscriber.")
 
     def _next(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Callable[[], Found]:
         return lambda: self._engine.look(self._subscription, max_messages, max_bytes)
 
-    def _take(self, ids: Sequence[int], skipping: bool = False) -> None:
+    def _take(self, found: Found, count: int, skipping: bool = False) -> None:
+        """Take the first messages of what was found."""
         self._require_open()
-        self._engine.take(self._subscription, ids, skipping)
+        self._engine.take(self._subscription, found.ids[:count], skipping)
+
+    def _fail(self, found: Found, error: BaseException) -> None:
+        """Do what is to be done when the block raises which received messages."""
+        if isinstance(error, Exception) and not self._closed:
+            self._warn(self._engine.fail(self._subscription, found.ids, failure_of(error)))
+
+    def _warn(self, dropped: int) -> None:
+        """Say that dead letters were deleted: nobody should find out by missing them."""
+        if dropped:
+            _LOGGER.warning(
+                "The subscriber %r of the queue at %s has too many dead letters: the oldest were deleted, %d.",
+                self._identifier, self._environment.path, dropped)
 
     def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
         """Give a function that looks until something is found or the time is over."""
@@ -197,7 +240,7 @@ class Subscriber:
                 left_s = SLEEP_S_MAX if deadline is None else deadline - time.monotonic()
                 if found.ids or left_s <= 0:
                     return found
-                watch.wait(min(SLEEP_S_MAX, left_s))
+                watch.wait(min(SLEEP_S_MAX, left_s, found.look_again_s))
 
         return wait
 
