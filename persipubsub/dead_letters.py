@@ -205,6 +205,7 @@ def fail(txn: Transaction, place: Place, ids: Iterable[int], failure: Failure, n
             dropped += more
             if message_id < REQUEUED:
                 place = place._replace(next_id=message_id + 1)
+                forget_below(txn, place, message_id + 1)  # those before it that went from the log
     return Buried(place, dropped)
 
 

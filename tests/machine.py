@@ -10,16 +10,36 @@ import os
 import pathlib
 import pickle
 import tempfile
-from typing import Callable, ContextManager, Generator, Iterator, List, NamedTuple, Optional, TypeVar
+from typing import Callable, ContextManager, Dict, Generator, Iterator, List, NamedTuple, Optional, TypeVar
 
 import pytest
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 import persipubsub
 from persipubsub import Control, Environment, Publisher, Subscriber, errors, transaction
-from tests.model import Message, Model
+from tests.model import Message, Place
+from tests.model_shared import PolicyPlace, SharedModel
 
 T = TypeVar("T")
+RuleFunction = TypeVar("RuleFunction", bound=Callable[..., object])
+
+#: The rules that say that they use a public method.
+RULES: Dict[str, List[Callable[..., object]]] = {}
+
+
+def uses(*methods: str) -> Callable[[RuleFunction], RuleFunction]:
+    """Note that a rule uses these public methods."""
+
+    def note(function: RuleFunction) -> RuleFunction:
+        for method in methods:
+            RULES.setdefault(method, []).append(function)
+        return function
+
+    return note
+
+
+WHICH = st.integers(0, 5)  # one of a list, counted round
 
 
 class Interrupted(Exception):
@@ -51,7 +71,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model()
+        self.model = SharedModel()
         self.sent = 0
         self.opened: List[Opened] = []
         self.cleanup = contextlib.ExitStack()
@@ -75,9 +95,9 @@ class Machine(RuleBasedStateMachine):
         """Open an Environment with all subscribers."""
         environment = persipubsub.new_environment(path)
         opened = Opened(environment, environment.new_control(), environment.new_publisher())
-        self.model.write()
         for name, place in sorted(self.model.places.items()):
-            opened.handles.append(Handle(environment.new_subscriber(name), place.number))
+            if not is_shared(place):
+                opened.handles.append(Handle(environment.new_subscriber(name), place.number))
         self.opened.append(opened)
         return opened
 
@@ -158,19 +178,24 @@ class Machine(RuleBasedStateMachine):
         if found and not refused:
             ids = {message.id for message in [*found, *(self.model.log if skipping else [])]}
             self.model.take(handle.subscriber.identifier, handle.number, found[-1].id, ids)
+        elif found and refused is Interrupted and not skipping:
+            self.model.fail(handle.subscriber.identifier, handle.number, [message.id for message in found])
 
     def messages_of_model(self, handle: Handle, every: int) -> Generator[bytes, None, None]:
         """Do what Subscriber.messages does."""
         name = handle.subscriber.identifier
         while found := self.model.look(name)[:every]:
             finished: List[int] = []
+            begun: List[int] = []
             try:
                 for message in found:
+                    begun.append(message.id)
                     yield message.payload
                     finished.append(message.id)
             finally:
                 if finished:
                     self.model.take(name, handle.number, finished[-1], finished)
+                self.model.fail(name, handle.number, begun[len(finished):])
 
     @invariant()
     def all_is_well(self) -> None:
@@ -196,10 +221,19 @@ class Machine(RuleBasedStateMachine):
             pending = model.young(model.awaited(name))
             place = model.places[name]
             assert (subscriber.next_id, subscriber.taken) == (place.next_id, place.taken)
+            pending = sorted([*pending, *model.outside(name)], key=lambda message: message.time_us)
             assert (subscriber.pending, subscriber.oldest_pending_age_s) == (len(pending), self._age_s(pending))
+            early = model.outside(name) + [message for message in pending if message.id < place.next_id]
+            dead_letters = len(place.dead) if isinstance(place, PolicyPlace) else 0
+            assert (subscriber.in_flight, subscriber.dead_letters) == (len(early), dead_letters)
 
     def _age_s(self, messages: List[Message]) -> Optional[float]:
         return (self.model.now_us() - messages[0].time_us) / 1e6 if messages else None
+
+
+def is_shared(place: Place) -> bool:
+    """Tell whether workers share a subscriber of the model."""
+    return isinstance(place, PolicyPlace) and place.shared
 
 
 def payloads_of(messages: List[Message]) -> List[bytes]:

@@ -312,11 +312,12 @@ def closed_calls(opened: Opened) -> Dict[str, List[Callable[[], object]]]:
             control.prune_dangling_messages, lambda: control.prune_all_messages_for("a"), control.clear_messages,
             control.clear_all_subscribers, lambda: control.set_hwm(HighWaterMark()),
             lambda: control.set_strategy(Strategy.prune_last), control.status, control.check,
-            lambda: control.backup(environment.path.parent / "copy")
+            lambda: control.backup(environment.path.parent / "copy"), lambda: control.dead_letters("a"),
+            lambda: control.requeue_dead_letters("a"), lambda: control.discard_dead_letters("a")
         ],
         "publisher": [lambda: publisher.send(b"x"), lambda: publisher.send_many([b"x"])],
         "subscriber": [
-            subscriber.front, subscriber.pop,
+            subscriber.front, subscriber.pop, subscriber.extend_lease,
             enter(subscriber.receive),
             enter(subscriber.receive_to_top),
             enter(subscriber.receive_many), lambda: next(iter(subscriber.messages(timeout=0)))

@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import tempfile
-from typing import Callable, Dict, List, Optional, Set, Tuple, Type, TypeVar
+from typing import Callable, List, Optional, Set, Tuple, Type
 
 import hypothesis
 import pytest
@@ -19,27 +19,14 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.log import RUN_US_MAX
-from tests.machine import Handle, Interrupted, Machine, Opened, first_of, listed, payloads_of, pickled, within
+from tests.machine import (RULES, WHICH, Handle, Interrupted, Opened, first_of, is_shared, listed, payloads_of, pickled,
+                           uses, within)
+from tests.machine_shared import WORKERS, SharedMachine
+from tests.model_shared import PolicyPlace
 
-RuleFunction = TypeVar("RuleFunction", bound=Callable[..., object])
-
-#: The rules that say that they use a public method.
-RULES: Dict[str, List[Callable[..., object]]] = {}
-
-
-def uses(*methods: str) -> Callable[[RuleFunction], RuleFunction]:
-    """Note that a rule uses these public methods."""
-
-    def note(function: RuleFunction) -> RuleFunction:
-        for method in methods:
-            RULES.setdefault(method, []).append(function)
-        return function
-
-    return note
-
-
-WHICH = st.integers(0, 5)  # one of a list, counted round
 NAMES = st.sampled_from(["a", "b", "data_db"])
+#: Also the one that workers share.
+ALL_NAMES = st.sampled_from(["a", "b", "data_db", WORKERS])
 STRATEGIES = st.sampled_from(Strategy)
 DURABILITIES = st.sampled_from([Durability.PROCESS_CRASH] * 3 + [Durability.POWER_LOSS])
 HIGH_WATERMARKS = st.builds(HighWaterMark,
@@ -57,7 +44,7 @@ MEANWHILE = st.sampled_from(["nothing"] * 3 +
                             ["error", "send", "take", "clear", "expire", "remove", "replace", "close"])
 
 
-class QueueMachine(Machine):
+class QueueMachine(SharedMachine):
     """One queue; Environments, publishers and subscribers that come and go; a clock that does what clocks do."""
 
     # pylint: disable=too-many-public-methods  # one per thing that can be done
@@ -91,7 +78,8 @@ class QueueMachine(Machine):
             opened.control.status()
         assert opened.control.closed
         opened.control = opened.environment.new_control(sorted(names), high_watermark, strategy, durability)
-        model.write()
+        if names or high_watermark or strategy or durability:
+            model.write()
         for name in sorted(names):
             model.add(name)
         model.high_watermark = high_watermark or model.high_watermark
@@ -162,7 +150,7 @@ class QueueMachine(Machine):
                 payloads = self.payloads([8])
                 assert [environment.new_publisher().send(payloads[0])] == self.model.put(payloads)
             elif first == "front":
-                for name in sorted(self.model.places):
+                for name in [name for name, place in sorted(self.model.places.items()) if not is_shared(place)]:
                     assert environment.new_subscriber(name).front() == first_of(self.model.look(name))
         self.open(self.path)
 
@@ -188,7 +176,6 @@ class QueueMachine(Machine):
         else:
             with pickled(opened.environment) as environment:
                 control = environment.new_control() if kind == "environment" else pickled(opened.control)
-                self.model.write()
                 self.compare(control)
 
     # Subscribers and publishers
@@ -202,7 +189,7 @@ class QueueMachine(Machine):
         self.model.add(name)
         self.open_subscriber(which, name)
 
-    @rule(which=WHICH, name=NAMES)
+    @rule(which=WHICH, name=ALL_NAMES)
     @uses("Control.remove_subscriber")
     def remove_subscriber(self, which: int, name: str) -> None:
         """What only a removed subscriber awaited goes; nobody can open it any more."""
@@ -399,6 +386,9 @@ class QueueMachine(Machine):
             with contextlib.suppress(Interrupted), handle.subscriber.receive_many(timeout=0) as received:
                 assert received == expected
                 raise Interrupted
+            if expected:
+                found = [message.id for message in self.model.look(handle.subscriber.identifier)]
+                self.model.fail(handle.subscriber.identifier, handle.number, found)
 
     # Removing
 
@@ -409,15 +399,18 @@ class QueueMachine(Machine):
         went = self.some(which).control.prune_dangling_messages()
         assert went == self.model.keep(self.model.young(self.model.log), "timeout")
 
-    @rule(which=WHICH, name=NAMES)
+    @rule(which=WHICH, name=ALL_NAMES)
     @uses("Control.prune_all_messages_for")
     def prune_all_messages_for(self, which: int, name: str) -> None:
         """A subscriber moves to the end of the queue."""
         control, model = self.some(which).control, self.model
         self.agree(lambda: control.prune_all_messages_for(name), name in model.places,
-                   lambda: len(model.young(model.awaited(name))))
+                   lambda: len(model.young(model.awaited(name)) + model.outside(name)))
         if name in model.places:
-            model.take(name, model.places[name].number, model.next_id - 1)
+            place = model.places[name]
+            if isinstance(place, PolicyPlace):
+                place.entries, place.outside = {}, {}
+            model.take(name, place.number, model.next_id - 1)
 
     @precondition(lambda self: self.model.log)
     @rule(which=WHICH)
@@ -448,7 +441,12 @@ class QueueMachine(Machine):
             with persipubsub.new_environment(name) as environment, environment.new_control() as copied:
                 assert copied.check() == ()
                 self.compare(copied)
-                for identifier in self.model.places:
+                for identifier, place in self.model.places.items():
+                    if isinstance(place, PolicyPlace):
+                        self.compare_dead_letters(copied, identifier)
+                        pending = copied.status().subscribers[identifier].pending
+                        assert copied.prune_all_messages_for(identifier) == pending
+                        continue
                     with environment.new_subscriber(identifier).receive_many(timeout=0) as received:
                         assert received == payloads_of(self.model.young(self.model.awaited(identifier)))
                 assert copied.status().messages == 0
