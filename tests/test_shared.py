@@ -1,11 +1,19 @@
 """Shared subscribers: claims, acknowledgements, retries and leases, by a clock that the tests move."""
 
+import collections
+import concurrent.futures
+import contextlib
 import logging
-from typing import Any, Callable, List, Optional
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any, Callable, Dict, List, Optional, Type
 
 import pytest
 
-from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors
+import persipubsub
+from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, recovery
 from persipubsub.dead_letters import DeadLetter
 
 MakeEnvironment = Callable[..., Environment]
@@ -297,3 +305,187 @@ def test_the_oldest_dead_letters_go_with_a_warning(opened: Queue, caplog: pytest
     assert ["oldest were deleted, 1" in record.getMessage() for record in caplog.records] == [True, True]
     opened.share(max_deliveries=1, dead_letters_max=1)
     assert [letter.payload for letter in opened.dead()] == [b"3"]
+
+
+def test_recovery_hands_out_again_what_was_in_flight(opened: Queue) -> None:
+    """A recovered queue keeps how messages are shared, and begins with the first one that nobody has acknowledged."""
+    opened.send(b"1", b"2", b"3")
+    assert received(opened.worker()) == b"1"
+    assert held(opened.worker()) == [b"2"]
+    opened.environment.close()
+    recovery.recover(opened.environment.path)
+    with persipubsub.new_environment(opened.environment.path) as environment:
+        assert environment.new_control().check() == ()
+        with environment.new_subscriber("workers").receive_many(timeout=0) as msgs:
+            assert msgs == [b"2", b"3"]
+
+
+# In real time
+
+
+def test_a_waiting_worker_is_woken_when_a_lease_ends(new_environment: MakeEnvironment) -> None:
+    """Nobody sends, and a waiting worker has the message of a dead one as soon as its lease has ended."""
+    environment = new_environment(durability=Durability.PROCESS_CRASH)
+    environment.new_control().add_subscriber("workers", shared=True, lease_s=0.2)
+    environment.new_publisher().send(b"1")
+    assert held(environment.new_subscriber("workers")) == [b"1"]
+    start = time.monotonic()
+    with environment.new_subscriber("workers").receive(timeout=60) as msg:
+        assert msg == b"1"
+    # A sleep without a deadline would take a second.
+    assert 0.15 < time.monotonic() - start < 0.9
+
+
+def test_a_waiting_worker_is_woken_by_what_is_given_back(new_environment: MakeEnvironment) -> None:
+    """A waiting worker has a message as soon as another one gives it back."""
+    environment = new_environment(durability=Durability.PROCESS_CRASH)
+    environment.new_control().add_subscriber("workers", shared=True, retry_delay_s=0)
+    environment.new_publisher().send(b"1")
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        with contextlib.suppress(Failed), environment.new_subscriber("workers").receive() as msg:
+            waiting = threads.submit(list, environment.new_subscriber("workers").messages(timeout=5))
+            raise Failed(str(msg))
+        assert waiting.result() == [b"1"]
+
+
+# Who limits its deliveries without being shared
+
+
+def test_a_message_that_always_raises_stops_nobody(new_environment: MakeEnvironment) -> None:
+    """A plain subscriber with max_deliveries gets over a message that always fails, which becomes a dead letter."""
+    environment = new_environment("plain")
+    control, plain = environment.new_control(), environment.new_subscriber("plain")
+    control.add_subscriber("plain", max_deliveries=2)
+    environment.new_publisher().send_many([b"1", b"2"])
+    assert [failed(plain), failed(plain), received(plain)] == [b"1", b"1", b"2"]
+    letter, = control.dead_letters("plain")
+    assert (letter.payload, letter.reason, letter.deliveries) == (b"1", "raised", 2)
+    assert letter.error_type.endswith("Failed") and letter.error_text == "no b'1'"
+    assert control.requeue_dead_letters("plain") == 1
+    assert received(plain) == b"1" and control.status().messages == 0
+
+
+def test_requeued_messages_go_to_their_subscriber_only(opened: Queue) -> None:
+    """A requeued dead letter, also a long one, comes again to its own subscriber, and to no other one."""
+    opened.share(max_deliveries=1)
+    opened.control.add_subscriber("other")
+    opened.send(bytes(200_000))
+    assert failed(opened.worker()) == bytes(200_000)
+    other = opened.environment.new_subscriber("other")
+    assert received(other) == bytes(200_000)
+    assert opened.control.requeue_dead_letters("workers", [1, 2]) == 1
+    assert received(other) is None
+    assert failed(opened.worker()) == bytes(200_000)
+    assert [letter.id for letter in opened.dead()] == [1]
+    assert opened.control.discard_dead_letters("workers") == 1
+
+
+# Settings
+
+
+def test_an_open_plain_subscriber_that_becomes_shared(new_environment: MakeEnvironment) -> None:
+    """A plain subscriber that becomes shared keeps its place; who has it open learns that it is another one."""
+    environment = new_environment("a")
+    control, plain = environment.new_control(), environment.new_subscriber("a")
+    environment.new_publisher().send_many([b"1", b"2"])
+    assert received(plain) == b"1"
+    control.add_subscriber("a", shared=True)
+    with pytest.raises(errors.UnknownSubscriberError):
+        received(plain)
+    shared = environment.new_subscriber("a")
+    with shared.receive(timeout=0) as msg:
+        assert msg == b"2"
+        with pytest.raises(errors.ArgumentError, match="in flight"):
+            control.add_subscriber("a", shared=False)
+    control.add_subscriber("a", shared=False)
+    assert received(environment.new_subscriber("a")) is None
+
+
+@pytest.mark.parametrize("kind, wrong", [
+    (errors.ArgumentTypeError, {
+        "shared": 1
+    }),
+    (errors.ArgumentTypeError, {
+        "shared": True,
+        "lease_s": "30"
+    }),
+    (errors.ArgumentTypeError, {
+        "max_deliveries": 1.5
+    }),
+    (errors.ArgumentError, {
+        "shared": True,
+        "lease_s": 0
+    }),
+    (errors.ArgumentError, {
+        "shared": True,
+        "lease_s": float("nan")
+    }),
+    (errors.ArgumentError, {
+        "max_deliveries": 0
+    }),
+    (errors.ArgumentError, {
+        "lease_s": 30
+    }),
+    (errors.ArgumentError, {
+        "dead_letters_max": 10
+    }),
+    (errors.ArgumentError, {
+        "shared": True,
+        "retry_delay_s": 5,
+        "retry_delay_max_s": 4
+    }),
+])
+def test_settings_that_cannot_be(kind: Type[Exception], wrong: Dict[str, Any], opened: Queue) -> None:
+    """Settings of a wrong type, outside their limits, or of another kind of subscriber are refused, by name."""
+    with pytest.raises(kind) as raised:
+        opened.control.add_subscriber("new", **wrong)
+    assert any(name in str(raised.value) for name in wrong)
+    assert "new" not in opened.control.status().subscribers
+    for ids in ("1", 1, [True]):
+        with pytest.raises(errors.ArgumentTypeError):
+            opened.control.requeue_dead_letters("workers", ids)  # type: ignore[arg-type]  # on purpose
+
+
+# Workers that die
+
+WORKER = """
+import sys, time, persipubsub
+subscriber = persipubsub.new_environment(sys.argv[1]).new_subscriber("workers")
+log = open(sys.argv[2], "ab", buffering=0)
+for _ in iter(int, 1):
+    with subscriber.receive_many(10, timeout=1) as msgs:
+        log.write(b"".join(b"r %s\\n" % msg for msg in msgs))
+        time.sleep(0.02)  # its work
+    log.write(b"".join(b"a %s\\n" % msg for msg in msgs))
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_lose_nothing(new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
+    """However workers die, each message is acknowledged by one of them, and comes again at most once for each death."""
+    messages, workers = 3000, 4
+    environment = new_environment(durability=Durability.PROCESS_CRASH)
+    control = environment.new_control()
+    control.add_subscriber("workers", shared=True, lease_s=0.5, max_deliveries=100)
+    environment.new_publisher().send_many([b"%d" % number for number in range(messages)])
+    running: List["subprocess.Popen[bytes]"] = []
+    logs, deaths, deadline = 0, 0, time.monotonic() + 60
+    while control.status().messages and time.monotonic() < deadline:
+        while len(running) < workers:
+            logs += 1
+            # pylint: disable-next=consider-using-with  # each is killed, and waited for, below
+            running.append(subprocess.Popen([sys.executable, "-c", WORKER, environment.path, tmp_path / f"log{logs}"]))
+        time.sleep(0.2)  # how long a worker lives
+        deaths += 1
+        running[0].kill()
+        running.pop(0).wait()
+    for process in running:
+        process.kill()
+        process.wait()
+    lines = [line.split() for file in tmp_path.glob("log*") for line in file.read_bytes().splitlines()]
+    received_times = collections.Counter(number for what, number in lines if what == b"r")
+    acknowledged = collections.Counter(number for what, number in lines if what == b"a")
+    assert control.check() == () and not list(control.dead_letters("workers"))
+    assert control.status().subscribers["workers"].taken == messages == len(received_times)
+    assert max(acknowledged.values()) == 1 and deaths >= 5
+    assert sum(received_times.values()) - messages <= 10 * deaths
