@@ -6,12 +6,14 @@ never waits for the disk or for other processes.
 When an ``await`` has ended, by its result, by an error or by a cancellation, nothing of it goes on in the background.
 """
 
+import functools
 from types import TracebackType
 from typing import (Any, AsyncContextManager, AsyncGenerator, Callable, Generic, Iterable, List, Optional, Sequence,
                     Tuple, Type, TypeVar)
 
 from persipubsub import arguments, clock
 from persipubsub.bridge import Bridge, Recorder
+from persipubsub.deliveries import Settled
 from persipubsub.publisher import Publisher
 from persipubsub.queue import Sent
 from persipubsub.subscriber import RECEIVE_BYTES_MAX, Receipt, Subscriber
@@ -101,9 +103,9 @@ class AsyncPublisher(Generic[Msg]):
 class AsyncReceipt(Generic[T]):
     """What an ``async with`` block receives: taken when the block ends, kept if it raises or is cancelled."""
 
-    def __init__(self, wait: Callable[[], Any], take: Callable[[Receipt[T]], Any]) -> None:
+    def __init__(self, wait: Callable[[], Any], end: "Callable[[Callable[[], object], bool], Any]") -> None:
         self._wait = wait
-        self._take = take
+        self._end = end
         self._receipt: Optional[Receipt[T]] = None
 
     async def __aenter__(self) -> T:
@@ -113,8 +115,9 @@ class AsyncReceipt(Generic[T]):
 
     async def __aexit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                         traceback: Optional[TracebackType]) -> None:
-        if exc_type is None and self._receipt is not None:
-            await self._take(self._receipt)
+        receipt = self._receipt
+        if receipt is not None:
+            await self._end(lambda: receipt.__exit__(exc_type, exc, traceback), exc is not None)
 
 
 def _is_one(value: object) -> bool:
@@ -195,16 +198,16 @@ class AsyncSubscriber(Generic[Msg]):
             found = receipt._found
             if not msgs or found is None:
                 return
-            finished, ids = 0, found.ids
+            leave, finished, begun = functools.partial(self._subscriber._leave, found), 0, 0
             try:
-                for number, msg in enumerate(msgs, 1):
+                for msg in msgs:
                     if clock.boottime_us() > found.expires_us:
                         break  # some have expired while the loop was at others before them: look again
+                    begun += 1
                     yield msg
-                    finished = number
+                    finished = begun
             finally:
-                if finished:
-                    await self._take(lambda: self._subscriber._take(ids[:finished]))
+                await self._end(functools.partial(leave, finished, begun), begun > finished)
 
     async def front(self) -> Optional[Msg]:
         """Look at the next message without taking it; None if there is none.
@@ -223,11 +226,17 @@ class AsyncSubscriber(Generic[Msg]):
         for write in await self._bridge.read(lambda: self._recorder.recorded(self._subscriber.pop)):
             await self._bridge.write(write, withdraws=True)
 
+    async def extend_lease(self) -> None:
+        """Have the lease of all messages that this object of a shared subscriber holds begin again now.
+
+        :raise PersipubsubError: as :meth:`Subscriber.extend_lease`
+        """
+        await self._end(self._subscriber.extend_lease, False)
+
     def _receipt(self, look: Callable[[], Receipt[Any]], found: Callable[[Any], bool],
                  timeout: Optional[float]) -> AsyncReceipt[Any]:
         timeout = arguments.timeout(timeout)
-        return AsyncReceipt(lambda: self._wait(look, found, timeout),
-                            lambda receipt: self._take(lambda: receipt.__exit__(None, None, None)))
+        return AsyncReceipt(lambda: self._wait(look, found, timeout), self._end)
 
     async def _wait(self, look: Callable[[], Receipt[T]], found: Callable[[T], bool],
                     timeout: Optional[float]) -> Tuple[Receipt[T], T]:
@@ -236,12 +245,26 @@ class AsyncSubscriber(Generic[Msg]):
             receipt = look()
             return receipt, receipt.__enter__()  # pylint: disable=unnecessary-dunder-call  # its exit comes later
 
-        return await self._bridge.wait_for(enter, lambda entered: found(entered[1]), timeout)
+        def give_back(entered: Tuple[Receipt[T], T]) -> None:
+            receipt, msgs = entered
+            if found(msgs):
+                self._bridge.write_later(self._recorder.recorded(receipt.give_back))
 
-    async def _take(self, call: Callable[[], object]) -> None:
-        """Take what a call wants to take. It is not withdrawn: the program has done what it took the messages for."""
-        for write in self._recorder.recorded(call):
-            await self._bridge.write(write, withdraws=False)
+        return await self._bridge.wait_for(enter, lambda entered: found(entered[1]), timeout, give_back)
+
+    async def _end(self, call: Callable[[], object], fails: bool) -> None:
+        """Write what a call wants to write. It is not withdrawn: the program has done its work on the messages.
+
+        :param call: of the subscriber
+        :param fails: whether it says that the work has failed. Then it looks whether such failures are counted
+        """
+        off_loop = fails and not self._subscriber._subscription.shared
+        writes = await self._bridge.read(lambda: self._recorder.recorded(call)) if off_loop else \
+            self._recorder.recorded(call)
+        for write in writes:
+            settled: Optional[Settled] = await self._bridge.write(write, withdraws=False)
+            if settled is not None:
+                self._subscriber._end(settled)
 
     def close(self) -> None:
         """Close the subscriber; more than once is fine. Who waits gets ``ClosedError`` within a second."""

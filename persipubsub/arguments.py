@@ -21,6 +21,7 @@ STRETCH_MESSAGES = 1000
 MESSAGE_TYPE_BYTES_MAX = 1000
 #: Names with dots between them.
 MESSAGE_TYPE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+MESSAGE_ID_END = 2**63
 #: Longer timeouts are this one, so that time can be reckoned with them: 30 years.
 TIMEOUT_S_MAX = 1e9
 
@@ -291,3 +292,21 @@ def at_least_one(name: str, value: object) -> int:
     if value < 1:
         raise errors.ArgumentError(f"{name} must be at least 1, got {value}.")
     return value
+
+
+def message_ids(values: object) -> Optional[List[int]]:
+    """Give message ids as a list; None stands for all.
+
+    :raise ArgumentTypeError: it is not an iterable of ints
+    """
+    if values is None:
+        return None
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise errors.ArgumentTypeError(
+            f"ids must be an iterable of message ids, got {type(values).__name__}: for one, give a list of one.")
+    ids = list(values)
+    for value in ids:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise errors.ArgumentTypeError(f"A message id must be an int, got {type(value).__name__}.")
+    # No other number is an id: records have no room for it.
+    return [value for value in ids if 0 <= value < MESSAGE_ID_END]

@@ -15,16 +15,20 @@ they became known before it or later; and what is published after that look ends
 
 import asyncio
 import collections
+import contextlib
 import copy
 import os
 import threading
 from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional, Sequence, TypeVar
 
-from persipubsub import deduplication, queue, subscriber
+from persipubsub import deduplication, failures, leases, queue, subscriber
 from persipubsub.delayed import DelayedMessage, Due
+from persipubsub.deliveries import Settled
+from persipubsub.delivery_records import Failure
 from persipubsub.engine import Engine, Watch
 from persipubsub.handle import Handle
 from persipubsub.queue import Batch, Found, Sent, Subscription
+from persipubsub.transaction import Transaction
 from persipubsub.writer import Outcome, Write
 
 T = TypeVar("T")
@@ -39,10 +43,10 @@ class Port:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.outgoing: List["Job"] = []  # of this turn of the loop
-        self._arrived: Deque[Callable[[], None]] = collections.deque()
+        self._arrived: Deque[Callable[[], object]] = collections.deque()
         self._called = False  # whether the loop will see what has arrived
 
-    def post(self, callback: Callable[[], None]) -> None:
+    def post(self, callback: Callable[[], object]) -> None:
         """Have a function called on the loop. Any thread may call this; where the loop is closed, nothing happens."""
         self._arrived.append(callback)
         if not self._called:
@@ -109,17 +113,20 @@ def _own(error: Exception) -> Exception:
 class Look(Generic[T]):
     """A task that waits for what a look into the queue finds."""
 
-    def __init__(self, port: Port, look: Callable[[], T], found: Callable[[T], bool] = lambda _: True) -> None:
+    def __init__(self, port: Port, look: Callable[[], T], found: Callable[[T], bool],
+                 give_back: Callable[[T], object]) -> None:
         """Prepare to look.
 
         :param port: of the loop of the task
         :param look: gives what there is; called on any thread
         :param found: tells whether that is what the task waits for
+        :param give_back: what becomes of that where the task does not want it any more; called on the loop
         """
         self.port = port
         self.future: "asyncio.Future[T]" = port.loop.create_future()
         self._look = look
         self._found = found
+        self.give_back = give_back
 
     def run(self, final: bool) -> bool:
         """Look, and tell whether the task has its answer.
@@ -134,21 +141,17 @@ class Look(Generic[T]):
             self.fail(error)
             return True
         if final or self._found(result):
-            self._post(self.future.set_result, result)
+            self._post(lambda: self.future.set_result(result), lambda: self.give_back(result))
             return True
         return False
 
     def fail(self, error: Exception) -> None:
         """Raise an error where the task waits."""
-        self._post(self.future.set_exception, error)
+        self._post(lambda: self.future.set_exception(error), lambda: None)
 
-    def _post(self, setter: Callable[[Any], None], value: object) -> None:
-
-        def run() -> None:
-            if not self.future.done():  # else it was cancelled, or another look was faster
-                setter(value)
-
-        self.port.post(run)
+    def _post(self, answer: Callable[[], object], give_back: Callable[[], object]) -> None:
+        # The task may be cancelled meanwhile, or another look be faster.
+        self.port.post(lambda: give_back() if self.future.done() else answer())
 
 
 class Worker(Generic[T]):
@@ -298,6 +301,11 @@ class Bridge:
         port.outgoing.append(job)
         return await job.result(withdraws)
 
+    def write_later(self, writes: Iterable[Write]) -> None:
+        """Commit writes for which no task waits, where the machine has a thread for it."""
+        with contextlib.suppress(RuntimeError):
+            self._own_threads().writing.give([Job(self._port(), write) for write in writes])
+
     def _flush(self, port: Port) -> None:
         jobs, port.outgoing = port.outgoing, []
         try:
@@ -311,20 +319,29 @@ class Bridge:
         """Run a look off the loop."""
         return await self.wait_for(look, lambda _: True, 0)
 
-    async def wait_for(self, look: Callable[[], T], found: Callable[[T], bool], timeout: Optional[float]) -> T:
+    async def wait_for(self,
+                       look: Callable[[], T],
+                       found: Callable[[T], bool],
+                       timeout: Optional[float],
+                       give_back: Callable[[T], object] = lambda _: None) -> T:
         """Look into the queue until something is found or the time is over.
 
         :param look: gives what there is; called on any thread
         :param found: tells whether that is something
         :param timeout: seconds to wait; 0 looks once, None waits for ever
+        :param give_back: what becomes of what was found where the task was cancelled meanwhile; called on the loop
         :return: what the last look gave
         """
         port, threads = self._port(), self._own_threads()
-        waiting = Look(port, look, found)
+        waiting = Look(port, look, found, give_back)
         threads.reading.give([lambda: threads.begin(waiting, final=timeout == 0)])
         timer = None if not timeout else port.loop.call_later(timeout, threads.end, waiting)
         try:
             return await waiting.future
+        except asyncio.CancelledError:
+            if not waiting.future.cancelled() and waiting.future.exception() is None:
+                give_back(waiting.future.result())  # the cancellation came between the answer and its arrival
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
@@ -382,6 +399,35 @@ class Recorder(threading.local):
     def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
         """Note that messages are taken."""
         self._writes.append(Write(lambda txn: queue.take(txn, subscription, ids, skipping)))
+
+    def counts_failures(self, subscription: Subscription) -> bool:
+        """Tell whether a subscriber that is not shared has its failures counted."""
+        return self._engine.counts_failures(subscription)
+
+    def fail(self, subscription: Subscription, ids: Sequence[int], failure: Failure) -> Settled:
+        """Note that a block raised which was handed messages."""
+        return self._settle(lambda txn: failures.fail(txn, subscription, ids, failure))
+
+    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+        """Hand messages out to one worker, at once."""
+        return self._engine.claim(subscription, max_messages, max_bytes)
+
+    def acknowledge(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
+        """Note that a worker takes messages."""
+        return self._settle(lambda txn: leases.acknowledge(txn, subscription, ids, token))
+
+    def give_back(self, subscription: Subscription, ids: Sequence[int], token: bytes,
+                  failure: Optional[Failure]) -> Settled:
+        """Note that a worker gives messages back."""
+        return self._settle(lambda txn: leases.give_back(txn, subscription, ids, token, failure))
+
+    def extend(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
+        """Note that the lease of messages is to begin anew."""
+        return self._settle(lambda txn: leases.extend(txn, subscription, ids, token))
+
+    def _settle(self, operation: Callable[[Transaction], Settled]) -> Settled:
+        self._writes.append(Write(operation))
+        return Settled()  # who writes it learns what it has come to
 
     def subscribe(self, identifier: bytes) -> Subscription:
         """Find a subscriber, or raise UnknownSubscriberError."""

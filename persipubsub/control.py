@@ -2,21 +2,30 @@
 
 import datetime
 import functools
+import logging
 import os
 import pathlib
-from typing import TYPE_CHECKING, Iterator, Tuple, Union
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, List, Optional, Tuple, Union
 
 import icontract
 
-from persipubsub import arguments, errors, files, invariants, queue, replay, status
+from persipubsub import arguments, dead_letters, errors, files, invariants, policies, queue, replay, status
 from persipubsub.configuration import Configuration, HighWaterMark, Strategy
+from persipubsub.dead_letters import DeadLetter
 from persipubsub.handle import Handle
 from persipubsub.invariants import Violation
+from persipubsub.records import Place
 from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus
+from persipubsub.transaction import Transaction
 
 if TYPE_CHECKING:
     from persipubsub.environment import Environment
+
+#: So much of the dead letters is read in one transaction.
+DEAD_LETTERS_AT_ONCE_MAX = 100
+DEAD_LETTERS_AT_ONCE_BYTES_MAX = 1024**2
+_LOGGER = logging.getLogger(__name__)
 
 
 def _closed_error(self: "Control") -> errors.ClosedError:
@@ -46,17 +55,45 @@ class Control:
         return files.is_queue(self._environment.path)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
-    def add_subscriber(self, identifier: str, start: Union[str, datetime.datetime] = "latest") -> None:
-        """Add a subscriber, which gets what is sent from then on, or before. One that exists stays as it is.
+    def add_subscriber(self,
+                       identifier: str,
+                       start: Union[str, datetime.datetime] = "latest",
+                       shared: Optional[bool] = None,
+                       lease_s: Optional[float] = None,
+                       max_deliveries: Optional[int] = None,
+                       retry_delay_s: Optional[float] = None,
+                       retry_delay_max_s: Optional[float] = None,
+                       dead_letters_max: Optional[int] = None) -> None:
+        """Add a subscriber, which gets what is sent from then on, or before; or change how messages are handed to it.
+
+        What is left out stays as stored, or is the default. A subscriber of which nothing but the identifier is given
+        stays as it is, and one that exists stays at its place. One that becomes shared, or ceases to be, keeps its
+        place; whoever has it open gets UnknownSubscriberError and opens it anew.
 
         :param identifier: 1 to 255 bytes of UTF-8 without NUL
-        :param start: ``"latest"``; ``"earliest"`` for all that is stored; or a time with a timezone, for what is stored
-            of all that was sent from then on, and perhaps in the 10 ms before
+        :param start: of a new one: ``"latest"``; ``"earliest"`` for all that is stored; or a time with a timezone, for
+            what is stored of all that was sent from then on, and perhaps in the 10 ms before
+        :param shared: whether its workers share its messages, so that each message goes to one of them; default False
+        :param lease_s: of a shared one: seconds after which a message that is neither acknowledged nor given back goes
+            to another worker; 0.01 to 10 ** 9, default 30
+        :param max_deliveries: how often a message is handed out before it becomes a dead letter; 1 to 10 ** 9, default
+            5; default without limit for one that is not shared, of which only those count whose block raised
+        :param retry_delay_s: of a shared one: seconds until a message comes again whose block raised; doubled each
+            time; 0 to 10 ** 9, default 1
+        :param retry_delay_max_s: of a shared one: the longest such delay; default 60
+        :param dead_letters_max: how many dead letters it keeps, the latest by message id; 1 to 1,000,000, default
+            10,000
         :raise ArgumentTypeError: an argument of the wrong type
-        :raise ArgumentError: outside the limits, or a time without a timezone
+        :raise ArgumentError: outside the limits, a time without a timezone, not for this kind of subscriber, or another
+            kind than that of one that has messages in flight, or dead letters
         """
         encoded, position = arguments.identifier(identifier), arguments.position("start", start, "latest", ids=False)
-        self._handle.change(lambda txn: replay.add_subscriber(txn, encoded, position))
+        given = policies.delivering(shared, lease_s, max_deliveries, retry_delay_s, retry_delay_max_s, dead_letters_max)
+        dropped = self._handle.change(lambda txn: replay.add_subscriber(txn, encoded, position, given))
+        if dropped:
+            _LOGGER.warning(
+                "The subscriber %r of the queue at %s had too many dead letters: the oldest were deleted, %d.",
+                identifier, self._environment.path, dropped)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)
@@ -64,7 +101,8 @@ class Control:
         """Move a subscriber back, so that it gets again what is still stored; give how many messages it then awaits.
 
         One that is behind already stays where it is: it is never moved on. A message that was handed out before and is
-        taken afterwards moves it on only if nothing before that message would be skipped.
+        taken afterwards moves it on only if nothing before that message would be skipped. What workers of a shared
+        subscriber hold behind the place is theirs no more.
 
         :param identifier: of the subscriber
         :param to: a message id; ``"earliest"`` for all that is stored; or a time with a timezone, for what is stored of
@@ -176,6 +214,59 @@ class Control:
 
     def _configure(self, configuration: Configuration) -> None:
         self._handle.change(lambda txn: queue.configure(txn, configuration, ()))
+
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    def dead_letters(self, identifier: str) -> Iterator[DeadLetter]:
+        """Iterate over the dead letters of a subscriber, in the order in which they were sent.
+
+        They are read a few at a time; those that come or go meanwhile may be there or not.
+
+        :raise UnknownSubscriberError: there is no such subscriber
+        """
+        encoded = arguments.identifier(identifier)
+        number = self._handle.read(lambda txn: queue.subscribe(txn, encoded)).number
+        return self._dead_letters(number)
+
+    def _dead_letters(self, number: int) -> Iterator[DeadLetter]:
+        start = 0
+
+        def read(txn: Transaction) -> List[DeadLetter]:
+            return dead_letters.read(txn, number, start, DEAD_LETTERS_AT_ONCE_MAX, DEAD_LETTERS_AT_ONCE_BYTES_MAX)
+
+        while found := self._handle.read(read):
+            yield from found
+            start = found[-1].id + 1
+
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.ensure(lambda result: result >= 0)
+    def requeue_dead_letters(self, identifier: str, ids: Optional[Iterable[int]] = None) -> int:
+        """Hand dead letters out again to their subscriber, and to no other one, as if for the first time.
+
+        :param ids: message ids; those that are none of its dead letters are passed over. None for all
+        :return: how many dead letters there were among them
+        :raise ArgumentTypeError: an argument of the wrong type
+        :raise UnknownSubscriberError: there is no such subscriber
+        """
+        return self._change_dead_letters(
+            identifier, ids, lambda txn, place, chosen: dead_letters.requeue(txn, place, chosen, queue.now_us(txn)))
+
+    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.ensure(lambda result: result >= 0)
+    def discard_dead_letters(self, identifier: str, ids: Optional[Iterable[int]] = None) -> int:
+        """Delete dead letters of a subscriber. Arguments, result and errors are those of requeue_dead_letters."""
+        return self._change_dead_letters(identifier, ids, dead_letters.discard)
+
+    def _change_dead_letters(self, identifier: str, ids: Optional[Iterable[int]],
+                             change: Callable[[Transaction, Place, Optional[List[int]]], Tuple[Place, int]]) -> int:
+        encoded, chosen = arguments.identifier(identifier), arguments.message_ids(ids)
+
+        def operation(txn: Transaction) -> int:
+            place, count = change(txn, queue.own_place(txn, queue.subscribe(txn, encoded)), chosen)
+            if count:
+                txn.put_place(encoded, place)
+            return count
+
+        return self._handle.change(operation)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def status(self) -> QueueStatus:

@@ -1,8 +1,10 @@
 """What publishers and subscribers ask of a queue. The seam behind which another engine could store the messages."""
 
-from typing import Protocol, Sequence
+from typing import Optional, Protocol, Sequence
 
 from persipubsub.delayed import DelayedMessage, Due
+from persipubsub.deliveries import Settled
+from persipubsub.delivery_records import Failure
 from persipubsub.queue import Batch, Found, Sent, Subscription
 
 
@@ -45,6 +47,27 @@ class Engine(Protocol):
 
     def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
         """Take messages that a subscriber was handed out, and those before them: read before, or skipped."""
+
+    def counts_failures(self, subscription: Subscription) -> bool:
+        """Tell whether a subscriber that is not shared has its failures counted."""
+
+    def fail(self, subscription: Subscription, ids: Sequence[int], failure: Failure) -> Settled:
+        """Count that a block raised which was handed messages. To be called only where failures are counted."""
+
+    # Of shared subscribers
+
+    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+        """Hand messages out to one worker, for as long as the lease of the subscriber."""
+
+    def acknowledge(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
+        """Take messages that a worker has claimed."""
+
+    def give_back(self, subscription: Subscription, ids: Sequence[int], token: bytes,
+                  failure: Optional[Failure]) -> Settled:
+        """Give messages back, which counts as a delivery if there was a failure."""
+
+    def extend(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
+        """Have the lease of messages begin now."""
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait; the bound holds where the wait has to poll."""

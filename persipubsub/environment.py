@@ -13,6 +13,7 @@ from persipubsub.control import Control
 from persipubsub.handle import Handle
 from persipubsub.publisher import Publisher
 from persipubsub.subscriber import Subscriber
+from persipubsub.worker import SharedSubscriber
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -204,8 +205,10 @@ class Environment:
         :raise FormatError: the files there are not a queue of this version
         :raise ClosedError: the Environment is closed
         """
-        codec = self._codec(message_type)
-        return self._keep(Subscriber(self, self._opened(), identifier, codec))
+        codec, opened = self._codec(message_type), self._opened()
+        subscription = opened.subscribe(arguments.identifier(identifier))
+        kind = SharedSubscriber if subscription.shared else Subscriber
+        return self._keep(kind(self, opened, identifier, subscription, codec))
 
     def _codec(self, message_type: "Optional[Type[M]]") -> "Optional[Codec[M]]":
         """Give what makes bytes of messages of a type, which the queue must take; None for bytes."""

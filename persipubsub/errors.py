@@ -15,6 +15,7 @@
      +-- ReentryError                        a signal handler or finalizer in the midst of its thread's use
      +-- ForkError                           a process forked in the midst of a transaction uses the queue
      +-- EmptyError (LookupError)            pop() where nothing is pending
+     +-- SubscriberKindError (TypeError)     a method that this kind of subscriber, shared or not, does not have
      |
      |  the state of the queue: set it up, or look at who changed it
      +-- NotInitializedError                 no queue at this path
@@ -22,6 +23,7 @@
      +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed meanwhile
      +-- DecodeError (ValueError)            a message that is not of the subscriber's message type
      +-- TooManyDelayedError                 as many delayed messages as the high-water mark lets be
+     +-- LeaseLostError                      messages of a shared subscriber that are another worker's now
      +-- InUseError                          it is open, and what is to be done needs it closed
      |
      |  the place: the path, its permissions, its files
@@ -52,6 +54,7 @@ __all__ = [
     "ForkError",
     "FormatError",
     "InUseError",
+    "LeaseLostError",
     "MessageTooLargeError",
     "MessageTypeError",
     "NotInitializedError",
@@ -61,6 +64,7 @@ __all__ = [
     "ReentryError",
     "ReplacedError",
     "StorageError",
+    "SubscriberKindError",
     "TooManyDelayedError",
     "UnknownSubscriberError",
 ]
@@ -113,12 +117,23 @@ class EmptyError(PersipubsubError, LookupError):
     """Raised by ``Subscriber.pop`` when nothing is pending. Look with ``front()`` first, or receive with a timeout."""
 
 
+class SubscriberKindError(PersipubsubError, TypeError):
+    """Raised when a method makes no sense for a shared subscriber, or only for one. The message names another one."""
+
+
 class NotInitializedError(PersipubsubError):
     """Raised when there is no queue at the path. Set it up with ``Environment.new_control`` once, at deployment."""
 
 
 class TooManyDelayedError(PersipubsubError):
     """Raised when as many messages are delayed as the high-water mark lets be. Cancel some, wait, or raise the mark."""
+
+
+class LeaseLostError(PersipubsubError):
+    """Raised when a worker acknowledges or extends messages that it no longer holds, since their lease had ended.
+
+    Another worker was given them, so they may be worked on twice. Give a longer lease, or call ``extend_lease``.
+    """
 
 
 class InUseError(PersipubsubError):

@@ -5,10 +5,12 @@ import os
 import pathlib
 import threading
 import time
-from typing import Callable, Dict, Iterator, List, Sequence, Set, Tuple, TypeVar
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
 
-from persipubsub import clock, deduplication, delayed, errors, files, filesystem, lock_watch, queue
+from persipubsub import clock, deduplication, delayed, errors, failures, files, filesystem, leases, lock_watch, queue
 from persipubsub.delayed import DelayedMessage, Due
+from persipubsub.deliveries import Settled
+from persipubsub.delivery_records import Failure
 from persipubsub.engine import Watch
 from persipubsub.gate import LOOK_S, Closer
 from persipubsub.queue import Batch, Found, Sent, Subscription
@@ -21,7 +23,7 @@ from persipubsub.writer import Outcome, Write, Writer
 T = TypeVar("T")
 
 
-class Handle:
+class Handle:  # pylint: disable=too-many-public-methods  # one per thing that an engine does
     """The LMDB engine of a queue: see :class:`persipubsub.engine.Engine`. Made by :func:`acquire`."""
 
     def __init__(self, path: pathlib.Path, key: Tuple[int, int]) -> None:
@@ -110,6 +112,41 @@ class Handle:
     def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
         """Take messages that a subscriber was handed out."""
         self._writer.run(lambda txn: queue.take(txn, subscription, ids, skipping))
+
+    def counts_failures(self, subscription: Subscription) -> bool:
+        """Tell whether a subscriber that is not shared has its failures counted."""
+        return self._storage.read(lambda txn: failures.are_counted(txn, subscription))
+
+    def fail(self, subscription: Subscription, ids: Sequence[int], failure: Failure) -> Settled:
+        """Count that a block raised which was handed messages."""
+        return self._writer.run(lambda txn: failures.fail(txn, subscription, ids, failure))
+
+    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+        """Hand messages out to one worker."""
+        dropped = 0
+        while True:
+            # In a read transaction: most of those who wait find nothing.
+            due_us = self._storage.read(lambda txn: leases.due_us(txn, subscription))
+            if due_us > clock.boottime_us():
+                self._storage.require_files()  # nothing would ever come
+                return queue.NOTHING._replace(due_us=due_us, dropped=dropped)
+            found = self._writer.run(lambda txn: leases.claim(txn, subscription, max_messages, max_bytes))
+            dropped += found.dropped
+            if found.ids:
+                return found._replace(dropped=dropped)
+
+    def acknowledge(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
+        """Take messages that a worker has claimed."""
+        return self._writer.run(lambda txn: leases.acknowledge(txn, subscription, ids, token))
+
+    def give_back(self, subscription: Subscription, ids: Sequence[int], token: bytes,
+                  failure: Optional[Failure]) -> Settled:
+        """Give messages back that a worker has claimed."""
+        return self._writer.run(lambda txn: leases.give_back(txn, subscription, ids, token, failure))
+
+    def extend(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
+        """Have the lease of messages begin now."""
+        return self._writer.run(lambda txn: leases.extend(txn, subscription, ids, token))
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait."""

@@ -5,8 +5,10 @@ import itertools
 import struct
 from typing import Iterator, List, NamedTuple, Tuple
 
-from persipubsub import arguments, queue, records
+from persipubsub import arguments, dead_letters, errors, queue, records
 from persipubsub.configuration import Durability, Strategy, require_retention_within_timeout, stored_high_watermark
+from persipubsub.delivery_records import REQUEUED
+from persipubsub.records import Place, Policy
 from persipubsub.transaction import Transaction
 
 INVARIANTS = {
@@ -17,10 +19,15 @@ INVARIANTS = {
     "I3": "every message lies in the range of exactly one run, and the running totals of runs agree",
     "I4": "no place is beyond the next id",
     "I5": "the ranges of runs do not overlap",
-    "I6": "every entry of index_db belongs to a subscriber",
+    "I6": "every entry of index_db, due_db, letter_db and dead_letter_db belongs to a subscriber with a policy",
     "I7": "the configuration is one that can be set",
-    "I8": "an entry of index_db is below the next of its subscriber",
+    "I8":
+    "an entry of index_db is below the next of its subscriber if that is shared, otherwise not; or it is requeued",
     "I9": "every part belongs to a long message, and every long message has all its parts",
+    "I10": "due_db holds exactly when the messages of the index of shared subscribers can be claimed",
+    "I11": "every letter is either dead or has an entry in index_db as requeued, and all of both have a whole letter",
+    "I12":
+    "a subscriber's record counts what it has in the index and its dead letters, of which there are not too many",
     "I13": "the delayed messages are counted, the first due time is that of the first, and each has all its parts",
     "I14": "once_db and once_order_db hold the same, of messages that were sent",
 }
@@ -38,7 +45,7 @@ class Violation(NamedTuple):
 
 def check(txn: Transaction) -> Tuple[Violation, ...]:
     """Read the whole queue and give all violations; none means that all is well."""
-    parts = (_configuration, _places, _messages, _runs, _index, _delayed, _once)
+    parts = (_configuration, _places, _messages, _runs, _owners, _deliveries, _delayed, _once)
     return tuple(Violation(*found) for part in parts for found in _readable(part(txn)))
 
 
@@ -49,7 +56,7 @@ def _readable(found: _Found) -> _Found:
     """Have a record that cannot be decoded be a violation like the others."""
     try:
         yield from found
-    except (struct.error, ValueError, LookupError, OverflowError) as error:
+    except (struct.error, ValueError, LookupError, OverflowError, errors.DamagedError) as error:
         yield "I0", f"{type(error).__name__}: {error}"
 
 
@@ -69,7 +76,7 @@ def _configuration(txn: Transaction) -> _Found:
 def _places(txn: Transaction) -> _Found:
     places = [place for _, place in txn.places()]
     counted = dict(txn.place_counts())
-    if counted != collections.Counter(place.next_id for place in places):
+    if counted != collections.Counter(dead_letters.position(txn, place) for place in places):
         yield "I1", f"{counted} for {places}"
     numbers = [place.number for place in places]
     if len(set(numbers)) != len(numbers) or max(numbers, default=0) >= txn.header.next_subscriber_number:
@@ -124,13 +131,42 @@ def _runs(txn: Transaction) -> _Found:
         yield "I3", f"the totals of the log tell {counted} messages, there are {queue.live_messages(txn)}"
 
 
-def _index(txn: Transaction) -> _Found:
-    next_ids = {place.number: place.next_id for _, place in txn.places()}
-    for number, message_id in txn.index():
-        if number not in next_ids:
-            yield "I6", f"message {message_id} of subscriber number {number}"
-        elif message_id >= next_ids[number]:
-            yield "I8", f"message {message_id} of subscriber number {number}"
+def _owners(txn: Transaction) -> _Found:
+    with_policy = {place.number for _, place in txn.places() if place.policy is not None}
+    for name, key in txn.delivery_keys():
+        number = int.from_bytes(key[:4], "big")
+        if number not in with_policy:
+            yield "I6", f"{name}: {key.hex()} of subscriber number {number}"
+
+
+def _deliveries(txn: Transaction) -> _Found:
+    for _, place in txn.places():
+        if place.policy is not None:
+            yield from _deliveries_of(txn, place, place.policy)
+
+
+def _deliveries_of(txn: Transaction, place: Place, policy: Policy) -> _Found:
+    entries = dict(txn.deliveries(place).all())
+    for message_id in entries:
+        if message_id < REQUEUED and (message_id < place.next_id) != policy.shared:
+            yield "I8", f"message {message_id} of subscriber number {place.number}, next {place.next_id}"
+    due = sorted((entry.due_us, message_id) for message_id, entry in entries.items()) if policy.shared else []
+    found = list(txn.deliveries(place).due())
+    if due != found:
+        yield "I10", f"{found[:10]} for {due[:10]} of subscriber number {place.number}"
+    requeued = {message_id - REQUEUED for message_id in entries if message_id >= REQUEUED}
+    letters = txn.letters(place.number)
+    dead, stored = list(letters.dead_ids()), list(letters.ids())
+    if sorted([*dead, *requeued]) != stored:
+        yield "I11", f"letters {stored[:10]}, dead {dead[:10]}, requeued {sorted(requeued)[:10]}"
+    for message_id in stored:
+        letters.get(message_id)
+    for message_id in dead:
+        letters.death(message_id)
+    in_flight = len(entries) - len(requeued) if policy.shared else 0
+    counted = (place.in_flight, place.requeued, place.dead_letters)
+    if counted != (in_flight, len(requeued), len(dead)) or len(dead) > policy.dead_letters_max:
+        yield "I12", f"{(in_flight, len(requeued), len(dead))}, counted are {counted}, of {policy.dead_letters_max}"
 
 
 def _delayed(txn: Transaction) -> _Found:

@@ -49,6 +49,9 @@ METRICS = (
            "Time since the oldest message that the subscriber has not taken was sent; 0 if there is none."),
     Metric("persipubsub_subscriber_taken_messages_total", _COUNTER, _SUBSCRIBER,
            "Messages that the subscriber has taken since it was added."),
+    Metric("persipubsub_subscriber_in_flight_messages", _GAUGE, _SUBSCRIBER,
+           "Pending messages that workers of the subscriber hold or have given back, or that were requeued."),
+    Metric("persipubsub_subscriber_dead_letters", _GAUGE, _SUBSCRIBER, "Dead letters of the subscriber."),
 )
 
 
@@ -144,3 +147,5 @@ def _samples(found: QueueStatus) -> Iterator[_Sample]:
         yield _Sample("persipubsub_subscriber_pending_messages", one.pending, [identifier])
         yield _Sample("persipubsub_subscriber_oldest_pending_age_seconds", one.oldest_pending_age_s or 0, [identifier])
         yield _Sample("persipubsub_subscriber_taken_messages_total", one.taken, [identifier])
+        yield _Sample("persipubsub_subscriber_in_flight_messages", one.in_flight, [identifier])
+        yield _Sample("persipubsub_subscriber_dead_letters", one.dead_letters, [identifier])

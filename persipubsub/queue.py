@@ -16,10 +16,11 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import icontract
 
-from persipubsub import clock, errors, retention
+from persipubsub import clock, dead_letters, errors, retention
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy
+from persipubsub.delivery_records import REQUEUED
 from persipubsub.log import joins
-from persipubsub.records import NEVER_US, Header, Place, Run, bytes_between
+from persipubsub.records import NEVER_US, Header, Place, Policy, Run, bytes_between
 from persipubsub.transaction import Transaction
 
 __all__ = ["Durability", "HighWaterMark", "Strategy"]
@@ -403,6 +404,7 @@ class Subscription(NamedTuple):
 
     identifier: bytes
     number: int
+    shared: bool = False
 
 
 def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
@@ -416,20 +418,20 @@ def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
         raise errors.UnknownSubscriberError(
             f"The queue has no subscriber {identifier.decode()!r}; it has: {names}. "
             "Add it with Control.add_subscriber, or give it to Environment.new_control.")
-    return Subscription(identifier, place.number)
+    return Subscription(identifier, place.number, place.policy is not None and place.policy.shared)
 
 
 # What holds afterwards is looked at in the same transaction: others may change it in the next one.
 
 
 @icontract.ensure(lambda txn, identifier: txn.place(identifier) is not None, enabled=icontract.SLOW)
-def add_subscriber(txn: Transaction, identifier: bytes) -> bool:
-    """Add a subscriber at the end of the queue; tell whether it was missing."""
+def add_subscriber(txn: Transaction, identifier: bytes, policy: Optional[Policy] = None) -> bool:
+    """Add a subscriber at the end of the queue; tell whether it was missing. One that exists stays as it is."""
     if txn.place(identifier) is not None:
         return False
     header = txn.header
     next_id = txn.log().next_id()
-    txn.put_place(identifier, Place(header.next_subscriber_number, next_id))
+    txn.put_place(identifier, Place(header.next_subscriber_number, next_id, policy=policy))
     txn.count_place(next_id, 1)
     txn.put_header(header._replace(next_subscriber_number=header.next_subscriber_number + 1))
     return True
@@ -458,7 +460,9 @@ def clear_subscribers(txn: Transaction) -> int:
 
 def _remove_place(txn: Transaction, identifier: bytes, place: Place) -> None:
     txn.delete_place(identifier)
-    txn.count_place(place.next_id, -1)
+    txn.count_place(dead_letters.position(txn, place), -1)
+    if place.policy is not None:
+        dead_letters.remove_all(txn, place)
     txn.published = True  # who waits as this subscriber must learn that it is gone
 
 
@@ -471,8 +475,12 @@ class Found(NamedTuple):
     ids: Sequence[int]
     payloads: List[bytes]
     expired: bool = False
-    expires_us: int = 0  # time since boot after which the first of them has expired
-    due_us: int = NEVER_US  # time since boot at which a delayed message is due, or NEVER_US
+    expires_us: int = 0  # time since boot after which the first of them has expired, or is another worker's
+    # Time since boot at which there may be something though nobody sends: a delayed message, or, where nothing was
+    # found, one that another worker holds.
+    due_us: int = NEVER_US
+    token: bytes = b""  # of the claim of a shared subscriber, which they are then
+    dropped: int = 0  # so many dead letters went, since they became too many
 
 
 NOTHING = Found((), [])
@@ -483,7 +491,14 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    start = max(own_place(txn, subscription).next_id, txn.header.first)
+    place = own_place(txn, subscription)
+    start = max(place.next_id, txn.header.first)
+    if place.policy is not None:
+        requeued = dead_letters.next_requeued(txn, place)
+        if requeued is not None:
+            return Found([requeued[0]], [requeued[1]], expires_us=NEVER_US)
+        if dead_letters.failed_before(txn, place, start):
+            max_messages = 1  # alone, so that those that came with it do not fail with it again
     ids, payloads = txn.messages(start, max_messages, max_bytes)
     found = _unexpired(txn, ids, payloads) if ids else NOTHING
     return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
@@ -502,15 +517,24 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
 
 def _with_due_time(txn: Transaction, found: Found) -> Found:
     """Say when something is due: now, if time does not go on yet, because nobody has written since the boot."""
+    return found._replace(due_us=delayed_until_us(txn))
+
+
+def delayed_until_us(txn: Transaction) -> int:
+    """Give the time since boot at which the first delayed message is due; NEVER_US where there is none.
+
+    It is 0 where time does not go on yet, because nobody has written since the boot.
+    """
     header = txn.header
-    return found._replace(due_us=max(0, header.next_due_us -
-                                     header.clock_offset_us) if header.boot_id == clock.boot_id() else 0)
+    if header.next_due_us == NEVER_US:
+        return NEVER_US
+    return max(0, header.next_due_us - header.clock_offset_us) if header.boot_id == clock.boot_id() else 0
 
 
 def own_place(txn: Transaction, subscription: Subscription) -> Place:
-    """Give a subscriber's record.
+    """Give the record of a subscriber as it was opened.
 
-    :raise UnknownSubscriberError: it was removed
+    :raise UnknownSubscriberError: it was removed, also if one of that name was added again
     """
     place = txn.place(subscription.identifier)
     if place is None or place.number != subscription.number:
@@ -539,33 +563,47 @@ def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], skipp
     place, last_id = txn.place(subscription.identifier), ids[-1]
     if place is None or place.number != subscription.number or place.next_id > last_id:
         return
+    if last_id >= REQUEUED:
+        txn.put_place(subscription.identifier, dead_letters.settle(txn, place, ids))
+        return
     if place.next_id < ids[0] and not skipping and first_live_id(txn, place.next_id) < ids[0]:
         return  # it was moved back meanwhile: it wants to have them all again
+    if place.policy is not None:
+        dead_letters.forget_below(txn, place, last_id + 1)
     taken = len(ids) - bisect.bisect_left(ids, place.next_id)
     if skipping:
         log = txn.log()
         taken += max(0, log.messages_before(ids[0]) - log.messages_before(first_live_id(txn, place.next_id)))
-    _move(txn, subscription.identifier, place, last_id + 1, taken)
+    move(txn, subscription.identifier, place._replace(next_id=last_id + 1, taken=place.taken + taken), place.next_id,
+         last_id + 1)
 
 
 @icontract.ensure(lambda txn, identifier: not count_from(txn, txn.place(identifier).next_id)[0], enabled=icontract.SLOW)
 def take_all(txn: Transaction, identifier: bytes) -> int:
     """Move a subscriber to the end of the queue; give how many messages it no longer gets.
 
+    What workers hold is theirs no more.
+
     :raise UnknownSubscriberError: there is none
     """
     place = own_place(txn, subscribe(txn, identifier))
-    pending, _ = count_from(txn, max(place.next_id, first_unexpired_id(txn, now_us(txn))))
+    start, before = first_unexpired_id(txn, now_us(txn)), dead_letters.position(txn, place)
+    pending, _ = count_from(txn, max(place.next_id, start))
+    if place.policy is not None:
+        pending += dead_letters.awaited(txn, place, max(start, first_live_id(txn))).messages
+        place = dead_letters.forget(txn, place)
     next_id = txn.log().next_id()
-    if place.next_id < next_id:
-        _move(txn, identifier, place, next_id)
+    move(txn, identifier, place._replace(next_id=next_id), before, next_id)
     return pending
 
 
-def _move(txn: Transaction, identifier: bytes, place: Place, next_id: int, taken: int = 0) -> None:
-    txn.put_place(identifier, place._replace(next_id=next_id, taken=place.taken + taken))
-    txn.count_place(place.next_id, -1)
-    txn.count_place(next_id, 1)
+def move(txn: Transaction, identifier: bytes, place: Place, before: int, after: int) -> None:
+    """Store a subscriber whose place was at one id and is now at another one."""
+    txn.put_place(identifier, place)
+    if before == after:
+        return
+    txn.count_place(before, -1)
+    txn.count_place(after, 1)
     floor = txn.floor()
-    if floor is not None and floor > place.next_id:
+    if floor is not None and floor > before:
         remove_below(txn, retention.bound(txn, now_us(txn)) if txn.header.retention_us else floor)

@@ -13,16 +13,23 @@ sub-database        key                         value
                     message                     next id is that behind its messages
 ``pending_db``      message id P                how many subscribers have their place at P
 ``subscriber_db``   identifier                  :class:`Place`
-``index_db``        subscriber number, id       (room for messages handed out but not yet taken)
+``index_db``        subscriber number, id       what became of a message that was handed out and not yet taken
+``due_db``          subscriber number, time,    (empty) when the message of that entry of ``index_db`` is given
+                    id                          to another worker
+``letter_db``       subscriber number, id,      a payload that lies outside the log: of a dead letter, or of one
+                    part number                 that was requeued
+``dead_letter_db``  subscriber number, id       why the message became a dead letter
 ``delayed_db``      due time, number, part      a delayed message, in parts as in ``data_db`` and ``chunk_db``
 ``once_db``         deduplication id            :class:`Once`: the message that was sent with it
 ``once_order_db``   time, message id            the deduplication id that the message was sent with then
 ==================  ==========================  ======================================================
+
+The values of ``index_db``, ``letter_db`` and ``dead_letter_db`` are in :mod:`persipubsub.delivery_records`.
 """
 
 import functools
 import struct
-from typing import Iterator, NamedTuple, Sequence, Tuple
+from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
 
 FORMAT_VERSION = 1
 FORMAT_KEY = b"format"
@@ -36,7 +43,6 @@ PART_BYTES = 65520
 
 NUMBER = struct.Struct(">Q")
 PART_KEY = struct.Struct(">QI")
-INDEX_KEY = struct.Struct(">IQ")
 DELAYED_KEY = struct.Struct(">QQI")
 ONCE_ORDER_KEY = struct.Struct(">QQ")
 #: The due time of a message that is never due: ``Header.next_due_us`` where none is delayed.
@@ -155,26 +161,48 @@ def bytes_between(first: Run, second: Run) -> int:
     return (second.bytes_before - first.bytes_before) & _UINT64
 
 
+class Policy(NamedTuple):
+    """How often, and for how long, messages are handed out to a subscriber that is shared or limits its deliveries."""
+
+    shared: bool
+    max_deliveries: int
+    dead_letters_max: int
+    lease_us: int = 0  # this and what follows: of a shared one
+    retry_delay_us: int = 0
+    retry_delay_max_us: int = 0
+
+
 class Place(NamedTuple):
     """A subscriber's number, which is never given again, and the first id that was never handed out to it for good."""
 
     number: int
     next_id: int
     taken: int = 0  # how many messages it has taken; modulo 2 ** 64
+    policy: Optional[Policy] = None  # with it, ...
+    in_flight: int = 0  # how many messages before `next_id` a shared one has not taken
+    requeued: int = 0  # how many messages outside the log it awaits
+    dead_letters: int = 0
 
 
 _PLACE = struct.Struct(">IQQ")
 PLACE_BYTES = _PLACE.size
+_POLICY = struct.Struct(">?IIQQQQQQ")
+PLACE_WITH_POLICY_BYTES = PLACE_BYTES + _POLICY.size
 
 
 def decode_place(value: bytes) -> Place:
     """Decode a value of ``subscriber_db``."""
-    return Place(*_PLACE.unpack(value))
+    if len(value) != PLACE_WITH_POLICY_BYTES:
+        return Place(*_PLACE.unpack(value))
+    number, next_id, taken = _PLACE.unpack_from(value)
+    *policy, in_flight, requeued, dead_letters = _POLICY.unpack_from(value, PLACE_BYTES)
+    return Place(number, next_id, taken, Policy(*policy), in_flight, requeued, dead_letters)
 
 
 def encode_place(place: Place) -> bytes:
     """Encode a value of ``subscriber_db``."""
-    return _PLACE.pack(place.number, place.next_id, place.taken & _UINT64)
+    value = _PLACE.pack(place.number, place.next_id, place.taken & _UINT64)
+    return value if place.policy is None else value + _POLICY.pack(*place.policy, *place[4:])
 
 
 class Once(NamedTuple):

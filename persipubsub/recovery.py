@@ -123,7 +123,7 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         self.delayed = 0
         self._found = found
         self._progress = progress
-        self._places = places = _numbered(found.places)
+        self._places = places = _numbered(found.recovered_places())
         header, first_run = fresh(Configuration())
         if found.header is not None:
             header = found.header

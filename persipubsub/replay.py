@@ -12,8 +12,9 @@ import datetime
 import itertools
 from typing import List, NamedTuple, Optional
 
-from persipubsub import clock, queue
+from persipubsub import clock, dead_letters, policies, queue
 from persipubsub.log import RUN_US_MAX
+from persipubsub.policies import Delivering
 from persipubsub.transaction import Transaction
 
 #: So much of the history is read in one transaction; one message in any case.
@@ -49,10 +50,19 @@ EARLIEST = Position(message_id=0)
 LATEST = Position(message_id=2**64 - 1)
 
 
-def add_subscriber(txn: Transaction, identifier: bytes, start: Position) -> None:
-    """Add a subscriber at a position, or where what is stored begins; one that exists stays as it is."""
-    if queue.add_subscriber(txn, identifier):
+def add_subscriber(txn: Transaction, identifier: bytes, start: Position, given: Delivering) -> int:
+    """Add a subscriber at a position, or where what is stored begins; or change how messages are handed out to it.
+
+    One that exists stays at its place.
+
+    :return: how many of its dead letters went, since they became too many
+    :raise ArgumentError: what is given does not fit to the subscriber
+    """
+    is_new = txn.place(identifier) is None
+    dropped = policies.apply(txn, identifier, given)
+    if is_new:
         rewind(txn, identifier, start)
+    return dropped
 
 
 def rewind(txn: Transaction, identifier: bytes, position: Position) -> int:
@@ -66,11 +76,12 @@ def rewind(txn: Transaction, identifier: bytes, position: Position) -> int:
     kept_id = queue.first_kept_id(txn, queue.now_us(txn))
     start = queue.first_live_id(txn, max(position.resolved(txn), kept_id))
     if start < place.next_id:
-        txn.put_place(identifier, place._replace(next_id=start))
-        txn.count_place(place.next_id, -1)
-        txn.count_place(start, 1)
+        before = dead_letters.position(txn, place)
+        place = dead_letters.forget_from(txn, place, start)._replace(next_id=start)
+        queue.move(txn, identifier, place, before, dead_letters.position(txn, place))
         txn.published = True
-    return queue.count_from(txn, max(min(start, place.next_id), kept_id))[0]
+    pending, _ = queue.count_from(txn, max(place.next_id, kept_id))
+    return pending if place.policy is None else pending + dead_letters.awaited(txn, place, kept_id).messages
 
 
 def span(txn: Transaction, start: Position, end: Position) -> range:

@@ -11,6 +11,7 @@ import sys
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from persipubsub import arguments, errors, page_walk, records, schedule
+from persipubsub.delivery_records import ENTRY_KEY
 from persipubsub.page_walk import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
 from persipubsub.records import Header, Once, Place, Run
 from persipubsub.transaction import SubDatabases
@@ -45,6 +46,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self.header: Optional[Header] = None
         self.message_type: Optional[str] = None
         self.places: Dict[bytes, Place] = {}
+        self.first_in_flight: Dict[int, int] = {}  # by the number of the subscriber
         self.runs: Dict[int, Run] = {}
         self.messages: Dict[int, Where] = {}
         self._parts: Dict[Tuple[int, int], Where] = {}
@@ -142,7 +144,8 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             return "queue_db"
         sizes = {node.size_bytes for node in nodes}
         lengths = {len(node.key) for node in nodes}
-        if sizes == {records.PLACE_BYTES} and all(_is_identifier(node.key) for node in nodes):
+        if sizes <= {records.PLACE_BYTES, records.PLACE_WITH_POLICY_BYTES} and all(
+                _is_identifier(node.key) for node in nodes):
             return "subscriber_db"
         if any(node.key[:1] != b"\0" for node in nodes):
             return None  # deduplication ids, perhaps; what goes with them is in once_order_db as well
@@ -210,7 +213,12 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             if not _is_identifier(key) or place.next_id >= ID_MAX:
                 raise ValueError("no subscriber")
             # The later one: it is on the disk because somebody took what is before it.
-            self.places[key] = max(place, self.places.get(key, place))
+            self.places[key] = max(place,
+                                   self.places.get(key, place),
+                                   key=lambda one: (one.number, one.next_id, one.taken))
+        elif name == "index_db":
+            number, message_id = ENTRY_KEY.unpack(key)
+            self.first_in_flight[number] = min(message_id, self.first_in_flight.get(number, message_id))
         elif name == "queue_db":
             self._keep_setting(key, self._file.value(page, node))
 
@@ -221,6 +229,21 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
                 self.header = header
         elif key == records.MESSAGE_TYPE_KEY and self.message_type is None:
             self.message_type = arguments.message_type(value.decode())
+
+    def recovered_places(self) -> Dict[bytes, Place]:
+        """Give all subscribers, each where nothing is left out that it has not taken.
+
+        A shared one begins with the first message that was in flight, or, where nobody knows which that was, with the
+        first one there is. What it has taken behind that comes again. Its dead letters are not recovered.
+        """
+        first_id = min(self.messages, default=ID_MAX)
+        found = {}
+        for identifier, place in self.places.items():
+            if place.policy is not None and place.policy.shared:
+                start = self.first_in_flight.get(place.number, ID_MAX) if "index_db" in self._found else first_id
+                place = place._replace(next_id=min(place.next_id, start))
+            found[identifier] = place._replace(in_flight=0, requeued=0, dead_letters=0)
+        return found
 
     def payload(self, message_id: int) -> bytes:
         """Read a message that was found.

@@ -4,8 +4,9 @@ import dataclasses
 import pathlib
 from typing import Mapping, Optional, Tuple
 
-from persipubsub import queue
+from persipubsub import dead_letters, queue
 from persipubsub.configuration import Durability, HighWaterMark, Strategy, stored_high_watermark, stored_seconds
+from persipubsub.records import Place
 from persipubsub.transaction import Transaction
 
 
@@ -22,6 +23,11 @@ class SubscriberStatus:
     #: How many messages it has taken since it was added: handed out and acknowledged, or skipped by ``pop`` or
     #: ``receive_to_top``. One that came again after an error or a crash counts once.
     taken: int
+    #: How many of the pending messages are not just to be handed out next: those that workers of a shared subscriber
+    #: hold, or have given back; and dead letters that were requeued.
+    in_flight: int
+    #: Number of its dead letters.
+    dead_letters: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +102,18 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
         age_us = max(0, now_us - txn.log().at(first_id).time_us)
         return messages, age_us / 1e6 if messages else None
 
+    def plain(place: Place) -> SubscriberStatus:
+        return SubscriberStatus(place.next_id, *counted(place.next_id), place.taken, 0, 0)
+
+    def with_policy(place: Place) -> SubscriberStatus:
+        """Tell of one that awaits messages before its next, or outside the log."""
+        pending, age_s = counted(place.next_id)
+        earlier = dead_letters.awaited(txn, place, max(kept_id, queue.first_live_id(txn)))
+        if earlier.oldest_us is not None:
+            age_s = max(age_s or 0, (now_us - earlier.oldest_us) / 1e6)
+        return SubscriberStatus(place.next_id, pending + earlier.messages, age_s, place.taken, earlier.messages,
+                                place.dead_letters)
+
     messages, oldest_age_s = counted(0)
     awaited, _ = (0, None) if floor is None else counted(floor)
     return QueueStatus(path=path,
@@ -116,6 +134,6 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
                        deduplication_max=header.deduplication_max,
                        delayed=header.delayed,
                        subscribers={
-                           identifier.decode(): SubscriberStatus(place.next_id, *counted(place.next_id), place.taken)
+                           identifier.decode(): plain(place) if place.policy is None else with_policy(place)
                            for identifier, place in txn.places()
                        })

@@ -1,13 +1,16 @@
 """Receiving messages."""
 
+import logging
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
 
 from persipubsub import arguments, clock, errors
+from persipubsub.deliveries import Settled
+from persipubsub.delivery_records import Failure, failure_of
 from persipubsub.engine import Engine, Watch
 from persipubsub.publisher import Msg
-from persipubsub.queue import Found
+from persipubsub.queue import Found, Subscription
 from persipubsub.records import NEVER_US
 
 if TYPE_CHECKING:
@@ -22,6 +25,10 @@ SLEEP_S_MAX = 1.0
 APPENDING_S_MAX = 0.05
 #: More retries are this many, so that time can be reckoned with them.
 RETRIES_MAX = 10**9
+
+#: What is noted of a message at which a loop over messages() ended: a break and an exception look alike from there.
+LEFT = Failure("GeneratorExit", "The loop over messages() was left, by an exception or a break.")
+_LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -46,9 +53,20 @@ class Receipt(Generic[T]):
 
     def __exit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                  traceback: Optional[TracebackType]) -> None:
-        if exc_type is None and self._found is not None and self._found.ids:
+        found = self._found
+        if found is None or not found.ids:
+            return
+        # pylint: disable=protected-access  # of this module
+        if exc is None:
+            self._subscriber._take(found, len(found.ids), self._skipping)
+        elif not self._skipping:
+            self._subscriber._fail(found, exc)
+
+    def give_back(self) -> None:
+        """Have what was received be as if it had not been: for who could not even begin to work on it."""
+        if self._found is not None and self._found.ids:
             # pylint: disable-next=protected-access  # of this module
-            self._subscriber._take(self._found.ids, self._skipping)
+            self._subscriber._leave(self._found, 0, 0)
 
 
 # Any: in the place of the payloads stand messages where the subscriber has a type, see Subscriber._reading.
@@ -84,12 +102,13 @@ class Subscriber(Generic[Msg]):
                  environment: "Environment",
                  engine: Engine,
                  identifier: str,
+                 subscription: Subscription,
                  codec: "Optional[Codec[Any]]" = None) -> None:
         self._environment = environment
         self._engine = engine
         self._identifier = identifier
+        self._subscription = subscription
         self._codec = codec  # None: messages are bytes
-        self._subscription = engine.subscribe(arguments.identifier(identifier))
         self._closed = False
 
     @property
@@ -120,9 +139,9 @@ class Subscriber(Generic[Msg]):
         """
 
         def look() -> Found:
-            return self._engine.look_at_top(self._subscription)
+            return self._decoded(self._engine.look_at_top(self._subscription))
 
-        return Receipt(self, self._waiting(self._reading(look), timeout, retries), _one, skipping=True)
+        return Receipt(self, self._waiting(look, timeout, retries), _one, skipping=True)
 
     def receive_many(self,
                      max_messages: int = 1000,
@@ -164,16 +183,23 @@ class Subscriber(Generic[Msg]):
             found = wait()
             if not found.ids:
                 return
-            finished = 0
+            finished = begun = 0
             try:
-                for count, payload in enumerate(found.payloads, 1):
+                for payload in found.payloads:
                     if clock.boottime_us() > found.expires_us:
                         break  # some have expired while the loop was at others before them: look again
+                    begun += 1
                     yield payload
-                    finished = count
+                    finished = begun
             finally:
-                if finished:
-                    self._take(found.ids[:finished])
+                self._leave(found, finished, begun)
+
+    def _leave(self, found: Found, finished: int, begun: int) -> None:
+        """Take the first messages of a batch, whose turn of the loop has ended; the next one may have begun."""
+        if finished:
+            self._take(found, finished)
+        if begun > finished and not self._closed:
+            self._count_failure(found.ids[finished:begun], LEFT)
 
     def front(self) -> Optional[Msg]:
         """Look at the next message without taking it; None if there is none.
@@ -183,8 +209,8 @@ class Subscriber(Generic[Msg]):
         :raise ClosedError: the subscriber or its Environment is closed
         """
         self._require_open()
-        found: Optional[Msg] = _one(self._next(1)())
-        return found
+        message: Optional[Msg] = _one(self._decoded(self._engine.look(self._subscription, 1, RECEIVE_BYTES_MAX)))
+        return message
 
     def pop(self) -> None:
         """Take the next message without reading it.
@@ -198,24 +224,73 @@ class Subscriber(Generic[Msg]):
         if not found.ids:
             raise errors.EmptyError(f"Nothing is pending for the subscriber {self._identifier!r}. "
                                     "Look with front(), or receive with a timeout.")
-        self._take(found.ids)
+        self._take(found, len(found.ids))
+
+    def extend_lease(self) -> None:
+        """Have the lease of all messages that this object of a shared subscriber holds begin again now.
+
+        :raise LeaseLostError: some are another worker's; the leases of the others begin again
+        :raise SubscriberKindError: the subscriber is not shared, so that its messages have no lease
+        :raise ClosedError: the subscriber or its Environment is closed
+        """
+        self._require_open()
+        raise errors.SubscriberKindError(
+            f"The subscriber {self._identifier!r} is not shared: its messages have no lease. "
+            "See Control.add_subscriber.")
 
     def _next(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Callable[[], Found]:
 
         def look() -> Found:
             return self._engine.look(self._subscription, max_messages, max_bytes)
 
+        def read() -> Found:
+            found = look()
+            try:
+                return self._decoded(found)
+            except errors.DecodeError as error:
+                self._fail(found._replace(ids=found.ids[:1]), error)
+                raise
+
         # No call where there is nothing to do: this is done for every message.
-        return look if self._codec is None else self._reading(look)
+        return look if self._codec is None else read
 
-    def _reading(self, look: Callable[[], Found]) -> Callable[[], Found]:
-        """Give a look that finds messages in the place of payloads, if the subscriber has a type."""
+    def _decoded(self, found: Found) -> Found:
+        """Put messages in the place of payloads, if the subscriber has a type."""
         codec = self._codec
-        return look if codec is None else lambda: codec.decoded(look(), self._identifier, self._environment.path)
+        return found if codec is None else codec.decoded(found, self._identifier, self._environment.path)
 
-    def _take(self, ids: Sequence[int], skipping: bool = False) -> None:
+    def _take(self, found: Found, count: int, skipping: bool = False) -> None:
+        """Take the first messages of what was found."""
         self._require_open()
-        self._engine.take(self._subscription, ids, skipping)
+        self._engine.take(self._subscription, found.ids[:count], skipping)
+
+    def _fail(self, found: Found, error: BaseException) -> None:
+        """Do what is to be done when the block raises which received messages."""
+        if isinstance(error, Exception) and not self._closed:
+            self._count_failure(found.ids, failure_of(error))
+
+    def _count_failure(self, ids: Sequence[int], failure: Failure) -> None:
+        if self._engine.counts_failures(self._subscription):
+            self._end(self._engine.fail(self._subscription, ids, failure))
+
+    def _end(self, settled: Settled) -> None:
+        """Say what became of messages, beside what was wanted.
+
+        :raise LeaseLostError: some were another worker's
+        """
+        self._warn(settled.dropped)
+        if settled.lost:
+            raise errors.LeaseLostError(
+                f"{len(settled.lost)} messages are no longer held for the subscriber {self._identifier!r}, the first "
+                f"of them {settled.lost[0]}: their lease had ended, and another worker was given them, or they were "
+                "pruned. Give a longer lease_s with Control.add_subscriber, or call extend_lease() in time.")
+
+    def _warn(self, dropped: int) -> None:
+        """Say that dead letters were deleted: nobody should find out by missing them."""
+        if dropped:
+            _LOGGER.warning(
+                "The subscriber %r of the queue at %s has too many dead letters: the oldest were deleted, %d.",
+                self._identifier, self._environment.path, dropped)
 
     def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
         """Give a function that looks until something is found or the time is over."""

@@ -7,6 +7,7 @@ import itertools
 from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import errors, records
+from persipubsub.deliveries import Deliveries, Letters
 from persipubsub.log import Log
 from persipubsub.once import SentOnce
 from persipubsub.records import Header, Place, pack_id, unpack_id
@@ -32,6 +33,9 @@ class SubDatabases(NamedTuple):
     delayed_db: "lmdb._Database"
     once_db: "lmdb._Database"
     once_order_db: "lmdb._Database"
+    due_db: "lmdb._Database"
+    letter_db: "lmdb._Database"
+    dead_letter_db: "lmdb._Database"
 
 
 class Transaction:  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
@@ -336,9 +340,28 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         cursor = self._txn.cursor(self._dbs.pending_db)
         return [(unpack_id(key), records.NUMBER.unpack(value)[0]) for key, value in cursor]
 
-    def index(self) -> List[Tuple[int, int]]:
-        """List all keys of ``index_db``: subscriber number and message id."""
-        return [records.INDEX_KEY.unpack(key) for key in self._txn.cursor(self._dbs.index_db).iternext(values=False)]
+    # Messages that were handed out and not yet taken
+
+    def deliveries(self, place: Place) -> Deliveries:
+        """Give the entries of a subscriber with a policy."""
+        cursor = self._txn.cursor
+        shared = place.policy is not None and place.policy.shared
+        return Deliveries(place.number, shared, cursor(self._dbs.index_db), cursor(self._dbs.due_db))
+
+    def letters(self, number: int) -> Letters:
+        """Give the messages that a subscriber has outside the log."""
+        cursor = self._txn.cursor
+        return Letters(number, cursor(self._dbs.letter_db), cursor(self._dbs.dead_letter_db))
+
+    def has_message(self, message_id: int) -> bool:
+        """Tell whether a message is in ``data_db``."""
+        return self._txn.cursor(self._dbs.data_db).set_key(pack_id(message_id))
+
+    def delivery_keys(self) -> Iterator[Tuple[str, bytes]]:
+        """Iterate over all keys that begin with the number of a subscriber, each with its sub-database."""
+        for name in ("index_db", "due_db", "letter_db", "dead_letter_db"):
+            for key in self._txn.cursor(getattr(self._dbs, name)).iternext(values=False):
+                yield name, key
 
 
 def _is_open(txn: "lmdb.Transaction[bytes]") -> bool:

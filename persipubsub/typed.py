@@ -96,7 +96,7 @@ class Codec(Generic[M]):
             messages: List[Any] = list(map(self.message_type.FromString, found.payloads))
             if all(map(self.message_type.IsInitialized, messages)):
                 # Not _replace: it is slow, and this is done for every message.
-                return Found(found.ids, messages, found.expired, found.expires_us)
+                return Found(found.ids, messages, *found[2:])
         except DecodeError:
             pass
         messages = []

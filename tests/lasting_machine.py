@@ -12,7 +12,7 @@ from persipubsub import clock, delayed, errors
 from persipubsub.delayed import DelayedMessage
 from persipubsub.log import RUN_US_MAX
 from tests.machine import Handle, Machine, pickled
-from tests.rules import NAMES, SIZES_BYTES, WHICH, uses
+from tests.rules import ALL_NAMES, NAMES, SIZES_BYTES, WHICH, uses
 
 #: In seconds; the last is over some of the message timeouts.
 RETENTIONS = st.sampled_from([0, 1, 1, 2.5, 10])
@@ -70,7 +70,7 @@ class LastingMachine(Machine):
         number = model.places[name].number
         self.some(which).handles.append(Handle(self.some(which).environment.new_subscriber(name), number))
 
-    @rule(which=WHICH, name=NAMES, to=st.one_of(st.just("earliest"), AGES, st.integers(1, 30)))
+    @rule(which=WHICH, name=ALL_NAMES, to=st.one_of(st.just("earliest"), AGES, st.integers(1, 30)))
     @uses("Control.rewind")
     def rewind(self, which: int, name: str, to: Union[str, int, float]) -> None:
         """A subscriber gets again what is still stored from a place on, and skips nothing."""

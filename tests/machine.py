@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 import persipubsub
 from persipubsub import Control, Environment, Publisher, Subscriber, delayed, errors, transaction
-from tests.lasting_model import LastingModel
-from tests.model import Message
+from tests.model import Message, Place
+from tests.shared_model import PolicyPlace, SharedModel
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = LastingModel(self.appended_max)
+        self.model = SharedModel(self.appended_max)
         self.sent = 0
         self.opened: List[Opened] = []
         self.cleanup = contextlib.ExitStack()
@@ -80,7 +80,8 @@ class Machine(RuleBasedStateMachine):
         environment = persipubsub.new_environment(path)
         opened = Opened(environment, environment.new_control(), environment.new_publisher())
         for name, place in sorted(self.model.places.items()):
-            opened.handles.append(Handle(environment.new_subscriber(name), place.number))
+            if not is_shared(place):
+                opened.handles.append(Handle(environment.new_subscriber(name), place.number))
         self.opened.append(opened)
         return opened
 
@@ -168,19 +169,23 @@ class Machine(RuleBasedStateMachine):
         if found and not refused:
             ids = {message.id for message in [*found, *(self.model.log if skipping else [])]}
             self.model.take(handle.subscriber.identifier, handle.number, found[-1].id, ids)
+        elif found and refused is Interrupted and not skipping:
+            self.model.fail(handle.subscriber.identifier, handle.number, [message.id for message in found])
 
-    def messages_of_model(self, handle: Handle, every: int) -> Generator[bytes, None, None]:
+    def messages_of_model(self, name: str, number: int, every: int) -> Generator[bytes, None, None]:
         """Do what Subscriber.messages does."""
-        name = handle.subscriber.identifier
         while found := self.model.look(name)[:every]:
             finished: List[int] = []
+            begun: List[int] = []
             try:
                 for message in found:
+                    begun.append(message.id)
                     yield message.payload
                     finished.append(message.id)
             finally:
                 if finished:
-                    self.model.take(name, handle.number, finished[-1], finished)
+                    self.model.take(name, number, finished[-1], finished)
+                self.model.fail(name, number, begun[len(finished):])
 
     @invariant()
     def all_is_well(self) -> None:
@@ -213,10 +218,19 @@ class Machine(RuleBasedStateMachine):
             pending = model.young(model.awaited(name))
             place = model.places[name]
             assert (subscriber.next_id, subscriber.taken) == (place.next_id, place.taken)
+            pending = sorted([*pending, *model.outside(name)], key=lambda message: message.time_us)
             assert (subscriber.pending, subscriber.oldest_pending_age_s) == (len(pending), self._age_s(pending))
+            early = model.outside(name) + [message for message in pending if message.id < place.next_id]
+            dead_letters = len(place.dead) if isinstance(place, PolicyPlace) else 0
+            assert (subscriber.in_flight, subscriber.dead_letters) == (len(early), dead_letters)
 
     def _age_s(self, messages: List[Message]) -> Optional[float]:
         return (self.model.now_us() - messages[0].time_us) / 1e6 if messages else None
+
+
+def is_shared(place: Place) -> bool:
+    """Tell whether workers share a subscriber of the model."""
+    return isinstance(place, PolicyPlace) and place.shared
 
 
 def payloads_of(messages: List[Message]) -> List[bytes]:

@@ -23,5 +23,8 @@ def uses(*methods: str) -> Callable[[RuleFunction], RuleFunction]:
 
 WHICH = st.integers(0, 5)  # one of a list, counted round
 NAMES = st.sampled_from(["a", "b", "data_db"])
+#: The subscriber that is shared in all queues.
+WORKERS = "workers"
+ALL_NAMES = st.sampled_from(["a", "b", "data_db", WORKERS])
 # Messages become long at 65,520 bytes. Those of 0 bytes are all alike, the others differ.
 SIZES_BYTES = st.sampled_from([8] * 8 + [0, 1000, 65519, 65520, 65521, 140_000])

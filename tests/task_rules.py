@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
+import itertools
 from typing import List
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import rule
+from hypothesis.stateful import precondition, rule
 
 from persipubsub import errors
 from persipubsub.aio import AsyncSubscriber
-from tests.machine import Interrupted, Machine, first_of, payloads_of, within
-from tests.rules import NAMES, SIZES_BYTES, WHICH, uses
+from tests.machine import Interrupted, first_of, payloads_of, within
+from tests.rules import NAMES, SIZES_BYTES, WHICH, WORKERS, uses
+from tests.shared_machine import SharedMachine
 
 
-class TaskMachine(Machine):
+class TaskMachine(SharedMachine):
     """A queue that tasks use as well. Each rule has a loop of its own."""
 
     @rule(which=WHICH, sizes_bytes=st.lists(SIZES_BYTES, min_size=1, max_size=12))
@@ -71,7 +73,9 @@ class TaskMachine(Machine):
 
         with pytest.raises(Interrupted) if fails else contextlib.nullcontext():
             asyncio.run(receive())
-        self.take_from_model(name, [] if fails else [message.id for message in found])
+        ids = [message.id for message in found]
+        self.take_from_model(name, [] if fails else ids)
+        self.model.fail(name, self.model.places[name].number, ids if fails else [])
 
     @rule(which=WHICH, name=NAMES)
     @uses("AsyncSubscriber.receive_to_top")
@@ -118,11 +122,11 @@ class TaskMachine(Machine):
                         break
                     got.append(msg)
 
-        found = self.model.look(name)[:stop]
         asyncio.run(loop())
-        assert got == payloads_of(found)
-        self.take_from_model(name, [message.id for message in found])
-        self.model.look(name)
+        expected = self.messages_of_model(name, self.model.places[name].number, every)
+        assert list(itertools.islice(expected, stop)) == got
+        next(expected, None)  # the loop was left in its turn
+        expected.close()
 
     @rule(which=WHICH, name=NAMES)
     @uses("AsyncSubscriber.front", "AsyncSubscriber.pop", "AsyncSubscriber.close")
@@ -137,3 +141,28 @@ class TaskMachine(Machine):
         sub.close()
         with pytest.raises(errors.ClosedError):
             asyncio.run(sub.front())
+
+    @precondition(lambda self: self.workers())
+    @rule(which=WHICH, max_messages=st.integers(1, 4), fails=st.booleans())
+    @uses("AsyncSubscriber.receive_many", "AsyncSubscriber.extend_lease")
+    def work_in_a_task(self, which: int, max_messages: int, fails: bool) -> None:
+        """What a worker claims is acknowledged when its block ends, and given back where that raises."""
+        sub, place = self.some(which).environment.new_async_subscriber(WORKERS), self.workers()
+        assert place is not None
+        number, found = self.model.claim(WORKERS, max_messages, 2**26)
+
+        async def work() -> None:
+            async with sub.receive_many(max_messages, timeout=0) as msgs:
+                assert msgs == payloads_of(found)
+                await sub.extend_lease()
+                if fails:
+                    raise Interrupted
+
+        with pytest.raises(Interrupted) if fails else contextlib.nullcontext():
+            asyncio.run(work())
+        held = self.model.held(place, number, found)
+        assert len(held) == len(found)
+        if found and fails:
+            self.model.give_back(place, held, failed=True)
+        elif found:
+            self.model.acknowledge(place, held)

@@ -198,3 +198,44 @@ def test_debug_shows_the_trace(tmp_path: pathlib.Path, verb: "list[str]") -> Non
 def test_help_begins_with_an_example(verb: str) -> None:
     """The first line that --help writes is an example of that verb."""
     assert run(verb, "--help").stdout.startswith(f"Example: persipubsub {verb}")
+
+
+@pytest.fixture(name="path_of_failures")
+def fixture_path_of_failures(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Set up a queue of which three messages are dead letters of the subscriber "workers"."""
+    path = tmp_path / "failures"
+    with persipubsub.new_environment(path) as env:
+        env.new_control().add_subscriber("workers", shared=True, max_deliveries=1)
+        env.new_publisher().send_many([b"1", bytes([0, 10]) * 100, b"3"])
+        worker = env.new_subscriber("workers")
+        for text in ("no stock", "two\nlines", ""):
+            with pytest.raises(ValueError), worker.receive(timeout=0):
+                raise ValueError(text)
+    return path
+
+
+def test_dead_letters_are_listed(path_of_failures: pathlib.Path) -> None:
+    """Each dead letter is a line, also as JSON, whatever is in it; ``show`` tells all of one, or gives its bytes."""
+    lines = run("dead-letters", "list", path_of_failures, "workers").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2", "3"]
+    assert "raised  ValueError: no stock  b'1'" in lines[0] and "ValueError: 'two\\nlines'" in lines[1]
+    listed = run("dead-letters", "list", "--json", path_of_failures, "workers").stdout.splitlines()
+    assert [bytes.fromhex(json.loads(line)["payload"])[:2] for line in listed] == [b"1", b"\0\n", b"3"]
+    shown = run("dead-letters", "show", path_of_failures, "workers", 1).stdout
+    assert "deliveries  1\nreason      raised\nerror       ValueError: no stock\n" in shown
+    assert run("dead-letters", "show", "--payload", path_of_failures, "workers", 3).stdout == "3"
+    missing = run("dead-letters", "show", path_of_failures, "workers", 9)
+    assert missing.returncode == 1 and "no dead letter 9" in missing.stderr
+    assert run("status", path_of_failures).stdout.splitlines()[-1].split() == ["'workers'", "0", "-", "0", "3"]
+
+
+def test_dead_letters_are_settled(path_of_failures: pathlib.Path) -> None:
+    """Dead letters are requeued or discarded by id, or all; which must be said."""
+    requeued = run("dead-letters", "requeue", path_of_failures, "workers", 2, 9)
+    assert requeued.stdout == "1 dead letters requeued\n"
+    assert "--all" in run("dead-letters", "discard", path_of_failures, "workers").stderr
+    assert "--all" in run("dead-letters", "discard", path_of_failures, "workers", "--all", 1).stderr
+    assert run("dead-letters", "discard", path_of_failures, "workers", "--all").stdout == "2 dead letters deleted\n"
+    with persipubsub.new_environment(path_of_failures) as env, env.new_subscriber("workers").receive(timeout=0) as msg:
+        assert msg == bytes([0, 10]) * 100
+    assert run("dead-letters", "list", path_of_failures, "workers").stdout == ""

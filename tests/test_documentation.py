@@ -102,9 +102,14 @@ def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tupl
     ("run", "records._RUN", records.Run._fields),
     ("subscriber", "records._PLACE", records.Place._fields),
     ("key of a part", "records.PART_KEY", ("message_id", "number")),
-    ("key of the index", "records.INDEX_KEY", ("number", "message_id")),
+    ("key of the index", "delivery_records.ENTRY_KEY", ("number", "message_id")),
     ("key of a delayed message", "records.DELAYED_KEY", ("due_us", "number", "part")),
     ("deduplication", "records._ONCE", records.Once._fields),
+    ("policy of a subscriber", "records._POLICY", (*records.Policy._fields, "in_flight", "requeued", "dead_letters")),
+    ("delivery", "delivery_records._DELIVERY", ("deliveries", "token", "due_us")),
+    ("key of a due message", "delivery_records.DUE_KEY", ("subscriber_number", "due_us", "message_id")),
+    ("key of a letter", "delivery_records.LETTER_KEY", ("subscriber_number", "message_id", "part")),
+    ("death", "delivery_records._DEATH", ("reason", "deliveries", "died_us")),
 ])
 def test_the_format_is_that_of_the_code(title: str, layout: str, names: Sequence[str]) -> None:
     """The tables of the format have the fields of the records, in order, with their offsets and sizes."""

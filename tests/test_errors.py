@@ -315,7 +315,8 @@ def closed_calls(opened: Opened) -> Dict[str, List[Callable[[], object]]]:
             control.clear_all_subscribers, lambda: control.set_hwm(HighWaterMark()),
             lambda: control.set_strategy(Strategy.prune_last), control.status, control.check,
             lambda: control.backup(environment.path.parent / "copy"), lambda: control.rewind("a", "earliest"),
-            control.history, lambda: control.set_retention(1)
+            control.history, lambda: control.set_retention(1), lambda: control.dead_letters("a"),
+            lambda: control.requeue_dead_letters("a"), lambda: control.discard_dead_letters("a")
         ],
         "publisher": [
             lambda: publisher.send(b"x"), lambda: publisher.send_many([b"x"]),
@@ -323,7 +324,7 @@ def closed_calls(opened: Opened) -> Dict[str, List[Callable[[], object]]]:
             lambda: publisher.cancel(DelayedMessage(1, 1))
         ],
         "subscriber": [
-            subscriber.front, subscriber.pop,
+            subscriber.front, subscriber.pop, subscriber.extend_lease,
             enter(subscriber.receive),
             enter(subscriber.receive_to_top),
             enter(subscriber.receive_many), lambda: next(iter(subscriber.messages(timeout=0)))

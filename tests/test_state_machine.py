@@ -21,8 +21,9 @@ from persipubsub import Control, Durability, Environment, HighWaterMark, Publish
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.log import RUN_US_MAX
 from tests.lasting_machine import RETENTIONS, LastingMachine
-from tests.machine import Handle, Interrupted, Opened, first_of, listed, payloads_of, pickled, within
-from tests.rules import NAMES, RULES, SIZES_BYTES, WHICH, uses
+from tests.machine import Handle, Interrupted, Opened, first_of, is_shared, listed, payloads_of, pickled, within
+from tests.rules import ALL_NAMES, NAMES, RULES, SIZES_BYTES, WHICH, uses
+from tests.shared_model import PolicyPlace
 from tests.task_rules import TaskMachine
 
 STRATEGIES = st.sampled_from(Strategy)
@@ -167,7 +168,7 @@ class QueueMachine(TaskMachine, LastingMachine):
                 payloads = self.payloads([8])
                 assert [environment.new_publisher().send(payloads[0])] == self.model.put(payloads)
             elif first == "front":
-                for name in sorted(self.model.places):
+                for name in [name for name, place in sorted(self.model.places.items()) if not is_shared(place)]:
                     assert environment.new_subscriber(name).front() == first_of(self.model.look(name))
         self.open(self.path)
 
@@ -208,7 +209,7 @@ class QueueMachine(TaskMachine, LastingMachine):
         self.model.add(name)
         self.open_subscriber(which, name)
 
-    @rule(which=WHICH, name=NAMES)
+    @rule(which=WHICH, name=ALL_NAMES)
     @uses("Control.remove_subscriber")
     def remove_subscriber(self, which: int, name: str) -> None:
         """What only a removed subscriber awaited goes; nobody can open it any more."""
@@ -388,7 +389,7 @@ class QueueMachine(TaskMachine, LastingMachine):
             with pytest.raises(errors.UnknownSubscriberError):
                 next(handle.subscriber.messages(timeout=0))
             return
-        expected = self.messages_of_model(handle, every)
+        expected = self.messages_of_model(handle.subscriber.identifier, handle.number, every)
         for msg in handle.subscriber.messages(timeout=0, acknowledge_every=every):
             assert msg == next(expected)
             turns -= 1
@@ -405,10 +406,11 @@ class QueueMachine(TaskMachine, LastingMachine):
     def peek(self) -> None:
         """Everything is there for everybody, in order."""
         for handle in filter(self.is_known, self.handles()):
-            expected = payloads_of(self.model.look(handle.subscriber.identifier))
+            found = self.model.look(handle.subscriber.identifier)
             with contextlib.suppress(Interrupted), handle.subscriber.receive_many(timeout=0) as received:
-                assert received == expected
+                assert received == payloads_of(found)
                 raise Interrupted
+            self.model.fail(handle.subscriber.identifier, handle.number, [message.id for message in found])
 
     # Removing
 
@@ -419,7 +421,7 @@ class QueueMachine(TaskMachine, LastingMachine):
         went = self.some(which).control.prune_dangling_messages()
         assert went == self.model.keep(self.model.young(self.model.log), "timeout")
 
-    @rule(which=WHICH, name=NAMES)
+    @rule(which=WHICH, name=ALL_NAMES)
     @uses("Control.prune_all_messages_for")
     def prune_all_messages_for(self, which: int, name: str) -> None:
         """A subscriber moves to the end of the queue."""
@@ -458,7 +460,12 @@ class QueueMachine(TaskMachine, LastingMachine):
             with persipubsub.new_environment(name) as environment, environment.new_control() as copied:
                 assert copied.check() == ()
                 self.compare(copied)
-                for identifier in self.model.places:
+                for identifier, place in self.model.places.items():
+                    if isinstance(place, PolicyPlace):
+                        self.compare_dead_letters(copied, identifier)
+                        pending = copied.status().subscribers[identifier].pending
+                        assert copied.prune_all_messages_for(identifier) == pending
+                        continue
                     with environment.new_subscriber(identifier).receive_many(timeout=0) as received:
                         assert received == payloads_of(self.model.young(self.model.awaited(identifier)))
                 assert copied.status().messages == copied.status().retained

@@ -28,6 +28,7 @@ VERBS = (
     "set",
     "prune",
     "clear",
+    "dead-letters",
     "demo",
     "check",
     "recover",
@@ -61,7 +62,8 @@ class Commands(Command, click.Group):
         """Load a verb."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -50,7 +50,9 @@ def _as_json(one: QueueStatus) -> Dict[str, Any]:
                 "next_id": subscriber.next_id,
                 "pending": subscriber.pending,
                 "oldest_pending_age_s": subscriber.oldest_pending_age_s,
-                "taken": subscriber.taken
+                "taken": subscriber.taken,
+                "in_flight": subscriber.in_flight,
+                "dead_letters": subscriber.dead_letters
             }
             for identifier, subscriber in sorted(one.subscribers.items())
         }
@@ -78,11 +80,15 @@ def _as_text(one: QueueStatus) -> str:
         kept = "only retained" if one.retention_s else "not stored"
         return "\n".join(lines + [f"  no subscribers: what is sent is {kept}"])
     # As Python writes them: a name may have a line break.
-    rows = [("subscriber", "pending", "oldest")]
-    rows += [(repr(identifier), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s))
+    rows = [("subscriber", "pending", "oldest", "in flight", "dead letters")]
+    rows += [(repr(identifier), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s),
+              f"{subscriber.in_flight:,}", f"{subscriber.dead_letters:,}")
              for identifier, subscriber in sorted(one.subscribers.items())]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines += [f"  {name:<{widths[0]}}  {pending:>{widths[1]}}  {age:>{widths[2]}}" for name, pending, age in rows]
+    lines += [
+        "  ".join(["", f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:]))])
+        for row in rows
+    ]
     return "\n".join(lines)
 
 

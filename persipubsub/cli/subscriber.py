@@ -1,5 +1,7 @@
 """The verb ``subscriber``: add, remove and list the subscribers of a queue."""
 
+from typing import Optional
+
 import click
 
 from persipubsub.cli import Command
@@ -18,10 +20,13 @@ def subscriber() -> None:
 @subscriber.command(cls=Command, example="persipubsub subscriber add ./queue audit")
 @click.argument("path", type=click.Path())
 @click.argument("name")
-def add(path: str, name: str) -> None:
-    """Add the subscriber NAME, which gets what is sent from then on. One that exists stays as it is."""
+@click.option("--shared/--not-shared", default=None, help="Whether workers share its messages.")
+@click.option("--lease-s", type=float, help="Seconds after which a shared message goes to another worker.")
+@click.option("--max-deliveries", type=int, help="How often a message is handed out before it is a dead letter.")
+def add(path: str, name: str, shared: Optional[bool], lease_s: Optional[float], max_deliveries: Optional[int]) -> None:
+    """Add the subscriber NAME, which gets what is sent from then on. Of one that exists, the options are set."""
     with opened_control(path) as control:
-        control.add_subscriber(name)
+        control.add_subscriber(name, shared=shared, lease_s=lease_s, max_deliveries=max_deliveries)
 
 
 @subscriber.command(cls=Command, example="persipubsub subscriber remove ./queue audit")

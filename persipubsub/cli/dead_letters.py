@@ -1,0 +1,120 @@
+"""The verb ``dead-letters``: look at the dead letters of a subscriber, and settle them."""
+
+import datetime
+import json
+from typing import Any, Callable, Dict, Optional, Tuple
+
+import click
+
+from persipubsub.cli import Command
+from persipubsub.cli.opening import opened_control
+from persipubsub.dead_letters import DeadLetter
+
+#: So much of a payload or an error stands in a list.
+SHOWN_CHARACTERS_MAX = 60
+
+
+class _Group(Command, click.Group):
+    """A group whose ``--help`` begins with an example."""
+
+
+@click.group("dead-letters", cls=_Group, example="persipubsub dead-letters list ./queue workers")
+def dead_letters() -> None:
+    """Look at the messages that a subscriber failed to take, hand them out again, or delete them."""
+
+
+_path = click.argument("path", type=click.Path())
+_name = click.argument("name")
+_ids = click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(min=1))
+
+
+@dead_letters.command("list", cls=Command, example="persipubsub dead-letters list ./queue workers")
+@_path
+@_name
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line; the payload is in hexadecimal.")
+def list_(path: str, name: str, as_json: bool) -> None:
+    """Write the dead letters of the subscriber NAME, one a line, the oldest first."""
+    with opened_control(path) as control:
+        for letter in control.dead_letters(name):
+            click.echo(json.dumps(_as_json(letter)) if as_json else _as_line(letter))
+
+
+@dead_letters.command(cls=Command, example="persipubsub dead-letters show ./queue workers 17")
+@_path
+@_name
+@click.argument("message_id", metavar="ID", type=click.IntRange(min=1))
+@click.option("--payload", is_flag=True, help="Write nothing but the bytes of the message.")
+def show(path: str, name: str, message_id: int, payload: bool) -> None:
+    """Write all that is known of the dead letter ID of the subscriber NAME."""
+    with opened_control(path) as control:
+        letter = next((one for one in control.dead_letters(name) if one.id == message_id), None)
+    if letter is None:
+        raise click.ClickException(f"The subscriber {name!r} has no dead letter {message_id}. "
+                                   "See persipubsub dead-letters list.")
+    if payload:
+        click.echo(letter.payload, nl=False)
+        return
+    facts: Dict[str, object] = {
+        "id": letter.id,
+        "sent": _time(letter.sent_time_s),
+        "died": _time(letter.died_time_s),
+        "deliveries": letter.deliveries,
+        "reason": letter.reason,
+        "error": _error(letter) or "-",
+        "bytes": f"{len(letter.payload):,}",
+        "payload": repr(letter.payload)
+    }
+    for what, value in facts.items():
+        click.echo(f"{what:<10}  {value}")
+
+
+@dead_letters.command(cls=Command, example="persipubsub dead-letters requeue ./queue workers 17 18")
+@_path
+@_name
+@_ids
+@click.option("--all", "all_", is_flag=True, help="All of them.")
+def requeue(path: str, name: str, ids: Tuple[int, ...], all_: bool) -> None:
+    """Hand the dead letters ID of the subscriber NAME out to it again, as if for the first time."""
+    with opened_control(path) as control:
+        _settle(control.requeue_dead_letters, name, ids, all_, "requeued")
+
+
+@dead_letters.command(cls=Command, example="persipubsub dead-letters discard ./queue workers --all")
+@_path
+@_name
+@_ids
+@click.option("--all", "all_", is_flag=True, help="All of them.")
+def discard(path: str, name: str, ids: Tuple[int, ...], all_: bool) -> None:
+    """Delete the dead letters ID of the subscriber NAME."""
+    with opened_control(path) as control:
+        _settle(control.discard_dead_letters, name, ids, all_, "deleted")
+
+
+def _settle(change: Callable[[str, Optional[Tuple[int, ...]]], int], name: str, ids: Tuple[int, ...], all_: bool,
+            done: str) -> None:
+    if all_ == bool(ids):
+        raise click.UsageError("Give either message ids or --all.")
+    click.echo(f"{change(name, None if all_ else ids):,} dead letters {done}")
+
+
+def _as_json(letter: DeadLetter) -> Dict[str, Any]:
+    return {**vars(letter), "payload": letter.payload.hex()}
+
+
+def _as_line(letter: DeadLetter) -> str:
+    return (f"{letter.id}  {_time(letter.died_time_s)}  {letter.deliveries} deliveries  {letter.reason}  "
+            f"{_short(_error(letter)) or '-'}  {_short(repr(letter.payload[:SHOWN_CHARACTERS_MAX]))}")
+
+
+def _error(letter: DeadLetter) -> str:
+    # As Python writes it where it could break the line.
+    text = letter.error_text if letter.error_text.isprintable() else repr(letter.error_text)
+    return ": ".join(filter(None, (letter.error_type, text)))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
+
+
+def _time(time_s: float) -> str:
+    return datetime.datetime.fromtimestamp(time_s, datetime.timezone.utc).isoformat(" ", "seconds")

@@ -1,0 +1,103 @@
+"""Receiving as one of the workers that share a subscriber."""
+
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
+
+from persipubsub import errors
+from persipubsub.deliveries import Settled
+from persipubsub.delivery_records import Failure, failure_of
+from persipubsub.engine import Engine
+from persipubsub.publisher import Msg
+from persipubsub.queue import Found, Subscription
+from persipubsub.subscriber import LEFT, RECEIVE_BYTES_MAX, Receipt, Subscriber
+
+if TYPE_CHECKING:
+    from persipubsub.environment import Environment
+    from persipubsub.typed import Codec
+
+
+class SharedSubscriber(Subscriber[Msg]):
+    """A worker's access to a shared subscriber, each message of which goes to one worker at a time.
+
+    A message is the worker's own for as long as the lease of the subscriber. It is acknowledged when the block that
+    received it ends, and given back when the block raises.
+    """
+
+    def __init__(self,
+                 environment: "Environment",
+                 engine: Engine,
+                 identifier: str,
+                 subscription: Subscription,
+                 codec: "Optional[Codec[Any]]" = None) -> None:
+        super().__init__(environment, engine, identifier, subscription, codec)
+        # The messages that this object was handed out and has neither acknowledged nor given back, by their claim.
+        self._claims: Dict[bytes, Sequence[int]] = {}
+
+    def _next(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Callable[[], Found]:
+
+        def claim() -> Found:
+            found = self._engine.claim(self._subscription, max_messages, max_bytes)
+            if found.ids:
+                self._claims[found.token] = found.ids
+            self._warn(found.dropped)
+            return found if self._codec is None else self._read(found)
+
+        return claim
+
+    def _read(self, found: Found) -> Found:
+        """Put messages in the place of payloads; give back what is no message, and what comes behind it."""
+        try:
+            decoded = self._decoded(found)
+        except errors.DecodeError as error:
+            self._give_back(found, 1, len(found.ids), None)
+            self._give_back(found, 0, 1, failure_of(error))
+            raise
+        if len(decoded.ids) < len(found.ids):
+            self._give_back(found, len(decoded.ids), len(found.ids), None)
+            self._claims[found.token] = decoded.ids
+        return decoded
+
+    def _take(self, found: Found, count: int, skipping: bool = False) -> None:
+        self._claims.pop(found.token, None)
+        self._require_open()
+        self._end(self._engine.acknowledge(self._subscription, found.ids[:count], found.token))
+
+    def _fail(self, found: Found, error: BaseException) -> None:
+        self._give_back(found, 0, len(found.ids), failure_of(error) if isinstance(error, Exception) else None)
+
+    def _give_back(self, found: Found, start: int, stop: int, failure: Optional[Failure]) -> None:
+        self._claims.pop(found.token, None)
+        if start < stop and not self._closed:  # once it is closed, the lease ends by itself
+            self._end(self._engine.give_back(self._subscription, found.ids[start:stop], found.token, failure))
+
+    def _leave(self, found: Found, finished: int, begun: int) -> None:
+        self._give_back(found, begun, len(found.ids), None)
+        self._give_back(found, finished, begun, LEFT)
+        if finished:
+            self._take(found, finished)
+
+    def extend_lease(self) -> None:
+        """Have the lease of all messages that this object holds begin again now."""
+        self._require_open()
+        lost = [
+            message_id for token, ids in list(self._claims.items())
+            for message_id in self._engine.extend(self._subscription, ids, token).lost
+        ]
+        self._end(Settled(lost=lost))
+
+    def receive_to_top(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
+        """Raise SubscriberKindError: what is before the latest message may be at other workers."""
+        raise self._kind_error("receive_to_top")
+
+    def front(self) -> Optional[Msg]:
+        """Raise SubscriberKindError: another worker may be given the message before this one does anything with it."""
+        raise self._kind_error("front")
+
+    def pop(self) -> None:
+        """Raise SubscriberKindError: it would not be the message that front() showed."""
+        raise self._kind_error("pop")
+
+    def _kind_error(self, method: str) -> Exception:
+        self._require_open()
+        return errors.SubscriberKindError(
+            f"The subscriber {self._identifier!r} is shared, so {method}() makes no sense: other workers take messages "
+            "at the same time. Use receive, receive_many or messages.")

@@ -1,0 +1,491 @@
+"""Shared subscribers: claims, acknowledgements, retries and leases, by a clock that the tests move."""
+
+import collections
+import concurrent.futures
+import contextlib
+import logging
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any, Callable, Dict, List, Optional, Type
+
+import pytest
+
+import persipubsub
+from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, recovery
+from persipubsub.dead_letters import DeadLetter
+
+MakeEnvironment = Callable[..., Environment]
+
+
+class Failed(Exception):
+    """Raised in the block of a receive."""
+
+
+class Clock:
+    """The time of the machine, which stands still until it is moved."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_us = clock.boottime_us()
+        monkeypatch.setattr(clock, "boottime_us", lambda: self.now_us)
+
+    def move(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now_us += round(seconds * 1e6)
+
+
+class Queue:
+    """A queue with a shared subscriber, "workers", whose lease is 10 s."""
+
+    def __init__(self, environment: Environment, moved: Clock) -> None:
+        self.environment = environment
+        self.clock = moved
+        self.control: Control = environment.new_control()
+        self.publisher: Publisher = environment.new_publisher()
+        self.share()
+
+    def share(self, **changed: Any) -> None:
+        """Set how messages are handed out."""
+        settings = {"lease_s": 10, "max_deliveries": 3, "retry_delay_s": 0, **changed}
+        self.control.add_subscriber("workers", shared=True, **settings)
+
+    def worker(self) -> Subscriber:
+        """Make one more worker."""
+        return self.environment.new_subscriber("workers")
+
+    def send(self, *msgs: bytes) -> None:
+        """Send messages."""
+        self.publisher.send_many(msgs)
+
+    def dead(self) -> List[DeadLetter]:
+        """List the dead letters."""
+        return list(self.control.dead_letters("workers"))
+
+
+@pytest.fixture(name="opened")
+def opened_fixture(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """Set up a queue."""
+    return Queue(new_environment(durability=Durability.PROCESS_CRASH), Clock(monkeypatch))
+
+
+def received(worker: Subscriber) -> Optional[bytes]:
+    """Receive a message and acknowledge it."""
+    with worker.receive(timeout=0) as msg:
+        return msg
+
+
+def failed(worker: Subscriber) -> Optional[bytes]:
+    """Receive a message in a block that raises."""
+    found = None
+    with pytest.raises(Failed), worker.receive(timeout=0) as found:
+        raise Failed("no " + repr(found))
+    return found
+
+
+def held(worker: Subscriber, max_messages: int = 1) -> List[bytes]:
+    """Receive messages in a block that never ends, like a worker that dies."""
+    return worker.receive_many(max_messages, timeout=0).__enter__()  # pylint: disable=unnecessary-dunder-call
+
+
+def test_each_message_goes_to_one_worker(opened: Queue) -> None:
+    """While workers hold messages, others get those behind them, and all are acknowledged in the end."""
+    opened.send(b"1", b"2", b"3")
+    first, second = opened.worker(), opened.worker()
+    with first.receive(timeout=0) as one, second.receive_many(timeout=0) as others:
+        assert (one, others) == (b"1", [b"2", b"3"])
+        assert opened.control.status().subscribers["workers"].in_flight == 3
+        assert received(opened.worker()) is None
+    status = opened.control.status()
+    assert (status.messages, status.floor, status.subscribers["workers"].taken) == (0, 4, 3)
+
+
+def test_the_place_is_the_first_message_that_is_not_acknowledged(opened: Queue) -> None:
+    """What lies behind a message that a worker holds stays in the queue until that is acknowledged."""
+    opened.send(b"1", b"2")
+    with opened.worker().receive(timeout=0):
+        assert received(opened.worker()) == b"2"
+        assert opened.control.status().floor == 1
+        assert opened.control.status().subscribers["workers"].pending == 1
+    assert opened.control.status().floor == 3
+
+
+def test_a_message_comes_again_at_once_when_its_block_raises(opened: Queue) -> None:
+    """A message is given back when its block raises, and another worker gets it before those that follow."""
+    opened.send(b"1", b"2")
+    assert failed(opened.worker()) == b"1"
+    assert received(opened.worker()) == b"1"
+    assert received(opened.worker()) == b"2"
+
+
+def test_retries_wait_longer_each_time(opened: Queue) -> None:
+    """The delay before a retry doubles, up to its maximum; other messages do not wait."""
+    opened.share(retry_delay_s=1, retry_delay_max_s=3, max_deliveries=9)
+    opened.send(b"1", b"2")
+    worker = opened.worker()
+    assert failed(worker) == b"1"
+    assert received(worker) == b"2"
+    for delay_s in (1, 2, 3, 3):
+        opened.clock.move(delay_s - 0.001)
+        assert received(worker) is None
+        opened.clock.move(0.001)
+        assert failed(worker) == b"1"
+
+
+def test_a_message_comes_again_when_its_lease_has_ended(opened: Queue) -> None:
+    """What a dead worker held goes to another one when the lease has ended, and not before."""
+    opened.send(b"1")
+    assert held(opened.worker()) == [b"1"]
+    opened.clock.move(9.999)
+    assert received(opened.worker()) is None
+    opened.clock.move(0.001)
+    assert received(opened.worker()) == b"1"
+
+
+def test_a_late_acknowledgement_raises(opened: Queue) -> None:
+    """Who acknowledges a message that is another worker's by now gets LeaseLostError, and the other one keeps it."""
+    opened.send(b"1")
+    with pytest.raises(errors.LeaseLostError, match="workers"), opened.worker().receive(timeout=0):
+        opened.clock.move(10)
+        assert held(opened.worker()) == [b"1"]
+    assert opened.control.status().subscribers["workers"].in_flight == 1
+
+
+def test_an_acknowledgement_that_nobody_has_overtaken_counts(opened: Queue) -> None:
+    """A message that no other worker was given can be acknowledged after the lease."""
+    opened.send(b"1")
+    with opened.worker().receive(timeout=0):
+        opened.clock.move(11)
+    assert opened.control.status().subscribers["workers"].taken == 1
+
+
+def test_a_batch_acknowledges_what_it_still_holds(opened: Queue) -> None:
+    """Of a batch of which another worker has one message, the others are acknowledged, and the error counts it."""
+    opened.send(b"1", b"2", b"3")
+    with pytest.raises(errors.LeaseLostError, match="1 messages .* 1:"), opened.worker().receive_many(timeout=0):
+        opened.clock.move(10)
+        assert held(opened.worker()) == [b"1"]
+    assert opened.control.status().subscribers["workers"].taken == 2
+
+
+def test_extend_lease(opened: Queue) -> None:
+    """A lease that is extended begins anew; one that was lost cannot be."""
+    opened.send(b"1", b"2")
+    worker = opened.worker()
+    with worker.receive(timeout=0):
+        opened.clock.move(9)
+        worker.extend_lease()
+        opened.clock.move(9)
+        assert received(opened.worker()) == b"2"
+        assert received(opened.worker()) is None
+    worker.extend_lease()  # it holds nothing
+    opened.send(b"3")
+    assert held(worker) == [b"3"]
+    opened.clock.move(10)
+    assert received(opened.worker()) == b"3"
+    with pytest.raises(errors.LeaseLostError):
+        worker.extend_lease()
+    worker.close()
+    with pytest.raises(errors.ClosedError):
+        worker.extend_lease()
+
+
+def test_what_fails_in_a_batch_comes_again_alone(opened: Queue) -> None:
+    """So the one that always fails takes none of the others with it to the dead letters."""
+    opened.send(b"1", b"bad", b"3")
+    worker, taken = opened.worker(), []
+    for _ in range(20):
+        try:
+            with worker.receive_many(timeout=0) as msgs:
+                if b"bad" in msgs:
+                    raise Failed("bad")
+            taken += msgs
+        except Failed:
+            pass
+    assert taken == [b"1", b"3"]
+    assert [(letter.payload, letter.deliveries) for letter in opened.dead()] == [(b"bad", 3)]
+
+
+def test_messages_gives_back_what_it_did_not_reach(opened: Queue) -> None:
+    """A loop that is left acknowledges what was finished; what was not begun comes again together, uncounted."""
+    opened.share(max_deliveries=1)
+    opened.send(*(b"%d" % number for number in range(6)))
+    for msg in opened.worker().messages(timeout=0, acknowledge_every=5):
+        if msg == b"2":
+            break
+    assert [letter.payload for letter in opened.dead()] == [b"2"]
+    assert opened.dead()[0].error_type == "GeneratorExit"
+    with opened.worker().receive_many(timeout=0) as msgs:
+        assert msgs == [b"3", b"4"]
+    assert received(opened.worker()) == b"5"
+
+
+def test_messages_looks_again_when_its_lease_has_ended(opened: Queue) -> None:
+    """A loop hands out no message of its batch whose lease has ended meanwhile."""
+    opened.send(b"1", b"2")
+    seen = []
+    with pytest.raises(errors.LeaseLostError):
+        for msg in opened.worker().messages(timeout=0, acknowledge_every=2):
+            seen.append(msg)
+            opened.clock.move(11)
+            assert held(opened.worker()) == [b"1"]
+    assert seen == [b"1"]
+    opened.clock.move(10)
+    assert sorted(opened.worker().messages(timeout=0)) == [b"1", b"2"]
+
+
+def test_stopping_a_worker_is_no_failure(opened: Queue) -> None:
+    """A block that a KeyboardInterrupt or SystemExit ends gives its message back at once, and uncounted."""
+    opened.share(max_deliveries=1, retry_delay_s=1)
+    opened.send(b"1")
+    for kind in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(kind), opened.worker().receive(timeout=0) as msg:
+            assert msg == b"1"
+            raise kind
+    assert received(opened.worker()) == b"1"
+
+
+def test_methods_of_one_reader(opened: Queue) -> None:
+    """What makes sense for one reader only says so."""
+    worker = opened.worker()
+    for method in (worker.front, worker.pop, worker.receive_to_top):
+        with pytest.raises(errors.SubscriberKindError, match="shared"):
+            method()
+    opened.control.add_subscriber("plain")
+    with pytest.raises(errors.SubscriberKindError, match="not shared"):
+        opened.environment.new_subscriber("plain").extend_lease()
+
+
+def test_messages_that_go_while_a_worker_holds_them(opened: Queue) -> None:
+    """What is cleared while workers hold it can be acknowledged; otherwise it is forgotten when the lease ends."""
+    opened.send(b"1", b"2")
+    with opened.worker().receive(timeout=0):
+        assert held(opened.worker()) == [b"2"]
+        assert opened.control.clear_messages() == 2
+        assert opened.control.status().subscribers["workers"].pending == 0
+    assert opened.control.status().subscribers["workers"].taken == 1
+    opened.clock.move(10)
+    opened.send(b"3")
+    assert received(opened.worker()) == b"3"
+    assert opened.control.status().subscribers["workers"].in_flight == 0
+    assert opened.control.status().floor == 4
+
+
+def test_removing_a_shared_subscriber(opened: Queue, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing of a removed subscriber stays; a worker that still holds its messages is left alone."""
+    del caplog
+    opened.share(max_deliveries=1)
+    opened.send(b"1", b"2", b"3")
+    assert failed(opened.worker()) == b"1"
+    with opened.worker().receive(timeout=0):
+        opened.control.remove_subscriber("workers")
+    with pytest.raises(errors.UnknownSubscriberError):
+        opened.worker()
+    opened.share()
+    assert not opened.dead()
+    assert opened.control.status().messages == 0
+
+
+def test_pruning_for_a_shared_subscriber(opened: Queue) -> None:
+    """All that is pending is pruned, also what workers hold; they get LeaseLostError."""
+    opened.send(b"1", b"2", b"3")
+    with pytest.raises(errors.LeaseLostError), opened.worker().receive(timeout=0):
+        assert opened.control.prune_all_messages_for("workers") == 3
+    assert opened.control.status().messages == 0
+
+
+def test_the_oldest_dead_letters_go_with_a_warning(opened: Queue, caplog: pytest.LogCaptureFixture) -> None:
+    """There are never more dead letters than dead_letters_max; a warning tells how many went."""
+    opened.share(max_deliveries=1, dead_letters_max=2)
+    opened.send(*(b"%d" % number for number in range(4)))
+    with caplog.at_level(logging.WARNING):
+        for number in range(4):
+            assert failed(opened.worker()) == b"%d" % number
+    assert [letter.payload for letter in opened.dead()] == [b"2", b"3"]
+    assert ["oldest were deleted, 1" in record.getMessage() for record in caplog.records] == [True, True]
+    opened.share(max_deliveries=1, dead_letters_max=1)
+    assert [letter.payload for letter in opened.dead()] == [b"3"]
+
+
+def test_recovery_hands_out_again_what_was_in_flight(opened: Queue) -> None:
+    """A recovered queue keeps how messages are shared, and begins with the first one that nobody has acknowledged."""
+    opened.send(b"1", b"2", b"3")
+    assert received(opened.worker()) == b"1"
+    assert held(opened.worker()) == [b"2"]
+    opened.environment.close()
+    recovery.recover(opened.environment.path)
+    with persipubsub.new_environment(opened.environment.path) as environment:
+        assert environment.new_control().check() == ()
+        with environment.new_subscriber("workers").receive_many(timeout=0) as msgs:
+            assert msgs == [b"2", b"3"]
+
+
+# In real time
+
+
+def test_a_waiting_worker_is_woken_when_a_lease_ends(new_environment: MakeEnvironment) -> None:
+    """Nobody sends, and a waiting worker has the message of a dead one as soon as its lease has ended."""
+    environment = new_environment(durability=Durability.PROCESS_CRASH)
+    environment.new_control().add_subscriber("workers", shared=True, lease_s=0.2)
+    environment.new_publisher().send(b"1")
+    assert held(environment.new_subscriber("workers")) == [b"1"]
+    start = time.monotonic()
+    with environment.new_subscriber("workers").receive(timeout=60) as msg:
+        assert msg == b"1"
+    # A sleep without a deadline would take a second.
+    assert 0.15 < time.monotonic() - start < 0.9
+
+
+def test_a_waiting_worker_is_woken_by_what_is_given_back(new_environment: MakeEnvironment) -> None:
+    """A waiting worker has a message as soon as another one gives it back."""
+    environment = new_environment(durability=Durability.PROCESS_CRASH)
+    environment.new_control().add_subscriber("workers", shared=True, retry_delay_s=0)
+    environment.new_publisher().send(b"1")
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        with contextlib.suppress(Failed), environment.new_subscriber("workers").receive() as msg:
+            waiting = threads.submit(list, environment.new_subscriber("workers").messages(timeout=5))
+            raise Failed(str(msg))
+        assert waiting.result() == [b"1"]
+
+
+# Who limits its deliveries without being shared
+
+
+def test_a_message_that_always_raises_stops_nobody(new_environment: MakeEnvironment) -> None:
+    """A plain subscriber with max_deliveries gets over a message that always fails, which becomes a dead letter."""
+    environment = new_environment("plain")
+    control, plain = environment.new_control(), environment.new_subscriber("plain")
+    control.add_subscriber("plain", max_deliveries=2)
+    environment.new_publisher().send_many([b"1", b"2"])
+    assert [failed(plain), failed(plain), received(plain)] == [b"1", b"1", b"2"]
+    letter, = control.dead_letters("plain")
+    assert (letter.payload, letter.reason, letter.deliveries) == (b"1", "raised", 2)
+    assert letter.error_type.endswith("Failed") and letter.error_text == "no b'1'"
+    assert control.requeue_dead_letters("plain") == 1
+    assert received(plain) == b"1" and control.status().messages == 0
+
+
+def test_requeued_messages_go_to_their_subscriber_only(opened: Queue) -> None:
+    """A requeued dead letter, also a long one, comes again to its own subscriber, and to no other one."""
+    opened.share(max_deliveries=1)
+    opened.control.add_subscriber("other")
+    opened.send(bytes(200_000))
+    assert failed(opened.worker()) == bytes(200_000)
+    other = opened.environment.new_subscriber("other")
+    assert received(other) == bytes(200_000)
+    assert opened.control.requeue_dead_letters("workers", [1, 2]) == 1
+    assert received(other) is None
+    assert failed(opened.worker()) == bytes(200_000)
+    assert [letter.id for letter in opened.dead()] == [1]
+    assert opened.control.discard_dead_letters("workers") == 1
+
+
+# Settings
+
+
+def test_an_open_plain_subscriber_that_becomes_shared(new_environment: MakeEnvironment) -> None:
+    """A plain subscriber that becomes shared keeps its place; who has it open learns that it is another one."""
+    environment = new_environment("a")
+    control, plain = environment.new_control(), environment.new_subscriber("a")
+    environment.new_publisher().send_many([b"1", b"2"])
+    assert received(plain) == b"1"
+    control.add_subscriber("a", shared=True)
+    with pytest.raises(errors.UnknownSubscriberError):
+        received(plain)
+    shared = environment.new_subscriber("a")
+    with shared.receive(timeout=0) as msg:
+        assert msg == b"2"
+        with pytest.raises(errors.ArgumentError, match="in flight"):
+            control.add_subscriber("a", shared=False)
+    control.add_subscriber("a", shared=False)
+    assert received(environment.new_subscriber("a")) is None
+
+
+@pytest.mark.parametrize("kind, wrong", [
+    (errors.ArgumentTypeError, {
+        "shared": 1
+    }),
+    (errors.ArgumentTypeError, {
+        "shared": True,
+        "lease_s": "30"
+    }),
+    (errors.ArgumentTypeError, {
+        "max_deliveries": 1.5
+    }),
+    (errors.ArgumentError, {
+        "shared": True,
+        "lease_s": 0
+    }),
+    (errors.ArgumentError, {
+        "shared": True,
+        "lease_s": float("nan")
+    }),
+    (errors.ArgumentError, {
+        "max_deliveries": 0
+    }),
+    (errors.ArgumentError, {
+        "lease_s": 30
+    }),
+    (errors.ArgumentError, {
+        "dead_letters_max": 10
+    }),
+    (errors.ArgumentError, {
+        "shared": True,
+        "retry_delay_s": 5,
+        "retry_delay_max_s": 4
+    }),
+])
+def test_settings_that_cannot_be(kind: Type[Exception], wrong: Dict[str, Any], opened: Queue) -> None:
+    """Settings of a wrong type, outside their limits, or of another kind of subscriber are refused, by name."""
+    with pytest.raises(kind) as raised:
+        opened.control.add_subscriber("new", **wrong)
+    assert any(name in str(raised.value) for name in wrong)
+    assert "new" not in opened.control.status().subscribers
+    for ids in ("1", 1, [True]):
+        with pytest.raises(errors.ArgumentTypeError):
+            opened.control.requeue_dead_letters("workers", ids)  # type: ignore[arg-type]  # on purpose
+
+
+# Workers that die
+
+WORKER = """
+import sys, time, persipubsub
+subscriber = persipubsub.new_environment(sys.argv[1]).new_subscriber("workers")
+log = open(sys.argv[2], "ab", buffering=0)
+for _ in iter(int, 1):
+    with subscriber.receive_many(10, timeout=1) as msgs:
+        log.write(b"".join(b"r %s\\n" % msg for msg in msgs))
+        time.sleep(0.02)  # its work
+    log.write(b"".join(b"a %s\\n" % msg for msg in msgs))
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_lose_nothing(new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
+    """However workers die, each message is acknowledged by one of them, and comes again at most once for each death."""
+    messages, workers = 3000, 4
+    environment = new_environment(durability=Durability.PROCESS_CRASH)
+    control = environment.new_control()
+    control.add_subscriber("workers", shared=True, lease_s=0.5, max_deliveries=100)
+    environment.new_publisher().send_many([b"%d" % number for number in range(messages)])
+    running: List["subprocess.Popen[bytes]"] = []
+    logs, deaths, deadline = 0, 0, time.monotonic() + 60
+    while control.status().messages and time.monotonic() < deadline:
+        while len(running) < workers:
+            logs += 1
+            # pylint: disable-next=consider-using-with  # each is killed, and waited for, below
+            running.append(subprocess.Popen([sys.executable, "-c", WORKER, environment.path, tmp_path / f"log{logs}"]))
+        time.sleep(0.2)  # how long a worker lives
+        deaths += 1
+        running[0].kill()
+        running.pop(0).wait()
+    for process in running:
+        process.kill()
+        process.wait()
+    lines = [line.split() for file in tmp_path.glob("log*") for line in file.read_bytes().splitlines()]
+    received_times = collections.Counter(number for what, number in lines if what == b"r")
+    acknowledged = collections.Counter(number for what, number in lines if what == b"a")
+    assert control.check() == () and not list(control.dead_letters("workers"))
+    assert control.status().subscribers["workers"].taken == messages == len(received_times)
+    assert max(acknowledged.values()) == 1 and deaths >= 5
+    assert sum(received_times.values()) - messages <= 10 * deaths
