@@ -60,5 +60,7 @@ def remove(path: pathlib.Path) -> None:
         files.sync(path / files.DATA_FILE, os.O_RDWR)
         (path / files.UNCLEAN_FILE).unlink(missing_ok=True)
         files.sync(path)
+    except FileNotFoundError:
+        pass  # the queue was deleted meanwhile, and nobody will open it
     except OSError as error:
         raise files.path_error(error, path / files.UNCLEAN_FILE) from error

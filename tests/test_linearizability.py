@@ -281,7 +281,8 @@ def serve(connection: "Connection[Any, Any]") -> None:
                     connection.recv()
                     worker.run(program)
                     connection.send(None)
-                connection.send(worker.operations)
+            # Once it is closed: whoever asked deletes the queue now.
+            connection.send(worker.operations)
 
 
 def answer(connection: "Connection[Any, Any]") -> Any:

@@ -8,7 +8,7 @@ from typing import Callable, List
 import pytest
 
 import persipubsub
-from persipubsub import Durability, Environment, errors, files, storage
+from persipubsub import Durability, Environment, errors, files, mark, storage
 from persipubsub.compaction import compact
 from tests.concurrency import CONTEXT, Task, drained, told
 from tests.forking import fork, status_of
@@ -154,3 +154,13 @@ def test_an_inherited_queue_that_was_compacted(new_environment: MakeEnvironment)
     assert status_of(pid) == 0
     with persipubsub.new_environment(environment.path) as again:
         assert drained(again.new_subscriber("a")) == [b"parent", b"child"]
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_queue_deleted_while_it_is_closed_is_closed(left: bool, tmp_path: pathlib.Path) -> None:
+    """Whoever closes a queue that is being deleted at that moment gets no error: nothing is left to be brought home."""
+    mark.write(tmp_path, 0o600)
+    if left:
+        (tmp_path / files.DATA_FILE).touch()
+    mark.remove(tmp_path)
+    assert (tmp_path / files.UNCLEAN_FILE).exists() == (not left)
