@@ -6,13 +6,15 @@ never waits for the disk or for other processes.
 When an ``await`` has ended, by its result, by an error or by a cancellation, nothing of it goes on in the background.
 """
 
+import datetime
 import functools
 from types import TracebackType
 from typing import (Any, AsyncContextManager, AsyncGenerator, Callable, Generic, Iterable, List, Optional, Sequence,
                     Tuple, Type, TypeVar)
 
 from persipubsub import arguments, clock
-from persipubsub.bridge import Bridge, Recorder
+from persipubsub.bridge import Bridge, Recorder, Seen
+from persipubsub.delayed import DelayedMessage
 from persipubsub.deliveries import Settled
 from persipubsub.publisher import Publisher
 from persipubsub.queue import Sent
@@ -81,6 +83,34 @@ class AsyncPublisher(Generic[Msg]):
             return [message_id for ids in all_ids for message_id in ids]
         return all_ids[0] if all_ids else range(0)
 
+    async def send_later(self,
+                         msg: Msg,
+                         delay_s: Optional[float] = None,
+                         at: Optional[datetime.datetime] = None) -> DelayedMessage:
+        """Send a message that comes later. A cancelled one is delayed or not, as with :meth:`send`.
+
+        :param msg: what :meth:`Publisher.send_later` takes, as the other arguments
+        :return: by which it can be cancelled
+        :raise PersipubsubError: as :meth:`Publisher.send_later`
+        """
+        message: Any = msg  # of the type that the publisher takes
+        delayed: DelayedMessage = await self._write(lambda: self._publisher.send_later(message, delay_s, at))
+        return delayed
+
+    async def cancel(self, message: DelayedMessage) -> bool:
+        """Take back what was sent for later.
+
+        :param message: what :meth:`send_later` gave, of any publisher of this queue, in any process
+        :return: whether it was still delayed; if not, it has come, or was cancelled before
+        :raise PersipubsubError: as :meth:`Publisher.cancel`
+        """
+        was_delayed: bool = await self._write(lambda: self._publisher.cancel(message))
+        return was_delayed
+
+    async def _write(self, call: Callable[[], object]) -> Any:
+        [write] = self._recorder.recorded(call)
+        return await self._bridge.write(write, withdraws=True)
+
     def close(self) -> None:
         """Close the publisher; more than once is fine. What is being sent is sent."""
         self._publisher.close()
@@ -117,7 +147,7 @@ class AsyncReceipt(Generic[T]):
                         traceback: Optional[TracebackType]) -> None:
         receipt = self._receipt
         if receipt is not None:
-            await self._end(lambda: receipt.__exit__(exc_type, exc, traceback), exc is not None)
+            await self._end(lambda: receipt.__exit__(exc_type, exc, traceback), isinstance(exc, Exception))
 
 
 def _is_one(value: object) -> bool:
@@ -198,7 +228,7 @@ class AsyncSubscriber(Generic[Msg]):
             found = receipt._found
             if not msgs or found is None:
                 return
-            leave, finished, begun = functools.partial(self._subscriber._leave, found), 0, 0
+            inner, finished, begun = self._subscriber, 0, 0
             try:
                 for msg in msgs:
                     if clock.boottime_us() > found.expires_us:
@@ -207,7 +237,11 @@ class AsyncSubscriber(Generic[Msg]):
                     yield msg
                     finished = begun
             finally:
-                await self._end(functools.partial(leave, finished, begun), begun > finished)
+                try:
+                    if finished:
+                        await self._end(functools.partial(inner._take, found, finished), False)
+                finally:
+                    await self._end(functools.partial(inner._abandon, found, finished, begun), begun > finished)
 
     async def front(self) -> Optional[Msg]:
         """Look at the next message without taking it; None if there is none.
@@ -241,16 +275,18 @@ class AsyncSubscriber(Generic[Msg]):
     async def _wait(self, look: Callable[[], Receipt[T]], found: Callable[[T], bool],
                     timeout: Optional[float]) -> Tuple[Receipt[T], T]:
 
-        def enter() -> Tuple[Receipt[T], T]:
+        def enter() -> Seen[Tuple[Receipt[T], T]]:
             receipt = look()
-            return receipt, receipt.__enter__()  # pylint: disable=unnecessary-dunder-call  # its exit comes later
+            msgs = receipt.__enter__()  # pylint: disable=unnecessary-dunder-call  # its exit comes later
+            assert receipt._found is not None
+            return Seen((receipt, msgs), found(msgs), receipt._found.due_us)
 
         def give_back(entered: Tuple[Receipt[T], T]) -> None:
             receipt, msgs = entered
             if found(msgs):
                 self._bridge.write_later(self._recorder.recorded(receipt.give_back))
 
-        return await self._bridge.wait_for(enter, lambda entered: found(entered[1]), timeout, give_back)
+        return await self._bridge.wait_for(enter, timeout, give_back)
 
     async def _end(self, call: Callable[[], object], fails: bool) -> None:
         """Write what a call wants to write. It is not withdrawn: the program has done its work on the messages.

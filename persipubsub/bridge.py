@@ -17,17 +17,19 @@ import asyncio
 import collections
 import contextlib
 import copy
+import dataclasses
 import os
 import threading
 from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional, Sequence, TypeVar
 
-from persipubsub import deduplication, failures, leases, queue, subscriber
-from persipubsub.delayed import DelayedMessage, Due
+from persipubsub import clock, deduplication, delayed, failures, leases, queue, subscriber
+from persipubsub.delayed import DELAY_S_MAX, DelayedMessage, Due
 from persipubsub.deliveries import Settled
 from persipubsub.delivery_records import Failure
 from persipubsub.engine import Engine, Watch
 from persipubsub.handle import Handle
 from persipubsub.queue import Batch, Found, Sent, Subscription
+from persipubsub.records import NEVER_US
 from persipubsub.transaction import Transaction
 from persipubsub.writer import Outcome, Write
 
@@ -110,23 +112,34 @@ def _own(error: Exception) -> Exception:
     return own.with_traceback(error.__traceback__)
 
 
+@dataclasses.dataclass
+class Seen(Generic[T]):
+    """What a look into the queue has given."""
+
+    value: T
+    found: bool = True  # whether it is what the task waits for
+    due_us: int = NEVER_US  # time since boot at which there may be something though nobody sends
+
+
 class Look(Generic[T]):
     """A task that waits for what a look into the queue finds."""
 
-    def __init__(self, port: Port, look: Callable[[], T], found: Callable[[T], bool],
-                 give_back: Callable[[T], object]) -> None:
+    def __init__(self, port: Port, look: Callable[[], Seen[T]], give_back: Callable[[T], object],
+                 look_again: "Callable[[Look[T]], object]") -> None:
         """Prepare to look.
 
         :param port: of the loop of the task
         :param look: gives what there is; called on any thread
-        :param found: tells whether that is what the task waits for
-        :param give_back: what becomes of that where the task does not want it any more; called on the loop
+        :param give_back: what becomes of what was found where the task does not want it any more; called on the loop
+        :param look_again: has it look once more, off the loop
         """
         self.port = port
         self.future: "asyncio.Future[T]" = port.loop.create_future()
         self._look = look
-        self._found = found
-        self.give_back = give_back
+        self._give_back = give_back
+        self._look_again = look_again
+        self._due_us = NEVER_US
+        self._timer: Optional[asyncio.TimerHandle] = None
 
     def run(self, final: bool) -> bool:
         """Look, and tell whether the task has its answer.
@@ -136,14 +149,32 @@ class Look(Generic[T]):
         if self.future.done():
             return True
         try:
-            result = self._look()
+            seen = self._look()
         except Exception as error:  # pylint: disable=broad-exception-caught  # raised where the task waits
             self.fail(error)
             return True
-        if final or self._found(result):
-            self._post(lambda: self.future.set_result(result), lambda: self.give_back(result))
+        if final or seen.found:
+            self._post(lambda: self.future.set_result(seen.value), lambda: self._give_back(seen.value))
             return True
+        if seen.due_us != self._due_us:
+            self._due_us = seen.due_us
+            self._post(lambda: self._set_timer(seen.due_us), lambda: None)
         return False
+
+    def _set_timer(self, due_us: int) -> None:
+        self.end()
+        if due_us != NEVER_US:
+            delay_s = max(0, due_us - clock.boottime_us()) / 1e6
+            self._timer = self.port.loop.call_later(min(delay_s, DELAY_S_MAX), self._is_due)
+
+    def _is_due(self) -> None:
+        self._due_us = NEVER_US  # so that a look that comes a little too early sets the timer once more
+        self._look_again(self)
+
+    def end(self) -> None:
+        """Look no more when something is due. To be called on the loop."""
+        if self._timer is not None:
+            self._timer.cancel()
 
     def fail(self, error: Exception) -> None:
         """Raise an error where the task waits."""
@@ -251,10 +282,10 @@ class _Threads:
         except RuntimeError as error:  # the machine has no thread left
             look.fail(error)
 
-    def end(self, look: Look[Any]) -> None:
-        """Have a task get what there is. To be called on its loop."""
+    def look_again(self, look: Look[Any], final: bool = False) -> None:
+        """Have a task get what there is, if it waits for that or for the end. To be called on its loop."""
         try:
-            self.reading.give([lambda: look.run(final=True)])
+            self.reading.give([lambda: look.run(final)])
         except RuntimeError as error:  # the machine has no thread left
             look.fail(error)
 
@@ -317,25 +348,23 @@ class Bridge:
 
     async def read(self, look: Callable[[], T]) -> T:
         """Run a look off the loop."""
-        return await self.wait_for(look, lambda _: True, 0)
+        return await self.wait_for(lambda: Seen(look()), 0)
 
     async def wait_for(self,
-                       look: Callable[[], T],
-                       found: Callable[[T], bool],
+                       look: Callable[[], Seen[T]],
                        timeout: Optional[float],
                        give_back: Callable[[T], object] = lambda _: None) -> T:
         """Look into the queue until something is found or the time is over.
 
         :param look: gives what there is; called on any thread
-        :param found: tells whether that is something
         :param timeout: seconds to wait; 0 looks once, None waits for ever
         :param give_back: what becomes of what was found where the task was cancelled meanwhile; called on the loop
         :return: what the last look gave
         """
         port, threads = self._port(), self._own_threads()
-        waiting = Look(port, look, found, give_back)
+        waiting: Look[T] = Look(port, look, give_back, threads.look_again)
         threads.reading.give([lambda: threads.begin(waiting, final=timeout == 0)])
-        timer = None if not timeout else port.loop.call_later(timeout, threads.end, waiting)
+        timer = None if not timeout else port.loop.call_later(timeout, threads.look_again, waiting, True)
         try:
             return await waiting.future
         except asyncio.CancelledError:
@@ -345,6 +374,7 @@ class Bridge:
         finally:
             if timer is not None:
                 timer.cancel()
+            waiting.end()
             threads.watcher.discard(waiting)
 
     def _own_threads(self) -> _Threads:
@@ -389,12 +419,14 @@ class Recorder(threading.local):
         return Sent(range(0), True, 0)
 
     def put_later(self, payload: bytes, due: Due) -> DelayedMessage:
-        """Send for later, at once."""
-        return self._engine.put_later(payload, due)
+        """Note a message that is to be appended when it is due."""
+        self._writes.append(Write(lambda txn: delayed.put(txn, payload, due), 1, len(payload)))
+        return DelayedMessage(0, 0)  # who writes it learns which it is
 
     def cancel(self, message: DelayedMessage) -> bool:
-        """Cancel, at once."""
-        return self._engine.cancel(message)
+        """Note that a delayed message is to be deleted."""
+        self._writes.append(Write(lambda txn: delayed.cancel(txn, message)))
+        return True  # who writes it learns whether it was
 
     def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
         """Note that messages are taken."""

@@ -66,7 +66,7 @@ class Receipt(Generic[T]):
         """Have what was received be as if it had not been: for who could not even begin to work on it."""
         if self._found is not None and self._found.ids:
             # pylint: disable-next=protected-access  # of this module
-            self._subscriber._leave(self._found, 0, 0)
+            self._subscriber._abandon(self._found, 0, 0)
 
 
 # Any: in the place of the payloads stand messages where the subscriber has a type, see Subscriber._reading.
@@ -196,8 +196,14 @@ class Subscriber(Generic[Msg]):
 
     def _leave(self, found: Found, finished: int, begun: int) -> None:
         """Take the first messages of a batch, whose turn of the loop has ended; the next one may have begun."""
-        if finished:
-            self._take(found, finished)
+        try:
+            if finished:
+                self._take(found, finished)
+        finally:
+            self._abandon(found, finished, begun)
+
+    def _abandon(self, found: Found, finished: int, begun: int) -> None:
+        """Do what is to be done with the messages of a batch whose turn has begun and not ended, or not begun."""
         if begun > finished and not self._closed:
             self._count_failure(found.ids[finished:begun], LEFT)
 

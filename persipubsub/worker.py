@@ -69,11 +69,9 @@ class SharedSubscriber(Subscriber[Msg]):
         if start < stop and not self._closed:  # once it is closed, the lease ends by itself
             self._end(self._engine.give_back(self._subscription, found.ids[start:stop], found.token, failure))
 
-    def _leave(self, found: Found, finished: int, begun: int) -> None:
+    def _abandon(self, found: Found, finished: int, begun: int) -> None:
         self._give_back(found, begun, len(found.ids), None)
         self._give_back(found, finished, begun, LEFT)
-        if finished:
-            self._take(found, finished)
 
     def extend_lease(self) -> None:
         """Have the lease of all messages that this object holds begin again now."""

@@ -11,12 +11,13 @@ from hypothesis.stateful import precondition, rule
 
 from persipubsub import errors
 from persipubsub.aio import AsyncSubscriber
+from tests.lasting_machine import DELAYS, LastingMachine
 from tests.machine import Interrupted, first_of, payloads_of, within
 from tests.rules import NAMES, SIZES_BYTES, WHICH, WORKERS, uses
 from tests.shared_machine import SharedMachine
 
 
-class TaskMachine(SharedMachine):
+class TaskMachine(SharedMachine, LastingMachine):
     """A queue that tasks use as well. Each rule has a loop of its own."""
 
     @rule(which=WHICH, sizes_bytes=st.lists(SIZES_BYTES, min_size=1, max_size=12))
@@ -39,6 +40,32 @@ class TaskMachine(SharedMachine):
         pub.close()
         with pytest.raises(errors.ClosedError):
             asyncio.run(pub.send_many(payloads))
+
+    @rule(which=WHICH, delays_s=st.lists(DELAYS, min_size=1, max_size=4))
+    @uses("AsyncPublisher.send_later")
+    def send_later_from_a_task(self, which: int, delays_s: List[float]) -> None:
+        """What a task delays is appended when it is due; there is at most as much as the mark says."""
+        pub = self.some(which).environment.new_async_publisher()
+        for delay_s, payload in zip(delays_s, self.payloads([8] * len(delays_s))):
+            self.model.write()
+            if len(self.model.delayed) >= self.model.high_watermark.max_messages:
+                with pytest.raises(errors.TooManyDelayedError):
+                    asyncio.run(pub.send_later(payload, delay_s))
+                continue
+            message, expected = asyncio.run(pub.send_later(payload,
+                                                           delay_s)), self.model.delay(payload, round(delay_s * 1e6))
+            assert (message.due_us, message.number) == expected[:2]
+            self.model.write()
+            self.delayed_messages.append(message)
+
+    @precondition(lambda self: self.delayed_messages)
+    @rule(which=WHICH, message=st.integers(0, 30))
+    @uses("AsyncPublisher.cancel")
+    def cancel_in_a_task(self, which: int, message: int) -> None:
+        """What was not due yet can be taken back, once."""
+        sent = self.delayed_messages[message % len(self.delayed_messages)]
+        pub = self.some(which).environment.new_async_publisher()
+        assert asyncio.run(pub.cancel(sent)) == self.model.cancel(sent.due_us, sent.number)
 
     @uses("Environment.new_async_subscriber")
     def async_subscriber(self, which: int, name: str) -> AsyncSubscriber[bytes]:

@@ -20,7 +20,7 @@ import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.log import RUN_US_MAX
-from tests.lasting_machine import RETENTIONS, LastingMachine
+from tests.lasting_machine import RETENTIONS
 from tests.machine import Handle, Interrupted, Opened, first_of, is_shared, listed, payloads_of, pickled, within
 from tests.rules import ALL_NAMES, NAMES, RULES, SIZES_BYTES, WHICH, uses
 from tests.shared_model import PolicyPlace
@@ -42,7 +42,7 @@ MEANWHILE = st.sampled_from(["nothing"] * 3 +
                             ["error", "send", "take", "clear", "expire", "remove", "replace", "close"])
 
 
-class QueueMachine(TaskMachine, LastingMachine):
+class QueueMachine(TaskMachine):
     """One queue; Environments, publishers and subscribers that come and go; a clock that does what clocks do."""
 
     # pylint: disable=too-many-public-methods  # one per thing that can be done
