@@ -11,143 +11,18 @@ Everything in the file is checked, and all its queues are looked at, before anyt
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
-import re
-from typing import Annotated, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import msgspec
-from msgspec import UNSET, Meta, UnsetType
-
-from persipubsub import arguments, environment, errors, files
-from persipubsub.configuration import (DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
-                                       DEFAULTS, RETENTION_S_MAX, Configuration, Durability, HighWaterMark, Strategy,
-                                       as_stored, fresh, stored_seconds)
+from persipubsub import arguments, environment, errors, files, policies
+from persipubsub.configuration import DEFAULTS, Configuration, fresh
+from persipubsub.deployment_config import (DURABILITIES, MARK, NUMBERS, STRATEGIES, Path, Queue, Settings, Value,
+                                           mark_of, mark_settings, read, schema, settings_of)
 from persipubsub.queue import require_bindable
 
 __all__ = ["Change", "deploy", "describe", "plan", "schema"]
-
-Path = Union[str, "os.PathLike[str]"]
-Value = Union[str, int, float]
-#: Where a new subscriber begins.
-Start = Union[str, datetime.datetime]
-#: What is set on a queue, by its name in the config.
-Settings = Dict[str, Value]
-T = TypeVar("T")
-
-_STRATEGIES = {strategy.name: strategy for strategy in Strategy}
-_DURABILITIES = {durability.name.lower(): durability for durability in Durability}
-#: Octal digits, of which the first lets the owner read and write.
-_MODE = "^0?[67][0-7]{2}$"
-_MARK = "high_watermark."
-#: The settings that are numbers, and how each is checked.
-_NUMBERS: Dict[str, Callable[[object], Union[int, float]]] = {
-    "retention_s": arguments.retention,
-    "deduplication_window_s": arguments.deduplication_window,
-    "deduplication_max": arguments.deduplication_max
-}
-
-
-class MarkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When the queue overflows."""
-
-    # The schema tells the limits, HighWaterMark enforces them.
-    message_timeout: Union[Annotated[float,
-                                     Meta(description="Seconds after which a message that was not taken goes.",
-                                          extra_json_schema={
-                                              "minimum": HighWaterMark.MESSAGE_TIMEOUT_S_MIN,
-                                              "maximum": HighWaterMark.MESSAGE_TIMEOUT_S_MAX
-                                          })], UnsetType] = UNSET
-    max_messages: Union[Annotated[int,
-                                  Meta(description="Number of messages at which the queue overflows.",
-                                       extra_json_schema={
-                                           "minimum": 1,
-                                           "maximum": HighWaterMark.MAX_MESSAGES_MAX
-                                       })], UnsetType] = UNSET
-    hwm_db_size: Union[Annotated[int,
-                                 Meta(description="Bytes at which the queue overflows.",
-                                      extra_json_schema={
-                                          "minimum": 1,
-                                          "maximum": HighWaterMark.HWM_DB_SIZE_BYTES_MAX
-                                      })], UnsetType] = UNSET
-
-
-_Identifier = Annotated[str,
-                        Meta(description="1 to 255 bytes of UTF-8 without NUL.",
-                             extra_json_schema={
-                                 "minLength": 1,
-                                 "maxLength": arguments.IDENTIFIER_BYTES_MAX
-                             })]
-
-
-class SubscriberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A subscriber of the queue."""
-
-    identifier: _Identifier
-    start: Union[Annotated[
-        str,
-        Meta(
-            description="Where it begins if it is new: \"latest\", \"earliest\" for all that is stored, or a time with "
-            "a timezone, as 2026-01-31T12:00:00Z.")], UnsetType] = UNSET
-
-
-class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A queue. What is left out keeps its stored value, and is the default in a new queue."""
-
-    path: Annotated[str,
-                    Meta(description="The directory of the queue, relative to the config file.",
-                         extra_json_schema={"minLength": 1})]
-    subscribers: Union[Annotated[List[Union[_Identifier, SubscriberConfig]],
-                                 Meta(description="Who reads from the queue.")], UnsetType] = UNSET
-    high_watermark: Union[MarkConfig, UnsetType] = UNSET
-    strategy: Union[Annotated[
-        str,
-        Meta(description="Which messages go when the queue overflows.", extra_json_schema={"enum": list(_STRATEGIES)})],
-                    UnsetType] = UNSET
-    durability: Union[Annotated[
-        str, Meta(description="What a sent message survives.", extra_json_schema={"enum": list(_DURABILITIES)})],
-                      UnsetType] = UNSET
-    message_type: Union[Annotated[
-        str,
-        Meta(description="The full name of the protobuf type of all messages, such as shop.Order.",
-             extra_json_schema={
-                 "pattern": f"^{arguments.MESSAGE_TYPE}$",
-                 "maxLength": arguments.MESSAGE_TYPE_BYTES_MAX
-             })], UnsetType] = UNSET
-    retention_s: Union[Annotated[
-        float,
-        Meta(description="Seconds for which messages are kept that all subscribers have taken.",
-             extra_json_schema={
-                 "minimum": 0,
-                 "maximum": RETENTION_S_MAX
-             })], UnsetType] = UNSET
-    deduplication_window_s: Union[Annotated[float,
-                                            Meta(description="Seconds for which a deduplication id is remembered.",
-                                                 extra_json_schema={
-                                                     "minimum": DEDUPLICATION_WINDOW_S_MIN,
-                                                     "maximum": DEDUPLICATION_WINDOW_S_MAX
-                                                 })], UnsetType] = UNSET
-    deduplication_max: Union[Annotated[int,
-                                       Meta(description="How many deduplication ids are remembered at most.",
-                                            extra_json_schema={
-                                                "minimum": 1,
-                                                "maximum": DEDUPLICATION_MAX_MAX
-                                            })], UnsetType] = UNSET
-    mode: Union[Annotated[
-        str,
-        Meta(description="Permissions of the files, in octal digits; who may read or write them may enter the "
-             "directory.",
-             extra_json_schema={"pattern": _MODE})], UnsetType] = UNSET
-
-
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Queues of persipubsub, as `persipubsub deploy` sets them up."""
-
-    queues: List[QueueConfig]
-    schema: Union[Annotated[str, Meta(description="The schema that an editor uses.")],
-                  UnsetType] = msgspec.field(name="$schema", default=UNSET)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,29 +49,15 @@ class Change:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Queue:
-    """A queue as a config wants it, or as it is."""
-
-    path: pathlib.Path
-    #: None: they stay as they are.
-    subscribers: Optional[Sequence[str]]
-    settings: Settings
-    exists: bool = True
-    messages: int = 0
-    #: Where new subscribers begin that do not begin at the end.
-    starts: Mapping[str, Start] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
 class _Step:
     """What is to be done to one queue."""
 
-    stored: _Queue
+    stored: Queue
+    wanted: Queue
     changes: Sequence[Change]
-    starts: Mapping[str, Start]
 
     def apply(self) -> None:
-        """Do it: the settings and new subscribers in one transaction, then the removals."""
+        """Do it: the settings and plain new subscribers in one transaction, then other subscribers, then removals."""
         if not self.changes:
             return
         path = self.stored.path
@@ -205,19 +66,20 @@ class _Step:
         ]
         removed = [change.before for change in self.changes if change.what == "subscriber" and change.after is None]
         changed = {change.what: change.after for change in self.changes if change.after is not None}
-        mark = _mark({**self.stored.settings, **changed}) if any(what.startswith(_MARK) for what in changed) else None
-        numbers: Dict[str, Any] = {name: changed[name] for name in _NUMBERS if name in changed}
+        mark = mark_of({**self.stored.settings, **changed}) if any(what.startswith(MARK) for what in changed) else None
+        numbers: Dict[str, Any] = {name: changed[name] for name in NUMBERS if name in changed}
         with environment.new_environment(path) as env:
-            control = env.new_control(subscriber_ids=[name for name in added if name not in self.starts],
+            one_by_one = {name for name in added if name in self.wanted.starts} | set(self.wanted.policies)
+            control = env.new_control(subscriber_ids=[name for name in added if name not in one_by_one],
                                       high_watermark=mark,
-                                      strategy=_STRATEGIES.get(str(changed.get("strategy"))),
-                                      durability=_DURABILITIES.get(str(changed.get("durability"))),
+                                      strategy=STRATEGIES.get(str(changed.get("strategy"))),
+                                      durability=DURABILITIES.get(str(changed.get("durability"))),
                                       message_type=str(changed["message_type"]) if "message_type" in changed else None,
                                       mode=int(str(changed["mode"]), 8) if "mode" in changed else None,
                                       **numbers)
-            for name in added:
-                if name in self.starts:
-                    control.add_subscriber(name, start=self.starts[name])
+            for name in filter(one_by_one.__contains__, self.wanted.subscribers or ()):
+                policy: Dict[str, Any] = dict(self.wanted.policies.get(name, {}))
+                control.add_subscriber(name, self.wanted.starts.get(name, "latest"), **policy)
             for identifier in removed:
                 # Whoever removed it meanwhile did what we are here for.
                 with contextlib.suppress(errors.UnknownSubscriberError):
@@ -267,19 +129,18 @@ def describe(path: Path) -> str:
     """
     queue = _existing(pathlib.Path(os.path.abspath(arguments.directory(path))))
     described: Dict[str, Any] = {
-        "path": os.fspath(queue.path),
-        "subscribers": queue.subscribers,
-        _MARK[:-1]: _mark_settings(queue.settings)
+        "path":
+        os.fspath(queue.path),
+        "subscribers": [{
+            "identifier": name,
+            **queue.policies[name]
+        } if name in queue.policies else name for name in queue.subscribers or ()],
+        MARK[:-1]:
+        mark_settings(queue.settings)
     }
-    described.update({name: value for name, value in queue.settings.items() if not name.startswith(_MARK)})
+    described.update({name: value for name, value in queue.settings.items() if not name.startswith(MARK)})
     # Not by msgspec, which cannot write the path of a directory whose name is not UTF-8.
     return json.dumps({"queues": [described]}, indent=2)
-
-
-def schema() -> str:
-    """Give the JSON Schema of a config, for editors and for other programs that check one."""
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Config)}
-    return json.dumps(whole, indent=2)
 
 
 def _changes(steps: Sequence[_Step]) -> Tuple[Change, ...]:
@@ -288,26 +149,26 @@ def _changes(steps: Sequence[_Step]) -> Tuple[Change, ...]:
 
 def _steps(config_path: Path, remove_subscribers: bool) -> List[_Step]:
     """Read the config and look at its queues; what is wrong is found here, before anything is changed."""
-    return [_step(wanted, remove_subscribers) for wanted in _read(pathlib.Path(arguments.directory(config_path)))]
+    return [_step(wanted, remove_subscribers) for wanted in read(pathlib.Path(arguments.directory(config_path)))]
 
 
-def _step(wanted: _Queue, remove_subscribers: bool) -> _Step:
+def _step(wanted: Queue, remove_subscribers: bool) -> _Step:
     try:
         stored = _existing(wanted.path)
     except errors.NotInitializedError:
-        stored = _Queue(wanted.path, [], _settings(*DEFAULTS, files.MODE_DEFAULT), exists=False)
+        stored = Queue(wanted.path, [], settings_of(*DEFAULTS, files.MODE_DEFAULT))
     changes: List[Change] = []
 
     def add(what: str, before: Optional[Value], after: Optional[Value]) -> None:
         changes.append(Change(wanted.path, what, before, after))
 
-    if not stored.exists:
+    if stored.status is None:
         add("queue", None, wanted.path.name)
     if "message_type" in wanted.settings:
         bound = stored.settings.get("message_type")
         try:
             require_bindable(None if bound is None else str(bound), str(wanted.settings["message_type"]),
-                             stored.messages)
+                             0 if stored.status is None else stored.status.messages)
         except errors.MessageTypeError as error:
             raise errors.MessageTypeError(f"{wanted.path}: {error}") from error
     for what, value in wanted.settings.items():
@@ -316,15 +177,38 @@ def _step(wanted: _Queue, remove_subscribers: bool) -> _Step:
     if wanted.subscribers is not None and stored.subscribers is not None:
         for identifier in _without(wanted.subscribers, stored.subscribers):
             add("subscriber", None, identifier)
+        for identifier, policy in wanted.policies.items():
+            _require_applicable(stored, identifier, policy)
+            before = stored.policies.get(identifier, {"shared": False})
+            for what, value in policy.items():
+                if before.get(what) != value:
+                    add(f"subscriber {identifier!r} {what}", before.get(what), value)
         for identifier in _without(stored.subscribers, wanted.subscribers) if remove_subscribers else ():
             add("subscriber", identifier, None)
     _require_retention_within_timeout(wanted.path, {**stored.settings, **wanted.settings})
-    return _Step(stored, changes, wanted.starts)
+    return _Step(stored, wanted, changes)
+
+
+def _require_applicable(stored: Queue, identifier: str, policy: Settings) -> None:
+    """Find out whether messages can be handed out to a subscriber as a config wants it.
+
+    :raise ConfigError: what is given does not fit together, or not to what is stored
+    """
+    given: Dict[str, Any] = dict(policy)
+    known: Dict[str, Any] = dict(stored.policies.get(identifier, {}))
+    try:
+        before = policies.delivering(**known).applied(None)
+        after = policies.delivering(**given).applied(before)
+        if stored.status is not None and identifier in stored.status.subscribers:
+            status = stored.status.subscribers[identifier]
+            policies.require_changeable(identifier, before, after, status.in_flight, status.dead_letters)
+    except errors.ArgumentError as error:
+        raise errors.ConfigError(f"The queue at {stored.path}: subscriber {identifier!r}: {error}") from error
 
 
 def _require_retention_within_timeout(path: pathlib.Path, settings: Dict[str, Any]) -> None:
     try:
-        fresh(Configuration(_mark(settings), retention_s=settings["retention_s"]))
+        fresh(Configuration(mark_of(settings), retention_s=settings["retention_s"]))
     except errors.ArgumentError as error:
         raise errors.ConfigError(f"The queue at {path}: {error}") from error
 
@@ -334,7 +218,7 @@ def _without(names: Sequence[str], others: Sequence[str]) -> List[str]:
     return [name for name in names if name not in known]
 
 
-def _existing(path: pathlib.Path) -> _Queue:
+def _existing(path: pathlib.Path) -> Queue:
     """Look at a queue, of which nothing is changed.
 
     :raise NotInitializedError: there is none
@@ -342,153 +226,16 @@ def _existing(path: pathlib.Path) -> _Queue:
     files.queue_key(path)  # new_control would set it up
     with environment.new_environment(path) as env:
         status = env.new_control().status()
-    settings = _settings(status.high_watermark, status.strategy, status.durability, status.retention_s,
-                         status.deduplication_window_s, status.deduplication_max, files.data_file_mode(path))
+    settings = settings_of(status.high_watermark, status.strategy, status.durability, status.retention_s,
+                           status.deduplication_window_s, status.deduplication_max, files.data_file_mode(path))
     if status.message_type is not None:
         settings["message_type"] = status.message_type
-    return _Queue(path, sorted(status.subscribers), settings, messages=status.messages)
-
-
-# pylint: disable-next=too-many-arguments,too-many-positional-arguments  # one for each setting
-def _settings(mark: HighWaterMark, strategy: Strategy, durability: Durability, retention_s: float,
-              deduplication_window_s: float, deduplication_max: int, mode: int) -> Settings:
-    return {
-        f"{_MARK}message_timeout": mark.message_timeout,
-        f"{_MARK}max_messages": mark.max_messages,
-        f"{_MARK}hwm_db_size": mark.hwm_db_size,
-        "strategy": strategy.name,
-        "durability": durability.name.lower(),
-        "retention_s": retention_s,
-        "deduplication_window_s": deduplication_window_s,
-        "deduplication_max": deduplication_max,
-        "mode": f"{mode:04o}"
-    }
-
-
-def _mark_settings(settings: Dict[str, Any]) -> Dict[str, Any]:
-    return {name[len(_MARK):]: value for name, value in settings.items() if name.startswith(_MARK)}
-
-
-def _mark(settings: Dict[str, Any]) -> HighWaterMark:
-    given: Dict[str, Any] = _mark_settings(settings)
-    return HighWaterMark(**given)
-
-
-# The config
-
-
-def _read(config_path: pathlib.Path) -> List[_Queue]:
-    """Read a config and check all of it."""
-    try:
-        text = config_path.read_bytes()
-    except OSError as error:
-        raise files.path_error(error, config_path) from error
-    try:
-        config = msgspec.convert(json.loads(text.decode(), object_pairs_hook=_object), Config)
-        directory = os.path.dirname(os.path.abspath(config_path))
-        queues = [_checked(queue, f"$.queues[{index}]", directory) for index, queue in enumerate(config.queues)]
-        _require_distinct([os.path.realpath(queue.path) for queue in queues], "queue", "$.queues[{}].path")
-    except msgspec.ValidationError as error:
-        raise errors.ConfigError(f"{config_path}: {error}. See persipubsub schema.") from error
-    except json.JSONDecodeError as error:
-        raise errors.ConfigError(f"{config_path}: Not JSON: {error}.") from error
-    except UnicodeDecodeError as error:
-        raise errors.ConfigError(f"{config_path}: Not UTF-8: {error}.") from error
-    except RecursionError as error:
-        raise errors.ConfigError(f"{config_path}: Nested too deeply.") from error
-    except errors.ConfigError as error:
-        raise errors.ConfigError(f"{config_path}: {error}") from error
-    return queues
-
-
-def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    """Make an object; of two values of one name Python would drop the first without a word."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise errors.ConfigError(f"Object has the field `{twice}` twice, with {len(pairs)} fields. Keep one.")
-    return made
-
-
-def _checked(queue: QueueConfig, place: str, directory: str) -> _Queue:
-    """Check the limits of what has the right types."""
-    path = pathlib.Path(os.path.normpath(os.path.join(directory, _at(f"{place}.path", arguments.directory,
-                                                                     queue.path))))
-    settings: Settings = {}
-    if not isinstance(queue.high_watermark, UnsetType):
-        for name, value in msgspec.structs.asdict(queue.high_watermark).items():
-            if value is not UNSET:
-                what = f"{_MARK}{name}"
-                mark = _at(f"{place}.{what}", _mark, {what: value})
-                # As the queue will tell it: a timeout is stored in whole microseconds.
-                settings[what] = getattr(as_stored(mark), name)
-    for name, given, choices in (("strategy", queue.strategy, _STRATEGIES), ("durability", queue.durability,
-                                                                             _DURABILITIES)):
-        if not isinstance(given, UnsetType):
-            if given not in choices:
-                raise _wrong(f"{place}.{name}", f"{name} must be one of {', '.join(choices)}, got {given!r}.")
-            settings[name] = given
-    if not isinstance(queue.message_type, UnsetType):
-        settings["message_type"] = _at(f"{place}.message_type", arguments.message_type, queue.message_type)
-    settings.update(_checked_numbers(queue, place))
-    if not isinstance(queue.mode, UnsetType):
-        if not re.fullmatch(_MODE, queue.mode):
-            raise _wrong(
-                f"{place}.mode", "mode must be octal digits from \"0600\" to \"0777\" with reading and writing "
-                f"for the owner, got {queue.mode!r}.")
-        settings["mode"] = f"{int(queue.mode, 8):04o}"
-    identifiers, starts = _checked_subscribers(queue, f"{place}.subscribers")
-    return _Queue(path, identifiers, settings, starts=starts)
-
-
-def _checked_numbers(queue: QueueConfig, place: str) -> Settings:
-    settings: Settings = {}
-    for name, check in _NUMBERS.items():
-        given = getattr(queue, name)
-        if given is not UNSET:
-            number = _at(f"{place}.{name}", check, given)
-            # As the queue will tell it: times are stored in whole microseconds.
-            settings[name] = stored_seconds(round(number * 1e6)) if name.endswith("_s") else number
-    return settings
-
-
-def _checked_subscribers(queue: QueueConfig, place: str) -> Tuple[Optional[List[str]], Dict[str, Start]]:
-    if isinstance(queue.subscribers, UnsetType):
-        return None, {}
-    subscribers = [SubscriberConfig(one) if isinstance(one, str) else one for one in queue.subscribers]
-    starts: Dict[str, Start] = {}
-    for index, one in enumerate(subscribers):
-        _at(f"{place}[{index}]", arguments.identifier, one.identifier)
-        if not isinstance(one.start, UnsetType):
-            starts[one.identifier] = _at(f"{place}[{index}].start", _start, one.start)
-    identifiers = [one.identifier for one in subscribers]
-    _require_distinct(identifiers, "subscriber", place + "[{}]")
-    return identifiers, starts
-
-
-def _start(text: str) -> Start:
-    start: Start = text
-    with contextlib.suppress(ValueError):
-        start = datetime.datetime.fromisoformat(f"{text[:-1]}+00:00" if text.endswith("Z") else text)
-    arguments.position("start", start, "latest", ids=False)
-    return start
-
-
-def _require_distinct(values: Sequence[str], noun: str, place: str) -> None:
-    first: Dict[str, int] = {}
-    for index, value in enumerate(values):
-        if first.setdefault(value, index) != index:
-            raise _wrong(place.format(index), f"The same {noun} as {place.format(first[value])}: {value!r}. Keep one.")
-
-
-def _at(place: str, check: Callable[[Any], T], value: object) -> T:
-    """Check a value and have what is wrong with it name its place."""
-    try:
-        return check(value)
-    except (errors.ArgumentError, errors.ArgumentTypeError) as error:
-        raise _wrong(place, str(error)) from error
-
-
-def _wrong(place: str, message: str) -> errors.ConfigError:
-    return errors.ConfigError(f"{message[:-1]} - at `{place}`.")
+    known = {name: one.policy for name, one in status.subscribers.items()}
+    return Queue(path,
+                 sorted(known),
+                 settings,
+                 status,
+                 policies={
+                     name: policy.settings()
+                     for name, policy in known.items() if policy is not None
+                 })

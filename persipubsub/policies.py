@@ -138,6 +138,21 @@ def _is_shared(policy: Optional[Policy]) -> bool:
     return policy is not None and policy.shared
 
 
+def require_changeable(identifier: str, before: Optional[Policy], after: Optional[Policy], in_flight: int,
+                       dead_letters_count: int) -> None:
+    """Refuse to make a shared subscriber of a plain one, or the other way round, where that could not take over all.
+
+    :param in_flight: how many messages it has that were handed out, or requeued
+    :param dead_letters_count: how many dead letters it has
+    :raise ArgumentError: there are some
+    """
+    if _is_shared(before) != _is_shared(after) and (in_flight or dead_letters_count):
+        raise errors.ArgumentError(
+            f"The subscriber {identifier!r} has {in_flight} messages in flight and {dead_letters_count} dead letters, "
+            "so shared cannot be changed. Have them acknowledged, and discard the dead letters, or add another "
+            "subscriber.")
+
+
 def _change_kind(txn: Transaction, identifier: bytes, place: Place, policy: Optional[Policy]) -> None:
     """Make a shared subscriber of a plain one, or the other way round. It is a new one, at the same place.
 
@@ -145,11 +160,7 @@ def _change_kind(txn: Transaction, identifier: bytes, place: Place, policy: Opti
 
     :raise ArgumentError: the new one could not take over what the old one has
     """
-    if place.in_flight or place.requeued or place.dead_letters:
-        raise errors.ArgumentError(
-            f"The subscriber {identifier.decode()!r} has {place.in_flight + place.requeued} messages in flight and "
-            f"{place.dead_letters} dead letters, so shared cannot be changed. Have them acknowledged, and discard the "
-            "dead letters, or add another subscriber.")
+    require_changeable(identifier.decode(), place.policy, policy, place.in_flight + place.requeued, place.dead_letters)
     if place.policy is not None:
         dead_letters.forget(txn, place)
     header = txn.header

@@ -2,12 +2,44 @@
 
 import dataclasses
 import pathlib
-from typing import Mapping, Optional, Tuple
+from typing import Dict, Mapping, Optional, Tuple, Union
 
 from persipubsub import dead_letters, queue
 from persipubsub.configuration import Durability, HighWaterMark, Strategy, stored_high_watermark, stored_seconds
-from persipubsub.records import Place
+from persipubsub.records import Place, Policy
 from persipubsub.transaction import Transaction
+
+
+@dataclasses.dataclass(frozen=True)
+class SubscriberPolicy:
+    """How messages are handed out to a subscriber that is shared, or limits its deliveries.
+
+    See :meth:`Control.add_subscriber`. What is only for shared subscribers is None for another one.
+    """
+
+    #: Whether workers share its messages.
+    shared: bool
+    #: Seconds after which another worker is given a message.
+    lease_s: Optional[float]
+    #: How often a message is handed out before it becomes a dead letter.
+    max_deliveries: int
+    #: Seconds until a message that was given back comes again.
+    retry_delay_s: Optional[float]
+    #: The longest such delay.
+    retry_delay_max_s: Optional[float]
+    #: How many dead letters it keeps.
+    dead_letters_max: int
+
+    def settings(self) -> Dict[str, Union[str, int, float]]:
+        """Give what is set, by the names of the arguments of :meth:`Control.add_subscriber`."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def _public(policy: Policy) -> SubscriberPolicy:
+    times_us = (policy.lease_us, policy.retry_delay_us, policy.retry_delay_max_us)
+    lease_s, delay_s, delay_max_s = (stored_seconds(time_us) if policy.shared else None for time_us in times_us)
+    return SubscriberPolicy(policy.shared, lease_s, policy.max_deliveries, delay_s, delay_max_s,
+                            policy.dead_letters_max)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +60,8 @@ class SubscriberStatus:
     in_flight: int
     #: Number of its dead letters.
     dead_letters: int
+    #: How messages are handed out to it; None: to whoever asks, again and again until they are taken.
+    policy: Optional[SubscriberPolicy]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +137,7 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
         return messages, age_us / 1e6 if messages else None
 
     def plain(place: Place) -> SubscriberStatus:
-        return SubscriberStatus(place.next_id, *counted(place.next_id), place.taken, 0, 0)
+        return SubscriberStatus(place.next_id, *counted(place.next_id), place.taken, 0, 0, None)
 
     def with_policy(place: Place) -> SubscriberStatus:
         """Tell of one that awaits messages before its next, or outside the log."""
@@ -112,7 +146,7 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
         if earlier.oldest_us is not None:
             age_s = max(age_s or 0, (now_us - earlier.oldest_us) / 1e6)
         return SubscriberStatus(place.next_id, pending + earlier.messages, age_s, place.taken, earlier.messages,
-                                place.dead_letters)
+                                place.dead_letters, _public(dead_letters.policy_of(place)))
 
     messages, oldest_age_s = counted(0)
     awaited, _ = (0, None) if floor is None else counted(floor)

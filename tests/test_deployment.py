@@ -217,6 +217,59 @@ def test_subscribers_begin_where_the_config_says(tmp_path: pathlib.Path) -> None
         assert env.new_subscriber("all").front() is None
 
 
+SHARED: Dict[str, Any] = {
+    "identifier": "workers",
+    "shared": True,
+    "lease_s": 12.5,
+    "max_deliveries": 3,
+    "retry_delay_s": 0,
+    "retry_delay_max_s": 7,
+    "dead_letters_max": 50
+}
+
+
+def test_workers_share_a_subscriber_as_the_config_says(tmp_path: pathlib.Path) -> None:
+    """What is set on a subscriber holds, new or not; what is left out stays, and a second run has nothing to do."""
+    config = write(tmp_path, {"path": "q", "subscribers": ["plain", SHARED, {"identifier": "new", "shared": True}]})
+    told = [str(change) for change in deployment.plan(config)]
+    assert f"{tmp_path / 'q'}: subscriber 'workers' shared False -> True" in told
+    assert f"{tmp_path / 'q'}: subscriber 'workers' lease_s 12.5 added" in told
+    assert [str(change) for change in deployment.deploy(config)] == told
+    assert not deployment.deploy(config)
+    described = json.loads(deployment.describe(tmp_path / "q"))["queues"][0]["subscribers"]
+    defaults = {"lease_s": 30, "max_deliveries": 5, "retry_delay_s": 1, "retry_delay_max_s": 60}
+    assert described == [{"identifier": "new", "shared": True, **defaults, "dead_letters_max": 10_000}, "plain", SHARED]
+    part = write(tmp_path, {"path": "q", "subscribers": [{"identifier": "workers", "lease_s": 5}]})
+    assert [str(change)
+            for change in deployment.deploy(part)] == [f"{tmp_path / 'q'}: subscriber 'workers' lease_s 12.5 -> 5"]
+    described = json.loads(deployment.describe(tmp_path / "q"))["queues"][0]["subscribers"]
+    assert described[2] == {**SHARED, "lease_s": 5}
+    limited = {"identifier": "plain", "shared": False, "max_deliveries": 2, "dead_letters_max": 10_000}
+    assert len(deployment.deploy(write(tmp_path, {"path": "q", "subscribers": [limited]}))) == 2
+    assert json.loads(deployment.describe(tmp_path / "q"))["queues"][0]["subscribers"][1] == limited
+
+
+@pytest.mark.parametrize("policy, tells", [
+    ({"shared": False, "lease_s": 5}, "lease_s is for a shared subscriber"),
+    ({"dead_letters_max": 5, "shared": False}, "dead_letters_max is for"),
+    ({"retry_delay_s": 8}, "retry_delay_max_s must be at least retry_delay_s, 8.0, got 7.0"),
+    ({"shared": False}, "has 1 messages in flight and 0 dead letters"),
+])  # yapf: disable
+def test_what_does_not_fit_to_a_subscriber_touches_nothing(policy: Dict[str, Any], tells: str,
+                                                           tmp_path: pathlib.Path) -> None:
+    """Settings that do not fit together, or not to what is stored, are found before any queue is touched."""
+    deployment.deploy(write(tmp_path, {"path": "q", "subscribers": [SHARED]}))
+    with persipubsub.new_environment(tmp_path / "q") as environment:
+        environment.new_publisher().send(b"x")
+        with environment.new_subscriber("workers").receive():
+            wanted = {"path": "q", "subscribers": [{"identifier": "workers", **policy}]}
+            config = write(tmp_path, {"path": "first"}, wanted)
+            for call in (deployment.plan, deployment.deploy):
+                with pytest.raises(errors.ConfigError, match=f"q: subscriber 'workers': .*{re.escape(tells)}"):
+                    call(config)
+    assert not (tmp_path / "first").exists()
+
+
 def wrong(place: str, *tells: str, **queue: Any) -> Any:
     """Make a case: a queue that is wrong at a place."""
     return pytest.param({"path": "q", **queue}, place, tells, id=f"{place} {' '.join(tells)}")
@@ -252,6 +305,17 @@ MISTAKES = [
           subscribers=["a", "b", {
               "identifier": "a"
           }]),
+    wrong(".subscribers[0].shared", "bool", "int", subscribers=[{
+        "identifier": "a",
+        "shared": 1
+    }]),
+    *(wrong(f".subscribers[1].{name}", tells, subscribers=["b", {
+        "identifier": "a",
+        "shared": True,
+        name: value
+    }]) for name, value, tells in [("lease_s", 0, "from 0.01 to"), (
+        "lease_s", 2e9, "10 ** 9"), ("max_deliveries", 0, "from 1 to"), ("retry_delay_s", -1, "from 0 to"),
+                                   ("retry_delay_max_s", -1, "from 0 to"), ("dead_letters_max", 10**7, "to 1000000")]),
     wrong(".high_watermark", "unknown field `max`", high_watermark={"max": 1}),
     wrong(".high_watermark.max_messages", "int", "str", high_watermark={"max_messages": "5"}),
     wrong(".high_watermark.max_messages", "int", "bool", high_watermark={"max_messages": True}),
@@ -402,8 +466,15 @@ def test_odd_timeouts_settle(timeout: float, tmp_path: pathlib.Path) -> None:
 
 
 identifiers = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=60)
+workers = st.fixed_dictionaries({"identifier": identifiers, "shared": st.just(True)}, optional={
+    "lease_s": st.floats(0.01, 1e9),
+    "max_deliveries": st.integers(1, 10**9),
+    "retry_delay_s": st.floats(0, 60),
+    "retry_delay_max_s": st.floats(60, 1e9),
+    "dead_letters_max": st.integers(1, 10**6),
+})  # yapf: disable
 queues = st.fixed_dictionaries({}, optional={
-    "subscribers": st.lists(st.one_of(identifiers, st.builds(lambda name: {"identifier": name}, identifiers)),
+    "subscribers": st.lists(st.one_of(identifiers, st.builds(lambda name: {"identifier": name}, identifiers), workers),
                             max_size=4,
                             unique_by=lambda one: one["identifier"] if isinstance(one, dict) else one),
     "high_watermark": st.fixed_dictionaries({}, optional={

@@ -1,0 +1,366 @@
+"""The config of a deployment: its form, and what it wants of each queue once all of it was checked.
+
+The classes say what the JSON may hold, with descriptions for :func:`schema`. Their limits are those of the API: what is
+given is checked by the same functions.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import functools
+import json
+import os
+import pathlib
+import re
+from typing import Annotated, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from persipubsub import arguments, errors, files, policies
+from persipubsub.configuration import (DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
+                                       RETENTION_S_MAX, Durability, HighWaterMark, Strategy, as_stored, stored_seconds)
+from persipubsub.status import QueueStatus
+
+Path = Union[str, "os.PathLike[str]"]
+Value = Union[str, int, float]
+#: Where a new subscriber begins.
+Start = Union[str, datetime.datetime]
+#: What is set on a queue, by its name in the config.
+Settings = Dict[str, Value]
+T = TypeVar("T")
+
+STRATEGIES = {strategy.name: strategy for strategy in Strategy}
+DURABILITIES = {durability.name.lower(): durability for durability in Durability}
+#: Octal digits, of which the first lets the owner read and write.
+_MODE = "^0?[67][0-7]{2}$"
+MARK = "high_watermark."
+#: How messages are handed out to a subscriber.
+POLICY = ("shared", "lease_s", "max_deliveries", "retry_delay_s", "retry_delay_max_s", "dead_letters_max")
+#: The settings that are numbers, and how each is checked.
+NUMBERS: Dict[str, Callable[[object], Union[int, float]]] = {
+    "retention_s": arguments.retention,
+    "deduplication_window_s": arguments.deduplication_window,
+    "deduplication_max": arguments.deduplication_max
+}
+
+
+class MarkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When the queue overflows."""
+
+    # The schema tells the limits, HighWaterMark enforces them.
+    message_timeout: Union[Annotated[float,
+                                     Meta(description="Seconds after which a message that was not taken goes.",
+                                          extra_json_schema={
+                                              "minimum": HighWaterMark.MESSAGE_TIMEOUT_S_MIN,
+                                              "maximum": HighWaterMark.MESSAGE_TIMEOUT_S_MAX
+                                          })], UnsetType] = UNSET
+    max_messages: Union[Annotated[int,
+                                  Meta(description="Number of messages at which the queue overflows.",
+                                       extra_json_schema={
+                                           "minimum": 1,
+                                           "maximum": HighWaterMark.MAX_MESSAGES_MAX
+                                       })], UnsetType] = UNSET
+    hwm_db_size: Union[Annotated[int,
+                                 Meta(description="Bytes at which the queue overflows.",
+                                      extra_json_schema={
+                                          "minimum": 1,
+                                          "maximum": HighWaterMark.HWM_DB_SIZE_BYTES_MAX
+                                      })], UnsetType] = UNSET
+
+
+_Identifier = Annotated[str,
+                        Meta(description="1 to 255 bytes of UTF-8 without NUL.",
+                             extra_json_schema={
+                                 "minLength": 1,
+                                 "maxLength": arguments.IDENTIFIER_BYTES_MAX
+                             })]
+
+
+class SubscriberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A subscriber of the queue."""
+
+    identifier: _Identifier
+    start: Union[Annotated[
+        str,
+        Meta(
+            description="Where it begins if it is new: \"latest\", \"earliest\" for all that is stored, or a time with "
+            "a timezone, as 2026-01-31T12:00:00Z.")], UnsetType] = UNSET
+    shared: Union[Annotated[bool,
+                            Meta(description="Whether workers share its messages, so that each goes to one of them.")],
+                  UnsetType] = UNSET
+    lease_s: Union[Annotated[float,
+                             Meta(description="Seconds after which another worker is given a shared message.",
+                                  extra_json_schema={
+                                      "minimum": policies.LEASE_S_MIN,
+                                      "maximum": policies.SECONDS_MAX
+                                  })], UnsetType] = UNSET
+    max_deliveries: Union[Annotated[int,
+                                    Meta(description="How often a message is handed out before it is a dead letter.",
+                                         extra_json_schema={
+                                             "minimum": 1,
+                                             "maximum": policies.MAX_DELIVERIES_MAX
+                                         })], UnsetType] = UNSET
+    retry_delay_s: Union[Annotated[float,
+                                   Meta(description="Seconds until a shared message comes again that was given back.",
+                                        extra_json_schema={
+                                            "minimum": 0,
+                                            "maximum": policies.SECONDS_MAX
+                                        })], UnsetType] = UNSET
+    retry_delay_max_s: Union[Annotated[float,
+                                       Meta(description="The longest such delay; it doubles each time.",
+                                            extra_json_schema={
+                                                "minimum": 0,
+                                                "maximum": policies.SECONDS_MAX
+                                            })], UnsetType] = UNSET
+    dead_letters_max: Union[Annotated[int,
+                                      Meta(description="How many dead letters it keeps.",
+                                           extra_json_schema={
+                                               "minimum": 1,
+                                               "maximum": policies.DEAD_LETTERS_MAX_MAX
+                                           })], UnsetType] = UNSET
+
+
+class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A queue. What is left out keeps its stored value, and is the default in a new queue."""
+
+    path: Annotated[str,
+                    Meta(description="The directory of the queue, relative to the config file.",
+                         extra_json_schema={"minLength": 1})]
+    subscribers: Union[Annotated[List[Union[_Identifier, SubscriberConfig]],
+                                 Meta(description="Who reads from the queue.")], UnsetType] = UNSET
+    high_watermark: Union[MarkConfig, UnsetType] = UNSET
+    strategy: Union[Annotated[
+        str,
+        Meta(description="Which messages go when the queue overflows.", extra_json_schema={"enum": list(STRATEGIES)})],
+                    UnsetType] = UNSET
+    durability: Union[Annotated[
+        str, Meta(description="What a sent message survives.", extra_json_schema={"enum": list(DURABILITIES)})],
+                      UnsetType] = UNSET
+    message_type: Union[Annotated[
+        str,
+        Meta(description="The full name of the protobuf type of all messages, such as shop.Order.",
+             extra_json_schema={
+                 "pattern": f"^{arguments.MESSAGE_TYPE}$",
+                 "maxLength": arguments.MESSAGE_TYPE_BYTES_MAX
+             })], UnsetType] = UNSET
+    retention_s: Union[Annotated[
+        float,
+        Meta(description="Seconds for which messages are kept that all subscribers have taken.",
+             extra_json_schema={
+                 "minimum": 0,
+                 "maximum": RETENTION_S_MAX
+             })], UnsetType] = UNSET
+    deduplication_window_s: Union[Annotated[float,
+                                            Meta(description="Seconds for which a deduplication id is remembered.",
+                                                 extra_json_schema={
+                                                     "minimum": DEDUPLICATION_WINDOW_S_MIN,
+                                                     "maximum": DEDUPLICATION_WINDOW_S_MAX
+                                                 })], UnsetType] = UNSET
+    deduplication_max: Union[Annotated[int,
+                                       Meta(description="How many deduplication ids are remembered at most.",
+                                            extra_json_schema={
+                                                "minimum": 1,
+                                                "maximum": DEDUPLICATION_MAX_MAX
+                                            })], UnsetType] = UNSET
+    mode: Union[Annotated[
+        str,
+        Meta(description="Permissions of the files, in octal digits; who may read or write them may enter the "
+             "directory.",
+             extra_json_schema={"pattern": _MODE})], UnsetType] = UNSET
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Queues of persipubsub, as `persipubsub deploy` sets them up."""
+
+    queues: List[QueueConfig]
+    schema: Union[Annotated[str, Meta(description="The schema that an editor uses.")],
+                  UnsetType] = msgspec.field(name="$schema", default=UNSET)
+
+
+@dataclasses.dataclass(frozen=True)
+class Queue:
+    """A queue as a config wants it, or as it is."""
+
+    path: pathlib.Path
+    #: None: they stay as they are.
+    subscribers: Optional[Sequence[str]]
+    settings: Settings
+    #: None: as a config wants it, or where there is none.
+    status: Optional[QueueStatus] = None
+    #: Where new subscribers begin that do not begin at the end.
+    starts: Mapping[str, Start] = dataclasses.field(default_factory=dict)
+    #: How messages are handed out to subscribers, as far as that is given.
+    policies: Mapping[str, Settings] = dataclasses.field(default_factory=dict)
+
+
+# pylint: disable-next=too-many-arguments,too-many-positional-arguments  # one for each setting
+def settings_of(mark: HighWaterMark, strategy: Strategy, durability: Durability, retention_s: float,
+                deduplication_window_s: float, deduplication_max: int, mode: int) -> Settings:
+    """Name the settings of a queue as a config does."""
+    return {
+        f"{MARK}message_timeout": mark.message_timeout,
+        f"{MARK}max_messages": mark.max_messages,
+        f"{MARK}hwm_db_size": mark.hwm_db_size,
+        "strategy": strategy.name,
+        "durability": durability.name.lower(),
+        "retention_s": retention_s,
+        "deduplication_window_s": deduplication_window_s,
+        "deduplication_max": deduplication_max,
+        "mode": f"{mode:04o}"
+    }
+
+
+def mark_settings(settings: Dict[str, Any]) -> Dict[str, Any]:
+    """Give those of some settings that are of the high-water mark, by its own names."""
+    return {name[len(MARK):]: value for name, value in settings.items() if name.startswith(MARK)}
+
+
+def mark_of(settings: Dict[str, Any]) -> HighWaterMark:
+    """Make a high-water mark of settings; what they lack is the default."""
+    given: Dict[str, Any] = mark_settings(settings)
+    return HighWaterMark(**given)
+
+
+def schema() -> str:
+    """Give the JSON Schema of a config, for editors and for other programs that check one."""
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Config)}
+    return json.dumps(whole, indent=2)
+
+
+def read(config_path: pathlib.Path) -> List[Queue]:
+    """Read a config, check all of it, and give what it wants of each queue.
+
+    :raise ConfigError: it is wrong; the error names the file and the place
+    :raise PathError: it cannot be read
+    """
+    try:
+        text = config_path.read_bytes()
+    except OSError as error:
+        raise files.path_error(error, config_path) from error
+    try:
+        config = msgspec.convert(json.loads(text.decode(), object_pairs_hook=_object), Config)
+        directory = os.path.dirname(os.path.abspath(config_path))
+        queues = [_checked(queue, f"$.queues[{index}]", directory) for index, queue in enumerate(config.queues)]
+        _require_distinct([os.path.realpath(queue.path) for queue in queues], "queue", "$.queues[{}].path")
+    except msgspec.ValidationError as error:
+        raise errors.ConfigError(f"{config_path}: {error}. See persipubsub schema.") from error
+    except json.JSONDecodeError as error:
+        raise errors.ConfigError(f"{config_path}: Not JSON: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise errors.ConfigError(f"{config_path}: Not UTF-8: {error}.") from error
+    except RecursionError as error:
+        raise errors.ConfigError(f"{config_path}: Nested too deeply.") from error
+    except errors.ConfigError as error:
+        raise errors.ConfigError(f"{config_path}: {error}") from error
+    return queues
+
+
+def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """Make an object; of two values of one name Python would drop the first without a word."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise errors.ConfigError(f"Object has the field `{twice}` twice, with {len(pairs)} fields. Keep one.")
+    return made
+
+
+def _checked(queue: QueueConfig, place: str, directory: str) -> Queue:
+    """Check the limits of what has the right types."""
+    path = pathlib.Path(os.path.normpath(os.path.join(directory, _at(f"{place}.path", arguments.directory,
+                                                                     queue.path))))
+    settings: Settings = {}
+    if not isinstance(queue.high_watermark, UnsetType):
+        for name, value in msgspec.structs.asdict(queue.high_watermark).items():
+            if value is not UNSET:
+                what = f"{MARK}{name}"
+                mark = _at(f"{place}.{what}", mark_of, {what: value})
+                # As the queue will tell it: a timeout is stored in whole microseconds.
+                settings[what] = getattr(as_stored(mark), name)
+    for name, given, choices in (("strategy", queue.strategy, STRATEGIES), ("durability", queue.durability,
+                                                                            DURABILITIES)):
+        if not isinstance(given, UnsetType):
+            if given not in choices:
+                raise _wrong(f"{place}.{name}", f"{name} must be one of {', '.join(choices)}, got {given!r}.")
+            settings[name] = given
+    if not isinstance(queue.message_type, UnsetType):
+        settings["message_type"] = _at(f"{place}.message_type", arguments.message_type, queue.message_type)
+    settings.update(_checked_numbers(queue, place))
+    if not isinstance(queue.mode, UnsetType):
+        if not re.fullmatch(_MODE, queue.mode):
+            raise _wrong(
+                f"{place}.mode", "mode must be octal digits from \"0600\" to \"0777\" with reading and writing "
+                f"for the owner, got {queue.mode!r}.")
+        settings["mode"] = f"{int(queue.mode, 8):04o}"
+    if isinstance(queue.subscribers, UnsetType):
+        return Queue(path, None, settings)
+    subscribers = [SubscriberConfig(one) if isinstance(one, str) else one for one in queue.subscribers]
+    return _with_subscribers(Queue(path, [], settings), subscribers, f"{place}.subscribers")
+
+
+def _checked_numbers(queue: QueueConfig, place: str) -> Settings:
+    settings: Settings = {}
+    for name, check in NUMBERS.items():
+        given = getattr(queue, name)
+        if given is not UNSET:
+            number = _at(f"{place}.{name}", check, given)
+            # As the queue will tell it: times are stored in whole microseconds.
+            settings[name] = stored_seconds(round(number * 1e6)) if name.endswith("_s") else number
+    return settings
+
+
+def _with_subscribers(queue: Queue, subscribers: Sequence[SubscriberConfig], place: str) -> Queue:
+    starts: Dict[str, Start] = {}
+    given: Dict[str, Settings] = {}
+    for index, one in enumerate(subscribers):
+        _at(f"{place}[{index}]", arguments.identifier, one.identifier)
+        if not isinstance(one.start, UnsetType):
+            starts[one.identifier] = _at(f"{place}[{index}].start", _start, one.start)
+        policy = _checked_policy(one, f"{place}[{index}]")
+        if policy:
+            given[one.identifier] = policy
+    identifiers = [one.identifier for one in subscribers]
+    _require_distinct(identifiers, "subscriber", place + "[{}]")
+    return dataclasses.replace(queue, subscribers=identifiers, starts=starts, policies=given)
+
+
+def _checked_policy(subscriber: SubscriberConfig, place: str) -> Settings:
+    settings: Settings = {}
+    for name in POLICY:
+        value = getattr(subscriber, name)
+        if value is not UNSET:
+            _at(f"{place}.{name}", functools.partial(_delivering, name), value)
+            settings[name] = stored_seconds(round(value * 1e6)) if name.endswith("_s") else value
+    return settings
+
+
+def _delivering(name: str, value: object) -> policies.Delivering:
+    return policies.delivering(**{name: value})
+
+
+def _start(text: str) -> Start:
+    start: Start = text
+    with contextlib.suppress(ValueError):
+        start = datetime.datetime.fromisoformat(f"{text[:-1]}+00:00" if text.endswith("Z") else text)
+    arguments.position("start", start, "latest", ids=False)
+    return start
+
+
+def _require_distinct(values: Sequence[str], noun: str, place: str) -> None:
+    first: Dict[str, int] = {}
+    for index, value in enumerate(values):
+        if first.setdefault(value, index) != index:
+            raise _wrong(place.format(index), f"The same {noun} as {place.format(first[value])}: {value!r}. Keep one.")
+
+
+def _at(place: str, check: Callable[[Any], T], value: object) -> T:
+    """Check a value and have what is wrong with it name its place."""
+    try:
+        return check(value)
+    except (errors.ArgumentError, errors.ArgumentTypeError) as error:
+        raise _wrong(place, str(error)) from error
+
+
+def _wrong(place: str, message: str) -> errors.ConfigError:
+    return errors.ConfigError(f"{message[:-1]} - at `{place}`.")
