@@ -148,10 +148,15 @@ class Control:
     def remove_subscriber(self, identifier: str) -> None:
         """Remove a subscriber. Who waits as it gets UnknownSubscriberError; what nobody else awaits is deleted.
 
+        Its dead letters are deleted, too, with a warning in the log.
+
         :raise UnknownSubscriberError: there is no such subscriber
         """
         encoded = arguments.identifier(identifier)
-        self._handle.change(lambda txn: queue.remove_subscriber(txn, encoded))
+        dead = self._handle.change(lambda txn: queue.remove_subscriber(txn, encoded))
+        if dead:
+            _LOGGER.warning("The subscriber %r of the queue at %s was removed with its dead letters: %d.", identifier,
+                            self._environment.path, dead)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)
@@ -178,8 +183,15 @@ class Control:
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)
     def clear_all_subscribers(self) -> int:
-        """Remove all subscribers and with them all messages; publishers go on. Give how many messages went."""
-        return self._handle.change(queue.clear_subscribers)
+        """Remove all subscribers and with them all messages; publishers go on. Give how many messages went.
+
+        The dead letters are deleted, too, with a warning in the log.
+        """
+        messages, dead = self._handle.change(queue.clear_subscribers)
+        if dead:
+            _LOGGER.warning("All subscribers of the queue at %s were removed with their dead letters: %d.",
+                            self._environment.path, dead)
+        return messages
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.require(

@@ -33,7 +33,11 @@ _QUEUE, _SUBSCRIBER = ("path", ), ("path", "subscriber")
 #: All metrics. Whoever adds one writes its samples in :func:`_samples`, and its row in ``docs/metrics.rst``.
 METRICS = (
     Metric("persipubsub_up", _GAUGE, _QUEUE, "Whether the queue could be read: 1 or 0."),
-    Metric("persipubsub_messages", _GAUGE, _QUEUE, "Messages that some subscriber has not taken."),
+    Metric("persipubsub_messages", _GAUGE, _QUEUE,
+           "Messages that some subscriber has not taken, and of those that are retained."),
+    Metric("persipubsub_retained_messages", _GAUGE, _QUEUE,
+           "Messages that all subscribers have taken, and that are kept for a while."),
+    Metric("persipubsub_delayed_messages", _GAUGE, _QUEUE, "Messages that were sent for later and are not due yet."),
     Metric("persipubsub_size_bytes", _GAUGE, _QUEUE, "Bytes of the pages that the messages take."),
     Metric("persipubsub_oldest_message_age_seconds", _GAUGE, _QUEUE,
            "Time since the oldest message was sent; 0 if there is none."),
@@ -133,6 +137,8 @@ def _samples(found: QueueStatus) -> Iterator[_Sample]:
     mark, pruned = found.high_watermark, found.pruned
     yield _Sample("persipubsub_up", 1)
     yield _Sample("persipubsub_messages", found.messages)
+    yield _Sample("persipubsub_retained_messages", found.retained)
+    yield _Sample("persipubsub_delayed_messages", found.delayed)
     yield _Sample("persipubsub_size_bytes", found.size_bytes)
     yield _Sample("persipubsub_oldest_message_age_seconds", found.oldest_age_s or 0)
     yield _Sample("persipubsub_high_watermark_messages", mark.max_messages)

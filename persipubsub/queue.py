@@ -438,24 +438,33 @@ def add_subscriber(txn: Transaction, identifier: bytes, policy: Optional[Policy]
 
 
 @icontract.ensure(lambda txn, identifier: txn.place(identifier) is None, enabled=icontract.SLOW)
-def remove_subscriber(txn: Transaction, identifier: bytes) -> None:
-    """Remove a subscriber, and what it alone still awaited.
+def remove_subscriber(txn: Transaction, identifier: bytes) -> int:
+    """Remove a subscriber, and what it alone still awaited; give how many dead letters went with it.
 
     :raise UnknownSubscriberError: there is none
     """
-    _remove_place(txn, identifier, own_place(txn, subscribe(txn, identifier)))
+    place = own_place(txn, subscribe(txn, identifier))
+    _remove_place(txn, identifier, place)
     prune_dangling(txn)
+    return place.dead_letters
 
 
-def clear_subscribers(txn: Transaction) -> int:
-    """Remove all subscribers and all messages; give how many messages went."""
-    retained = retained_messages(txn)
-    for identifier, place in txn.places():
+class Cleared(NamedTuple):
+    """How many messages and dead letters went."""
+
+    messages: int
+    dead_letters: int
+
+
+def clear_subscribers(txn: Transaction) -> Cleared:
+    """Remove all subscribers and all messages."""
+    retained, places = retained_messages(txn), list(txn.places())
+    for identifier, place in places:
         _remove_place(txn, identifier, place)
     count = remove_below(txn, txn.log().next_id())
     header = txn.header
     txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count - retained))
-    return count + _clear_delayed(txn)
+    return Cleared(count + _clear_delayed(txn), sum(place.dead_letters for _, place in places))
 
 
 def _remove_place(txn: Transaction, identifier: bytes, place: Place) -> None:

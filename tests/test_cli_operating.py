@@ -226,7 +226,41 @@ def test_dead_letters_are_listed(path_of_failures: pathlib.Path) -> None:
     assert run("dead-letters", "show", "--payload", path_of_failures, "workers", 3).stdout == "3"
     missing = run("dead-letters", "show", path_of_failures, "workers", 9)
     assert missing.returncode == 1 and "no dead letter 9" in missing.stderr
-    assert run("status", path_of_failures).stdout.splitlines()[-1].split() == ["'workers'", "0", "-", "0", "3"]
+    assert run("status",
+               path_of_failures).stdout.splitlines()[-1].split() == ["'workers'", "0", "-", "0", "3", "30", "s"]
+
+
+def test_a_subscriber_with_dead_letters_is_removed_only_when_told(path_of_failures: pathlib.Path) -> None:
+    """Without --yes the user is asked, and told how many dead letters would be deleted."""
+    asked = run("subscriber", "remove", path_of_failures, "workers", stdin="n\n")
+    assert asked.returncode == 1 and "3 dead letters will be deleted" in asked.stdout
+    assert run("subscriber", "list", path_of_failures).stdout == "workers\n"
+    removed = run("subscriber", "remove", path_of_failures, "workers", "--yes")
+    assert (removed.returncode, run("subscriber", "list", path_of_failures).stdout) == (0, "")
+    assert "with its dead letters: 3" in removed.stderr
+
+
+def test_how_messages_are_handed_out_is_set_and_shown(path: pathlib.Path) -> None:
+    """Each option of ``subscriber add`` is set, and ``status`` shows it; queues without such subscribers look as before."""
+    options = {
+        "lease_s": 5.5,
+        "max_deliveries": 2,
+        "retry_delay_s": 3.0,
+        "retry_delay_max_s": 4.0,
+        "dead_letters_max": 7
+    }
+    assert "lease" not in run("status", path).stdout
+    flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert run("subscriber", "add", path, "workers", "--shared", *flags).returncode == 0
+    assert run("subscriber", "add", path, "limited", "--max-deliveries", 9).returncode == 0
+    found = json.loads(run("status", "--json", path).stdout)[0]["subscribers"]
+    assert found["workers"]["policy"] == {"shared": True, **options}
+    assert found["limited"]["policy"] == {"shared": False, "max_deliveries": 9, "dead_letters_max": 10_000}
+    assert found["audit"]["policy"] is None
+    shown = {line.split()[0]: line.split()[-1] for line in run("status", path).stdout.splitlines()[-4:]}
+    assert shown == {"'audit'": "-", "'billing'": "-", "'limited'": "-", "'workers'": "s"}
+    failed = run("subscriber", "add", path, "audit", "--lease-s", 5)
+    assert failed.returncode == 1 and "lease_s is for a shared subscriber" in failed.stderr
 
 
 def test_dead_letters_are_settled(path_of_failures: pathlib.Path) -> None:

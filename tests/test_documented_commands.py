@@ -24,7 +24,7 @@ TIMEOUT_S = 300
 
 def sections() -> Dict[str, str]:
     """Give the text about each verb."""
-    parts = re.split(r"^(\w+)\n~+\n", COMMANDS, flags=re.MULTILINE)
+    parts = re.split(r"^([\w-]+)\n~+\n", COMMANDS, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2]))
 
 

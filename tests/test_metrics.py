@@ -292,6 +292,7 @@ def test_alerts_fire_for_what_they_name(tmp_path: pathlib.Path) -> None:
         "PersipubsubSubscriberLags":
         [("persipubsub_subscriber_oldest_pending_age_seconds", 'subscriber="a"', "51x10", "49x10"),
          ("persipubsub_message_timeout_seconds", "", "100x10", "100x10")],
+        "PersipubsubDeadLetters": [("persipubsub_subscriber_dead_letters", 'subscriber="a"', "0+1x10", "7x10")],
     }
     tests = []
     for alert, metrics in trouble.items():

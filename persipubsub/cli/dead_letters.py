@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import click
 
 from persipubsub.cli import Command
-from persipubsub.cli.opening import opened_control
+from persipubsub.cli.opening import complete_subscriber, opened_control
 from persipubsub.dead_letters import DeadLetter
 
 #: So much of a payload or an error stands in a list.
@@ -24,7 +24,7 @@ def dead_letters() -> None:
 
 
 _path = click.argument("path", type=click.Path())
-_name = click.argument("name")
+_name = click.argument("name", shell_complete=complete_subscriber)
 _ids = click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(min=1))
 
 

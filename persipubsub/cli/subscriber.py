@@ -1,6 +1,6 @@
 """The verb ``subscriber``: add, remove and list the subscribers of a queue."""
 
-from typing import Optional
+from typing import Any
 
 import click
 
@@ -23,18 +23,25 @@ def subscriber() -> None:
 @click.option("--shared/--not-shared", default=None, help="Whether workers share its messages.")
 @click.option("--lease-s", type=float, help="Seconds after which a shared message goes to another worker.")
 @click.option("--max-deliveries", type=int, help="How often a message is handed out before it is a dead letter.")
-def add(path: str, name: str, shared: Optional[bool], lease_s: Optional[float], max_deliveries: Optional[int]) -> None:
+@click.option("--retry-delay-s", type=float, help="Seconds until a shared message comes again that was given back.")
+@click.option("--retry-delay-max-s", type=float, help="The longest such delay; it doubles each time.")
+@click.option("--dead-letters-max", type=int, help="How many dead letters it keeps.")
+def add(path: str, name: str, **settings: Any) -> None:
     """Add the subscriber NAME, which gets what is sent from then on. Of one that exists, the options are set."""
     with opened_control(path) as control:
-        control.add_subscriber(name, shared=shared, lease_s=lease_s, max_deliveries=max_deliveries)
+        control.add_subscriber(name, **settings)
 
 
 @subscriber.command(cls=Command, example="persipubsub subscriber remove ./queue audit")
 @click.argument("path", type=click.Path())
 @click.argument("name", shell_complete=complete_subscriber)
-def remove(path: str, name: str) -> None:
-    """Remove the subscriber NAME. The messages that nobody else awaits are deleted."""
+@click.option("--yes", is_flag=True, help="Do not ask, also if there are dead letters.")
+def remove(path: str, name: str, yes: bool) -> None:
+    """Remove the subscriber NAME. The messages that nobody else awaits are deleted, and its dead letters."""
     with opened_control(path) as control:
+        found = control.status().subscribers.get(name)
+        if found is not None and found.dead_letters and not yes:
+            click.confirm(f"{found.dead_letters:,} dead letters will be deleted. Go on?", abort=True)
         control.remove_subscriber(name)
 
 

@@ -77,13 +77,17 @@ def _subscribers(history: History) -> RenderableType:
         return Text("  no subscribers: what is sent is not stored")
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
-    for _ in range(3):
+    has_policies = any(subscriber.policy for subscriber in status.subscribers.values())
+    heads = ["pending", "oldest", "out", *(["in flight", "dead letters"] if has_policies else [])]
+    for _ in heads:
         grid.add_column(justify="right", no_wrap=True)
-    grid.add_row("  subscriber", "pending", "oldest", "out", style="dim")
+    grid.add_row("  subscriber", *heads, style="dim")
     for identifier, subscriber in sorted(status.subscribers.items(), key=lambda item: (-item[1].pending, item[0])):
         # As Python writes it: a name may have a line break.
+        handed_out = (subscriber.in_flight, subscriber.dead_letters) if subscriber.policy else (None, None)
         grid.add_row(Text(f"  {identifier!r}"), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s),
-                     _number(rates.get(identifier), "/s"))
+                     _number(rates.get(identifier), "/s"),
+                     *(_number(number, "") for number in handed_out if has_policies))
     return grid
 
 
