@@ -393,19 +393,23 @@ class Bridge:
 class Recorder(threading.local):
     """The engine of endpoints whose writes are committed elsewhere: instead of writing, it notes what is to be written.
 
-    So such an endpoint checks, encodes and refuses exactly as every other. Each thread has notes of its own.
+    So such an endpoint checks, encodes and refuses exactly as every other. Each thread has notes of its own. What an
+    endpoint writes while it only looks, as giving back what it cannot read, is written at once.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writes: List[Write] = []
+        self._is_recording = False
 
     def recorded(self, call: Callable[[], object]) -> List[Write]:
         """Run a call of an endpoint and give what it wants to write."""
-        self._writes = []
-        call()
-        writes, self._writes = self._writes, []
-        return writes
+        self._writes, self._is_recording = [], True
+        try:
+            call()
+            return self._writes
+        finally:
+            self._is_recording = False
 
     def put(self, batch: Batch) -> Sent:
         """Note messages."""
@@ -438,6 +442,8 @@ class Recorder(threading.local):
 
     def fail(self, subscription: Subscription, ids: Sequence[int], failure: Failure) -> Settled:
         """Note that a block raised which was handed messages."""
+        if not self._is_recording:
+            return self._engine.fail(subscription, ids, failure)
         return self._settle(lambda txn: failures.fail(txn, subscription, ids, failure))
 
     def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
@@ -451,6 +457,8 @@ class Recorder(threading.local):
     def give_back(self, subscription: Subscription, ids: Sequence[int], token: bytes,
                   failure: Optional[Failure]) -> Settled:
         """Note that a worker gives messages back."""
+        if not self._is_recording:
+            return self._engine.give_back(subscription, ids, token, failure)
         return self._settle(lambda txn: leases.give_back(txn, subscription, ids, token, failure))
 
     def extend(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:

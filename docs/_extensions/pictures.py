@@ -107,6 +107,26 @@ def way_of_a_message() -> Drawing:
 
 
 @picture
+def delivery() -> Drawing:
+    """A message waits, a worker claims it and acknowledges it. Given back it waits again; in the end it is dead."""
+    drawing = Drawing(250)
+    drawing.box(20, 16, 120, ["waiting", "in the log"])
+    drawing.box(290, 16, 140, ["claimed", "by one worker"])
+    drawing.arrow(140, 30, 288, 30)
+    drawing.text(214, 23, "handed out", "middle")
+    drawing.arrow(290, 50, 142, 50)
+    drawing.text(214, 68, "block raised,", "middle")
+    drawing.text(214, 85, "or lease ended", "middle")
+    drawing.arrow(360, 62, 360, 120, "block ended")
+    drawing.box(290, 122, 140, ["acknowledged"])
+    drawing.arrow(60, 186, 60, 64, "requeued")
+    drawing.box(20, 188, 120, ["dead letter", "beside the log"])
+    drawing.arrow(310, 62, 142, 200)
+    drawing.text(240, 150, "the last time", "end")
+    return drawing
+
+
+@picture
 def layers() -> Drawing:
     """The modules in layers; each may import only what lies below it."""
     drawing = Drawing(408)
