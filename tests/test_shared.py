@@ -11,6 +11,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Type
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
 from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, recovery
@@ -318,6 +319,55 @@ def test_recovery_hands_out_again_what_was_in_flight(opened: Queue) -> None:
         assert environment.new_control().check() == ()
         with environment.new_subscriber("workers").receive_many(timeout=0) as msgs:
             assert msgs == [b"2", b"3"]
+
+
+def test_rewinding_a_shared_subscriber(opened: Queue) -> None:
+    """It gets again what is stored from a place on; what workers hold behind that is theirs no more, the rest is."""
+    opened.control.set_retention(100)
+    opened.send(*(b"%d" % number for number in range(1, 7)))
+    assert [received(opened.worker()) for _ in range(2)] == [b"1", b"2"]
+    first, second = opened.worker(), opened.worker()
+    with first.receive(timeout=0) as kept:
+        with pytest.raises(errors.LeaseLostError), second.receive_many(2, timeout=0) as lost:
+            assert opened.control.rewind("workers", 4) == 4
+        assert (kept, lost) == (b"3", [b"4", b"5"])
+        with opened.worker().receive_many(timeout=0) as again:
+            assert again == [b"4", b"5", b"6"]
+    assert opened.control.status().subscribers["workers"].taken == 6
+    assert opened.control.rewind("workers", "earliest") == 6
+    assert held(opened.worker(), 9) == [b"%d" % number for number in range(1, 7)]
+
+
+def test_a_shared_subscriber_may_begin_in_the_past(opened: Queue) -> None:
+    """A new one gets what is stored, if it is told to begin there."""
+    opened.send(b"1")
+    opened.control.add_subscriber("late", "earliest", shared=True)
+    assert held(opened.environment.new_subscriber("late")) == [b"1"]
+
+
+def test_a_delayed_message_reaches_a_worker_that_waits(opened: Queue) -> None:
+    """A worker gets a message when it is due, though nothing else is there."""
+    opened.publisher.send_later(b"later", delay_s=5)
+    assert received(opened.worker()) is None
+    opened.clock.move(5)
+    assert received(opened.worker()) == b"later"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_bytes_of_another_type_become_a_dead_letter(shared: bool, opened: Queue) -> None:
+    """What cannot be decoded counts as a delivery that failed, for who limits them; to look at it counts as none."""
+    opened.control.add_subscriber("typed", shared=shared, max_deliveries=3)
+    opened.send(StringValue(value="1").SerializeToString(), b"\xff", StringValue(value="3").SerializeToString())
+    typed, taken = opened.environment.new_subscriber("typed", message_type=StringValue), []
+    for _ in range(8):
+        opened.clock.move(100)
+        with contextlib.suppress(errors.DecodeError), typed.receive_many(timeout=0) as msgs:
+            taken += [msg.value for msg in msgs]
+        with contextlib.suppress(errors.DecodeError, errors.SubscriberKindError):
+            typed.front()
+    assert taken == ["1", "3"]
+    letter, = opened.control.dead_letters("typed")
+    assert (letter.payload, letter.deliveries, letter.error_type) == (b"\xff", 3, "persipubsub.errors.DecodeError")
 
 
 # In real time
