@@ -227,7 +227,7 @@ def test_dead_letters_are_listed(path_of_failures: pathlib.Path) -> None:
     missing = run("dead-letters", "show", path_of_failures, "workers", 9)
     assert missing.returncode == 1 and "no dead letter 9" in missing.stderr
     assert run("status",
-               path_of_failures).stdout.splitlines()[-1].split() == ["'workers'", "0", "-", "0", "3", "30", "s"]
+               path_of_failures).stdout.splitlines()[-1].split() == ["'workers'", "0", "-", "shared", "0", "3"]
 
 
 def test_a_subscriber_with_dead_letters_is_removed_only_when_told(path_of_failures: pathlib.Path) -> None:
@@ -249,7 +249,7 @@ def test_how_messages_are_handed_out_is_set_and_shown(path: pathlib.Path) -> Non
         "retry_delay_max_s": 4.0,
         "dead_letters_max": 7
     }
-    assert "lease" not in run("status", path).stdout
+    assert "kind" not in run("status", path).stdout
     flags = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
     assert run("subscriber", "add", path, "workers", "--shared", *flags).returncode == 0
     assert run("subscriber", "add", path, "limited", "--max-deliveries", 9).returncode == 0
@@ -257,8 +257,9 @@ def test_how_messages_are_handed_out_is_set_and_shown(path: pathlib.Path) -> Non
     assert found["workers"]["policy"] == {"shared": True, **options}
     assert found["limited"]["policy"] == {"shared": False, "max_deliveries": 9, "dead_letters_max": 10_000}
     assert found["audit"]["policy"] is None
-    shown = {line.split()[0]: line.split()[-1] for line in run("status", path).stdout.splitlines()[-4:]}
-    assert shown == {"'audit'": "-", "'billing'": "-", "'limited'": "-", "'workers'": "s"}
+    shown = {line.split()[0]: line.split()[-3:] for line in run("status", path).stdout.splitlines()[-4:]}
+    plain = ["plain", "0", "0"]
+    assert shown == {"'audit'": plain, "'billing'": plain, "'limited'": plain, "'workers'": ["shared", "0", "0"]}
     failed = run("subscriber", "add", path, "audit", "--lease-s", 5)
     assert failed.returncode == 1 and "lease_s is for a shared subscriber" in failed.stderr
 

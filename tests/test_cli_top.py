@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import io
 import os
 import pathlib
 import re
@@ -142,6 +143,40 @@ def test_a_sparkline_has_a_bar_for_each_value(values: List[float]) -> None:
                if values[one] <= values[other])
     if any(values):
         assert max(heights) == len(BARS) - 1
+
+
+def drawn(env: persipubsub.Environment, columns: int = 80) -> List[str]:
+    """Draw what top draws of a queue that it has looked at twice."""
+    from rich.console import Console
+
+    from persipubsub.cli.top_frame import frame
+    history = History("queue")
+    for time_s in (1, 2):
+        history.add(time_s, read_status(str(env.path)))
+    console = Console(width=columns, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(frame([history], columns))
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def test_shared_subscribers_fit_into_80_columns(env: persipubsub.Environment) -> None:
+    """Kind, messages in flight and dead letters stand in 80 columns, with no number cut, however long a name is."""
+    assert drawn(env)[-3].split() == ["subscriber", "pending", "oldest", "out"]
+    name = "w" * 100
+    env.new_control().add_subscriber(name, shared=True, max_deliveries=1)
+    env.new_publisher().send_many([b"x"] * 12_345)
+    worker = env.new_subscriber(name)
+    with pytest.raises(ValueError), worker.receive():
+        raise ValueError
+    with worker.receive_many(12_000) as messages:
+        lines = drawn(env)
+    head, = (line for line in lines if line.split()[:1] == ["subscriber"])
+    assert head.split() == ["subscriber", "pending", "oldest", "out", "kind", "in", "flight", "dead", "letters"]
+    assert max(map(len, lines)) <= 80
+    rows = lines[lines.index(head) + 1:]
+    row, = (line.split()[1:] for line in rows if "shared" in line)
+    assert (row[0], row[-3:]) == ("12,344", ["shared", f"{len(messages):,}", "1"])
+    assert sum(line[:30].count("w") for line in rows) == 100 + "slow".count("w")
 
 
 @contextlib.contextmanager

@@ -1,13 +1,13 @@
 """The verb ``status``: tell what queues look like at this moment."""
 
 import dataclasses
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from persipubsub.cli import Command
+from persipubsub.cli import Command, subscriber_cells
 from persipubsub.cli.opening import read_status
-from persipubsub.status import QueueStatus, SubscriberStatus
+from persipubsub.status import QueueStatus
 
 
 @click.command(cls=Command, example="persipubsub status ./orders ./invoices")
@@ -80,26 +80,20 @@ def _as_text(one: QueueStatus) -> str:
     if not one.subscribers:
         kept = "only retained" if one.retention_s else "not stored"
         return "\n".join(lines + [f"  no subscribers: what is sent is {kept}"])
+    return "\n".join(lines + _table(one))
+
+
+def _table(one: QueueStatus) -> List[str]:
+    """Give a line for each subscriber, below their head."""
+    rows = [("subscriber", "pending", "oldest", *subscriber_cells.head(one))]
     # As Python writes them: a name may have a line break.
-    rows: List[Sequence[str]] = [("subscriber", "pending", "oldest")]
-    rows += [(repr(identifier), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s))
-             for identifier, subscriber in sorted(one.subscribers.items())]
-    if any(subscriber.policy for subscriber in one.subscribers.values()):
-        policies = [_policy(subscriber) for _, subscriber in sorted(one.subscribers.items())]
-        rows = [[*row, *more] for row, more in zip(rows, [("in flight", "dead letters", "lease"), *policies])]
+    rows += [(repr(identifier), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s),
+              *subscriber_cells.of(one, subscriber)) for identifier, subscriber in sorted(one.subscribers.items())]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines += [
+    return [
         "  ".join(["", f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:]))])
         for row in rows
     ]
-    return "\n".join(lines)
-
-
-def _policy(subscriber: SubscriberStatus) -> Sequence[str]:
-    if subscriber.policy is None:
-        return "-", "-", "-"
-    lease_s = subscriber.policy.lease_s
-    return f"{subscriber.in_flight:,}", f"{subscriber.dead_letters:,}", "-" if lease_s is None else f"{lease_s:,g} s"
 
 
 def _age(age_s: Optional[float]) -> str:

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from persipubsub.cli import subscriber_cells
 from persipubsub.cli.history import History
 from persipubsub.status import QueueStatus
 
@@ -75,19 +76,16 @@ def _subscribers(history: History) -> RenderableType:
     status, rates = history.latest(), history.taken_per_s_by_subscriber()
     if not status.subscribers:
         return Text("  no subscribers: what is sent is not stored")
+    head = ("pending", "oldest", "out", *subscriber_cells.head(status))
     grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(no_wrap=True)
-    has_policies = any(subscriber.policy for subscriber in status.subscribers.values())
-    heads = ["pending", "oldest", "out", *(["in flight", "dead letters"] if has_policies else [])]
-    for _ in heads:
+    grid.add_column(overflow="fold")  # where there is too little room, a name goes on in the next line, not a number
+    for _ in head:
         grid.add_column(justify="right", no_wrap=True)
-    grid.add_row("  subscriber", *heads, style="dim")
+    grid.add_row("  subscriber", *head, style="dim")
     for identifier, subscriber in sorted(status.subscribers.items(), key=lambda item: (-item[1].pending, item[0])):
         # As Python writes it: a name may have a line break.
-        handed_out = (subscriber.in_flight, subscriber.dead_letters) if subscriber.policy else (None, None)
         grid.add_row(Text(f"  {identifier!r}"), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s),
-                     _number(rates.get(identifier), "/s"),
-                     *(_number(number, "") for number in handed_out if has_policies))
+                     _number(rates.get(identifier), "/s"), *subscriber_cells.of(status, subscriber))
     return grid
 
 
