@@ -12,7 +12,7 @@ import tempfile
 import time
 from typing import Callable, Dict, List, NamedTuple, Sequence
 
-from tests.faults import chaos, every_point, power_cut, soak
+from tests.faults import chaos, every_point, power_cut, soak, workers
 from tests.faults.figures import Figures, table
 from tests.faults.interposed import preload
 
@@ -39,6 +39,8 @@ CAMPAIGNS: Dict[str, Campaign] = {
     # The number of seconds.
     "chaos": Campaign(chaos.campaign, 15, 600),
     "soak": Campaign(soak.campaign, 8, 300),
+    # The number of messages.
+    "workers": Campaign(workers.campaign, 10_000, 100_000),
 }
 
 
@@ -80,7 +82,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("campaigns", nargs="*", metavar="CAMPAIGN", help=f"one of: {', '.join(CAMPAIGNS)}; or all")
     parser.add_argument("--long", action="store_true", help="the long form: hours, on a slow disk")
-    parser.add_argument("--number", type=int, help="the stride, the number of rounds or seconds, for this once")
+    parser.add_argument("--number",
+                        type=int,
+                        help="the stride, the number of rounds, seconds or messages, for this once")
     parser.add_argument("--report", type=pathlib.Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     unknown = set(arguments.campaigns) - set(CAMPAIGNS)

@@ -65,6 +65,23 @@ def in_child(function: Callable[[], Any]) -> Child:
     return Child(status, json.loads(text) if status == 0 else None)
 
 
+def started(function: Callable[[], object]) -> int:
+    """Start a child that runs a function, and ends with 1 if it raises; give its id."""
+    sys.stderr.flush()
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            function()
+            status = 0
+        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+    return pid
+
+
 def look(path: pathlib.Path) -> Optional[State]:
     """Look at a queue in a child."""
     child = in_child(lambda: operations.look(path))

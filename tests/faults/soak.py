@@ -12,15 +12,13 @@ import pathlib
 import re
 import signal
 import statistics
-import sys
 import tempfile
 import time
-import traceback
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 
 import persipubsub
 from persipubsub import Durability, HighWaterMark
-from tests.faults.every_point import in_child
+from tests.faults.every_point import in_child, started
 from tests.faults.figures import Figures
 
 MARK_MESSAGES = 5000
@@ -149,21 +147,13 @@ def _check(path: pathlib.Path) -> List[str]:
 
 def _start(role: Callable[[pathlib.Path], Callable[[], object]], path: pathlib.Path, duration_s: float) -> int:
     """Start a child that does what a role does, and writes its samples beside the queue; give its id."""
-    sys.stderr.flush()
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            logging.disable()
-            samples = list(measured(role(path), path, duration_s))
-            path.with_name(role.__name__).write_text(json.dumps(samples), encoding="ascii")
-            status = 0
-        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
-    return pid
+
+    def begin() -> None:
+        logging.disable()
+        samples = list(measured(role(path), path, duration_s))
+        path.with_name(role.__name__).write_text(json.dumps(samples), encoding="ascii")
+
+    return started(begin)
 
 
 def _run(path: pathlib.Path, duration_s: float, figures: Figures) -> None:

@@ -1,0 +1,80 @@
+"""Test that workers may be killed; ``python -m tests.faults workers --long`` has 100,000 messages worked on."""
+
+from typing import Dict, List
+
+import pytest
+
+from tests.faults import campaigns
+from tests.faults.figures import Figures, table
+from tests.faults.journal import Event
+from tests.faults.workers import Hands, Seen, judge
+
+MESSAGE, OTHER = "plain:0:0", "plain:1:0"
+
+
+@pytest.mark.slow
+def test_killed_workers() -> None:
+    """Of 8 workers one is killed every 200 ms: each message is taken once or is dead, and comes again for deaths only.
+    """
+    plain, poisoned = rows = campaigns.run("workers", campaigns.CAMPAIGNS["workers"].short)
+    print("\n" + table(rows))
+    assert not plain.failures and not poisoned.failures
+    assert plain.lost == plain.duplicated == poisoned.lost == poisoned.duplicated == 0
+    assert plain.faults and plain.notes["redeliveries"] and not plain.notes["dead letters"]
+    assert poisoned.notes["dead letters"] >= 10
+
+
+def judged(lines: List[str], dead: Dict[str, int], taken: int) -> Figures:
+    """Judge what workers noted, of one plain message, with at most two deliveries."""
+    noted = [Event(number, what, tuple(words)) for number, (what, *words) in enumerate(map(str.split, lines))]
+    figures = Figures("workers")
+    judge({MESSAGE}, Hands(noted), Seen(taken, dead, 0, []), 2, figures)
+    return figures
+
+
+@pytest.mark.parametrize("lines, dead, taken, expected", [
+    ([], {}, 0, "lost"),
+    (["handed 1", "failed 1"], {}, 0, "lost"),
+    (["handed 1", "taken 1", "handed 2"], {}, 1, "after they were taken"),
+    (["handed 1", "handed 2", "taken 2", "taken 1"], {}, 1, "after they were taken"),
+    (["handed 1", "handed 2", "taken 2"], {}, 0, "the queue counts"),
+    (["handed 1", "failed 1", "handed 1", "taken 1"], {
+        MESSAGE: 2
+    }, 1, "dead and taken"),
+    (["handed 1", "failed 1"], {
+        MESSAGE: 1
+    }, 0, "right number"),
+])
+def test_what_is_wrong_is_named(lines: List[str], dead: Dict[str, int], taken: int, expected: str) -> None:
+    """Each thing that must not become of a message is told."""
+    failures = judged([f"{line} {MESSAGE}" for line in lines], dead, taken).failures
+    assert any(expected in failure for failure in failures)
+
+
+@pytest.mark.parametrize("lines, dead, taken, ok, unknown", [
+    (["handed 1", "taken 1"], {}, 1, 1, 0),
+    (["handed 1"], {}, 1, 0, 1),
+    (["handed 1", "handed 2", "taken 2"], {}, 1, 1, 0),
+    (["handed 1", "late 1", "handed 2", "taken 2"], {}, 1, 1, 0),
+    (["handed 1", "failed 1", "handed 2", "failed 2"], {
+        MESSAGE: 2
+    }, 0, 0, 0),
+])
+def test_what_may_be(lines: List[str], dead: Dict[str, int], taken: int, ok: int, unknown: int) -> None:
+    """A message is taken once, or dead, or was in the hands of one who died: then only the queue knows."""
+    found = judged([f"{line} {MESSAGE}" for line in lines], dead, taken)
+    assert not found.failures and (found.ok, found.unknown) == (ok, unknown)
+
+
+def test_what_comes_again_for_no_reason() -> None:
+    """Who holds a message has to die, to raise or to be late before another one is handed it."""
+    noted = [
+        Event(number, what, (worker, MESSAGE))
+        for number, (what, worker) in enumerate((("handed", "1"), ("handed", "2"), ("handed", "3"), ("taken", "3")))
+    ]
+    figures = Figures("workers")
+    judge({MESSAGE}, Hands(noted), Seen(1, {}, 0, []), 5, figures)
+    assert not figures.failures  # two died
+    noted.append(Event(9, "taken", ("2", OTHER)))
+    judge({MESSAGE, OTHER}, Hands(noted), Seen(2, {}, 0, []), 5, figures)
+    assert any("let them go" in failure for failure in figures.failures)
