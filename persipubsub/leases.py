@@ -212,8 +212,10 @@ def _give_back_alike(txn: Transaction, place: Place, ids: Sequence[int], entry: 
         waiting = Delivery(entry.deliveries, NO_TOKEN, now_us + _delay_us(policy, entry.deliveries), failure)
         txn.deliveries(place).put_many(ids, waiting, entry)
     else:
+        death = Death(RAISED, entry.deliveries, now_us, failure)
         for message_id in ids:
-            death = Death(RAISED, entry.deliveries, now_us, failure)
+            if txn.deliveries(place).get(message_id) is None:
+                continue  # it was requeued, and the same message of the log was buried just before
             place, more = _bury_or_forget(txn, place, message_id, entry, death)
             dropped += more
     return dead_letters.Buried(place, dropped)

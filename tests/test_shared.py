@@ -430,6 +430,24 @@ def test_requeued_messages_go_to_their_subscriber_only(opened: Queue) -> None:
     assert opened.control.discard_dead_letters("workers") == 1
 
 
+def test_a_message_that_is_in_the_log_and_requeued_dies_once(opened: Queue) -> None:
+    """A dead letter that is requeued after a rewind fails together with its message in the log, and is one again."""
+    opened.share(max_deliveries=1)
+    opened.control.set_retention(100)
+    opened.send(b"1")
+    worker = opened.worker()
+    assert failed(worker) == b"1"
+    opened.control.rewind("workers", to="earliest")
+    with pytest.raises(KeyboardInterrupt), worker.receive(timeout=0):
+        raise KeyboardInterrupt
+    assert opened.control.requeue_dead_letters("workers") == 1
+    with pytest.raises(Failed), worker.receive_many(timeout=0) as msgs:
+        assert msgs == [b"1", b"1"]
+        raise Failed
+    assert [letter.payload for letter in opened.dead()] == [b"1"]
+    assert opened.control.status().subscribers["workers"].in_flight == 0
+
+
 # Settings
 
 
