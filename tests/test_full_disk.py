@@ -3,6 +3,7 @@
 Everything runs in a process of its own, since what must not happen is that the system kills it (SIGBUS).
 """
 
+import asyncio
 import concurrent.futures
 import errno
 import os
@@ -15,7 +16,9 @@ from typing import Callable, Dict, Iterator, List, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, compaction, errors, recovery
+from persipubsub import (Control, Durability, Environment, clock, compaction, errors, handle, invariants, recovery,
+                         status)
+from persipubsub.testing import Clock
 from tests.concurrency import CONTEXT, WAIT_S
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0,
@@ -156,8 +159,8 @@ def change_until_full(environment: Environment) -> None:
 
 def seen(control: Control) -> Tuple[object, ...]:
     """Give what the queue looks like, but for its size and for how time passes."""
-    status = control.status()
-    return status.messages, status.next_id, sorted(status.subscribers)
+    found = control.status()
+    return found.messages, found.next_id, sorted(found.subscribers)
 
 
 def use_full(disk: pathlib.Path, durability: Durability, use: Callable[[Environment], None]) -> None:
@@ -247,3 +250,75 @@ def first_relaxed_send_without_room(disk: pathlib.Path) -> None:
 def test_the_mark_of_relaxed_commits(disk: pathlib.Path, run: Run) -> None:
     """Where the mark of relaxed commits finds no room, the send says so and stores nothing."""
     run(first_relaxed_send_without_room, disk)
+
+
+async def wait_in_a_task(environment: Environment) -> None:
+    """Wait for a message in a task of asyncio."""
+    async with environment.new_async_subscriber("idle").receive(WAIT_S):
+        pass
+
+
+def wait(environment: Environment) -> None:
+    """Wait for a message."""
+    with environment.new_subscriber("idle").receive(WAIT_S):
+        pass
+
+
+#: What appends delayed messages that are due, as each write does, and each look.
+APPENDING: Dict[str, Callable[[Environment], object]] = {
+    "send": lambda environment: environment.new_publisher().send(b"x"),
+    "send_later": lambda environment: environment.new_publisher().send_later(b"x", delay_s=1000),
+    "wait": wait,
+    "wait in a task": lambda environment: asyncio.run(wait_in_a_task(environment)),
+    "front": lambda environment: environment.new_subscriber("a").front(),
+    "pop": lambda environment: environment.new_subscriber("a").pop(),
+    "status": lambda environment: environment.new_control().status(),
+}
+
+
+def stored(environment: Environment) -> Tuple[object, ...]:
+    """Give what the queue looks like, by a look that appends nothing."""
+    held = handle.acquire(environment.path)
+    try:
+        assert not held.read(invariants.check)
+        found = held.read(lambda txn: status.read(txn, environment.path))
+    finally:
+        handle.release(held)
+    places = [(identifier, place.next_id) for identifier, place in sorted(found.subscribers.items())]
+    return found.messages, found.next_id, found.delayed, found.pruned, places
+
+
+def append_due_without_room(disk: pathlib.Path, durability: Durability) -> None:
+    """Let more become due than there is room for to move it, use the queue in all ways, then make room."""
+    moved = Clock()
+    clock.boottime_us, clock.wall_us = moved.boottime_us, moved.wall_us  # in this process only
+    due = [b"%02d" % number + PAYLOAD for number in range(50)]
+    with persipubsub.new_environment(disk / "queue") as environment:
+        control = environment.new_control(["a", "idle"], durability=durability)
+        publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
+        publisher.send(b"first")
+        environment.new_subscriber("idle").pop()
+        for payload in due:
+            publisher.send_later(payload, delay_s=100)
+        filler = Filler(disk)
+        filler.fill(3 * PAGE_BYTES)
+        before = stored(environment)
+        with pytest.raises(errors.DiskFullError), subscriber.receive(timeout=0) as message:
+            assert message == b"first"
+            moved.forward(100)
+        for name, use in APPENDING.items():
+            with pytest.raises(errors.DiskFullError, match="Make room") as raised:
+                use(environment)
+            assert str(environment.path) in str(raised.value), name
+            assert stored(environment) == before, name
+        filler.remove()
+        assert list(environment.new_subscriber("idle").messages(timeout=0)) == due
+        assert list(subscriber.messages(timeout=0)) == [b"first", *due]
+        assert control.status().delayed == 0 and control.check() == ()
+
+
+@pytest.mark.parametrize("durability", Durability)
+def test_delayed_messages_that_are_due(durability: Durability, disk: pathlib.Path, run: Run) -> None:
+    """Where there is no room to append what is due, whoever comes hears it, all stays, and it comes once there is room.
+    """
+    run(append_due_without_room, disk, durability)
