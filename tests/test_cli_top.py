@@ -17,6 +17,7 @@ from typing import Iterator, List, Optional
 
 import hypothesis
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import strategies as st
 
 import persipubsub
@@ -123,6 +124,56 @@ def test_another_queue_at_the_path_begins_anew(env: persipubsub.Environment, tmp
         other.new_control()
         history.add(3, read_status(str(other.path)))
     assert (history.sent_per_s(), history.backlogs()) == ([], [0])
+
+
+def test_retained_messages_are_no_backlog(env: persipubsub.Environment) -> None:
+    """What all have taken and what has not come yet is nothing that anybody lags behind with."""
+    env.new_control(retention_s=100)
+    env.new_publisher().send_many([b"x"] * 5)
+    env.new_publisher().send_later(b"x", delay_s=1000)
+    history = History("queue")
+    for identifier, count in (("fast", 5), ("slow", 2), ("slow", 3)):
+        with env.new_subscriber(identifier).receive_many(count):
+            pass
+        history.add(len(history.backlogs()) + 1, read_status(str(env.path)))
+    assert history.backlogs() == [5, 3, 0]
+
+
+def drawn(path: pathlib.Path) -> str:
+    """Give what is drawn of a queue, in a wide terminal."""
+    from rich.console import Console
+
+    from persipubsub.cli.top_frame import frame
+    history, console = History("queue"), Console(width=120, highlight=False)
+    history.add(1, read_status(str(path)))
+    with console.capture() as capture:
+        console.print(frame([history], 120))
+    return capture.get()
+
+
+def test_what_a_queue_has_beside_its_messages_is_shown(env: persipubsub.Environment, tmp_path: pathlib.Path) -> None:
+    """The type, what is retained and what is delayed are lines of their own, where the queue has them."""
+    plain = drawn(env.path)
+    assert not re.search(r"(?m)^  (type|retained|delayed) ", plain)
+    with persipubsub.new_environment(tmp_path / "rich") as other:
+        control = other.new_control(["a"], retention_s=2.5, message_type=StringValue)
+        assert re.search(r"(?m)^  retained +0 of those messages, for 2.5 s *$", drawn(other.path))
+        control.set_retention(100)
+        publisher = other.new_publisher(message_type=StringValue)
+        publisher.send_many([StringValue(value="x")] * 1234)
+        publisher.send_later(StringValue(value="x"), delay_s=1000)
+        with other.new_subscriber("a", StringValue).receive_many(1200):
+            pass
+        text = drawn(other.path)
+        assert re.search(r"(?m)^  messages +1,234 of 65,536 ", text)
+        assert re.search(r"(?m)^  type +google\.protobuf\.StringValue *$", text)
+        assert re.search(r"(?m)^  retained +1,200 of those messages, for 100 s *$", text)
+        assert re.search(r"(?m)^  delayed +1 *$", text)
+        assert re.search(r"(?m)^  backlog +34 ", text)
+        control.remove_subscriber("a")
+        assert "no subscribers: what is sent is only retained" in drawn(other.path)
+        control.set_retention(0)
+        assert "no subscribers: what is sent is not stored" in drawn(other.path)
 
 
 def test_old_samples_are_forgotten(env: persipubsub.Environment) -> None:

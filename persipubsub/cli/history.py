@@ -42,8 +42,8 @@ class History:
         return self._samples[-1].status
 
     def backlogs(self) -> List[float]:
-        """Give how many messages each sample has."""
-        return [sample.status.messages for sample in self._samples]
+        """Give how many messages some subscriber has not taken, in each sample."""
+        return [sample.status.messages - sample.status.retained for sample in self._samples]
 
     def sent_per_s(self) -> List[float]:
         """Give how many messages were sent a second, between each two samples."""

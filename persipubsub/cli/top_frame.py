@@ -51,6 +51,14 @@ def _figures(status: QueueStatus) -> RenderableType:
     ):
         share = value / limit
         grid.add_row(f"  {name}", text, f"{share:.0%}", style="red" if share >= HIGH_SHARE else "")
+    for name, line in (
+        ("type", status.message_type),
+        ("retained",
+         f"{status.retained:,} of those messages, for {status.retention_s:g} s" if status.retention_s else None),
+        ("delayed", f"{status.delayed:,}" if status.delayed else None),
+    ):
+        if line is not None:
+            grid.add_row(f"  {name}", line)
     pruned = status.pruned
     grid.add_row(
         "  pruned", f"{pruned.timeout:,} by timeout, {pruned.overflow:,} by overflow, {pruned.dangling:,} "
@@ -75,7 +83,7 @@ def _subscribers(history: History) -> RenderableType:
     """Tell of each subscriber, the one that lags most first."""
     status, rates = history.latest(), history.taken_per_s_by_subscriber()
     if not status.subscribers:
-        return Text("  no subscribers: what is sent is not stored")
+        return Text(f"  no subscribers: what is sent is {'only retained' if status.retention_s else 'not stored'}")
     head = ("pending", "oldest", "out", *subscriber_cells.head(status))
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(overflow="fold")  # where there is too little room, a name goes on in the next line, not a number
