@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Callable, Dict, List
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
 from persipubsub import Durability, Environment, HighWaterMark, clock, delayed, errors, futex, handle
@@ -294,6 +295,14 @@ def test_who_waits_is_woken_when_a_message_is_due(polling: bool, opened: Opened,
     message = opened.publisher.send_later(b"due", delay_s=0.2)
     assert received.result() == b"due"
     assert clock.utc(wall.time_ns() // 1000) >= message.due - datetime.timedelta(seconds=0.1)
+
+
+def test_a_type_does_not_delay_a_delayed_message(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscriber of protobuf messages wakes up for what is due as well."""
+    monkeypatch.setattr(subscriber_module, "SLEEP_S_MAX", 10 * WAIT_S)
+    typed = opened.environment.new_subscriber("a", StringValue)
+    opened.publisher.send_later(StringValue(value="due").SerializeToString(), delay_s=0.2)
+    assert Task(lambda: next(typed.messages())).result() == StringValue(value="due")
 
 
 def test_one_of_those_who_wait_claims(opened: Opened) -> None:
