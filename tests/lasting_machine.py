@@ -2,7 +2,7 @@
 
 import datetime
 import functools
-from typing import List, Optional, Union
+from typing import Callable, List, Optional, Union
 
 import pytest
 from hypothesis import strategies as st
@@ -21,6 +21,8 @@ AGES = st.sampled_from([0.0, 0.3, 0.5, 1.0, 1.5])
 
 #: In seconds.
 DELAYS = st.sampled_from([0, 0.5, 1, 2, 2, 3, 1000])
+#: By which a message that is sent again is known.
+IDENTIFIERS = st.sampled_from(["x", "y", "z", "order-17"])
 
 
 class LastingMachine(Machine):
@@ -107,11 +109,16 @@ class LastingMachine(Machine):
     @uses("Publisher.send_later")
     def send_later(self, which: int, size_bytes: int, delay_s: float, absolute: bool, pickling: bool) -> None:
         """What is delayed is appended when it is due, by whoever comes; there is at most as much as the mark says."""
-        opened, model, payload = self.some(which), self.model, self.payloads([size_bytes])[0]
+        self.send_for_later(self.some(which).publisher.send_later, size_bytes, delay_s, absolute, pickling)
+
+    def send_for_later(self, send_later: Callable[..., DelayedMessage], size_bytes: int, delay_s: float, absolute: bool,
+                       pickling: bool) -> None:
+        """Send in queue and model; where too much is delayed already, that is an error."""
+        model, payload = self.model, self.payloads([size_bytes])[0]
         at = clock.utc(model.now_us() + round(delay_s * 1e6))
-        send = functools.partial(opened.publisher.send_later, payload, delay_s=delay_s)
+        send = functools.partial(send_later, payload, delay_s=delay_s)
         if absolute and at < delayed.AT_END:
-            send = functools.partial(opened.publisher.send_later, payload, at=at)
+            send = functools.partial(send_later, payload, at=at)
         model.write()
         if len(model.delayed) >= model.high_watermark.max_messages:
             with pytest.raises(errors.TooManyDelayedError):
@@ -123,7 +130,7 @@ class LastingMachine(Machine):
         model.write()
         self.delayed_messages.append(pickled(message) if pickling else message)
 
-    @rule(which=WHICH, size_bytes=SIZES_BYTES, identifier=st.sampled_from(["x", "y", "z", "order-17"]))
+    @rule(which=WHICH, size_bytes=SIZES_BYTES, identifier=IDENTIFIERS)
     @uses("Publisher.send")
     def send_once(self, which: int, size_bytes: int, identifier: str) -> None:
         """Of the messages that are sent with one id within the window only the first is appended."""

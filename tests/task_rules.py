@@ -11,7 +11,7 @@ from hypothesis.stateful import precondition, rule
 
 from persipubsub import errors
 from persipubsub.aio import AsyncSubscriber
-from tests.lasting_machine import DELAYS, LastingMachine
+from tests.lasting_machine import DELAYS, IDENTIFIERS, LastingMachine
 from tests.machine import Interrupted, first_of, payloads_of, within
 from tests.rules import NAMES, SIZES_BYTES, WHICH, WORKERS, uses
 from tests.shared_machine import SharedMachine
@@ -23,49 +23,49 @@ class TaskMachine(SharedMachine, LastingMachine):
     @rule(which=WHICH, sizes_bytes=st.lists(SIZES_BYTES, min_size=1, max_size=12))
     @uses("Environment.new_async_publisher", "AsyncPublisher.send")
     def send_from_tasks(self, which: int, sizes_bytes: List[int]) -> None:
-        """What many tasks send at once is appended in the order of the tasks."""
+        """What many tasks send at once is appended in the order of the tasks, as if each had sent alone."""
         pub, payloads = self.some(which).environment.new_async_publisher(), self.payloads(sizes_bytes)
 
         async def send() -> List[int]:
             return await asyncio.gather(*(pub.send(payload) for payload in payloads))
 
-        assert asyncio.run(send()) == self.model.put(payloads)
+        assert asyncio.run(send()) == [self.model.put([payload])[0] for payload in payloads]
 
     @rule(which=WHICH, sizes_bytes=st.lists(SIZES_BYTES, min_size=1, max_size=5), autosync=st.booleans())
     @uses("Environment.new_async_publisher", "AsyncPublisher.send_many", "AsyncPublisher.close")
     def send_many_from_a_task(self, which: int, sizes_bytes: List[int], autosync: bool) -> None:
         """A batch is appended, unless the publisher is closed."""
         pub, payloads = self.some(which).environment.new_async_publisher(autosync), self.payloads(sizes_bytes)
-        assert list(asyncio.run(pub.send_many(payloads))) == self.model.put(payloads)
+        sent = list(asyncio.run(pub.send_many(payloads)))
+        assert sent == ([self.model.put([payload])[0]
+                         for payload in payloads] if autosync else self.model.put(payloads))
         pub.close()
         with pytest.raises(errors.ClosedError):
             asyncio.run(pub.send_many(payloads))
 
-    @rule(which=WHICH, delays_s=st.lists(DELAYS, min_size=1, max_size=4))
+    @rule(which=WHICH, size_bytes=SIZES_BYTES, delay_s=DELAYS, absolute=st.booleans())
     @uses("AsyncPublisher.send_later")
-    def send_later_from_a_task(self, which: int, delays_s: List[float]) -> None:
-        """What a task delays is appended when it is due; there is at most as much as the mark says."""
+    def send_later_from_a_task(self, which: int, size_bytes: int, delay_s: float, absolute: bool) -> None:
+        """What a task sends for later comes as what others do."""
         pub = self.some(which).environment.new_async_publisher()
-        for delay_s, payload in zip(delays_s, self.payloads([8] * len(delays_s))):
-            self.model.write()
-            if len(self.model.delayed) >= self.model.high_watermark.max_messages:
-                with pytest.raises(errors.TooManyDelayedError):
-                    asyncio.run(pub.send_later(payload, delay_s))
-                continue
-            message, expected = asyncio.run(pub.send_later(payload,
-                                                           delay_s)), self.model.delay(payload, round(delay_s * 1e6))
-            assert (message.due_us, message.number) == expected[:2]
-            self.model.write()
-            self.delayed_messages.append(message)
+        self.send_for_later(lambda *args, **kwargs: asyncio.run(pub.send_later(*args, **kwargs)), size_bytes, delay_s,
+                            absolute, False)
 
     @precondition(lambda self: self.delayed_messages)
     @rule(which=WHICH, message=st.integers(0, 30))
     @uses("AsyncPublisher.cancel")
-    def cancel_in_a_task(self, which: int, message: int) -> None:
-        """What was not due yet can be taken back, once."""
+    def cancel_from_a_task(self, which: int, message: int) -> None:
+        """A task takes back what anybody has sent for later, unless it has come."""
         sent = self.delayed_messages[message % len(self.delayed_messages)]
         pub = self.some(which).environment.new_async_publisher()
         assert asyncio.run(pub.cancel(sent)) == self.model.cancel(sent.due_us, sent.number)
+
+    @rule(which=WHICH, size_bytes=SIZES_BYTES, identifier=IDENTIFIERS)
+    @uses("AsyncPublisher.send")
+    def send_once_from_a_task(self, which: int, size_bytes: int, identifier: str) -> None:
+        """A message is known by its id, whoever sends it."""
+        pub, payload = self.some(which).environment.new_async_publisher(), self.payloads([size_bytes])[0]
+        assert asyncio.run(pub.send(payload, identifier)) == self.model.put_once(payload, identifier)
 
     @uses("Environment.new_async_subscriber")
     def async_subscriber(self, which: int, name: str) -> AsyncSubscriber[bytes]:

@@ -19,7 +19,7 @@ import uvloop
 from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, errors, handle, queue, subscriber, writer
+from persipubsub import Durability, Environment, HighWaterMark, clock, errors, handle, queue, subscriber, writer
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.transaction import Transaction
 from persipubsub.writer import Write
@@ -130,6 +130,47 @@ def test_protobuf_messages(new_environment: MakeEnvironment, run: Run) -> None:
         assert [message.value async for message in sub.messages(timeout=0)] == ["once"]
 
     run(main)
+
+
+def test_send_later(new_environment: MakeEnvironment, run: Run) -> None:
+    """A task sends for later and takes back, also a message with a type, as the other endpoints do, who know it."""
+    environment = new_environment("a", message_type=StringValue, high_watermark=HighWaterMark(max_messages=2))
+
+    async def main() -> None:
+        pub = environment.new_async_publisher(message_type=StringValue)
+        sub = environment.new_async_subscriber("a", message_type=StringValue)
+        far = await pub.send_later(StringValue(value="far"), delay_s=1000)
+        soon = await pub.send_later(StringValue(value="soon"), at=clock.utc(clock.wall_us() + 100_000))
+        assert far.number < soon.number and soon.due < far.due
+        with pytest.raises(errors.TooManyDelayedError):
+            await pub.send_later(StringValue(value="one too many"), delay_s=1000)
+        async with sub.receive() as message:
+            assert message == StringValue(value="soon")
+        assert [await pub.cancel(soon), await pub.cancel(far)] == [False, True]
+        other = environment.new_publisher(message_type=StringValue).send_later(StringValue(value="other"), 1000)
+        assert await pub.cancel(other)
+        with pytest.raises(errors.ArgumentTypeError):
+            await pub.send_later(b"bytes", delay_s=1)  # type: ignore[arg-type]  # the mistake
+
+    run(main)
+    assert environment.new_control().status().delayed == 0
+
+
+def test_what_is_sent_for_later_joins(environment: Environment, run: Run) -> None:
+    """What tasks send, send for later and take back at the same time is one commit."""
+
+    async def main() -> None:
+        pub = environment.new_async_publisher()
+        far = await pub.send_later(b"far", delay_s=1000)
+        before = commits(environment)
+        first, second, was_delayed = await asyncio.gather(pub.send(b"1"), pub.send(b"2"), pub.cancel(far))
+        assert (first, second, was_delayed, commits(environment)) == (1, 2, True, before + 1)
+        later = await asyncio.gather(*(pub.send_later(b"2", delay_s=1000) for _ in range(TASKS)), pub.send(b"4"))
+        assert commits(environment) - before <= 3
+        assert len(set(later)) == TASKS + 1
+
+    run(main)
+    assert environment.new_control().status().delayed == TASKS
 
 
 def test_receive_many(environment: Environment, run: Run) -> None:
@@ -275,6 +316,13 @@ def test_mistakes_are_found_at_once(environment: Environment, run: Run) -> None:
             await pub.send("text")
         with pytest.raises(errors.ArgumentTypeError):
             await pub.send_many(b"bytes")
+        with pytest.raises(errors.ArgumentError):
+            await pub.send_later(b"1", delay_s=-1)
+        with pytest.raises(errors.ArgumentTypeError):
+            await pub.cancel(1)  # type: ignore[arg-type]  # the mistake
+        pub.close()
+        with pytest.raises(errors.ClosedError):
+            await pub.send_later(b"1", delay_s=1)
 
     run(main)
 
@@ -412,6 +460,31 @@ def test_no_wakeup_is_missed(environment: Environment, run: Run, monkeypatch: py
         task.result()
 
     run(main)
+
+
+@pytest.mark.parametrize("polling", [False, True])
+def test_delayed_message_ends_a_wait(polling: bool, opened: Opened, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but its due time ends these waits: of a task that waits already, and of one that comes after an answer.
+    """
+    monkeypatch.setattr(subscriber, "SLEEP_S_MAX", 10 * WAIT_S)
+    if polling:
+        monkeypatch.setattr(opened.handle._wakeup, "_words", None)  # as on macOS
+
+    async def main() -> None:
+        sub = opened.environment.new_async_subscriber("a")
+        waiting = asyncio.ensure_future(receive_one(sub))
+        await until_waiting(opened.environment, 1)
+        opened.publisher.send_later(b"1", delay_s=0.2)
+        assert await waiting == b"1"
+        opened.publisher.send_later(b"2", delay_s=0.2)
+        waiting = asyncio.ensure_future(receive_one(sub))
+        await until_waiting(opened.environment, 1)
+        opened.publisher.send(b"3")
+        # Now the watcher sleeps, and nobody whom it knew waits any more. On a slow machine the other one comes first.
+        assert {await waiting, await receive_one(sub)} == {b"2", b"3"}
+
+    run(main)
+    opened.publisher.send(b"so that the thread that waits ends")
 
 
 def test_waiting_costs_nothing(new_environment: MakeEnvironment, run: Run) -> None:

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import random
-from typing import Any, AsyncIterator, Awaitable, Callable, List, Set, Tuple
+from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, Set, Tuple
 
 import pytest
 
 from persipubsub import HighWaterMark, errors
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
+from persipubsub.testing import Clock
 from tests.concurrency import Opened, drained
 from tests.test_aio import LOOPS, MakeLoop, receive_one, run_in
 
@@ -35,31 +36,43 @@ async def turns() -> None:
 
 # At each point
 
+Send = Callable[[AsyncPublisher[bytes], bytes], Awaitable[object]]
+#: What is sent for now comes at once, as what is sent.
+SENDS: Dict[str, Send] = {
+    "send": lambda pub, msg: pub.send(msg),
+    "send_later": lambda pub, msg: pub.send_later(msg, delay_s=0),
+}
+each_send = pytest.mark.parametrize("send", SENDS.values(), ids=list(SENDS))
 
-def test_send_cancelled_in_its_turn_of_the_loop(opened: Opened) -> None:
+
+@each_send
+def test_send_cancelled_in_its_turn_of_the_loop(opened: Opened, send: Send) -> None:
     """A send that is cancelled before the loop has handed it over is not sent; those beside it are."""
 
     async def main() -> None:
         pub = opened.environment.new_async_publisher()
-        tasks = [asyncio.ensure_future(pub.send(b"%d" % number)) for number in range(3)]
+        tasks = [asyncio.ensure_future(send(pub, b"%d" % number)) for number in range(3)]
         await asyncio.sleep(0)
         tasks[1].cancel()
-        assert [type(result) for result in await asyncio.gather(*tasks, return_exceptions=True)
-                ] == [int, asyncio.CancelledError, int]
+        assert [
+            isinstance(result, asyncio.CancelledError)
+            for result in await asyncio.gather(*tasks, return_exceptions=True)
+        ] == [False, True, False]
 
     run(main)
     assert opened.drain() == [b"0", b"2"]
 
 
-def test_send_cancelled_before_and_in_its_commit(opened: Opened) -> None:
+@each_send
+def test_send_cancelled_before_and_in_its_commit(opened: Opened, send: Send) -> None:
     """A send that waits behind a commit is withdrawn at once; one whose commit has begun ends with it, and is sent."""
 
     async def main() -> None:
         pub = opened.environment.new_async_publisher()
         with opened.writing():
-            begun = asyncio.ensure_future(pub.send(b"begun"))
+            begun = asyncio.ensure_future(send(pub, b"begun"))
             await until(opened.queued)
-            behind = asyncio.ensure_future(pub.send(b"behind"))
+            behind = asyncio.ensure_future(send(pub, b"behind"))
             await turns()
             begun.cancel()
             behind.cancel()
@@ -76,19 +89,43 @@ def test_send_cancelled_before_and_in_its_commit(opened: Opened) -> None:
     assert opened.drain() == [b"begun", b"next"]
 
 
-def test_cancelled_send_that_fails(opened: Opened) -> None:
+def test_taking_back_cancelled_before_and_in_its_commit(opened: Opened) -> None:
+    """Taking back what was sent for later is withdrawn, or ends with its commit, as a send."""
+
+    async def main() -> None:
+        pub = opened.environment.new_async_publisher()
+        first, second = await pub.send_later(b"1", delay_s=1000), await pub.send_later(b"2", delay_s=1000)
+        with opened.writing():
+            begun = asyncio.ensure_future(pub.cancel(first))
+            await until(opened.queued)
+            behind = asyncio.ensure_future(pub.cancel(second))
+            await turns()
+            begun.cancel()
+            behind.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await behind
+            assert not begun.done()
+        with pytest.raises(asyncio.CancelledError):
+            await begun
+        assert [await pub.cancel(first), await pub.cancel(second)] == [False, True]
+
+    run(main)
+
+
+@each_send
+def test_cancelled_send_that_fails(opened: Opened, send: Send) -> None:
     """A cancelled send whose commit fails ends as cancelled, and says why it failed."""
 
-    async def send() -> None:
+    async def fail() -> None:
         # Caught in the task: Python 3.10 gives others a CancelledError of their own.
         with pytest.raises(asyncio.CancelledError) as caught:
-            await opened.environment.new_async_publisher().send(bytes(2000))
+            await send(opened.environment.new_async_publisher(), bytes(2000))
         assert isinstance(caught.value.__cause__, errors.MessageTooLargeError)
 
     async def main() -> None:
         opened.control.set_hwm(HighWaterMark(hwm_db_size=1000))
         with opened.writing():
-            task = asyncio.ensure_future(send())
+            task = asyncio.ensure_future(fail())
             await until(opened.queued)
             task.cancel()
         await task
@@ -269,6 +306,49 @@ class Sender:
             raise
         await asyncio.sleep(self.rng.choice([0, 0.001]))
 
+    def check(self, log: List[bytes]) -> None:
+        """Hold what is in the log against what was noted: the batches are there in order, each wholly or not at all."""
+        of_this = [msg for msg in log if msg.startswith(f"{self.name}:".encode())]
+        batches = sorted(self.sent + [batch for batch in self.unknown if batch[0] in of_this],
+                         key=lambda batch: int(batch[0].partition(b":")[2]))
+        assert of_this == [msg for batch in batches for msg in batch]
+        assert self.sent
+
+
+FAR_S = 60
+
+
+class Postponer:
+    """A task that sends for later and takes some of it back, over and over, and notes what became of it."""
+
+    def __init__(self, pub: AsyncPublisher[bytes], rng: random.Random) -> None:
+        self.pub = pub
+        self.rng = rng
+        self.count = 0
+        self.sent: Set[bytes] = set()
+        self.unknown: Set[bytes] = set()
+
+    async def step(self) -> None:
+        """Send something for soon, or for much later; half of the latter is taken back."""
+        msg = f"later:{self.count}".encode()
+        self.count += 1
+        delay_s = self.rng.choice([0, 0.001, FAR_S, FAR_S])
+        self.unknown.add(msg)
+        message = await self.pub.send_later(msg, delay_s)
+        self.unknown.remove(msg)
+        self.sent.add(msg)
+        if delay_s == FAR_S and self.rng.random() < 0.5:
+            self.sent.remove(msg)
+            self.unknown.add(msg)
+            assert await self.pub.cancel(message)
+            self.unknown.remove(msg)
+        await asyncio.sleep(self.rng.choice([0, 0.001]))
+
+    def check(self, log: List[bytes]) -> None:
+        """Hold what is in the log, now that all of it is due, against what was noted."""
+        assert self.sent
+        assert self.sent <= {msg for msg in log if msg.startswith(b"later:")} <= self.sent | self.unknown
+
 
 class Cancelled:
     """A task that goes on after each cancellation, until it is told to end."""
@@ -306,31 +386,31 @@ async def cancel_at_random(rng: random.Random, tasks: List[Cancelled]) -> AsyncI
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("make_loop", LOOPS, ids=["asyncio", "uvloop"])
-def test_cancelled_at_random(opened: Opened, make_loop: MakeLoop, seed: int) -> None:
+def test_cancelled_at_random(opened: Opened, make_loop: MakeLoop, seed: int, persipubsub_clock: Clock) -> None:
     """Tasks cancelled at random lose no message, take none that they have not handled, and get none twice."""
     rng = random.Random(seed)
     senders: List[Sender] = []
     consumers: List[Consumer] = []
+    postponers: List[Postponer] = []
 
     async def main() -> None:
         environment = opened.environment
         senders.extend(Sender(environment.new_async_publisher(), rng, str(name)) for name in range(SENDERS))
         consumers.extend(Consumer(environment.new_async_subscriber(name), rng) for name in ("a", "b"))
-        steps = [*(sender.step for sender in senders), *(consumer.step for consumer in consumers)]
+        postponers.append(Postponer(environment.new_async_publisher(), rng))
+        steps = [*(sender.step for sender in senders), *(consumer.step for consumer in consumers), postponers[0].step]
         tasks = list(map(Cancelled, steps))
         async for _ in cancel_at_random(rng, tasks):
             pass
         assert sum(task.cancellations for task in tasks) > STEPS / 4
 
     run_in(make_loop, main)
+    persipubsub_clock.forward(FAR_S)
     log = opened.sent()
+    postponers[0].check(log)
     assert len(log) == len(set(log))
     for sender in senders:
-        of_this = [msg for msg in log if msg.startswith(f"{sender.name}:".encode())]
-        batches = sorted(sender.sent + [batch for batch in sender.unknown if batch[0] in of_this],
-                         key=lambda batch: int(batch[0].partition(b":")[2]))
-        assert of_this == [msg for batch in batches for msg in batch]
-        assert sender.sent
+        sender.check(log)
     for consumer in consumers:
         left = drained(opened.environment.new_subscriber(consumer.sub.identifier))
         assert len(log) - len(left) in consumer.places(log)

@@ -139,41 +139,43 @@ def test_retained_messages_are_no_backlog(env: persipubsub.Environment) -> None:
     assert history.backlogs() == [5, 3, 0]
 
 
-def drawn(path: pathlib.Path) -> str:
-    """Give what is drawn of a queue, in a wide terminal."""
+def drawn(path: pathlib.Path, columns: int = 80) -> List[str]:
+    """Draw what top draws of a queue that it has looked at twice."""
     from rich.console import Console
 
     from persipubsub.cli.top_frame import frame
-    history, console = History("queue"), Console(width=120, highlight=False)
-    history.add(1, read_status(str(path)))
+    history = History("queue")
+    for time_s in (1, 2):
+        history.add(time_s, read_status(str(path)))
+    console = Console(width=columns, file=io.StringIO(), color_system=None)
     with console.capture() as capture:
-        console.print(frame([history], 120))
-    return capture.get()
+        console.print(frame([history], columns))
+    return [line.rstrip() for line in capture.get().splitlines()]
 
 
 def test_what_a_queue_has_beside_its_messages_is_shown(env: persipubsub.Environment, tmp_path: pathlib.Path) -> None:
     """The type, what is retained and what is delayed are lines of their own, where the queue has them."""
-    plain = drawn(env.path)
+    plain = "\n".join(drawn(env.path))
     assert not re.search(r"(?m)^  (type|retained|delayed) ", plain)
     with persipubsub.new_environment(tmp_path / "rich") as other:
         control = other.new_control(["a"], retention_s=2.5, message_type=StringValue)
-        assert re.search(r"(?m)^  retained +0 of those messages, for 2.5 s *$", drawn(other.path))
+        assert re.search(r"(?m)^  retained +0 of those messages, for 2.5 s *$", "\n".join(drawn(other.path)))
         control.set_retention(100)
         publisher = other.new_publisher(message_type=StringValue)
         publisher.send_many([StringValue(value="x")] * 1234)
         publisher.send_later(StringValue(value="x"), delay_s=1000)
         with other.new_subscriber("a", StringValue).receive_many(1200):
             pass
-        text = drawn(other.path)
+        text = "\n".join(drawn(other.path))
         assert re.search(r"(?m)^  messages +1,234 of 65,536 ", text)
         assert re.search(r"(?m)^  type +google\.protobuf\.StringValue *$", text)
         assert re.search(r"(?m)^  retained +1,200 of those messages, for 100 s *$", text)
         assert re.search(r"(?m)^  delayed +1 *$", text)
         assert re.search(r"(?m)^  backlog +34 ", text)
         control.remove_subscriber("a")
-        assert "no subscribers: what is sent is only retained" in drawn(other.path)
+        assert "no subscribers: what is sent is only retained" in "\n".join(drawn(other.path))
         control.set_retention(0)
-        assert "no subscribers: what is sent is not stored" in drawn(other.path)
+        assert "no subscribers: what is sent is not stored" in "\n".join(drawn(other.path))
 
 
 def test_old_samples_are_forgotten(env: persipubsub.Environment) -> None:
@@ -196,23 +198,9 @@ def test_a_sparkline_has_a_bar_for_each_value(values: List[float]) -> None:
         assert max(heights) == len(BARS) - 1
 
 
-def drawn(env: persipubsub.Environment, columns: int = 80) -> List[str]:
-    """Draw what top draws of a queue that it has looked at twice."""
-    from rich.console import Console
-
-    from persipubsub.cli.top_frame import frame
-    history = History("queue")
-    for time_s in (1, 2):
-        history.add(time_s, read_status(str(env.path)))
-    console = Console(width=columns, file=io.StringIO(), color_system=None)
-    with console.capture() as capture:
-        console.print(frame([history], columns))
-    return [line.rstrip() for line in capture.get().splitlines()]
-
-
 def test_shared_subscribers_fit_into_80_columns(env: persipubsub.Environment) -> None:
     """Kind, messages in flight and dead letters stand in 80 columns, with no number cut, however long a name is."""
-    assert drawn(env)[-3].split() == ["subscriber", "pending", "oldest", "out"]
+    assert drawn(env.path)[-3].split() == ["subscriber", "pending", "oldest", "out"]
     name = "w" * 100
     env.new_control().add_subscriber(name, shared=True, max_deliveries=1)
     env.new_publisher().send_many([b"x"] * 12_345)
@@ -220,7 +208,7 @@ def test_shared_subscribers_fit_into_80_columns(env: persipubsub.Environment) ->
     with pytest.raises(ValueError), worker.receive():
         raise ValueError
     with worker.receive_many(12_000) as messages:
-        lines = drawn(env)
+        lines = drawn(env.path)
     head, = (line for line in lines if line.split()[:1] == ["subscriber"])
     assert head.split() == ["subscriber", "pending", "oldest", "out", "kind", "in", "flight", "dead", "letters"]
     assert max(map(len, lines)) <= 80

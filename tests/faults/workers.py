@@ -122,9 +122,7 @@ class Round:
 
     def _set_up(self) -> None:
         with persipubsub.new_environment(self._queue) as environment:
-            control = environment.new_control([],
-                                              HighWaterMark(10**7, 10**9),
-                                              durability=Durability.PROCESS_CRASH)
+            control = environment.new_control([], HighWaterMark(10**7, 10**9), durability=Durability.PROCESS_CRASH)
             control.add_subscriber("workers",
                                    shared=True,
                                    lease_s=LEASE_S,
