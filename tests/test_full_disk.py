@@ -16,10 +16,11 @@ from typing import Callable, Dict, Iterator, List, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import (Control, Durability, Environment, clock, compaction, errors, handle, invariants, recovery,
-                         status)
+from persipubsub import (Control, Durability, Environment, Publisher, Subscriber, clock, compaction, errors, handle,
+                         invariants, recovery, status)
 from persipubsub.testing import Clock
 from tests.concurrency import CONTEXT, WAIT_S
+from tests.faults.shared_operations import LEASE_S, WORKERS, fail, held, look
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0,
                                 reason="mounts file systems: needs root on Linux")
@@ -322,3 +323,66 @@ def test_delayed_messages_that_are_due(durability: Durability, disk: pathlib.Pat
     """Where there is no room to append what is due, whoever comes hears it, all stays, and it comes once there is room.
     """
     run(append_due_without_room, disk, durability)
+
+
+SHARED_MESSAGES = 5_000
+
+
+def exhaust(publisher: Publisher) -> None:
+    """Use up the pages that earlier transactions have left free."""
+    with pytest.raises(errors.DiskFullError):
+        while True:
+            publisher.send(b"filling")
+
+
+def claim(worker: Subscriber[bytes]) -> Callable[[], object]:
+    """Be handed messages out."""
+    return lambda: held(worker, SHARED_MESSAGES)
+
+
+def acknowledge(worker: Subscriber[bytes]) -> Callable[[], object]:
+    """Take what was handed out."""
+    receipt = held(worker, SHARED_MESSAGES)
+    return lambda: receipt.__exit__(None, None, None)
+
+
+def bury(worker: Subscriber[bytes]) -> Callable[[], object]:
+    """Make dead letters of what was handed out."""
+    receipt = held(worker, SHARED_MESSAGES)
+    return lambda: fail(receipt)
+
+
+def share_full(disk: pathlib.Path, durability: Durability, prepare: Callable[[Subscriber[bytes]],
+                                                                             Callable[[], object]]) -> None:
+    """Work on messages of a shared subscriber on a full disk, then make room."""
+    path, filler = disk / "queue", Filler(disk)
+    with persipubsub.new_environment(path) as environment:
+        control = environment.new_control(durability=durability)
+        control.add_subscriber(WORKERS, shared=True, lease_s=LEASE_S, max_deliveries=1)
+        publisher, worker = environment.new_publisher(), environment.new_subscriber(WORKERS)
+        publisher.send_many([bytes(300)] * SHARED_MESSAGES)
+        action = prepare(worker)
+        filler.fill(PAGE_BYTES)
+        exhaust(publisher)
+        before = look(path)
+        for _ in range(3):
+            with pytest.raises(errors.DiskFullError, match="Make room") as raised:
+                action()
+            assert str(path) in str(raised.value)
+            assert look(path) == before and control.check() == ()
+        filler.remove()
+        action()
+        found = control.status().subscribers[WORKERS]
+        assert (found.in_flight, found.taken, found.dead_letters) in (  # what is right for each
+            (SHARED_MESSAGES, 0, 0), (0, SHARED_MESSAGES, 0), (0, 0, SHARED_MESSAGES))
+        assert look(path) != before and control.check() == ()
+        publisher.send(b"last")
+        assert list(worker.messages(timeout=0))[-1] == b"last"
+
+
+@pytest.mark.parametrize("durability", Durability)
+@pytest.mark.parametrize("prepare", [claim, acknowledge, bury])
+def test_sharing(prepare: Callable[[Subscriber[bytes]], Callable[[], object]], durability: Durability,
+                 disk: pathlib.Path, run: Run) -> None:
+    """A worker that finds no room to be handed messages, to take or to bury them is told so; they stay as they are."""
+    run(share_full, disk, durability, prepare)

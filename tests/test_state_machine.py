@@ -47,9 +47,13 @@ class QueueMachine(TaskMachine):
 
     # pylint: disable=too-many-public-methods  # one per thing that can be done
 
-    @initialize(strategy=STRATEGIES, high_watermark=HIGH_WATERMARKS, names=st.sets(NAMES, min_size=1), stream=STREAMS)
+    @initialize(strategy=STRATEGIES,
+                high_watermark=HIGH_WATERMARKS,
+                names=st.sets(NAMES, min_size=1),
+                stream=STREAMS,
+                sharing=st.booleans())
     def set_up(self, strategy: Strategy, high_watermark: HighWaterMark, names: Set[str],
-               stream: List[Tuple[List[int], int]]) -> None:
+               stream: List[Tuple[List[int], int]], sharing: bool) -> None:
         """Make the queue."""
         environment = persipubsub.new_environment(self.path)
         with pytest.raises(errors.NotInitializedError):
@@ -59,6 +63,8 @@ class QueueMachine(TaskMachine):
         self.set_up_again(0, names, high_watermark, strategy, Durability.PROCESS_CRASH, None)
         for name in names:
             self.open_subscriber(0, name)
+        if sharing:
+            self.share(0, lease_s=2, max_deliveries=2, retry_delay_s=0, dead_letters_max=3)
         self.send_stream(0, stream)
 
     @rule(which=WHICH,

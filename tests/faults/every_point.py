@@ -25,6 +25,7 @@ from tests.faults.interposed import Fault, Interposed, Kind
 from tests.faults.journal import Journal, events, name_of
 from tests.faults.operations import Operation, State
 from tests.faults.oracle import Oracle
+from tests.faults.shared_operations import WORKERS
 
 KILLS = [(Kind.KILL_BEFORE, 0), (Kind.KILL_AFTER, 0)]
 ERRORS = [(Kind.FAIL_ONCE, errno.EIO), (Kind.FAIL_ON, errno.EIO), (Kind.FAIL_ONCE, errno.ENOSPC),
@@ -131,7 +132,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
         sends = [name_of(payload) for payload in self.operation.sends]
         journal.note(oracle.SENDING, sends, durably=True)
         # Before it has them: of what it took, nothing can be noted any more where it is killed.
-        journal.note(oracle.HANDED, ["a", *self._names[:self.operation.takes]], durably=True)
+        journal.note(oracle.HANDED, [self.operation.taker, *self._names[:self.operation.takes]], durably=True)
         outcome = RETURNED
         interposed.arm(fault)
         try:
@@ -142,7 +143,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
         if outcome == RETURNED:
             if sends:
                 journal.note(oracle.SENT, [str(len(self._names) + 1), *sends], durably=True)
-            journal.note(oracle.TAKEN, ["a", *self._names[:self.operation.takes]], durably=True)
+            journal.note(oracle.TAKEN, [self.operation.taker, *self._names[:self.operation.takes]], durably=True)
         return {"calls": calls, "outcome": outcome, "probe": self._probe() if fault.errno else ""}
 
     def _probe(self) -> str:
@@ -210,7 +211,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
         journal.close()
         asked = Oracle(events(self._journals))
         figures.messages += len(asked.ids)
-        for subscriber in operations.SUBSCRIBERS:
+        for subscriber in (*operations.SUBSCRIBERS, WORKERS):
             if subscriber in left:
                 verdict = asked.verdict(subscriber)
                 figures.add(verdict)

@@ -6,7 +6,9 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, compaction
+from tests.faults import shared_operations
 from tests.faults.journal import message, name_of
+from tests.faults.shared_operations import BATCH_MESSAGES, WORKERS, Action
 
 SUBSCRIBERS = ("a", "b")
 #: What the queue holds before an operation: more than two pages of short messages, and some in several parts.
@@ -15,9 +17,6 @@ ONE = [message("op", 0, 300)]
 LONG = [message("op", 0, 500_000)]
 MANY = [message("op", number, 100_000 if number % 8 == 0 else 300) for number in range(20)]
 
-#: What is struck.
-Action = Callable[[], object]
-
 
 class Operation(NamedTuple):
     """An operation: ``prepare`` opens the queue and gives the action, at which the fault strikes."""
@@ -25,8 +24,9 @@ class Operation(NamedTuple):
     name: str
     prepare: Callable[[pathlib.Path], Action]
     sends: Sequence[bytes] = ()
-    #: How many messages a takes.
+    #: How many messages the taker takes.
     takes: int = 0
+    taker: str = "a"
     #: Whether b has taken everything before: then what a takes is deleted.
     is_last: bool = False
     #: Of which subscribers messages may go.
@@ -199,6 +199,22 @@ OPERATIONS = [
     Operation("set_retention", _end_retention, prunes=SUBSCRIBERS),
     Operation("add_subscriber at the earliest",
               _change(lambda control, _: control.add_subscriber("c", start="earliest"))),
+    Operation("claim", shared_operations.claim),
+    Operation("claim what came back", shared_operations.claim_again),
+    Operation("acknowledge", shared_operations.acknowledge, takes=BATCH_MESSAGES, taker=WORKERS),
+    Operation("acknowledge and delete",
+              shared_operations.acknowledge_last,
+              takes=BATCH_MESSAGES,
+              taker=WORKERS,
+              is_last=True),
+    Operation("give back", shared_operations.give_back),
+    Operation("give back unbegun", shared_operations.give_back_unbegun),
+    Operation("bury what raised", shared_operations.bury_what_raised),
+    Operation("bury what ran out", shared_operations.bury_what_ran_out),
+    Operation("requeue_dead_letters", shared_operations.requeue),
+    Operation("acknowledge what was dead", shared_operations.acknowledge_requeued, takes=BATCH_MESSAGES, taker=WORKERS),
+    Operation("discard_dead_letters", shared_operations.discard, prunes=(WORKERS, )),
+    Operation("extend_lease", shared_operations.extend_lease),
     Operation("close", _close),
     Operation("compact", lambda path: lambda: compaction.compact(path)),
     Operation("new_control", _create, creates=True),
@@ -228,7 +244,7 @@ def look(path: pathlib.Path) -> Optional[State]:
         control = environment.new_control()
         status = control.status()
         left: Dict[str, List[str]] = {}
-        for identifier in sorted(status.subscribers):
+        for identifier in sorted(status.subscribers.keys() - {WORKERS}):
             try:
                 with environment.new_subscriber(identifier).receive_many(timeout=0) as msgs:
                     left[identifier] = [name_of(msg) for msg in msgs]
@@ -237,4 +253,8 @@ def look(path: pathlib.Path) -> Optional[State]:
                 pass
         settings = [repr(status.high_watermark), status.strategy.name, status.durability.name]
         settings += [f"retention {status.retention_s}, {status.retained} retained, {status.delayed} delayed"]
+        shared = shared_operations.look(path)
+        if WORKERS in status.subscribers:
+            left[WORKERS] = shared.names
+            settings += shared.deliveries + shared.letters
         return State(left, settings, status.next_id, [str(violation) for violation in control.check()])

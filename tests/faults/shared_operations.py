@@ -1,0 +1,193 @@
+"""What workers do with messages of a shared subscriber, and with its dead letters, for faults to strike at."""
+
+import pathlib
+import time
+from typing import Callable, List, NamedTuple, Optional, Tuple
+
+import persipubsub
+from persipubsub import handle, queue
+from persipubsub.dead_letters import payload_of
+from persipubsub.delivery_records import NO_TOKEN, REQUEUED
+from persipubsub.records import Place
+from persipubsub.subscriber import Receipt, Subscriber
+from persipubsub.transaction import Transaction
+from tests.faults.journal import name_of
+
+WORKERS = "workers"
+BATCH_MESSAGES = 15
+#: Of this unit, so that what happens meanwhile does not matter, are the times that are compared.
+UNIT_S = 1000
+LEASE_S, LONGER_S = UNIT_S, 50 * UNIT_S
+
+#: What is struck.
+Action = Callable[[], object]
+
+
+class Failed(Exception):
+    """Raised in the block of a receive."""
+
+
+class Shared(NamedTuple):
+    """What there is to see of a shared subscriber."""
+
+    names: List[str]  # of what it has not taken, with its dead letters, in the order of their ids
+    deliveries: List[str]  # what was handed out and not taken: to be compared
+    letters: List[str]
+
+
+def add(path: pathlib.Path, **settings: float) -> Tuple[persipubsub.Environment, Subscriber[bytes]]:
+    """Have workers share what is in the queue; be one of them."""
+    environment = persipubsub.new_environment(path)
+    given = {"lease_s": LEASE_S, "retry_delay_s": LONGER_S, "retry_delay_max_s": LONGER_S, **settings}
+    environment.new_control().add_subscriber(WORKERS, start="earliest", shared=True, **given)  # type: ignore[arg-type]
+    return environment, environment.new_subscriber(WORKERS)
+
+
+def held(worker: Subscriber[bytes], count: int = BATCH_MESSAGES) -> Receipt[List[bytes]]:
+    """Be handed messages out."""
+    receipt = worker.receive_many(count, timeout=0)
+    assert len(receipt.__enter__()) == count  # pylint: disable=unnecessary-dunder-call  # it is left elsewhere
+    return receipt
+
+
+def fail(receipt: Receipt[List[bytes]]) -> None:
+    """Raise in the block that was handed messages out."""
+    error = Failed("on purpose")
+    receipt.__exit__(Failed, error, None)
+
+
+def claim(path: pathlib.Path) -> Action:
+    """Hand messages out for the first time."""
+    _, worker = add(path)
+    return lambda: held(worker)
+
+
+def claim_again(path: pathlib.Path) -> Action:
+    """Hand a message out whose lease has ended."""
+    environment, worker = add(path, lease_s=0.01)
+    held(worker)
+    environment.new_control().add_subscriber(WORKERS, lease_s=LEASE_S)
+    time.sleep(0.02)
+    return lambda: held(worker, 1)
+
+
+def acknowledge(path: pathlib.Path) -> Action:
+    """Take what was handed out."""
+    _, worker = add(path)
+    receipt = held(worker)
+    return lambda: receipt.__exit__(None, None, None)
+
+
+def acknowledge_last(path: pathlib.Path) -> Action:
+    """Take what nobody else awaits any more, so that it is deleted."""
+    environment, worker = add(path)
+    environment.new_control().remove_subscriber("a")
+    with environment.new_subscriber("b").receive_many(timeout=0):
+        pass
+    receipt = held(worker)
+    return lambda: receipt.__exit__(None, None, None)
+
+
+def give_back(path: pathlib.Path) -> Action:
+    """Give back what a block raised at."""
+    _, worker = add(path)
+    receipt = held(worker)
+    return lambda: fail(receipt)
+
+
+def give_back_unbegun(path: pathlib.Path) -> Action:
+    """Give back what nobody has begun to work on."""
+    _, worker = add(path)
+    return held(worker).give_back
+
+
+def bury_what_raised(path: pathlib.Path) -> Action:
+    """Make dead letters of what a block raised at."""
+    _, worker = add(path, max_deliveries=1)
+    receipt = held(worker)
+    return lambda: fail(receipt)
+
+
+def bury_what_ran_out(path: pathlib.Path) -> Action:
+    """Make dead letters of what a worker held for longer than the lease, and hand out what comes behind them."""
+    environment, worker = add(path, lease_s=0.01, max_deliveries=1)
+    held(worker)
+    environment.new_control().add_subscriber(WORKERS, lease_s=LEASE_S)
+    time.sleep(0.02)
+    return lambda: held(worker)
+
+
+def _with_dead_letters(path: pathlib.Path) -> Tuple[persipubsub.Control, Subscriber[bytes]]:
+    environment, worker = add(path, max_deliveries=1)
+    fail(held(worker))
+    return environment.new_control(), worker
+
+
+def requeue(path: pathlib.Path) -> Action:
+    """Have dead letters be handed out again."""
+    control, _ = _with_dead_letters(path)
+    return lambda: control.requeue_dead_letters(WORKERS)
+
+
+def acknowledge_requeued(path: pathlib.Path) -> Action:
+    """Take what was dead once."""
+    control, worker = _with_dead_letters(path)
+    control.requeue_dead_letters(WORKERS)
+    receipt = held(worker)
+    return lambda: receipt.__exit__(None, None, None)
+
+
+def discard(path: pathlib.Path) -> Action:
+    """Delete dead letters."""
+    control, _ = _with_dead_letters(path)
+    return lambda: control.discard_dead_letters(WORKERS)
+
+
+def extend_lease(path: pathlib.Path) -> Action:
+    """Have a lease begin again that is longer by now."""
+    environment, worker = add(path)
+    held(worker)
+    environment.new_control().add_subscriber(WORKERS, lease_s=LONGER_S)
+    return worker.extend_lease
+
+
+def look(path: pathlib.Path) -> Shared:
+    """Look at the shared subscriber, if there is one, without being handed anything out."""
+    opened = handle.acquire(path)
+    try:
+        return opened.read(_seen)
+    finally:
+        handle.release(opened)
+
+
+def _seen(txn: Transaction) -> Shared:
+    place = txn.place(WORKERS.encode())
+    if place is None:
+        return Shared([], [], [])
+    entries = list(txn.deliveries(place).all())
+    found = {message_id: payload_of(txn, place, message_id) for message_id, _ in entries}
+    found.update(zip(*txn.messages(max(place.next_id, txn.header.first), 2**31, 2**31)))
+    letters = txn.letters(place.number)
+    found.update((message_id, letters.get(message_id).payload) for message_id in list(letters.dead_ids()))
+    names = [_name(found[message_id]) for message_id in sorted(found, key=lambda message_id: message_id % REQUEUED)]
+    now_us = queue.now_us(txn)
+    deliveries = [
+        f"{message_id}: {entry.deliveries} times, {'waits' if entry.token == NO_TOKEN else 'held'} for "
+        f"{round(max(0, entry.due_us - now_us) / 1e6 / UNIT_S)} units, {entry.failure.type}"
+        for message_id, entry in entries
+    ]
+    return Shared(names, [*deliveries, str(place)], _letters(txn, place))
+
+
+def _name(payload: Optional[bytes]) -> str:
+    assert payload is not None  # nothing goes from the log here
+    return name_of(payload)
+
+
+def _letters(txn: Transaction, place: Place) -> List[str]:
+    letters, found = txn.letters(place.number), []
+    for message_id in list(letters.ids()):
+        death = letters.death(message_id)
+        told = "" if death is None else f"{death.reason}, {death.deliveries}, {death.failure.type}"
+        found.append(f"{message_id} {name_of(letters.get(message_id).payload)}: {told}")
+    return found
