@@ -68,15 +68,19 @@ class Contestant:
     opening: Opening
 
 
-def stepwise(opening: Callable[[pathlib.Path, Setting, Bounds], ContextManager[Steps]]) -> Opening:
-    """Make turns of steps."""
+def stepwise(opening: Callable[[pathlib.Path, Setting, Bounds], ContextManager[Steps]],
+             clock: Callable[[], float] = time.perf_counter) -> Opening:
+    """Make turns of steps.
+
+    :param clock: what time is measured, in seconds: that which passes, or that of the processor
+    """
 
     @contextlib.contextmanager
     def opened(directory: pathlib.Path, setting: Setting, bounds: Bounds) -> Iterator[Turn]:
         with opening(directory, setting, bounds) as steps:
             for _ in range(WARM_UP_STEPS):
                 steps.step()
-            yield functools.partial(run_steps, steps)
+            yield functools.partial(run_steps, steps, clock=clock)
 
     return opened
 
@@ -91,9 +95,9 @@ def at_once(run: Callable[[pathlib.Path, Setting, Bounds], Tally]) -> Opening:
     return opened
 
 
-def run_steps(steps: Steps, bounds: Bounds) -> Tally:
+def run_steps(steps: Steps, bounds: Bounds, clock: Callable[[], float] = time.perf_counter) -> Tally:
     """Run steps, and refill as often as necessary."""
-    clock, step = time.perf_counter, steps.step
+    step = steps.step
     total, spent_s = 0, 0.0
     while True:
         start_s = now_s = clock()

@@ -44,22 +44,27 @@ def fill(publisher: "persipubsub.Publisher", messages: Sequence[bytes], count: i
 @contextlib.contextmanager
 def sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> Iterator[Steps]:
     """Send one message, or a batch."""
-    count, message = setting.batch_messages or 1, payload(setting)
-    batch = [message] * count
     with opened(directory, setting) as environment:
         publisher = environment.new_publisher()
-        fill(publisher, [message], setting.backlog_messages or 0)
+        fill(publisher, [payload(setting)], setting.backlog_messages or 0)
         environment.new_control(durability=durability(setting))
+        yield Steps(sends(publisher, setting))
 
-        def step_one() -> int:
-            publisher.send(message)
-            return 1
 
-        def step_many() -> int:
-            publisher.send_many(batch)
-            return count
+def sends(publisher: "persipubsub.Publisher", setting: Setting) -> Callable[[], int]:
+    """Make a step that sends one message, or a batch."""
+    count, message = setting.batch_messages or 1, payload(setting)
+    batch = [message] * count
 
-        yield Steps(step_one if count == 1 else step_many)
+    def step_one() -> int:
+        publisher.send(message)
+        return 1
+
+    def step_many() -> int:
+        publisher.send_many(batch)
+        return count
+
+    return step_one if count == 1 else step_many
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import pathlib
 import shutil
 from typing import Callable, Dict, List, Sequence
 
-from benchmarks import floors, plots, results, tables, targets, workloads_protobuf, workloads_tasks
+from benchmarks import floors, plots, results, tables, targets, workloads_protobuf, workloads_shared, workloads_tasks
 from benchmarks.peer_table import peer_table
 from benchmarks.results import OURS, Churn, Document, Drain, Duration, FileSize, Idle, Latency, Rate
 from benchmarks.tables import per_s, us
@@ -149,6 +149,21 @@ def tasks_table(document: Document) -> str:
     return f"{table}\nProcessor time per second, by the number of tasks that wait: {idle}.\n"
 
 
+def shared_tables(document: Document) -> str:
+    """Show workers of a shared subscriber beside plain ones, and what it costs that much is in flight."""
+    taken, work = document.of(Rate, "shared-taken"), {"in-flight-sent": "sent", "in-flight-claimed": "claimed again"}
+    if not taken:
+        return "Shared subscribers were not measured in this run.\n"
+    table = rates({"shared-taken": "taken"}, "batch_messages", "", workloads_shared.PLAIN)(document)
+    rows = [[
+        name, f"{one.setting.batch_messages or 1:,}", f"{one.setting.inflight_messages or 0:,}",
+        per_s(one.messages_per_s),
+        tables.ratio(one.of_floor)
+    ] for workload, name in work.items() for one in document.of(Rate, workload)]
+    in_flight = tables.table(["work", "messages in a commit", "in flight", "persipubsub", "ratio"], rows)
+    return f"{table}\nBy the number of messages that workers hold, of those that a queue of 100,000 has:\n\n{in_flight}"
+
+
 def durations(workload: str) -> Callable[[Document], str]:
     """Make a table of what happens once."""
 
@@ -233,6 +248,8 @@ PARTS: Dict[str, Callable[[Document], str]] = {
         "protobuf-sent": "sent",
         "protobuf-taken": "taken"
     }, "batch_messages", "", workloads_protobuf.BY_HAND),
+    "shared":
+    shared_tables,
     "threads":
     rates({"threads": "sent"}, "threads", "threads"),
     "processes":

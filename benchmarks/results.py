@@ -24,6 +24,7 @@ class Setting:  # pylint: disable=too-many-instance-attributes  # what a workloa
     processes: Optional[int] = None
     waiting_processes: Optional[int] = None
     mark_messages: Optional[int] = None
+    inflight_messages: Optional[int] = None
     detail: Optional[str] = None
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ import time
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 from benchmarks import (footprint, growth, latency, machine, overflow, tables, wakeups, workloads_messages,
-                        workloads_protobuf, workloads_tasks, workloads_together)
+                        workloads_protobuf, workloads_shared, workloads_tasks, workloads_together)
 from benchmarks.results import Document, Result
 from benchmarks.scale import Scale
 
@@ -25,6 +25,8 @@ WORKLOADS: Dict[str, Workload] = {
     "subscribers": workloads_messages.subscribers,
     "backlog": workloads_messages.backlog,
     "protobuf": workloads_protobuf.protobuf,
+    "shared": workloads_shared.taken,
+    "in-flight": workloads_shared.in_flight,
     "threads": workloads_together.threads,
     "processes": workloads_together.processes,
     "tasks-sent": workloads_tasks.sending,

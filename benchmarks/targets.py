@@ -102,6 +102,22 @@ def _longest_send(document: Document) -> Found:
             found.longest_us <= 50_000)
 
 
+def _shared_batch(document: Document) -> Found:
+    found = document.find(Rate, "shared-taken", OURS, batch_messages=100)
+    if found is None:
+        return None
+    return f"{tables.per_s(found.messages_per_s)} of processor time", found.messages_per_s >= 100_000
+
+
+def _in_flight(workload: str, batch_messages: int) -> Callable[[Document], Found]:
+
+    def find(document: Document) -> Found:
+        pair = _rates(document, workload, "inflight_messages", (100_000, 10), batch_messages=batch_messages)
+        return None if pair is None else _compared(*pair, 0.9)
+
+    return find
+
+
 def _threads(document: Document) -> Found:
     pair = _rates(document, "threads", "threads", (16, 1))
     return None if pair is None else _compared(*pair, 4)
@@ -147,6 +163,10 @@ TARGETS: Sequence[Target] = (
     Target("the same, batches durable", "0.85", _backlog(1000, "durable")),
     Target("the same, batches relaxed", "0.85", _backlog(1000, "relaxed")),
     Target("the same, single relaxed", "0.9 of what raw py-lmdb keeps", _backlog_beside_raw),
+    Target("batch of 100 taken from a shared subscriber, relaxed", "100,000/s", _shared_batch),
+    Target("send with 100,000 messages in flight against 10, single", "0.9", _in_flight("in-flight-sent", 1)),
+    Target("the same, batches", "0.9", _in_flight("in-flight-sent", 1000)),
+    Target("the next lease that ended, with 100,000 in flight against 10", "0.9", _in_flight("in-flight-claimed", 1)),
     Target("longest send while the mark of 65,536 is reached again and again", "50 ms at most", _longest_send),
     Target("16 threads sending durably against one", "4 times", _threads),
     Target("send to a waiting process, no fsync, p50", "1.5 times the pipe at most", _wake_up),
