@@ -37,6 +37,8 @@ class Change:
     before: Optional[Value]
     #: The value from now on; None where a subscriber is removed.
     after: Optional[Value]
+    #: Of which subscriber it is a setting; None where it is none.
+    subscriber: Optional[str] = None
 
     def __str__(self) -> str:
         # As Python writes them where they could break the line: a name may have a line break.
@@ -69,7 +71,8 @@ class _Step:
         mark = mark_of({**self.stored.settings, **changed}) if any(what.startswith(MARK) for what in changed) else None
         numbers: Dict[str, Any] = {name: changed[name] for name in NUMBERS if name in changed}
         with environment.new_environment(path) as env:
-            one_by_one = {name for name in added if name in self.wanted.starts} | set(self.wanted.policies)
+            one_by_one = {name for name in added if name in self.wanted.starts or name in self.wanted.policies}
+            one_by_one.update(change.subscriber for change in self.changes if change.subscriber is not None)
             control = env.new_control(subscriber_ids=[name for name in added if name not in one_by_one],
                                       high_watermark=mark,
                                       strategy=STRATEGIES.get(str(changed.get("strategy"))),
@@ -182,7 +185,8 @@ def _step(wanted: Queue, remove_subscribers: bool) -> _Step:
             before = stored.policies.get(identifier, {"shared": False})
             for what, value in policy.items():
                 if before.get(what) != value:
-                    add(f"subscriber {identifier!r} {what}", before.get(what), value)
+                    name = f"subscriber {identifier!r} {what}"
+                    changes.append(Change(wanted.path, name, before.get(what), value, subscriber=identifier))
         for identifier in _without(stored.subscribers, wanted.subscribers) if remove_subscribers else ():
             add("subscriber", identifier, None)
     _require_retention_within_timeout(wanted.path, {**stored.settings, **wanted.settings})

@@ -249,6 +249,26 @@ def test_workers_share_a_subscriber_as_the_config_says(tmp_path: pathlib.Path) -
     assert json.loads(deployment.describe(tmp_path / "q"))["queues"][0]["subscribers"][1] == limited
 
 
+def test_a_subscriber_that_is_right_is_not_touched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody sets between the look and the change stays where the config asked for no change."""
+    deployment.deploy(write(tmp_path, {"path": "q", "subscribers": [SHARED]}))
+    config = write(tmp_path, {"path": "q", "subscribers": [SHARED, "new"]})
+    new_control = persipubsub.Environment.new_control
+
+    def meanwhile(env: persipubsub.Environment, *args: Any, **kwargs: Any) -> Any:
+        control = new_control(env, *args, **kwargs)
+        if kwargs:
+            control.add_subscriber("workers", lease_s=77)
+        return control
+
+    with monkeypatch.context() as patch:
+        patch.setattr(persipubsub.Environment, "new_control", meanwhile)
+        change, = deployment.deploy(config)
+    assert change.after == "new"
+    policy = status(tmp_path / "q").subscribers["workers"].policy
+    assert policy is not None and policy.lease_s == 77
+
+
 @pytest.mark.parametrize("policy, tells", [
     ({"shared": False, "lease_s": 5}, "lease_s is for a shared subscriber"),
     ({"dead_letters_max": 5, "shared": False}, "dead_letters_max is for"),

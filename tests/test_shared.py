@@ -1,12 +1,9 @@
 """Shared subscribers: claims, acknowledgements, retries and leases, by a clock that the tests move."""
 
-import collections
 import concurrent.futures
 import contextlib
 import logging
 import pathlib
-import subprocess
-import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, Type
 
@@ -512,48 +509,3 @@ def test_settings_that_cannot_be(kind: Type[Exception], wrong: Dict[str, Any], o
     for ids in ("1", 1, [True]):
         with pytest.raises(errors.ArgumentTypeError):
             opened.control.requeue_dead_letters("workers", ids)  # type: ignore[arg-type]  # on purpose
-
-
-# Workers that die
-
-WORKER = """
-import sys, time, persipubsub
-subscriber = persipubsub.new_environment(sys.argv[1]).new_subscriber("workers")
-log = open(sys.argv[2], "ab", buffering=0)
-for _ in iter(int, 1):
-    with subscriber.receive_many(10, timeout=1) as msgs:
-        log.write(b"".join(b"r %s\\n" % msg for msg in msgs))
-        time.sleep(0.02)  # its work
-    log.write(b"".join(b"a %s\\n" % msg for msg in msgs))
-"""
-
-
-@pytest.mark.slow
-def test_workers_that_are_killed_lose_nothing(new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
-    """However workers die, each message is acknowledged by one of them, and comes again at most once for each death."""
-    messages, workers = 3000, 4
-    environment = new_environment(durability=Durability.PROCESS_CRASH)
-    control = environment.new_control()
-    control.add_subscriber("workers", shared=True, lease_s=0.5, max_deliveries=100)
-    environment.new_publisher().send_many([b"%d" % number for number in range(messages)])
-    running: List["subprocess.Popen[bytes]"] = []
-    logs, deaths, deadline = 0, 0, time.monotonic() + 60
-    while control.status().messages and time.monotonic() < deadline:
-        while len(running) < workers:
-            logs += 1
-            # pylint: disable-next=consider-using-with  # each is killed, and waited for, below
-            running.append(subprocess.Popen([sys.executable, "-c", WORKER, environment.path, tmp_path / f"log{logs}"]))
-        time.sleep(0.2)  # how long a worker lives
-        deaths += 1
-        running[0].kill()
-        running.pop(0).wait()
-    for process in running:
-        process.kill()
-        process.wait()
-    lines = [line.split() for file in tmp_path.glob("log*") for line in file.read_bytes().splitlines()]
-    received_times = collections.Counter(number for what, number in lines if what == b"r")
-    acknowledged = collections.Counter(number for what, number in lines if what == b"a")
-    assert control.check() == () and not list(control.dead_letters("workers"))
-    assert control.status().subscribers["workers"].taken == messages == len(received_times)
-    assert max(acknowledged.values()) == 1 and deaths >= 5
-    assert sum(received_times.values()) - messages <= 10 * deaths

@@ -2,11 +2,12 @@
 
 import datetime
 import json
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import click
 
 from persipubsub.cli import Command
+from persipubsub.cli.formats import FORMATS, counted
 from persipubsub.cli.opening import complete_subscriber, opened_control
 from persipubsub.dead_letters import DeadLetter
 
@@ -43,8 +44,12 @@ def list_(path: str, name: str, as_json: bool) -> None:
 @_path
 @_name
 @click.argument("message_id", metavar="ID", type=click.IntRange(min=1))
-@click.option("--payload", is_flag=True, help="Write nothing but the bytes of the message.")
-def show(path: str, name: str, message_id: int, payload: bool) -> None:
+@click.option("--payload", is_flag=True, help="Write nothing but the message; as its bytes, without --format.")
+@click.option("--format",
+              "format_name",
+              type=click.Choice(list(FORMATS)),
+              help="How the message is written, as by persipubsub receive; otherwise as Python writes bytes.")
+def show(path: str, name: str, message_id: int, payload: bool, format_name: Optional[str]) -> None:
     """Write all that is known of the dead letter ID of the subscriber NAME."""
     with opened_control(path) as control:
         letter = next((one for one in control.dead_letters(name) if one.id == message_id), None)
@@ -52,7 +57,7 @@ def show(path: str, name: str, message_id: int, payload: bool) -> None:
         raise click.ClickException(f"The subscriber {name!r} has no dead letter {message_id}. "
                                    "See persipubsub dead-letters list.")
     if payload:
-        click.echo(letter.payload, nl=False)
+        click.echo(FORMATS[format_name or "raw"](letter.payload), nl=False)
         return
     facts: Dict[str, object] = {
         "id": letter.id,
@@ -62,10 +67,12 @@ def show(path: str, name: str, message_id: int, payload: bool) -> None:
         "reason": letter.reason,
         "error": _error(letter) or "-",
         "bytes": f"{len(letter.payload):,}",
-        "payload": repr(letter.payload)
     }
     for what, value in facts.items():
         click.echo(f"{what:<10}  {value}")
+    click.echo("payload     ", nl=False)
+    click.echo(repr(letter.payload) if format_name is None else FORMATS[format_name](letter.payload),
+               nl=format_name in (None, "raw"))
 
 
 @dead_letters.command(cls=Command, example="persipubsub dead-letters requeue ./queue workers 17 18")
@@ -75,26 +82,35 @@ def show(path: str, name: str, message_id: int, payload: bool) -> None:
 @click.option("--all", "all_", is_flag=True, help="All of them.")
 def requeue(path: str, name: str, ids: Tuple[int, ...], all_: bool) -> None:
     """Hand the dead letters ID of the subscriber NAME out to it again, as if for the first time."""
+    _require_choice(ids, all_)
     with opened_control(path) as control:
-        _settle(control.requeue_dead_letters, name, ids, all_, "requeued")
+        count = control.requeue_dead_letters(name, None if all_ else ids)
+    click.echo(f"{counted(count, 'dead letter')} requeued")
 
 
 @dead_letters.command(cls=Command, example="persipubsub dead-letters discard ./queue workers --all")
 @_path
 @_name
 @_ids
-@click.option("--all", "all_", is_flag=True, help="All of them.")
-def discard(path: str, name: str, ids: Tuple[int, ...], all_: bool) -> None:
+@click.option("--all", "all_", is_flag=True, help="All of them; asks first.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def discard(path: str, name: str, ids: Tuple[int, ...], all_: bool, yes: bool) -> None:
     """Delete the dead letters ID of the subscriber NAME."""
+    _require_choice(ids, all_)
     with opened_control(path) as control:
-        _settle(control.discard_dead_letters, name, ids, all_, "deleted")
+        if all_ and not yes:
+            status = control.status().subscribers.get(name)
+            if status is not None and status.dead_letters:
+                click.confirm(f"Delete {counted(status.dead_letters, 'dead letter')} of the subscriber {name!r}?",
+                              abort=True,
+                              err=True)
+        count = control.discard_dead_letters(name, None if all_ else ids)
+    click.echo(f"{counted(count, 'dead letter')} deleted")
 
 
-def _settle(change: Callable[[str, Optional[Tuple[int, ...]]], int], name: str, ids: Tuple[int, ...], all_: bool,
-            done: str) -> None:
+def _require_choice(ids: Tuple[int, ...], all_: bool) -> None:
     if all_ == bool(ids):
         raise click.UsageError("Give either message ids or --all.")
-    click.echo(f"{change(name, None if all_ else ids):,} dead letters {done}")
 
 
 def _as_json(letter: DeadLetter) -> Dict[str, Any]:

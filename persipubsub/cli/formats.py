@@ -1,4 +1,4 @@
-"""How a message is written: one function for each format."""
+"""How a message is written: one function for each format; and a number with its noun."""
 
 from typing import Callable, Dict, Sequence
 
@@ -27,6 +27,11 @@ def _json(payload: bytes) -> bytes:
         written = {"base64": base64.b64encode(payload).decode()}
     # In ASCII: some readers of lines take more characters than the line feed for the end of one.
     return json.dumps(written).encode() + b"\n"
+
+
+def counted(count: int, noun: str) -> str:
+    """Give a number with its noun, in the plural where it is not one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 #: The format that a queue bound to a message type can be written in.

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from persipubsub.cli import Command
+from persipubsub.cli.formats import counted
 from persipubsub.cli.opening import complete_subscriber, opened_control, read_status
 
 
@@ -41,7 +42,8 @@ def remove(path: str, name: str, yes: bool) -> None:
     with opened_control(path) as control:
         found = control.status().subscribers.get(name)
         if found is not None and found.dead_letters and not yes:
-            click.confirm(f"{found.dead_letters:,} dead letters will be deleted. Go on?", abort=True)
+            letters = counted(found.dead_letters, "dead letter")
+            click.confirm(f"Remove the subscriber {name!r}, and delete {letters} of it?", abort=True, err=True)
         control.remove_subscriber(name)
 
 
