@@ -20,6 +20,7 @@ import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.log import RUN_US_MAX
+from persipubsub.worker import SharedSubscriber
 from tests.lasting_machine import RETENTIONS
 from tests.machine import Handle, Interrupted, Opened, first_of, is_shared, listed, payloads_of, pickled, within
 from tests.rules import ALL_NAMES, NAMES, RULES, SIZES_BYTES, WHICH, uses
@@ -533,14 +534,15 @@ def record_calls(monkeypatch: pytest.MonkeyPatch) -> Set[str]:
 
         return record
 
-    for one in CLASSES:
-        for name in filter(lambda name: not name.startswith("_"), dir(one)):
-            found = inspect.getattr_static(one, name)
-            if isinstance(found, property):
-                assert found.fget is not None
-                monkeypatch.setattr(one, name, property(recording(found.fget, f"{one.__name__}.{name}")))
-            else:
-                monkeypatch.setattr(one, name, recording(found, f"{one.__name__}.{name}"))
+    named = [(one, name, f"{one.__name__}.{name}") for one in CLASSES for name in dir(one)]
+    named += [(SharedSubscriber, name, f"Subscriber.{name}") for name in vars(SharedSubscriber)]
+    for one, name, method in named:
+        found = inspect.getattr_static(one, name)
+        if isinstance(found, property):
+            assert found.fget is not None
+            monkeypatch.setattr(one, name, property(recording(found.fget, method)))
+        elif not name.startswith("_"):
+            monkeypatch.setattr(one, name, recording(found, method))
     return used
 
 

@@ -107,26 +107,6 @@ def way_of_a_message() -> Drawing:
 
 
 @picture
-def delivery() -> Drawing:
-    """A message waits, a worker claims it and acknowledges it. Given back it waits again; in the end it is dead."""
-    drawing = Drawing(250)
-    drawing.box(20, 16, 120, ["waiting", "in the log"])
-    drawing.box(290, 16, 140, ["claimed", "by one worker"])
-    drawing.arrow(140, 30, 288, 30)
-    drawing.text(214, 23, "handed out", "middle")
-    drawing.arrow(290, 50, 142, 50)
-    drawing.text(214, 68, "block raised,", "middle")
-    drawing.text(214, 85, "or lease ended", "middle")
-    drawing.arrow(360, 62, 360, 120, "block ended")
-    drawing.box(290, 122, 140, ["acknowledged"])
-    drawing.arrow(60, 186, 60, 64, "requeued")
-    drawing.box(20, 188, 120, ["dead letter", "beside the log"])
-    drawing.arrow(310, 62, 142, 200)
-    drawing.text(240, 150, "the last time", "end")
-    return drawing
-
-
-@picture
 def layers() -> Drawing:
     """The modules in layers; each may import only what lies below it."""
     drawing = Drawing(408)
@@ -143,6 +123,28 @@ def layers() -> Drawing:
     for number, (what, modules) in enumerate(rows):
         drawing.box(30, 4 + 50 * number, 426, [what, modules], "store" if modules == "database" else "box", 46)
     drawing.arrow(14, 8, 14, 396)
+    return drawing
+
+
+@picture
+def way_of_a_shared_message() -> Drawing:
+    """Not handed out, then at one worker, then acknowledged; or it comes again, and in the end is a dead letter."""
+    drawing = Drawing(290)
+    drawing.box(4, 4, 150, ["not handed out yet", "in the log"], "store")
+    drawing.arrow(79, 52, 79, 98, "claimed")
+    drawing.box(4, 100, 150, ["at one worker", "for lease_s"], "new")
+    drawing.arrow(79, 148, 79, 234, "the block ended")
+    drawing.box(4, 236, 150, ["acknowledged", "no worker again"], "gone")
+    drawing.text(230, 106, "raised, lease ended", "middle")
+    drawing.arrow(156, 113, 304, 113)
+    drawing.arrow(304, 133, 156, 133)
+    drawing.text(230, 149, "claimed again", "middle")
+    drawing.box(306, 100, 150, ["comes again", "to whichever worker"])
+    drawing.arrow(324, 148, 324, 234)
+    drawing.text(332, 178, "max_deliveries")
+    drawing.arrow(438, 234, 438, 148)
+    drawing.text(430, 216, "requeued", "end")
+    drawing.box(306, 236, 150, ["dead letter", "requeue or discard"], "kept")
     return drawing
 
 
