@@ -289,7 +289,8 @@ class Subscriber(Generic[Msg]):
             raise errors.LeaseLostError(
                 f"{len(settled.lost)} messages are no longer held for the subscriber {self._identifier!r}, the first "
                 f"of them {settled.lost[0]}: their lease had ended, and another worker was given them, or they were "
-                "pruned. Give a longer lease_s with Control.add_subscriber, or call extend_lease() in time.")
+                "pruned, or the subscriber was moved back. Give a longer lease_s with Control.add_subscriber, or call "
+                "extend_lease() in time.")
 
     def _warn(self, dropped: int) -> None:
         """Say that dead letters were deleted: nobody should find out by missing them."""
