@@ -109,6 +109,7 @@ def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tupl
     ("delivery", "delivery_records._DELIVERY", ("deliveries", "token", "due_us")),
     ("key of a due message", "delivery_records.DUE_KEY", ("subscriber_number", "due_us", "message_id")),
     ("key of a letter", "delivery_records.LETTER_KEY", ("subscriber_number", "message_id", "part")),
+    ("letter", "delivery_records._LETTER", ("sent_us", "size_bytes")),
     ("death", "delivery_records._DEATH", ("reason", "deliveries", "died_us")),
 ])
 def test_the_format_is_that_of_the_code(title: str, layout: str, names: Sequence[str]) -> None:
