@@ -113,11 +113,11 @@ def layers() -> Drawing:
     rows = [
         ("commands", "cli"),
         ("around the queue", "deployment metrics recovery testing"),
-        ("what users hold", "environment control publisher subscriber"),
+        ("what users hold", "environment control publisher subscriber worker"),
         ("of one process", "handle writer storage gate"),
         ("before it is opened", "admission page_walk invariants mark"),
-        ("what a message lives through", "queue configuration"),
-        ("records", "transaction log records"),
+        ("what a message lives through", "queue leases dead_letters configuration"),
+        ("records", "transaction log deliveries records"),
         ("the only one that imports lmdb", "database"),
     ]
     for number, (what, modules) in enumerate(rows):
