@@ -83,6 +83,7 @@ class Letter(NamedTuple):
 
 
 _LETTER = struct.Struct(">QQ")
+LETTER_BYTES = _LETTER.size
 
 
 def split_letter(letter: Letter) -> Iterator[bytes]:
@@ -103,6 +104,11 @@ def joined_letter(parts: Iterator[bytes]) -> Letter:
     if len(whole) != _LETTER.size + size_bytes:
         raise ValueError(f"{len(whole) - _LETTER.size} bytes of {size_bytes} are there")
     return Letter(sent_us, whole[_LETTER.size:])
+
+
+def letter_bytes(first_part: bytes) -> int:
+    """Give the size of all parts of a letter together."""
+    return _LETTER.size + int(_LETTER.unpack_from(first_part)[1])
 
 
 #: Why a message became a dead letter: the block of its last receive raised, or its last lease ran out.

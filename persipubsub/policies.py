@@ -114,6 +114,14 @@ def _number(name: str, value: object, least: int, most: int) -> Optional[int]:
     return value
 
 
+def can_be_set(policy: Policy) -> bool:
+    """Tell whether a stored policy is one that can be set."""
+    times_us = policy[3:]
+    return (1 <= policy.max_deliveries <= MAX_DELIVERIES_MAX and 1 <= policy.dead_letters_max <= DEAD_LETTERS_MAX_MAX
+            and max(times_us) <= _us(SECONDS_MAX) and policy.retry_delay_us <= policy.retry_delay_max_us
+            and (policy.lease_us >= _us(LEASE_S_MIN) if policy.shared else not any(times_us)))
+
+
 def apply(txn: Transaction, identifier: bytes, given: Delivering) -> int:
     """Add a subscriber, or change how messages are handed out to it; give how many dead letters became too many.
 

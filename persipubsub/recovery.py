@@ -4,15 +4,18 @@ import bisect
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import re
-from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Callable, Iterator, List, Optional, Tuple, Union
 
-from persipubsub import admission, arguments, database, errors, files, mark
+from persipubsub import admission, arguments, database, errors, files, mark, queue
 from persipubsub.configuration import Configuration, fresh
 from persipubsub.page_walk import PageFile
 from persipubsub.records import NEVER_US, Header, Place, Run
+from persipubsub.recovered_subscribers import (SUBSCRIBER_NUMBER_MAX, RecoveredSubscriber, Step, letters_of_nobody,
+                                               recovered_subscribers)
 from persipubsub.salvage import Salvage
 from persipubsub.transaction import Transaction
 
@@ -22,11 +25,9 @@ BYTES_PER_STEP = 64 * 1024**2
 #: Where no subscriber can be read, this one gets all messages: without any the queue would hold none.
 STAND_IN = b"recovered"
 PROBLEMS_MAX = 20
-SUBSCRIBER_NUMBER_MAX = 2**32 - 1
 
 #: Called with the messages written so far, and how many there are in all.
 Progress = Callable[[int, int], object]
-Step = Callable[[Transaction], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,15 @@ class Report:  # pylint: disable=too-many-instance-attributes  # one per fact
     delayed: int
     #: How many messages that somebody awaits are known to be lost. What was sent last may be lost unknown.
     messages_lost: int
+    #: Of how many messages it is still known how often they were handed out, though nobody has taken them. What else
+    #: may have been in flight comes again, as if for the first time.
+    in_flight: int
+    #: How many dead letters were saved.
+    dead_letters: int
+    #: How many messages were saved that had been dead letters, and were requeued.
+    requeued: int
+    #: How many dead letters, and requeued ones, are known to be lost.
+    letters_lost: int
     #: The subscribers that were saved, with their places.
     subscribers: Tuple[str, ...]
     #: Whether the configuration was saved; otherwise it is the default.
@@ -80,6 +90,10 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
                   messages=rebuilding.saved,
                   delayed=rebuilding.delayed,
                   messages_lost=rebuilding.lost(),
+                  in_flight=rebuilding.in_flight(),
+                  dead_letters=sum(one.dead_letters for one in rebuilding.subscribers),
+                  requeued=sum(one.requeued for one in rebuilding.subscribers),
+                  letters_lost=letters_of_nobody(found) + sum(one.letters_lost for one in rebuilding.subscribers),
                   subscribers=tuple(identifier.decode() for identifier in sorted(found.places)),
                   configuration=found.header is not None,
                   problems=tuple(found.problems[:PROBLEMS_MAX]))
@@ -123,19 +137,21 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         self.delayed = 0
         self._found = found
         self._progress = progress
-        self._places = places = _numbered(found.recovered_places())
+        self.subscribers = recovered_subscribers(found)
         header, first_run = fresh(Configuration())
         if found.header is not None:
             header = found.header
         self._runs = _plausible(found.runs[first_id] for first_id in sorted(found.runs))
-        ends = [1, *(run.first_id for run in self._runs), *(place.next_id for place in places.values())]
+        ends = [1, *(run.first_id for run in self._runs), *(one.next_id for one in self.subscribers)]
         self._next_id = max(*ends, *(message_id + 1 for message_id in found.messages), 1)
-        floor = min((place.next_id for place in places.values()), default=0)
+        floor = min((one.position for one in self.subscribers), default=0)
         first = header.first if header.first <= self._next_id else 0
         self._start = first if header.retention_us else max(floor, first)
         self._ids = sorted(message_id for message_id in found.messages if message_id >= self._start)
         self._saved_ids: List[int] = []
-        number = max([header.next_subscriber_number, *(place.number + 1 for place in places.values())])
+        if not self.subscribers and self._ids:
+            self.subscribers = [RecoveredSubscriber(STAND_IN, Place(1, self._ids[0]), 1, found)]
+        number = max([header.next_subscriber_number, *(one.place.number + 1 for one in self.subscribers)])
         header = header._replace(first=first,
                                  waiting=0,
                                  next_subscriber_number=min(number, SUBSCRIBER_NUMBER_MAX),
@@ -146,7 +162,7 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
 
     def steps(self) -> Iterator[Step]:
         """Give the transactions that make the fresh queue."""
-        yield self._put_settings_and_places
+        yield self._put_settings
         for first_id, payloads in self._stretches():
             yield self._appending(first_id, payloads)
             self.saved += len(payloads)
@@ -154,6 +170,8 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
                 self._progress(self.saved, len(self._ids))
         yield lambda txn: txn.log().mark_end(self._next_id)
         yield self._put_once
+        for subscriber in self.subscribers:
+            yield from subscriber.steps()
         for key in sorted(self._found.delayed):
             try:
                 yield functools.partial(_put_delayed, *key, self._found.delayed_payload(key))
@@ -161,15 +179,9 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             except errors.DamagedError as error:
                 self._found.problems.append(str(error))
 
-    def _put_settings_and_places(self, txn: Transaction) -> None:
+    def _put_settings(self, txn: Transaction) -> None:
         if self._found.message_type is not None:
             txn.put_message_type(self._found.message_type)
-        places = dict(self._places)
-        if not places and self._ids:
-            places[STAND_IN] = Place(0, self._ids[0])
-        for identifier, place in places.items():
-            txn.put_place(identifier, place)
-            txn.count_place(place.next_id, 1)
 
     def _put_once(self, txn: Transaction) -> None:
         once = txn.once()
@@ -206,17 +218,22 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
 
     def _appending(self, first_id: int, payloads: List[bytes]) -> Step:
         largest_bytes = max(map(len, payloads))
-        index = self._run(first_id)
         # Too late rather than too early: what nobody knows the time of must not expire at once.
-        time_us = self._runs[index if index >= 0 else 0].time_us if self._runs else 0
+        runs = itertools.islice(self._runs, max(0, self._run(first_id)), None)
+        time_us = next((run.time_us for run in runs if run.time_us), None)
 
         def append(txn: Transaction) -> None:
             log = txn.log()
             log.mark_end(first_id)
-            log.begin_run(max(time_us, log.newest().time_us), largest_bytes)
+            log.begin_run(max(queue.now_us(txn) if time_us is None else time_us, log.newest().time_us), largest_bytes)
             txn.append(first_id, payloads, largest_bytes)
 
         return append
+
+    def in_flight(self) -> int:
+        """Count the saved messages of which it is known how often they were handed out to a subscriber."""
+        saved = set(self._saved_ids)
+        return sum(len(saved.intersection(one.counted)) for one in self.subscribers)
 
     def lost(self) -> int:
         """Count the messages that the log tells of, that somebody awaits, and that were not saved."""
@@ -236,14 +253,6 @@ def _put_delayed(due_us: int, number: int, payload: bytes, txn: Transaction) -> 
     txn.schedule().put(due_us, number, payload)
     header = txn.header
     txn.put_header(header._replace(delayed=header.delayed + 1, next_due_us=min(due_us, header.next_due_us)))
-
-
-def _numbered(places: Dict[bytes, Place]) -> Dict[bytes, Place]:
-    """Give the subscribers numbers of their own, where they do not have them."""
-    numbers = {place.number for place in places.values()}
-    if len(numbers) == len(places) and max(numbers, default=0) < SUBSCRIBER_NUMBER_MAX:
-        return places
-    return {identifier: places[identifier]._replace(number=number) for number, identifier in enumerate(places, 1)}
 
 
 def _plausible(runs: Iterator[Run]) -> List[Run]:

@@ -7,27 +7,16 @@ given twice, so that a message on a page that no tree leads to is that message, 
 
 import itertools
 import struct
-import sys
 from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from persipubsub import arguments, errors, page_walk, records, schedule
-from persipubsub.delivery_records import ENTRY_KEY
+from persipubsub import arguments, delivery_records, errors, page_guess, page_walk, policies, records, schedule
+from persipubsub.delivery_records import ENTRY_KEY, LETTER_KEY, REQUEUED, Death, Delivery, Letter
+from persipubsub.page_guess import ID_MAX, PART_NUMBER_MAX
 from persipubsub.page_walk import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
 from persipubsub.records import Header, Once, Place, Run
 from persipubsub.transaction import SubDatabases
 
-IDENTIFIER_BYTES_MAX = 255
-PART_NUMBER_MAX = 2**30 // records.PART_BYTES + 1
 MESSAGE_BYTES_MAX = 2**30
-#: No clock of a queue was before.
-TIME_US_MIN = 1_500_000_000_000_000
-#: No queue lives to see it, and LMDB's own records look like such ids.
-ID_MAX = 2**48
-
-#: How long the keys are of the sub-databases that are ordered by time.
-_KEY_SIZES_BY_TIME = {records.DELAYED_KEY.size: "delayed_db", records.ONCE_ORDER_KEY.size: "once_order_db"}
-#: Later than any due time.
-_DUE_US_END = 2**56
 
 
 class Where(NamedTuple):
@@ -35,6 +24,13 @@ class Where(NamedTuple):
 
     page: int
     node: int
+
+
+class LetterKey(NamedTuple):
+    """A message of a subscriber, in index_db, letter_db and dead_letter_db."""
+
+    subscriber_number: int
+    message_id: int
 
 
 class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for each sub-database
@@ -46,7 +42,11 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self.header: Optional[Header] = None
         self.message_type: Optional[str] = None
         self.places: Dict[bytes, Place] = {}
-        self.first_in_flight: Dict[int, int] = {}  # by the number of the subscriber
+        #: The smallest place, if pending_db is whole.
+        self.floor = ID_MAX
+        self.entries: Dict[LetterKey, Delivery] = {}
+        self.deaths: Dict[LetterKey, Death] = {}
+        self.letters: Dict[LetterKey, Dict[int, Where]] = {}
         self.runs: Dict[int, Run] = {}
         self.messages: Dict[int, Where] = {}
         self._parts: Dict[Tuple[int, int], Where] = {}
@@ -66,11 +66,11 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             roots = self._roots(meta.main_root)
             # The order matters: of two versions of a record, the first that is found stays.
             for name in SubDatabases._fields:
-                if name in roots:
+                if name in roots and name not in self._found:
                     count = len(self.problems)
                     for number, page in self._file.leaves(roots[name], set(), self.problems):
                         # A page of the commit before may have been used again since, for something else.
-                        if not age or self._guess_safely(page) == name:
+                        if not age or page_guess.guess(self._file, page) == name:
                             self._keep(name, number, page)
                     if not age and len(self.problems) == count:
                         self._found.add(name)
@@ -125,51 +125,9 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
                 page = self._file.page(number)
             except PageError:
                 continue  # what is in no tree may be anything
-            name = self._guess_safely(page) if page_walk.kind(page) == LEAF else None
+            name = page_guess.guess(self._file, page) if page_walk.kind(page) == LEAF else None
             if name is not None and name not in self._found:
                 self._keep(name, number, page)
-
-    def _guess_safely(self, page: bytes) -> Optional[str]:
-        try:
-            return self._guess(page, self._file.nodes(page))
-        except (PageError, struct.error):
-            return None
-
-    # pylint: disable-next=too-many-return-statements  # one for each sub-database
-    def _guess(self, page: bytes, nodes: List[Node]) -> Optional[str]:
-        """Tell by its records to which sub-database a leaf page belongs."""
-        if not nodes or any(node.flags & SUB_DATABASE for node in nodes):
-            return None
-        if any(node.key == records.HEADER_KEY for node in nodes):
-            return "queue_db"
-        sizes = {node.size_bytes for node in nodes}
-        lengths = {len(node.key) for node in nodes}
-        if sizes <= {records.PLACE_BYTES, records.PLACE_WITH_POLICY_BYTES} and all(
-                _is_identifier(node.key) for node in nodes):
-            return "subscriber_db"
-        if any(node.key[:1] != b"\0" for node in nodes):
-            return None  # deduplication ids, perhaps; what goes with them is in once_order_db as well
-        if lengths == {records.PART_KEY.size}:
-            return "chunk_db"
-        if len(lengths) == 1 and all(TIME_US_MIN <= records.unpack_id(node.key) < _DUE_US_END for node in nodes):
-            return _KEY_SIZES_BY_TIME.get(lengths.pop())
-        if lengths != {records.NUMBER.size} or any(not 0 < records.unpack_id(node.key) < ID_MAX for node in nodes):
-            return None
-        if sizes == {28} and all(self._is_run(page, node) for node in nodes):
-            return "meta_db"
-        if sizes == {8} and all(self._file.value(page, node)[:4] == bytes(4) for node in nodes):
-            return "pending_db"
-        return None if all(self._is_free_list(page, node) for node in nodes) else "data_db"
-
-    def _is_free_list(self, page: bytes, node: Node) -> bool:
-        """Tell whether a record could be one of LMDB's own, of pages that became free: a list with its length."""
-        if node.size_bytes % 8 or node.size_bytes < 16 or node.size_bytes > self._file.page_bytes:
-            return False
-        return int.from_bytes(self._file.value(page, node)[:8], sys.byteorder) == node.size_bytes // 8 - 1
-
-    def _is_run(self, page: bytes, node: Node) -> bool:
-        time_us = records.decode_run(node.key, self._file.value(page, node)).time_us
-        return time_us == 0 or TIME_US_MIN <= time_us < 4 * TIME_US_MIN
 
     # Records
 
@@ -186,6 +144,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             except (PageError, struct.error, ValueError) as error:
                 self.problems.append(f"a record of {name} in page {number}: {error}")
 
+    # pylint: disable-next=too-many-branches  # one for each sub-database
     def _keep_record(self, name: str, page: bytes, node: Node, where: Where) -> None:
         key = node.key
         if name == "data_db":
@@ -209,18 +168,33 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
                 # The later one: in a queue without messages the newest run begins again at its id.
                 self.runs[run.first_id] = max(run, self.runs.get(run.first_id, run))
         elif name == "subscriber_db":
-            place = records.decode_place(self._file.value(page, node))
-            if not _is_identifier(key) or place.next_id >= ID_MAX:
-                raise ValueError("no subscriber")
-            # The later one: it is on the disk because somebody took what is before it.
-            self.places[key] = max(place,
-                                   self.places.get(key, place),
-                                   key=lambda one: (one.number, one.next_id, one.taken))
-        elif name == "index_db":
-            number, message_id = ENTRY_KEY.unpack(key)
-            self.first_in_flight[number] = min(message_id, self.first_in_flight.get(number, message_id))
+            self._keep_place(key, records.decode_place(self._file.value(page, node)))
+        elif name == "pending_db":
+            self.floor = min(records.unpack_id(key), self.floor)
         elif name == "queue_db":
             self._keep_setting(key, self._file.value(page, node))
+        elif name == "letter_db":
+            subscriber_number, message_id, part = LETTER_KEY.unpack(key)
+            if 0 < message_id < ID_MAX:
+                self.letters.setdefault(LetterKey(subscriber_number, message_id), {}).setdefault(part, where)
+        elif name in ("index_db", "dead_letter_db"):
+            self._keep_delivery(name, LetterKey(*ENTRY_KEY.unpack(key)), self._file.value(page, node))
+
+    def _keep_place(self, key: bytes, place: Place) -> None:
+        if not page_guess.is_identifier(key) or place.next_id >= ID_MAX or not place.number:
+            raise ValueError("no subscriber")
+        if place.policy is not None and not policies.can_be_set(place.policy):
+            raise ValueError("no policy")
+        # The later one: it is on the disk because somebody took what is before it.
+        self.places[key] = max(place, self.places.get(key, place), key=lambda one: (one.number, one.next_id, one.taken))
+
+    def _keep_delivery(self, name: str, key: LetterKey, value: bytes) -> None:
+        if key.message_id % REQUEUED >= ID_MAX:
+            raise ValueError("no message")
+        if name == "index_db":
+            self.entries.setdefault(key, page_guess.require_delivery(value))
+        else:
+            self.deaths.setdefault(key, page_guess.require_death(value))
 
     def _keep_setting(self, key: bytes, value: bytes) -> None:
         if key == records.HEADER_KEY:
@@ -230,20 +204,19 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif key == records.MESSAGE_TYPE_KEY and self.message_type is None:
             self.message_type = arguments.message_type(value.decode())
 
-    def recovered_places(self) -> Dict[bytes, Place]:
-        """Give all subscribers, each where nothing is left out that it has not taken.
+    def letter(self, key: LetterKey) -> Letter:
+        """Read a letter that was found.
 
-        A shared one begins with the first message that was in flight, or, where nobody knows which that was, with the
-        first one there is. What it has taken behind that comes again. Its dead letters are not recovered.
+        :raise DamagedError: it cannot be read
         """
-        first_id = min(self.messages, default=ID_MAX)
-        found = {}
-        for identifier, place in self.places.items():
-            if place.policy is not None and place.policy.shared:
-                start = self.first_in_flight.get(place.number, ID_MAX) if "index_db" in self._found else first_id
-                place = place._replace(next_id=min(place.next_id, start))
-            found[identifier] = place._replace(in_flight=0, requeued=0, dead_letters=0)
-        return found
+        try:
+            return delivery_records.joined_letter(self._adjacent(self.letters[key]))
+        except ValueError as error:
+            raise errors.DamagedError(f"The letter of message {key.message_id} cannot be read: {error}.") from error
+
+    def is_whole(self, name: str) -> bool:
+        """Tell whether all records of a sub-database were found, and no others, as of the newest commit."""
+        return name in self._found
 
     def payload(self, message_id: int) -> bytes:
         """Read a message that was found.
@@ -267,11 +240,13 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         :raise DamagedError: it cannot be read
         """
         try:
-            parts = self.delayed[key]
-            numbers = itertools.takewhile(parts.__contains__, itertools.count())
-            return schedule.joined([self._value(parts[number]) for number in numbers])
+            return schedule.joined(list(self._adjacent(self.delayed[key])))
         except ValueError as error:
             raise errors.DamagedError(f"The delayed message {key[1]} cannot be read: {error}.") from error
+
+    def _adjacent(self, parts: Dict[int, Where]) -> Iterator[bytes]:
+        """Read parts from number 0 on, up to the first that is missing."""
+        return (self._value(parts[number]) for number in itertools.takewhile(parts.__contains__, itertools.count()))
 
     def _parts_of(self, message_id: int) -> Iterator[bytes]:
         part = 1
@@ -290,10 +265,3 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
 def _age(header: Header) -> Tuple[int, int]:
     """Give what only grows in a header."""
     return header.next_subscriber_number, header.first
-
-
-def _is_identifier(key: bytes) -> bool:
-    try:
-        return 0 < len(key) <= IDENTIFIER_BYTES_MAX and b"\0" not in key and bool(key.decode())
-    except UnicodeDecodeError:
-        return False

@@ -24,5 +24,7 @@ def recover(path: str) -> None:
     configuration = "as it was" if report.configuration else "lost, now the default"
     names = ", ".join(map(repr, report.subscribers)) or "none"
     click.echo(f"{click.format_filename(report.path)}: {report.messages:,} messages saved, {report.delayed:,} delayed "
-               f"ones, {report.messages_lost:,} known to be lost; subscribers {names}; configuration {configuration}; "
+               f"ones, {report.messages_lost:,} known to be lost; {report.in_flight:,} in flight with their deliveries "
+               f"counted; {report.dead_letters:,} dead letters and {report.requeued:,} requeued ones saved, "
+               f"{report.letters_lost:,} known to be lost; subscribers {names}; configuration {configuration}; "
                f"the damaged file is {click.format_filename(report.damaged_file)}")

@@ -1,0 +1,237 @@
+"""Recovering keeps what was handed out and not taken, and the letters: dead ones, and those that were requeued."""
+
+import collections
+import pathlib
+import random
+import struct
+from typing import Callable, Dict, NamedTuple, Set, Tuple
+
+import lmdb
+import pytest
+
+import persipubsub
+from persipubsub import Durability, Environment, admission, database, files, page_guess, recovery
+from persipubsub.delivery_records import REQUEUED
+from persipubsub.page_walk import PageFile
+from persipubsub.transaction import SubDatabases, Transaction
+
+MakeEnvironment = Callable[..., Environment]
+PAGE_BYTES = 4096
+#: Some have several parts, and pages of their own.
+MESSAGES = [bytes([number]) * (150_000 if number % 20 == 7 else 900 + number) for number in range(120)]
+LETTERS_FROM = 40
+
+
+class Failed(Exception):
+    """Raised in the blocks of receives."""
+
+
+@pytest.fixture(name="path")
+def path_fixture(new_environment: MakeEnvironment) -> pathlib.Path:
+    """Make a queue with 40 letters each of a shared and a plain subscriber, half of them requeued, and 20 in flight."""
+    with new_environment("plain", durability=Durability.PROCESS_CRASH) as environment:
+        control = environment.new_control()
+        control.add_subscriber("shared", shared=True, max_deliveries=1, retry_delay_s=0)
+        control.add_subscriber("limited", max_deliveries=1)
+        control.add_subscriber("slow", shared=True, max_deliveries=5, retry_delay_s=50)
+        environment.new_publisher().send_many(MESSAGES)
+        for identifier, count in (("shared", LETTERS_FROM), ("limited", LETTERS_FROM), ("slow", 20)):
+            for _ in range(count):
+                with pytest.raises(Failed), environment.new_subscriber(identifier).receive():
+                    raise Failed("too \N{SNOWMAN}" * 20)
+        for identifier in ("shared", "limited"):
+            ids = [letter.id for letter in control.dead_letters(identifier)]
+            assert control.requeue_dead_letters(identifier, ids[::2]) == LETTERS_FROM // 2
+        assert control.check() == ()
+    return environment.path
+
+
+class Letters(NamedTuple):
+    """What a queue has outside the log, and how often what is in flight was handed out; each by subscriber and id."""
+
+    dead: Dict[Tuple[str, int], bytes]
+    requeued: Dict[Tuple[str, int], bytes]
+    counted: Dict[Tuple[str, int], int]
+
+
+def sizes(found: Letters) -> Tuple[int, int, int]:
+    """Count them."""
+    return len(found.dead), len(found.requeued), len(found.counted)
+
+
+def letters(path: pathlib.Path) -> Letters:
+    """Read them."""
+
+    def read(txn: Transaction) -> Letters:
+        found = Letters({}, {}, {})
+        for identifier, place in txn.places():
+            if place.policy is None:
+                continue
+            name, outside = identifier.decode(), txn.letters(place.number)
+            found.dead.update({(name, id_): outside.get(id_).payload for id_ in outside.dead_ids()})
+            for message_id, entry in txn.deliveries(place).all():
+                if message_id >= REQUEUED:
+                    found.requeued[name, message_id - REQUEUED] = outside.get(message_id - REQUEUED).payload
+                elif entry.deliveries and txn.has_message(message_id):
+                    found.counted[name, message_id] = entry.deliveries
+        return found
+
+    return database.inspect(path, read)
+
+
+def test_recover_a_sound_queue(path: pathlib.Path) -> None:
+    """All letters, and all counts of deliveries, are there."""
+    before = letters(path)
+    assert sizes(before) == (LETTERS_FROM, LETTERS_FROM, 20)
+    with persipubsub.new_environment(path) as environment:
+        deaths = list(environment.new_control().dead_letters("shared"))
+        status = environment.new_control().status().subscribers
+    report = recovery.recover(path)
+    assert (report.dead_letters, report.requeued, report.in_flight) == sizes(before)
+    assert (report.messages_lost, report.letters_lost, report.problems) == (0, 0, ())
+    assert letters(path) == before
+    with persipubsub.new_environment(path) as environment:
+        assert environment.new_control().check() == ()
+        assert list(environment.new_control().dead_letters("shared")) == deaths
+        after = environment.new_control().status().subscribers
+        assert {name: one.pending for name, one in after.items()} == {name: one.pending for name, one in status.items()}
+
+
+def sub_databases(path: pathlib.Path) -> Dict[str, Set[int]]:
+    """Give the leaf pages of each sub-database."""
+    with PageFile(path / files.DATA_FILE) as opened:
+        found: Dict[str, Set[int]] = {}
+        for _, main in opened.leaves(opened.newest_meta().main_root, set(), []):
+            for node in opened.nodes(main):
+                root = struct.unpack_from("=Q", opened.value(main, node), 40)[0]
+                found[node.key.decode()] = {number for number, _ in opened.leaves(root, set(), [])}
+        return found
+
+
+def destroy(path: pathlib.Path, pages: Set[int]) -> None:
+    """Zero pages."""
+    with open(path / files.DATA_FILE, "r+b") as file:
+        for page in pages:
+            file.seek(page * PAGE_BYTES)
+            file.write(bytes(PAGE_BYTES))
+
+
+def compacted(path: pathlib.Path) -> None:
+    """Have the file hold no page of an older commit, so that only the destroyed ones matter."""
+    with lmdb.Environment(str(path), max_dbs=32) as raw:
+        raw.copy(str(path.parent), compact=True)
+    (path.parent / files.DATA_FILE).replace(path / files.DATA_FILE)
+
+
+def assert_report_is_true(path: pathlib.Path, report: recovery.Report, sent: Letters) -> None:
+    """What a report says was saved is there, byte for byte, and the queue is sound."""
+    use_lock = admission.try_alone(path)
+    assert use_lock is not None
+    try:
+        assert not admission.violations(path)
+    finally:
+        use_lock.close()
+    after = letters(path)
+    assert sizes(after) == (report.dead_letters, report.requeued, report.in_flight)
+    for key, payload in [*after.dead.items(), *after.requeued.items()]:
+        assert key in {**sent.dead, **sent.requeued}
+        assert payload == MESSAGES[key[1] - 1], key
+    assert all(count <= sent.counted.get(key, 1) for key, count in after.counted.items())
+    with persipubsub.new_environment(path) as environment:
+        history = {record.id: record.payload for record in environment.new_control().history()}
+        assert len(history) == report.messages
+        assert all(payload == MESSAGES[id_ - 1] for id_, payload in history.items())
+        for identifier in environment.new_control().status().subscribers:
+            counts = collections.Counter(environment.new_subscriber(identifier).messages(timeout=0))
+            assert set(counts) <= set(MESSAGES) and max(counts.values(), default=0) <= 2
+
+
+@pytest.mark.damages_queues
+def test_letters_are_found_without_trees(path: pathlib.Path) -> None:
+    """Where no tree leads to them, letters and counts are found by the shape of their keys."""
+    before = letters(path)
+    compacted(path)
+    with PageFile(path / files.DATA_FILE) as opened:
+        root = opened.newest_meta().main_root
+    destroy(path, {0, 1, root})
+    report = recovery.recover(path)
+    assert (report.dead_letters, report.requeued, report.in_flight) == sizes(before)
+    assert report.letters_lost == 0
+    assert letters(path) == before
+    assert_report_is_true(path, report, before)
+
+
+@pytest.mark.damages_queues
+@pytest.mark.parametrize("name, dead, requeued, counted", [
+    ("index_db", 80, 0, 0),
+    ("dead_letter_db", 40, 40, 20),
+    ("letter_db", 0, 0, 20),
+    ("due_db", 40, 40, 20),
+    ("pending_db", 40, 40, 20),
+])
+def test_recover_without_a_sub_database(name: str, dead: int, requeued: int, counted: int, path: pathlib.Path) -> None:
+    """Where a sub-database is lost, the others tell what there is; letters that may be dead are dead."""
+    before = letters(path)
+    compacted(path)
+    destroy(path, sub_databases(path)[name])
+    report = recovery.recover(path)
+    assert (report.dead_letters, report.requeued, report.in_flight) == (dead, requeued, counted)
+    assert report.letters_lost == 80 - dead - requeued
+    with persipubsub.new_environment(path) as environment:
+        lost = [letter for letter in environment.new_control().dead_letters("shared") if "damaged" in letter.error_text]
+        assert len(lost) == {"index_db": 20, "dead_letter_db": 20}.get(name, 0)
+    assert_report_is_true(path, report, before)
+
+
+@pytest.mark.damages_queues
+def test_what_may_be_in_flight_comes_again_without_an_index(path: pathlib.Path) -> None:
+    """Where the index of a shared subscriber is lost, all that it has not taken for certain comes again."""
+    compacted(path)
+    destroy(path, sub_databases(path)["index_db"])
+    recovery.recover(path)
+    with persipubsub.new_environment(path) as environment:
+        assert list(environment.new_subscriber("slow").messages(timeout=0)) == MESSAGES
+
+
+@pytest.mark.damages_queues
+@pytest.mark.parametrize("seed", range(25))
+def test_the_report_is_true(seed: int, path: pathlib.Path) -> None:
+    """Whatever pages are destroyed, the queue is sound, and what the report says was saved is there."""
+    before, rng = letters(path), random.Random(seed)
+    if seed % 2:
+        compacted(path)
+    with PageFile(path / files.DATA_FILE) as opened:
+        # Not the inner pages of large values: LMDB has no checksums, so that nobody can see that those are zeros.
+        pages = [number for number in range(opened.pages()) if _is_page(opened, number)]
+    destroy(path, set(rng.sample(pages, rng.choice((1, 2, 5, len(pages) // 3)))))
+    assert_report_is_true(path, recovery.recover(path), before)
+
+
+def _is_page(opened: PageFile, number: int) -> bool:
+    """Tell whether a page has a header, as all have but those inside of large values."""
+    try:
+        return number < 2 or bool(opened.page(number))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_pages_are_taken_for_what_they_are(compact: bool, path: pathlib.Path) -> None:
+    """No leaf page of a sub-database is taken for one of another."""
+    with persipubsub.new_environment(path) as environment:
+        publisher = environment.new_publisher()
+        for number in range(300):
+            publisher.send(b"once", deduplication_id=f"{number:012d}")
+            publisher.send_later(b"%d" % number, delay_s=10**6 + number)
+    if compact:
+        compacted(path)
+    of_kinds = sub_databases(path)
+    assert set(of_kinds) == set(SubDatabases._fields)
+    with PageFile(path / files.DATA_FILE) as opened:
+        opened.newest_meta()
+        for name, pages in of_kinds.items():
+            assert pages, name
+            for number in pages:
+                # Nothing tells whose deduplication ids are; those are in once_order_db as well.
+                expected = None if name == "once_db" else name
+                assert page_guess.guess(opened, opened.page(number)) == expected, name
