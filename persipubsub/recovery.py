@@ -185,7 +185,9 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
 
     def _put_once(self, txn: Transaction) -> None:
         once = txn.once()
-        for identifier, sent in self._found.once.items():
+        # Each message was sent with one id; of two, a record is broken.
+        by_message = {sent: identifier for identifier, sent in self._found.once.items()}
+        for sent, identifier in by_message.items():
             if 0 < sent.message_id < self._next_id:
                 once.put(identifier, sent)
 

@@ -160,6 +160,8 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif name == "once_order_db":
             time_us, message_id = records.ONCE_ORDER_KEY.unpack(key)
             identifier = self._file.value(page, node)
+            if not page_guess.is_identifier(identifier):
+                raise ValueError("no deduplication id")
             if message_id < ID_MAX:
                 self.once[identifier] = max(Once(message_id, time_us), self.once.get(identifier, Once(0, 0)))
         elif name == "meta_db":

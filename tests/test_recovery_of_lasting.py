@@ -1,5 +1,6 @@
 """Recovering and compacting keeps what waits for later, what is retained, and the deduplication ids."""
 
+import contextlib
 import pathlib
 from typing import Callable
 
@@ -8,6 +9,7 @@ import pytest
 import persipubsub
 from persipubsub import Durability, Environment, clock, compaction, files, recovery
 from persipubsub.page_walk import PageFile
+from tests.damages import Raw
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -73,6 +75,18 @@ def test_recover_without_trees(path: pathlib.Path, monkeypatch: pytest.MonkeyPat
     report = recovery.recover(path)
     assert (report.messages, report.delayed, report.messages_lost) == (len(IDS) + 1, 30, 0)
     assert_all_is_there(path, monkeypatch)
+
+
+@pytest.mark.damages_queues
+def test_two_ids_of_one_message(path: pathlib.Path) -> None:
+    """Of a message that two pages of different age give different deduplication ids, one is kept."""
+    raw = Raw(path)
+    with contextlib.closing(raw.environment):
+        raw.put("once_order_db", raw.all("once_order_db")[0][0], b"another")
+    break_trees(path)
+    recovery.recover(path)
+    with persipubsub.new_environment(path) as environment:
+        assert environment.new_control().check() == ()
 
 
 @pytest.mark.damages_queues
