@@ -177,7 +177,10 @@ class Control:
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)
     def clear_messages(self) -> int:
-        """Delete all messages, also delayed ones; the subscribers stay. Give how many messages went."""
+        """Delete all messages, also delayed ones; the subscribers stay. Give how many messages went.
+
+        Dead letters, and those that were requeued, are not in the log and stay.
+        """
         return self._handle.change(queue.clear)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)

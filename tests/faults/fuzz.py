@@ -11,6 +11,7 @@ and recover. What a plain opening has to find (cut files, broken meta pages, cra
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -26,7 +27,8 @@ from typing import Callable, Counter, List
 import lmdb
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, admission, clock, errors, files, recovery
+from persipubsub import Control, Durability, Environment, HighWaterMark, admission, clock, errors, files, recovery
+from persipubsub.delivery_records import DUE_KEY, ENTRY_KEY, LETTER_KEY
 from persipubsub.transaction import SubDatabases
 
 #: A case takes some milliseconds.
@@ -35,6 +37,11 @@ PAGE_BYTES = 4096
 #: Each payload tells that it is one of ours: its number again and again.
 LENGTHS = (8, 64, 1000, 5000, 70_000)
 ENDED_WELL, ENDED_BADLY = 0, 3
+SHARED, LIMITED = "shared", "limited"
+
+
+class BlockError(Exception):
+    """Raised in the blocks of receives."""
 
 
 def payload(number: int) -> bytes:
@@ -43,10 +50,10 @@ def payload(number: int) -> bytes:
 
 
 def make_queue(path: pathlib.Path) -> None:
-    """Make the queue that is damaged: messages of all sizes, two subscribers, free pages."""
+    """Make the queue that is damaged: messages of all sizes, records in all sub-databases, free pages."""
     mark = HighWaterMark(10**6, 1000)
     with persipubsub.new_environment(path) as environment:
-        environment.new_control(["a", "b"], mark, durability=Durability.PROCESS_CRASH)
+        control = environment.new_control(["a", "b"], mark, durability=Durability.PROCESS_CRASH)
         publisher = environment.new_publisher()
         for number in range(1, 301):
             publisher.send(payload(number))
@@ -55,6 +62,27 @@ def make_queue(path: pathlib.Path) -> None:
                 pass
         with environment.new_subscriber("a").receive_many(50):
             pass
+        add_deliveries(environment, control)
+        for number in range(301, 321):
+            publisher.send_later(payload(number), delay_s=10**6)
+            publisher.send(payload(number), deduplication_id=f"{number:012d}")
+
+
+def add_deliveries(environment: Environment, control: Control) -> None:
+    """Have a shared and a plain subscriber have messages in flight, dead letters, and requeued ones."""
+    control.add_subscriber(SHARED, start="earliest", shared=True, max_deliveries=1)
+    control.add_subscriber(LIMITED, start="earliest", max_deliveries=1)
+    for identifier in (SHARED, LIMITED):
+        for _ in range(20):
+            with contextlib.suppress(BlockError), environment.new_subscriber(identifier).receive():
+                raise BlockError("failed " * 20)
+        ids = [letter.id for letter in control.dead_letters(identifier)]
+        control.requeue_dead_letters(identifier, ids[::2])
+    control.add_subscriber(SHARED, max_deliveries=3)
+    control.add_subscriber(LIMITED, max_deliveries=3)
+    for identifier in (SHARED, LIMITED, SHARED):
+        with contextlib.suppress(BlockError), environment.new_subscriber(identifier).receive_many(10):
+            raise BlockError
 
 
 # Damages
@@ -129,7 +157,13 @@ def craft(file: pathlib.Path, rng: random.Random) -> None:
 def _craft_record(txn: "lmdb.Transaction[bytes]", rng: random.Random) -> None:
     present = list(txn.cursor())
     numbers = (0, 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1, rng.randrange(400))
-    keys = [struct.pack(">Q", rng.choice(numbers)), struct.pack(">QI", rng.choice(numbers), rng.randrange(3)), b"x" * 9]
+    keys = [
+        struct.pack(">Q", rng.choice(numbers)),
+        struct.pack(">QI", rng.choice(numbers), rng.randrange(3)),
+        ENTRY_KEY.pack(rng.randrange(6), rng.choice(numbers)),
+        DUE_KEY.pack(rng.randrange(6), rng.choice(numbers), rng.choice(numbers)),
+        LETTER_KEY.pack(rng.randrange(6), rng.choice(numbers), rng.randrange(3)), b"x" * 9
+    ]
     key, value = rng.choice(present) if present else (rng.choice(keys), b"")
     kind = rng.randrange(6)
     if kind == 0:
@@ -163,7 +197,7 @@ def use(path: pathlib.Path) -> List[bytes]:
     """Open the queue, and do what users do."""
     with persipubsub.new_environment(path) as environment:
         messages: List[bytes] = []
-        for identifier in ("a", "b"):
+        for identifier in ("a", "b", SHARED, LIMITED):
             try:
                 messages += environment.new_subscriber(identifier).messages(timeout=0)
             except errors.UnknownSubscriberError:
@@ -171,6 +205,28 @@ def use(path: pathlib.Path) -> List[bytes]:
         environment.new_publisher().send(b"new")
         environment.new_control().status()
         environment.new_control().prune_dangling_messages()
+        messages += use_letters(environment)
+    return messages
+
+
+def use_letters(environment: Environment) -> List[bytes]:
+    """Do what users do with shared subscribers and dead letters."""
+    messages: List[bytes] = []
+    control = environment.new_control()
+    for identifier in (SHARED, LIMITED):
+        try:
+            messages += [letter.payload for letter in control.dead_letters(identifier)]
+            control.requeue_dead_letters(identifier)
+            subscriber = environment.new_subscriber(identifier)
+            for _ in range(2):
+                with contextlib.suppress(BlockError), subscriber.receive_many(5, timeout=0) as found:
+                    messages += found
+                    raise BlockError
+            control.discard_dead_letters(identifier)
+            control.rewind(identifier, "earliest")
+        except (errors.UnknownSubscriberError, errors.SubscriberKindError, errors.ArgumentError):
+            pass
+    control.status()
     return messages
 
 
