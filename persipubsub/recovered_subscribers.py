@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Unio
 from persipubsub import errors, policies, queue
 from persipubsub.delivery_records import NO_TOKEN, RAISED, REQUEUED, Death, Delivery, Failure, Letter
 from persipubsub.records import Place, Policy
-from persipubsub.salvage import LetterKey, Salvage
+from persipubsub.salvage import Salvage
 
 if TYPE_CHECKING:
     from persipubsub.transaction import Transaction
@@ -37,7 +37,11 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
         #: The ids of messages of which it is known how often they were handed out.
         self.counted: List[int] = []
         self._found = found
-        self._letters = {key: _fate(found, key) for key in found.letters if key.subscriber_number == place.number}
+        self._number_found = place.number
+        self._letters = {
+            message_id: _fate(found, place.number, message_id)
+            for message_id in found.letters[place.number]
+        }
         self._known = place.requeued + place.dead_letters if found.is_whole("subscriber_db") else 0
         policy = place.policy
         if policy is None and self._letters:  # set after what is left of the subscriber was written
@@ -52,9 +56,8 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
     def _find_entries(self, policy: Policy) -> None:
         place, found = self.place, self._found
         entries = {
-            key.message_id: entry
-            for key, entry in found.entries.items()
-            if key.subscriber_number == place.number and key.message_id in found.messages
+            message_id: entry
+            for message_id, entry in found.entries[place.number].items() if message_id in found.messages
         }
         if policy.shared:
             # A lost record may have told of a later place.
@@ -87,7 +90,7 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
     @property
     def next_id(self) -> int:
         """An id behind all that are known here."""
-        return max([self.place.next_id, *(key.message_id + 1 for key in self._letters)])
+        return max([self.place.next_id, *(message_id + 1 for message_id in self._letters)])
 
     def steps(self) -> Iterator[Step]:
         """Give the transactions that write it, behind all messages."""
@@ -95,8 +98,8 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
         for start in range(0, len(ids), ENTRIES_PER_STEP):
             yield self._putting_entries(ids[start:start + ENTRIES_PER_STEP])
         # The latest first: where there are too many, the oldest go.
-        for key in sorted(self._letters, reverse=True):
-            yield from self._letter(key)
+        for message_id in sorted(self._letters, reverse=True):
+            yield from self._letter(message_id)
         # What the subscriber counted, but for those that went since they were too many.
         self.letters_lost = max(self.letters_lost, self._known - self.dead_letters - self.requeued)
         yield self._put_place
@@ -119,13 +122,13 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
         return entry._replace(due_us=min(entry.due_us, latest_us),
                               deliveries=min(entry.deliveries, policies.MAX_DELIVERIES_MAX))
 
-    def _letter(self, key: LetterKey) -> Iterator[Step]:
-        fate, policy = self._letters[key], self.place.policy
+    def _letter(self, message_id: int) -> Iterator[Step]:
+        fate, policy = self._letters[message_id], self.place.policy
         assert policy is not None
         if fate is None or (isinstance(fate, Death) and self.dead_letters == policy.dead_letters_max):
             return
         try:
-            letter = self._found.letter(key)
+            letter = self._found.letter(self._number_found, message_id)
         except errors.DamagedError as error:
             self._found.problems.append(str(error))
             self.letters_lost += 1
@@ -134,7 +137,7 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
             self.dead_letters += 1
         else:
             self.requeued += 1
-        yield self._putting_letter(key.message_id, letter, fate)
+        yield self._putting_letter(message_id, letter, fate)
 
     def _putting_letter(self, message_id: int, letter: Letter, fate: Union[Death, Delivery]) -> Step:
 
@@ -155,10 +158,9 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
         txn.count_place(self.position, 1)
 
 
-def _fate(found: Salvage, key: LetterKey) -> Optional[Union[Death, Delivery]]:
+def _fate(found: Salvage, number: int, message_id: int) -> Optional[Union[Death, Delivery]]:
     """Tell what became of a letter: it died, or it was requeued and has an entry; None where it has gone."""
-    death = found.deaths.get(key)
-    entry = found.entries.get(key._replace(message_id=key.message_id + REQUEUED))
+    death, entry = found.deaths[number].get(message_id), found.entries[number].get(message_id + REQUEUED)
     index_is_whole, deaths_are_whole = found.is_whole("index_db"), found.is_whole("dead_letter_db")
     if entry is not None and (death is None or (index_is_whole and not deaths_are_whole)):
         return entry
@@ -181,7 +183,7 @@ def recovered_subscribers(found: Salvage) -> List[RecoveredSubscriber]:
 def letters_of_nobody(found: Salvage) -> int:
     """Count the letters of subscribers that are lost. A letter outside the trees may be of one that was removed."""
     numbers = {place.number for place in found.places.values()}
-    count = sum(1 for key in found.letters if key.subscriber_number not in numbers)
+    count = sum(len(letters) for number, letters in found.letters.items() if number not in numbers)
     if not count or not found.is_whole("letter_db"):
         return 0
     found.problems.append(f"{count:,} letters are of subscribers that are lost")

@@ -5,9 +5,10 @@ page of them cannot be read, every leaf page of the file is looked at as well. P
 given twice, so that a message on a page that no tree leads to is that message, though it may have been taken.
 """
 
+import collections
 import itertools
 import struct
-from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import DefaultDict, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from persipubsub import arguments, delivery_records, errors, page_guess, page_walk, policies, records, schedule
 from persipubsub.delivery_records import ENTRY_KEY, LETTER_KEY, REQUEUED, Death, Delivery, Letter
@@ -26,13 +27,6 @@ class Where(NamedTuple):
     node: int
 
 
-class LetterKey(NamedTuple):
-    """A message of a subscriber, in index_db, letter_db and dead_letter_db."""
-
-    subscriber_number: int
-    message_id: int
-
-
 class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for each sub-database
     """The readable records of a data file. It is read when made; payloads stay in the file until asked for."""
 
@@ -44,9 +38,10 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self.places: Dict[bytes, Place] = {}
         #: The smallest place, if pending_db is whole.
         self.floor = ID_MAX
-        self.entries: Dict[LetterKey, Delivery] = {}
-        self.deaths: Dict[LetterKey, Death] = {}
-        self.letters: Dict[LetterKey, Dict[int, Where]] = {}
+        #: These by the number of a subscriber, then by message id; the parts of a letter by their number.
+        self.entries: DefaultDict[int, Dict[int, Delivery]] = collections.defaultdict(dict)
+        self.deaths: DefaultDict[int, Dict[int, Death]] = collections.defaultdict(dict)
+        self.letters: DefaultDict[int, Dict[int, Dict[int, Where]]] = collections.defaultdict(dict)
         self.runs: Dict[int, Run] = {}
         self.messages: Dict[int, Where] = {}
         self._parts: Dict[Tuple[int, int], Where] = {}
@@ -178,9 +173,10 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif name == "letter_db":
             subscriber_number, message_id, part = LETTER_KEY.unpack(key)
             if 0 < message_id < ID_MAX:
-                self.letters.setdefault(LetterKey(subscriber_number, message_id), {}).setdefault(part, where)
+                self.letters[subscriber_number].setdefault(message_id, {}).setdefault(part, where)
         elif name in ("index_db", "dead_letter_db"):
-            self._keep_delivery(name, LetterKey(*ENTRY_KEY.unpack(key)), self._file.value(page, node))
+            subscriber_number, message_id = ENTRY_KEY.unpack(key)
+            self._keep_delivery(name, subscriber_number, message_id, self._file.value(page, node))
 
     def _keep_place(self, key: bytes, place: Place) -> None:
         if not page_guess.is_identifier(key) or place.next_id >= ID_MAX or not place.number:
@@ -190,13 +186,13 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         # The later one: it is on the disk because somebody took what is before it.
         self.places[key] = max(place, self.places.get(key, place), key=lambda one: (one.number, one.next_id, one.taken))
 
-    def _keep_delivery(self, name: str, key: LetterKey, value: bytes) -> None:
-        if key.message_id % REQUEUED >= ID_MAX:
+    def _keep_delivery(self, name: str, number: int, message_id: int, value: bytes) -> None:
+        if message_id % REQUEUED >= ID_MAX:
             raise ValueError("no message")
         if name == "index_db":
-            self.entries.setdefault(key, page_guess.require_delivery(value))
+            self.entries[number].setdefault(message_id, page_guess.require_delivery(value))
         else:
-            self.deaths.setdefault(key, page_guess.require_death(value))
+            self.deaths[number].setdefault(message_id, page_guess.require_death(value))
 
     def _keep_setting(self, key: bytes, value: bytes) -> None:
         if key == records.HEADER_KEY:
@@ -206,15 +202,15 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif key == records.MESSAGE_TYPE_KEY and self.message_type is None:
             self.message_type = arguments.message_type(value.decode())
 
-    def letter(self, key: LetterKey) -> Letter:
+    def letter(self, number: int, message_id: int) -> Letter:
         """Read a letter that was found.
 
         :raise DamagedError: it cannot be read
         """
         try:
-            return delivery_records.joined_letter(self._adjacent(self.letters[key]))
+            return delivery_records.joined_letter(self._adjacent(self.letters[number][message_id]))
         except ValueError as error:
-            raise errors.DamagedError(f"The letter of message {key.message_id} cannot be read: {error}.") from error
+            raise errors.DamagedError(f"The letter of message {message_id} cannot be read: {error}.") from error
 
     def is_whole(self, name: str) -> bool:
         """Tell whether all records of a sub-database were found, and no others, as of the newest commit."""
