@@ -231,7 +231,7 @@ class AsyncSubscriber(Generic[Msg]):
             inner, finished, begun = self._subscriber, 0, 0
             try:
                 for msg in msgs:
-                    if clock.boottime_us() > found.expires_us:
+                    if begun and clock.boottime_us() > found.expires_us:
                         break  # some have expired while the loop was at others before them: look again
                     begun += 1
                     yield msg

@@ -41,6 +41,8 @@ def due_us(txn: Transaction, subscription: Subscription) -> int:
     found_us = min(queue.delayed_until_us(txn), clock.boottime_us() + policy_of(place).lease_us)
     due = txn.deliveries(place).next_due()
     if due is not None:
+        if txn.header.boot_id != clock.boot_id():
+            return 0  # time may stand still until somebody writes: have the claim do it
         found_us = min(found_us, max(0, due.due_us - queue.now_us(txn) + clock.boottime_us()))
     return found_us
 
@@ -69,6 +71,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
     def __init__(self, txn: Transaction, place: Place, now_us: int, max_messages: int, max_bytes: int) -> None:
         self._txn = txn
         self._now_us = now_us
+        self._boottime_us = clock.boottime_us()
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._policy = policy_of(place)
@@ -131,7 +134,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         expires_us = NEVER_US
         if self.ids[0] < REQUEUED:
             expires_us = self._txn.log().at(self.ids[0]).time_us + self._txn.header.message_timeout_us
-        ends_us = min(expires_us, self._now_us + self._policy.lease_us) - (self._now_us - clock.boottime_us())
+        ends_us = min(expires_us, self._now_us + self._policy.lease_us) - self._now_us + self._boottime_us
         return Found(self.ids, self.payloads, expires_us=ends_us, token=self._token, dropped=self._dropped)
 
 

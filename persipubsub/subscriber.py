@@ -186,7 +186,7 @@ class Subscriber(Generic[Msg]):
             finished = begun = 0
             try:
                 for payload in found.payloads:
-                    if clock.boottime_us() > found.expires_us:
+                    if begun and clock.boottime_us() > found.expires_us:
                         break  # some have expired while the loop was at others before them: look again
                     begun += 1
                     yield payload

@@ -13,6 +13,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 import persipubsub
 from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, recovery
 from persipubsub.dead_letters import DeadLetter
+from persipubsub.storage import Storage
+from persipubsub.transaction import Transaction
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -230,6 +232,35 @@ def test_messages_looks_again_when_its_lease_has_ended(opened: Queue) -> None:
     assert seen == [b"1"]
     opened.clock.move(10)
     assert sorted(opened.worker().messages(timeout=0)) == [b"1", b"2"]
+
+
+def test_messages_gets_on_where_commits_outlast_the_lease(opened: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop hands out the first message of each batch, also where its lease has ended since it was claimed."""
+    opened.share(lease_s=0.01, max_deliveries=10)
+    opened.send(b"1", b"2")
+    write, commits = Storage.write, iter(range(100))
+
+    def write_slowly(self: Storage, operation: Callable[[Transaction], None]) -> Transaction:
+        next(commits)
+        txn = write(self, operation)
+        opened.clock.move(0.02)
+        return txn
+
+    monkeypatch.setattr(Storage, "write", write_slowly)
+    assert sorted(opened.worker().messages(timeout=0, acknowledge_every=2)) == [b"1", b"2"]
+
+
+def test_a_lease_ends_after_a_boot_with_a_clock_set_back(opened: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker held before the machine went down comes again, though the wall clock is behind and nobody sends."""
+    opened.send(b"1")
+    assert held(opened.worker()) == [b"1"]
+    wall_us = clock.wall_us() - 3600 * 10**6
+    monkeypatch.setattr(clock, "wall_us", lambda: wall_us)
+    monkeypatch.setattr(clock, "boot_id", lambda: bytes(16))
+    opened.clock.now_us = 0
+    assert received(opened.worker()) is None
+    opened.clock.move(11)
+    assert received(opened.worker()) == b"1"
 
 
 def test_stopping_a_worker_is_no_failure(opened: Queue) -> None:
