@@ -24,7 +24,7 @@ from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional
 
 from persipubsub import clock, deduplication, delayed, failures, leases, queue, subscriber
 from persipubsub.delayed import DELAY_S_MAX, DelayedMessage, Due
-from persipubsub.deliveries import Settled
+from persipubsub.deliveries import Claims, Settled
 from persipubsub.delivery_records import Failure
 from persipubsub.engine import Engine, Watch
 from persipubsub.handle import Handle
@@ -461,9 +461,9 @@ class Recorder(threading.local):
             return self._engine.give_back(subscription, ids, token, failure)
         return self._settle(lambda txn: leases.give_back(txn, subscription, ids, token, failure))
 
-    def extend(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
-        """Note that the lease of messages is to begin anew."""
-        return self._settle(lambda txn: leases.extend(txn, subscription, ids, token))
+    def extend(self, subscription: Subscription, claims: Claims) -> Settled:
+        """Note that the lease of all messages of some claims is to begin anew."""
+        return self._settle(lambda txn: leases.extend(txn, subscription, claims))
 
     def _settle(self, operation: Callable[[Transaction], Settled]) -> Settled:
         self._writes.append(Write(operation))

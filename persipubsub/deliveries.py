@@ -4,7 +4,7 @@ The meaning is in :mod:`persipubsub.leases` and :mod:`persipubsub.dead_letters`,
 :mod:`persipubsub.delivery_records`.
 """
 
-from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import delivery_records, errors
 from persipubsub.delivery_records import DUE_KEY, ENTRY_KEY, LETTER_KEY, Death, Delivery, Letter
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import lmdb
 
 _ID_MAX = 2**64 - 1
+
+#: The ids of the messages that a worker was handed out, by the token of the claim.
+Claims = Mapping[bytes, Sequence[int]]
 
 
 class Settled(NamedTuple):

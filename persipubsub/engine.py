@@ -3,7 +3,7 @@
 from typing import Optional, Protocol, Sequence
 
 from persipubsub.delayed import DelayedMessage, Due
-from persipubsub.deliveries import Settled
+from persipubsub.deliveries import Claims, Settled
 from persipubsub.delivery_records import Failure
 from persipubsub.queue import Batch, Found, Sent, Subscription
 
@@ -66,8 +66,8 @@ class Engine(Protocol):
                   failure: Optional[Failure]) -> Settled:
         """Give messages back, which counts as a delivery if there was a failure."""
 
-    def extend(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
-        """Have the lease of messages begin now."""
+    def extend(self, subscription: Subscription, claims: Claims) -> Settled:
+        """Have the lease of all messages of some claims begin now."""
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait; the bound holds where the wait has to poll."""

@@ -9,7 +9,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tupl
 
 from persipubsub import clock, deduplication, delayed, errors, failures, files, filesystem, leases, lock_watch, queue
 from persipubsub.delayed import DelayedMessage, Due
-from persipubsub.deliveries import Settled
+from persipubsub.deliveries import Claims, Settled
 from persipubsub.delivery_records import Failure
 from persipubsub.engine import Watch
 from persipubsub.gate import LOOK_S, Closer
@@ -144,9 +144,9 @@ class Handle:  # pylint: disable=too-many-public-methods  # one per thing that a
         """Give messages back that a worker has claimed."""
         return self._writer.run(lambda txn: leases.give_back(txn, subscription, ids, token, failure))
 
-    def extend(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
-        """Have the lease of messages begin now."""
-        return self._writer.run(lambda txn: leases.extend(txn, subscription, ids, token))
+    def extend(self, subscription: Subscription, claims: Claims) -> Settled:
+        """Have the lease of all messages of some claims begin now."""
+        return self._writer.run(lambda txn: leases.extend(txn, subscription, claims))
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait."""

@@ -18,7 +18,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import clock, dead_letters, errors, queue
 from persipubsub.dead_letters import policy_of
-from persipubsub.deliveries import Settled
+from persipubsub.deliveries import Claims, Settled
 from persipubsub.delivery_records import LEASE_RAN_OUT, NO_FAILURE, NO_TOKEN, RAISED, REQUEUED, Death, Delivery, Failure
 from persipubsub.queue import NOTHING, Found, Subscription
 from persipubsub.records import NEVER_US, Place, Policy
@@ -237,13 +237,16 @@ def _delay_us(policy: Policy, deliveries: int) -> int:
     return min(policy.retry_delay_us << min(deliveries - 1, 63), policy.retry_delay_max_us)
 
 
-def extend(txn: Transaction, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
-    """Have the lease of messages begin now, as far as they are still the worker's own."""
-    place = _known_place(txn, subscription)
-    if place is None:
-        return Settled(lost=ids)
-    held = _held(txn, place, ids, token)
-    due_us = queue.now_us(txn) + policy_of(place).lease_us
-    for own_ids, entry in held.groups:
-        txn.deliveries(place).put_many(own_ids, entry._replace(due_us=due_us), entry)
-    return Settled(lost=held.lost)
+def extend(txn: Transaction, subscription: Subscription, claims: Claims) -> Settled:
+    """Have the lease of all messages of some claims begin now, as far as they are still the worker's own."""
+    place, lost = _known_place(txn, subscription), list[int]()
+    for token, ids in claims.items():
+        if place is None:
+            lost += ids
+            continue
+        held = _held(txn, place, ids, token)
+        due_us = queue.now_us(txn) + policy_of(place).lease_us
+        for own_ids, entry in held.groups:
+            txn.deliveries(place).put_many(own_ids, entry._replace(due_us=due_us), entry)
+        lost += held.lost
+    return Settled(lost=lost)

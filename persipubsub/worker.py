@@ -76,11 +76,14 @@ class SharedSubscriber(Subscriber[Msg]):
     def extend_lease(self) -> None:
         """Have the lease of all messages that this object holds begin again now."""
         self._require_open()
-        lost = [
-            message_id for token, ids in list(self._claims.items())
-            for message_id in self._engine.extend(self._subscription, ids, token).lost
-        ]
-        self._end(Settled(lost=lost))
+        claims = dict(self._claims)
+        if claims:
+            lost = set(self._engine.extend(self._subscription, claims).lost)
+            # Not what another thread was just acknowledging.
+            self._end(
+                Settled(lost=[
+                    message_id for ids in list(self._claims.values()) for message_id in ids if message_id in lost
+                ]))
 
     def receive_to_top(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
         """Raise SubscriberKindError: what is before the latest message may be at other workers."""

@@ -7,7 +7,7 @@ from typing import Any, Awaitable, Callable, List
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from persipubsub import Durability, Environment, errors, subscriber
+from persipubsub import Durability, Environment, clock, errors, subscriber
 from persipubsub.aio import AsyncSubscriber
 from tests.concurrency import wait_until
 from tests.test_aio import LOOPS, receive_one, run_in
@@ -117,6 +117,36 @@ def test_a_lost_lease_is_told(environment: Environment, run: Run) -> None:
             await environment.new_async_subscriber("a").extend_lease()
         with pytest.raises(errors.SubscriberKindError):
             await sub.front()
+
+    run(main)
+
+
+def test_leases_beside_a_lost_one_are_extended(environment: Environment, run: Run,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one lease was lost, those of the other tasks of the same subscriber begin again all the same."""
+    now_us = clock.boottime_us()
+    monkeypatch.setattr(clock, "boottime_us", lambda: now_us)
+    worker = environment.new_subscriber("workers")
+
+    async def main() -> None:
+        nonlocal now_us
+        sub = environment.new_async_subscriber("workers")
+        await environment.new_async_publisher().send_many([b"1", b"2"])
+        with pytest.raises(KeyboardInterrupt), worker.receive(timeout=0):
+            lost = sub.receive(timeout=0)
+            assert await lost.__aenter__() == b"2"  # pylint: disable=unnecessary-dunder-call  # not in a block of its own
+            raise KeyboardInterrupt
+        async with sub.receive(timeout=0) as msg:
+            assert msg == b"1"
+            environment.new_control().rewind("workers", to=2)
+            now_us += 20 * 10**6
+            with pytest.raises(errors.LeaseLostError):
+                await sub.extend_lease()
+            now_us += 20 * 10**6
+            with worker.receive_many(timeout=0) as msgs:
+                assert msgs == [b"2"]
+        with pytest.raises(errors.LeaseLostError):
+            await lost.__aexit__(None, None, None)
 
     run(main)
 

@@ -13,6 +13,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 import persipubsub
 from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, recovery
 from persipubsub.dead_letters import DeadLetter
+from persipubsub.deliveries import Settled
+from persipubsub.handle import Handle
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
 
@@ -188,6 +190,26 @@ def test_extend_lease(opened: Queue) -> None:
     worker.close()
     with pytest.raises(errors.ClosedError):
         worker.extend_lease()
+
+
+def test_extend_lease_while_another_thread_acknowledges(opened: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that ends by an acknowledgement while all of them are extended is not a lost one."""
+    opened.send(b"1", b"2")
+    worker = opened.worker()
+    receipts = [worker.receive(timeout=0) for _ in range(2)]
+    extend = Handle.extend
+    with receipts[0]:
+        receipts[1].__enter__()  # pylint: disable=unnecessary-dunder-call  # it ends in the midst of another call
+
+        def acknowledge_and_extend(*args: Any) -> Settled:
+            receipts[1].__exit__(None, None, None)
+            return extend(*args)
+
+        monkeypatch.setattr(Handle, "extend", acknowledge_and_extend)
+        opened.clock.move(9)
+        worker.extend_lease()
+        opened.clock.move(9)
+        assert received(opened.worker()) is None
 
 
 def test_what_fails_in_a_batch_comes_again_alone(opened: Queue) -> None:
