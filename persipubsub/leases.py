@@ -135,7 +135,12 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         if self.ids[0] < REQUEUED:
             expires_us = self._txn.log().at(self.ids[0]).time_us + self._txn.header.message_timeout_us
         ends_us = min(expires_us, self._now_us + self._policy.lease_us) - self._now_us + self._boottime_us
-        return Found(self.ids, self.payloads, expires_us=ends_us, token=self._token, dropped=self._dropped)
+        return Found(self.ids,
+                     self.payloads,
+                     expires_us=ends_us,
+                     token=self._token,
+                     dropped=self._dropped,
+                     process=os.getpid())
 
 
 class _Held(NamedTuple):

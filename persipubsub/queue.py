@@ -490,6 +490,7 @@ class Found(NamedTuple):
     due_us: int = NEVER_US
     token: bytes = b""  # of the claim of a shared subscriber, which they are then
     dropped: int = 0  # so many dead letters went, since they became too many
+    process: int = 0  # which claimed them
 
 
 NOTHING = Found((), [])

@@ -1,5 +1,6 @@
 """Receiving as one of the workers that share a subscriber."""
 
+import os
 from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
 
 from persipubsub import errors
@@ -31,13 +32,21 @@ class SharedSubscriber(Subscriber[Msg]):
         super().__init__(environment, engine, identifier, subscription, codec)
         # The messages that this object was handed out and has neither acknowledged nor given back, by their claim.
         self._claims: Dict[bytes, Sequence[int]] = {}
+        self._process = os.getpid()  # whose they are
+
+    def _own_claims(self) -> Dict[bytes, Sequence[int]]:
+        """Give the claims of this process. Those that a forked child inherits are its parent's."""
+        process = os.getpid()
+        if self._process != process:
+            self._claims, self._process = {}, process
+        return self._claims
 
     def _next(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Callable[[], Found]:
 
         def claim() -> Found:
             found = self._engine.claim(self._subscription, max_messages, max_bytes)
             if found.ids:
-                self._claims[found.token] = found.ids
+                self._own_claims()[found.token] = found.ids
             self._warn(found.dropped)
             return found if self._codec is None else self._read(found)
 
@@ -53,12 +62,16 @@ class SharedSubscriber(Subscriber[Msg]):
             raise
         if len(decoded.ids) < len(found.ids):
             self._give_back(found, len(decoded.ids), len(found.ids), None)
-            self._claims[found.token] = decoded.ids
+            self._own_claims()[found.token] = decoded.ids
         return decoded
 
     def _take(self, found: Found, count: int, skipping: bool = False) -> None:
         self._claims.pop(found.token, None)
         self._require_open()
+        if found.process != os.getpid():
+            raise errors.LeaseLostError(
+                f"{count} messages of the subscriber {self._identifier!r} were received before this process was forked: "
+                "they are its parent's. Receive them after the fork.")
         self._end(self._engine.acknowledge(self._subscription, found.ids[:count], found.token))
 
     def _fail(self, found: Found, error: BaseException) -> None:
@@ -66,6 +79,8 @@ class SharedSubscriber(Subscriber[Msg]):
 
     def _give_back(self, found: Found, start: int, stop: int, failure: Optional[Failure]) -> None:
         self._claims.pop(found.token, None)
+        if found.process != os.getpid():
+            return  # a forked child leaves what its parent works on
         if start < stop and not self._closed:  # once it is closed, the lease ends by itself
             self._end(self._engine.give_back(self._subscription, found.ids[start:stop], found.token, failure))
 
@@ -76,7 +91,7 @@ class SharedSubscriber(Subscriber[Msg]):
     def extend_lease(self) -> None:
         """Have the lease of all messages that this object holds begin again now."""
         self._require_open()
-        claims = dict(self._claims)
+        claims = dict(self._own_claims())
         if claims:
             lost = set(self._engine.extend(self._subscription, claims).lost)
             # Not what another thread was just acknowledging.

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import pathlib
 import time
-from typing import Any, Callable, Dict, List, Optional, Type
+from typing import Any, Callable, Dict, Generator, List, Optional, Type, cast
 
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
@@ -17,6 +17,7 @@ from persipubsub.deliveries import Settled
 from persipubsub.handle import Handle
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
+from tests.forking import fork, status_of
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -210,6 +211,34 @@ def test_extend_lease_while_another_thread_acknowledges(opened: Queue, monkeypat
         worker.extend_lease()
         opened.clock.move(9)
         assert received(opened.worker()) is None
+
+
+def test_a_fork_leaves_messages_to_the_parent(opened: Queue) -> None:
+    """However a forked child leaves a block that its parent has entered, the message stays the parent's."""
+    opened.share(max_deliveries=1)
+    opened.send(b"1", b"2")
+    worker = opened.worker()
+    receipt, loop = worker.receive(timeout=0), worker.messages(timeout=0)
+    assert receipt.__enter__() == b"1"  # pylint: disable=unnecessary-dunder-call  # the child must not leave the block
+    assert next(loop) == b"2"
+
+    def acknowledge() -> None:
+        with pytest.raises(errors.LeaseLostError, match="fork"):
+            receipt.__exit__(None, None, None)
+
+    def leave(error: BaseException) -> None:
+        receipt.__exit__(type(error), error, None)
+        worker.extend_lease()  # it holds nothing
+        cast(Generator[bytes, None, None], loop).close()
+
+    opened.clock.move(9)
+    for in_child in (acknowledge, lambda: leave(Failed()), lambda: leave(SystemExit())):
+        assert status_of(fork(in_child)) == 0
+        assert received(opened.worker()) is None
+    assert opened.dead() == []
+    receipt.__exit__(None, None, None)
+    assert list(loop) == []
+    assert opened.control.status().subscribers["workers"].taken == 2
 
 
 def test_what_fails_in_a_batch_comes_again_alone(opened: Queue) -> None:
