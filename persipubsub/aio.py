@@ -201,7 +201,7 @@ class AsyncSubscriber(Generic[Msg]):
 
         The other arguments and the errors are those of :meth:`receive`.
 
-        :param max_messages: at most so many
+        :param max_messages: at most so many, and at most 10,000 for one of the workers of a shared subscriber
         :param max_bytes: at most so many bytes together, but always one message
         """
         self._subscriber.receive_many(max_messages, 0, max_bytes=max_bytes)  # so that a mistake is found here

@@ -24,6 +24,8 @@ from persipubsub.queue import NOTHING, Found, Subscription
 from persipubsub.records import NEVER_US, Place, Policy
 from persipubsub.transaction import Transaction
 
+#: So many messages does one claim hand out at most, since they are acknowledged or given back in one transaction, too.
+CLAIMED_MAX = 10_000
 #: So many entries does a claim settle at most, of messages that went or become dead letters; so many bytes of those.
 SETTLED_MAX = 1000
 SETTLED_BYTES_MAX = 64 * 1024**2
@@ -72,7 +74,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         self._txn = txn
         self._now_us = now_us
         self._boottime_us = clock.boottime_us()
-        self._max_messages = max_messages
+        self._max_messages = min(max_messages, CLAIMED_MAX)
         self._max_bytes = max_bytes
         self._policy = policy_of(place)
         self._deliveries = txn.deliveries(place)

@@ -153,7 +153,7 @@ class Subscriber(Generic[Msg]):
         It ends before what is no message of the subscriber's type: the error comes when that is the first.
         The other arguments and the errors are those of :meth:`receive`.
 
-        :param max_messages: at most so many
+        :param max_messages: at most so many, and at most 10,000 for one of the workers of a shared subscriber
         :param max_bytes: at most so many bytes together, but always one message
         :return: a context manager of a list of messages, empty if none came in time
         """

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, recovery
+from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, leases, recovery
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.deliveries import Settled
 from persipubsub.handle import Handle
@@ -239,6 +239,14 @@ def test_a_fork_leaves_messages_to_the_parent(opened: Queue) -> None:
     receipt.__exit__(None, None, None)
     assert list(loop) == []
     assert opened.control.status().subscribers["workers"].taken == 2
+
+
+def test_a_claim_is_bounded(opened: Queue) -> None:
+    """A batch of a worker is acknowledged in one transaction, so it has at most CLAIMED_MAX messages."""
+    opened.send(*[b""] * (leases.CLAIMED_MAX + 1))
+    for expected in leases.CLAIMED_MAX, 1, 0:
+        with opened.worker().receive_many(10**6, timeout=0) as msgs:
+            assert len(msgs) == expected
 
 
 def test_what_fails_in_a_batch_comes_again_alone(opened: Queue) -> None:
