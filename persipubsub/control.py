@@ -11,7 +11,7 @@ import icontract
 
 from persipubsub import arguments, dead_letters, errors, files, invariants, policies, queue, replay, status
 from persipubsub.configuration import Configuration, HighWaterMark, Strategy
-from persipubsub.dead_letters import DeadLetter
+from persipubsub.dead_letters import Changed, DeadLetter
 from persipubsub.handle import Handle
 from persipubsub.invariants import Violation
 from persipubsub.records import Place
@@ -257,6 +257,8 @@ class Control:
     def requeue_dead_letters(self, identifier: str, ids: Optional[Iterable[int]] = None) -> int:
         """Hand dead letters out again to their subscriber, and to no other one, as if for the first time.
 
+        Where they are more than 10,000 it takes several commits, so that nobody else waits for all of it.
+
         :param ids: message ids; those that are none of its dead letters are passed over. None for all
         :return: how many dead letters there were among them
         :raise ArgumentTypeError: an argument of the wrong type
@@ -272,16 +274,26 @@ class Control:
         return self._change_dead_letters(identifier, ids, dead_letters.discard)
 
     def _change_dead_letters(self, identifier: str, ids: Optional[Iterable[int]],
-                             change: Callable[[Transaction, Place, Optional[List[int]]], Tuple[Place, int]]) -> int:
+                             change: Callable[[Transaction, Place, List[int]], Changed]) -> int:
         encoded, chosen = arguments.identifier(identifier), arguments.message_ids(ids)
+        subscription = self._handle.read(lambda txn: queue.subscribe(txn, encoded))
+        if chosen is None:
+            left = self._handle.read(lambda txn: dead_letters.all_ids(txn, subscription.number))
+        else:
+            left = sorted(set(chosen))
 
-        def operation(txn: Transaction) -> int:
-            place, count = change(txn, queue.own_place(txn, queue.subscribe(txn, encoded)), chosen)
-            if count:
-                txn.put_place(encoded, place)
-            return count
+        def operation(txn: Transaction) -> Changed:
+            changed = change(txn, queue.own_place(txn, subscription), left)
+            if changed.letters:
+                txn.put_place(encoded, changed.place)
+            return changed
 
-        return self._handle.change(operation)
+        count = 0
+        while True:
+            changed = self._handle.change(operation)
+            count, left = count + changed.letters, left[changed.ids:]
+            if not left:
+                return count
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def status(self) -> QueueStatus:

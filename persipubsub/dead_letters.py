@@ -7,12 +7,15 @@ then it has an entry in ``index_db`` and counts for no place, since its payload 
 """
 
 import dataclasses
-from typing import Iterable, List, NamedTuple, Optional, Tuple
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import errors
 from persipubsub.delivery_records import LEASE_RAN_OUT, NO_TOKEN, RAISED, REQUEUED, Death, Delivery, Failure, Letter
 from persipubsub.records import Place, Policy
 from persipubsub.transaction import Transaction
+
+#: One transaction requeues or deletes at most so many dead letters, and ends with the one that reaches so many parts.
+CHANGED_MAX = 10_000
 
 REASONS = {RAISED: "raised", LEASE_RAN_OUT: "lease ran out"}
 
@@ -118,36 +121,46 @@ def _first(ids: Iterable[int], count: int) -> List[int]:
     return [message_id for _, message_id in zip(range(count), ids)]
 
 
-def _dead(txn: Transaction, place: Place, ids: Optional[Iterable[int]]) -> List[int]:
-    """List the ids of dead letters: of all, or of those of some ids."""
-    letters = txn.letters(place.number)
-    if ids is None:
-        return list(letters.dead_ids())
-    return [message_id for message_id in sorted(set(ids)) if letters.death(message_id) is not None]
+def all_ids(txn: Transaction, number: int) -> List[int]:
+    """List the ids of the dead letters of a subscriber."""
+    return list(txn.letters(number).dead_ids())
 
 
-def requeue(txn: Transaction, place: Place, ids: Optional[Iterable[int]], now_us: int) -> Tuple[Place, int]:
-    """Hand dead letters out again, as if for the first time; give how many. The caller stores the place."""
-    found = _dead(txn, place, ids)
+class Changed(NamedTuple):
+    """A subscriber after some of its dead letters were requeued or deleted."""
+
+    place: Place
+    letters: int  # how many
+    ids: int  # so many of the ids that were given are done with
+
+
+def requeue(txn: Transaction, place: Place, ids: Sequence[int], now_us: int) -> Changed:
+    """Hand dead letters out again, as if for the first time: the first of some ids. The caller stores the place."""
     letters, deliveries = txn.letters(place.number), txn.deliveries(place)
+    found = [message_id for message_id in ids[:CHANGED_MAX] if letters.death(message_id) is not None]
     for message_id in found:
         letters.raise_(message_id)
     if found:
         deliveries.put_many([message_id + REQUEUED for message_id in found],
                             Delivery(0, NO_TOKEN, now_us if policy_of(place).shared else 0))
         txn.published = True
-    return place._replace(dead_letters=place.dead_letters - len(found),
-                          requeued=place.requeued + len(found)), len(found)
+    place = place._replace(dead_letters=place.dead_letters - len(found), requeued=place.requeued + len(found))
+    return Changed(place, len(found), min(len(ids), CHANGED_MAX))
 
 
-def discard(txn: Transaction, place: Place, ids: Optional[Iterable[int]]) -> Tuple[Place, int]:
-    """Delete dead letters; give how many. The caller stores the place."""
-    found = _dead(txn, place, ids)
+def discard(txn: Transaction, place: Place, ids: Sequence[int]) -> Changed:
+    """Delete dead letters: the first of some ids. The caller stores the place."""
     letters = txn.letters(place.number)
-    for message_id in found:
-        letters.raise_(message_id)
-        letters.delete(message_id)
-    return place._replace(dead_letters=place.dead_letters - len(found)), len(found)
+    deleted = parts = done = 0
+    for message_id in ids:
+        if max(done, parts) >= CHANGED_MAX:
+            break
+        done += 1
+        if letters.death(message_id) is not None:
+            letters.raise_(message_id)
+            parts += letters.delete(message_id)
+            deleted += 1
+    return Changed(place._replace(dead_letters=place.dead_letters - deleted), deleted, done)
 
 
 def read(txn: Transaction, number: int, start: int, max_letters: int, max_bytes: int) -> List[DeadLetter]:
@@ -285,4 +298,8 @@ def forget(txn: Transaction, place: Place) -> Place:
 
 def remove_all(txn: Transaction, place: Place) -> None:
     """Delete all that a subscriber has outside the log, and in the index."""
-    discard(txn, forget(txn, place), None)
+    letters = txn.letters(place.number)
+    forget(txn, place)
+    for message_id in all_ids(txn, place.number):
+        letters.raise_(message_id)
+        letters.delete(message_id)

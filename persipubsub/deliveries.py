@@ -151,12 +151,14 @@ class Letters:
                     return
                 yield value
 
-    def delete(self, message_id: int) -> None:
-        """Delete a letter."""
-        letters, prefix = self._letters, ENTRY_KEY.pack(self._number, message_id)
+    def delete(self, message_id: int) -> int:
+        """Delete a letter; give how many parts it had."""
+        letters, prefix, parts = self._letters, ENTRY_KEY.pack(self._number, message_id), 0
         letters.set_range(prefix)
         while letters.key()[:len(prefix)] == prefix:
             letters.delete()
+            parts += 1
+        return parts
 
     def ids(self) -> Iterator[int]:
         """Iterate over the ids of all letters."""

@@ -11,7 +11,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, leases, recovery
+from persipubsub import (Control, Durability, Environment, Publisher, Subscriber, clock, dead_letters, errors, leases,
+                         recovery)
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.deliveries import Settled
 from persipubsub.handle import Handle
@@ -534,6 +535,32 @@ def test_a_message_that_is_in_the_log_and_requeued_dies_once(opened: Queue) -> N
         raise Failed
     assert [letter.payload for letter in opened.dead()] == [b"1"]
     assert opened.control.status().subscribers["workers"].in_flight == 0
+
+
+@pytest.mark.parametrize("payload, letters_at_once", [(b"", 3), (bytes(100_000), 2)])
+def test_many_dead_letters_change_in_several_commits(payload: bytes, letters_at_once: int, opened: Queue,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """All dead letters are deleted or requeued in commits of a bounded number of letters and of their parts."""
+    opened.share(max_deliveries=1)
+    monkeypatch.setattr(dead_letters, "CHANGED_MAX", 3)
+    write, left = Storage.write, []
+
+    def watched(self: Storage, operation: Callable[[Transaction], None]) -> Transaction:
+        txn = write(self, operation)
+        left.append(opened.control.status().subscribers["workers"].dead_letters)
+        return txn
+
+    for change in (opened.control.requeue_dead_letters, opened.control.discard_dead_letters):
+        opened.send(*[payload] * 7)
+        with pytest.raises(Failed), opened.worker().receive_many(timeout=0):
+            raise Failed
+        with monkeypatch.context() as patched:
+            patched.setattr(Storage, "write", watched)
+            assert change("workers") == 7
+        at_once = letters_at_once if change == opened.control.discard_dead_letters else 3
+        assert left == list(range(7 - at_once, 0, -at_once)) + [0]
+        left.clear()
+        list(opened.worker().messages(timeout=0))
 
 
 # Settings
