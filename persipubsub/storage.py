@@ -106,15 +106,15 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             self._close_database()
             use_lock, self._use_lock = self._use_lock, None
             opened, self._files = self._files, None  # type: ignore[assignment]  # it has ended
-            if use_lock is not None:
-                try:
-                    # A mark that lies there now may be another queue's.
-                    if opened is not None and opened.are_there() and use_lock.try_alone():
-                        mark.remove(self.path)
-                finally:
+            try:
+                # A mark that lies there now may be another queue's.
+                if use_lock is not None and opened is not None and opened.are_there() and use_lock.try_alone():
+                    mark.remove(self.path)
+            finally:
+                if use_lock is not None:
                     use_lock.close()
-            if opened is not None:
-                opened.close()
+                if opened is not None:
+                    opened.close()
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a read transaction, which sees one state of the queue."""

@@ -1,16 +1,19 @@
 """What happens when somebody deletes or replaces the files of a queue that is open."""
 
+import contextlib
+import functools
+import itertools
 import os
 import pathlib
 import shutil
-from typing import Callable, List
+from typing import Callable, List, Set
 
 import pytest
 
 import persipubsub
 from persipubsub import Durability, Environment, errors, files, mark, storage
 from persipubsub.compaction import compact
-from tests.concurrency import CONTEXT, Task, drained, told
+from tests.concurrency import CONTEXT, Point, Task, drained, told
 from tests.forking import fork, status_of
 
 MakeEnvironment = Callable[..., Environment]
@@ -97,6 +100,32 @@ def test_who_waits_is_told(damage: Callable[[pathlib.Path], None], new_environme
     damage(environment.path)
     with pytest.raises(errors.ReplacedError):
         waiting.result()
+
+
+def opened_below(path: pathlib.Path) -> Set[str]:
+    """Name the files of a queue that this process has open, also where they were deleted."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return {link.removesuffix(" (deleted)").rpartition("/")[2] for link in found if link.startswith(f"{path}/")}
+
+
+@pytest.mark.parametrize("durability", Durability)
+@pytest.mark.parametrize("damage", [delete, delete_all])
+def test_it_is_closed_meanwhile(damage: Callable[[pathlib.Path], None], durability: Durability,
+                                new_environment: MakeEnvironment) -> None:
+    """A queue that is deleted at any point of its closing is closed without an error; then it is set up anew."""
+    for number in itertools.count():
+        environment = new_environment("a", durability=durability)
+        environment.new_publisher().send(b"x")  # under PROCESS_CRASH the mark is there now
+        path = environment.path
+        point = Point(number, functools.partial(damage, path))
+        point.run(environment.close)
+        assert opened_below(path) <= {files.WAKEUP_FILE}  # who waits may still read that
+        if not point.reached:
+            assert number > 20
+            return
 
 
 def test_it_is_set_up_anew_in_the_same_process(new_environment: MakeEnvironment) -> None:
