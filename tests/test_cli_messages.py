@@ -140,6 +140,34 @@ def test_an_interrupted_send_tells_how_much_is_sent(path: pathlib.Path) -> None:
     assert pending(path) == [b"1", b"2", b"3"]
 
 
+@pytest.mark.parametrize("arguments", [["send"], ["receive", "a"]])
+def test_ctrl_c_just_before_it_waits(path: pathlib.Path, tmp_path: pathlib.Path, arguments: List[str]) -> None:
+    """Ctrl-C also ends a wait for a pipe where it comes once Python has looked for it, before the call that waits."""
+    library = tmp_path / "signal_before_wait.so"
+    source = pathlib.Path(__file__).with_name("signal_before_wait.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    messages = [b"%0100d" % number for number in range(2000)]  # more than a pipe holds
+    put(path, *messages)
+    verb, *others = arguments
+    with subprocess.Popen([*PERSIPUBSUB, verb, str(path), *others],
+                          env={
+                              **os.environ, "LD_PRELOAD": str(library)
+                          },
+                          stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as process:
+        try:
+            assert process.wait(TIMEOUT_S) == 130  # though nobody writes, or reads
+        finally:
+            process.kill()
+        assert process.stdout is not None
+        written = process.stdout.read().splitlines()
+    if verb == "send":
+        assert written == [b"at least 0 messages sent"]
+    else:
+        taken = messages[:len(messages) - len(pending(path))]
+        assert written[:len(taken)] == taken and len(written) < len(messages)
+
+
 def test_a_refused_batch_is_told(path: pathlib.Path) -> None:
     """Of a batch with a message over the mark nothing is sent, and one line says why."""
     with persipubsub.new_environment(path) as env:

@@ -12,6 +12,7 @@ from persipubsub import environment
 from persipubsub.cli import Command
 from persipubsub.cli.formats import FORMATS, PROTOBUF_JSON, Format, protobuf_json
 from persipubsub.cli.opening import complete_subscriber
+from persipubsub.cli.waiting import wait_until_ready
 from persipubsub.environment import Environment
 from persipubsub.subscriber import Subscriber
 
@@ -91,13 +92,17 @@ def _protobuf_json(env: Environment, modules: Tuple[str, ...]) -> Format:
 def _writer(formatted: Format) -> Callable[[List[bytes]], None]:
     """Give a function that has written messages when it returns."""
     descriptor = sys.stdout.fileno()
+    # Who made it not wait gets an error where there is no room.
+    waits = os.get_blocking(descriptor)
 
     def write(messages: List[bytes]) -> None:
         # Not through sys.stdout, which may write a part only where it is unbuffered, and otherwise writes the rest of
         # what Ctrl-C has stopped when the program ends, or waits for ever with it.
         left = memoryview(b"".join(map(formatted, messages)))
         while left:
-            left = left[os.write(descriptor, left):]
+            if waits:
+                wait_until_ready(descriptor, select.POLLOUT)
+            left = left[os.write(descriptor, left[:select.PIPE_BUF] if waits else left):]
 
     return write
 

@@ -1,6 +1,7 @@
 """The verb ``send``: send the lines of a file, or a whole file."""
 
 import os
+import select
 import stat
 import sys
 from typing import Callable, Iterator, List, Optional
@@ -10,6 +11,7 @@ import click
 from persipubsub import arguments, environment, errors
 from persipubsub.cli import Command
 from persipubsub.cli.progress import progress_bar
+from persipubsub.cli.waiting import wait_until_ready
 from persipubsub.queue import MESSAGE_BYTES_MAX
 
 #: What a read gives is sent in one commit: of a file so much, of a pipe what is there. Less than a batch may have, even
@@ -62,12 +64,18 @@ def _chunks(file: str, progress: Callable[[Optional[int], Optional[int]], None])
             found = os.fstat(opened.fileno())
             total = found.st_size if stat.S_ISREG(found.st_mode) else None
             # Not opened.read, to which the end and nothing at the moment are the same.
-            while chunk := os.read(opened.fileno(), READ_BYTES):
+            while chunk := _read(opened.fileno()):
                 yield chunk
                 done += len(chunk)
                 progress(done, total)
     except OSError as error:
         raise click.FileError("standard input" if standard_input else file, error.strerror) from error
+
+
+def _read(descriptor: int) -> bytes:
+    """Read what is there, once something is; nothing means the end."""
+    wait_until_ready(descriptor, select.POLLIN)
+    return os.read(descriptor, READ_BYTES)
 
 
 def _split(chunks: Iterator[bytes]) -> Iterator[List[bytes]]:
