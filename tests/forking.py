@@ -6,13 +6,13 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from typing import Any, Callable, Dict, List
 
 import pytest
 
 import persipubsub
 from persipubsub import Subscriber, errors
+from tests.children import start_child, status_of
 from tests.concurrency import WAIT_S, Accounts, Opened, Task
 
 #: How a child ends that could not use the queue, and was told so.
@@ -29,29 +29,20 @@ def limit_time() -> None:
 
 
 def fork(function: Callable[[], object]) -> int:
-    """Run a function in a forked child; give its process id. The child's status tells what came of it."""
-    child = os.fork()
-    if not child:
-        status = 1
+    """Run a function in a forked child; give its id. Its status tells what came of it; one that hangs ends itself."""
+
+    def run() -> int:
+        sys.setprofile(None)
+        # What measures the coverage may wait for a lock that a thread of the parent held.
+        sys.settrace(None)
+        limit_time()
         try:
-            sys.setprofile(None)
-            # What measures the coverage may wait for a lock that a thread of the parent held.
-            sys.settrace(None)
-            limit_time()
             function()
-            status = 0
         except errors.ForkError as error:
-            status = FORK_ERROR if "spawn or forkserver" in str(error) else 1
-        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return child
+            return FORK_ERROR if "spawn or forkserver" in str(error) else 1
+        return 0
 
-
-def status_of(child: int) -> int:
-    """Wait for the end of a child; one that hangs ends itself."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return start_child(run)
 
 
 def use(opened: Opened, name: str) -> None:

@@ -11,15 +11,15 @@ import os
 import pathlib
 import random
 import signal
-import sys
 import tempfile
 import threading
 import time
 import traceback
-from typing import Callable, Dict, List, NamedTuple, NoReturn, Tuple
+from typing import Callable, Dict, List, NamedTuple, Tuple
 
 import persipubsub
 from persipubsub import Durability, Environment, HighWaterMark, Strategy, errors
+from tests.children import start_child, status_of
 from tests.faults import oracle
 from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
@@ -165,32 +165,25 @@ class Worker:
         for number in itertools.count():
             if self._stopping.is_set():
                 return
-            child = os.fork()
-            if not child:
-                _live_as_a_child(functools.partial(self._recorder, "kept", f"{name}.{number}"), publisher)
+            record = functools.partial(self._recorder, "kept", f"{name}.{number}")
+            child = start_child(functools.partial(_live_as_a_child, record, publisher))
             if chance.random() < 0.2:
                 time.sleep(chance.uniform(0, 0.02))
                 os.kill(child, signal.SIGKILL)
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            status = status_of(child)
             assert status in (0, -signal.SIGKILL), status
             self._stopping.wait(chance.uniform(0, 0.1))
 
 
-def _live_as_a_child(record: Callable[[], Recorder], publisher: persipubsub.Publisher) -> NoReturn:
-    status = 1
+def _live_as_a_child(record: Callable[[], Recorder], publisher: persipubsub.Publisher) -> int:
+    signal.alarm(WAIT_S)
     try:
-        signal.alarm(WAIT_S)
         recorder = record()
         for sizes_bytes in ([0], [0, 500]):
             recorder.send(publisher, recorder.messages(*sizes_bytes))
-        status = 0
     except errors.ForkError:
-        status = 0  # another process wrote for too long
-    except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
-        traceback.print_exc()
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
+        pass  # another process wrote for too long
+    return 0
 
 
 def _take_as(identifier: str) -> Callable[[Worker, str], None]:
@@ -251,12 +244,12 @@ class Round:
             pid = self._chance.choice(list(running))
             role = running.pop(pid)
             os.kill(pid, signal.SIGKILL)
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            status = status_of(pid)
             killed += status == -signal.SIGKILL
             broken.extend([f"{role} ended with {status}"] if status > 0 else [])
             running[self._start(role, until_s, end)] = role
         for pid, role in running.items():
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            status = status_of(pid)
             broken.extend([f"{role} ended with {status}"] if status else [])
         # Children of those that were killed may still be sending: wait until nobody has the pipe open any more.
         os.close(alive)
@@ -266,22 +259,12 @@ class Round:
 
     def _start(self, role: str, until_s: float, end: int) -> int:
         name = f"{role}-{next(self._names)}"
-        sys.stderr.flush()
-        pid = os.fork()
-        if not pid:
-            self._work(role, name, until_s, end)
-        return pid
 
-    def _work(self, role: str, name: str, until_s: float, end: int) -> NoReturn:
-        status = 1
-        try:
+        def work() -> int:
             os.close(end)
-            status = 0 if Worker(self._place, name, until_s).run(CREW[role]) else 1
-        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
+            return 0 if Worker(self._place, name, until_s).run(CREW[role]) else 1
+
+        return start_child(work)
 
     def _look(self) -> List[str]:
         """Drain both queues; give what is broken in them."""

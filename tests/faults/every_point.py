@@ -12,13 +12,12 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
-import traceback
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import persipubsub
 from persipubsub import Durability, errors
+from tests.children import start_child, status_of
 from tests.faults import operations, oracle
 from tests.faults.figures import Figures
 from tests.faults.interposed import Fault, Interposed, Kind
@@ -45,42 +44,19 @@ class Child(NamedTuple):
 def in_child(function: Callable[[], Any]) -> Child:
     """Run a function in a child, and give what it gives, through JSON."""
     reading, writing = os.pipe()
-    sys.stderr.flush()
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            os.close(reading)
-            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-                json.dump(function(), pipe)
-            status = 0
-        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
+
+    def run() -> int:
+        os.close(reading)
+        with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+            json.dump(function(), pipe)
+        return 0
+
+    child = start_child(run)
     os.close(writing)
     with os.fdopen(reading, encoding="utf-8") as pipe:
         text = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = status_of(child)
     return Child(status, json.loads(text) if status == 0 else None)
-
-
-def started(function: Callable[[], object]) -> int:
-    """Start a child that runs a function, and ends with 1 if it raises; give its id."""
-    sys.stderr.flush()
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            function()
-            status = 0
-        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
-    return pid
 
 
 def look(path: pathlib.Path) -> Optional[State]:

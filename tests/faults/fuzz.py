@@ -21,7 +21,6 @@ import signal
 import struct
 import sys
 import tempfile
-import traceback
 from typing import Callable, Counter, List
 
 import lmdb
@@ -30,13 +29,14 @@ import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, admission, clock, errors, files, recovery
 from persipubsub.delivery_records import DUE_KEY, ENTRY_KEY, LETTER_KEY
 from persipubsub.transaction import SubDatabases
+from tests.children import start_child, status_of
 
 #: A case takes some milliseconds.
 CASE_S_MAX = 20
 PAGE_BYTES = 4096
 #: Each payload tells that it is one of ours: its number again and again.
 LENGTHS = (8, 64, 1000, 5000, 70_000)
-ENDED_WELL, ENDED_BADLY = 0, 3
+ENDED_WELL = 0
 SHARED, LIMITED = "shared", "limited"
 
 
@@ -289,35 +289,25 @@ def run_case(template: pathlib.Path, path: pathlib.Path, number: int, seed: int)
     path.mkdir()
     shutil.copyfile(template / files.DATA_FILE, path / files.DATA_FILE)
     (path / files.USE_FILE).touch()
-    pid = os.fork()
-    if not pid:
-        _child(kind, path, random.Random(f"{seed}/{number}"))
-    status = os.waitpid(pid, 0)[1]
-    code = os.waitstatus_to_exitcode(status)
+    code = status_of(start_child(lambda: _child(kind, path, random.Random(f"{seed}/{number}"))))
     if code == ENDED_WELL:
         return f"{what}: {(path / 'outcome').read_text()}"
     ended = signal.Signals(-code).name if code < 0 else f"exit status {code}"
     return f"BAD {what} case {number}: {ended}"
 
 
-def _child(kind: Kind, path: pathlib.Path, rng: random.Random) -> None:
-    code = ENDED_BADLY
+def _child(kind: Kind, path: pathlib.Path, rng: random.Random) -> int:
+    signal.alarm(CASE_S_MAX)
+    kind.damage(path / files.DATA_FILE, rng)
+    outcome = "served"
     try:
-        signal.alarm(CASE_S_MAX)
-        kind.damage(path / files.DATA_FILE, rng)
-        outcome = "served"
-        try:
-            messages = kind.use(path)
-            if kind.payloads_intact:
-                require_ours(messages)
-        except errors.PersipubsubError as error:
-            outcome = type(error).__name__
-        (path / "outcome").write_text(outcome)
-        code = ENDED_WELL
-    except BaseException:  # pylint: disable=broad-exception-caught  # whatever it is, the parent has to hear of it
-        traceback.print_exc()
-    finally:
-        os._exit(code)  # pylint: disable=protected-access  # a child of tests must not run their ends
+        messages = kind.use(path)
+        if kind.payloads_intact:
+            require_ours(messages)
+    except errors.PersipubsubError as error:
+        outcome = type(error).__name__
+    (path / "outcome").write_text(outcome)
+    return ENDED_WELL
 
 
 def run(cases: int, seed: int) -> Counter[str]:

@@ -13,14 +13,13 @@ import os
 import pathlib
 import random
 import signal
-import sys
 import tempfile
 import time
-import traceback
-from typing import Any, Callable, Dict, List, NoReturn, Set
+from typing import Any, Callable, Dict, List, Set
 
 import persipubsub
 from persipubsub import Durability, HighWaterMark, clock, errors, recovery
+from tests.children import start_child
 from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
 from tests.faults.journal import events
@@ -144,22 +143,18 @@ class Round:
                                     high_watermark=HighWaterMark(max_messages=HWM_MESSAGES_MIN))
 
     def _start(self, worker: Worker, name: str, path: pathlib.Path) -> int:
-        sys.stderr.flush()
-        pid = os.fork()
-        if not pid:
-            self._work(worker, name, path)
-        return pid
 
-    def _work(self, worker: Worker, name: str, path: pathlib.Path) -> NoReturn:
-        try:
-            worker(path, Recorder(self._journals, name), random.Random(f"{self._seed} {name}"))
-        except (errors.PersipubsubError, OSError):
-            pass  # the power is gone
-        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
-            traceback.print_exc()
-            (self._directory / "broken").touch()
-        finally:
-            os._exit(0)
+        def work() -> int:
+            try:
+                worker(path, Recorder(self._journals, name), random.Random(f"{self._seed} {name}"))
+            except (errors.PersipubsubError, OSError):
+                pass  # the power is gone
+            except BaseException:
+                (self._directory / "broken").touch()
+                raise
+            return 0
+
+        return start_child(work)
 
     def _look(self, path: pathlib.Path) -> Any:
         """Open everything in the next boot, and give what is wrong besides lost messages."""

@@ -18,7 +18,8 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 
 import persipubsub
 from persipubsub import Durability, HighWaterMark
-from tests.faults.every_point import in_child, started
+from tests.children import start_child, status_of
+from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
 
 MARK_MESSAGES = 5000
@@ -148,19 +149,20 @@ def _check(path: pathlib.Path) -> List[str]:
 def _start(role: Callable[[pathlib.Path], Callable[[], object]], path: pathlib.Path, duration_s: float) -> int:
     """Start a child that does what a role does, and writes its samples beside the queue; give its id."""
 
-    def begin() -> None:
+    def run() -> int:
         logging.disable()
         samples = list(measured(role(path), path, duration_s))
         path.with_name(role.__name__).write_text(json.dumps(samples), encoding="ascii")
+        return 0
 
-    return started(begin)
+    return start_child(run)
 
 
 def _run(path: pathlib.Path, duration_s: float, figures: Figures) -> None:
     children = {role.__name__: _start(role, path, duration_s) for role in ROLES}
     try:
         for name, pid in list(children.items()):
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            status = status_of(pid)
             del children[name]
             if status:
                 figures.failures.append(f"{name} ended with {status}")

@@ -19,8 +19,9 @@ from typing import Counter, Dict, List, NamedTuple, Sequence, Set
 
 import persipubsub
 from persipubsub import Durability, HighWaterMark, errors
+from tests.children import start_child
 from tests.faults import oracle
-from tests.faults.every_point import in_child, started
+from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
 from tests.faults.journal import Event, Journal, events, message, name_of, sender_and_number
 
@@ -153,11 +154,12 @@ class Round:
     def _start(self) -> int:
         name = next(self._names)
 
-        def begin() -> None:
+        def begin() -> int:
             signal.alarm(FOREVER_S)
             live(self._queue, self._journals, name)
+            return 0
 
-        return started(begin)
+        return start_child(begin)
 
     def _look(self) -> Seen:
         with persipubsub.new_environment(self._queue) as environment:

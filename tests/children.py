@@ -1,0 +1,30 @@
+"""Forked children, of which none returns into its parent's code."""
+
+import os
+import sys
+import traceback
+from typing import Callable
+
+
+def start_child(function: Callable[[], int]) -> int:
+    """Run a function in a forked child; give its process id.
+
+    :param function: gives the exit status of the child, which is 1 where it raises
+    """
+    sys.stderr.flush()  # what is left in it would be written twice
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            status = function()
+        except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)  # pylint: disable=protected-access  # what tests do at their end is their parent's
+    return child
+
+
+def status_of(child: int) -> int:
+    """Wait for the end of a child; give its exit status, or the negative number of the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
