@@ -13,9 +13,10 @@ import pytest
 
 import persipubsub
 from persipubsub import Durability, database, errors, handle
+from tests.children import status_of
 from tests.concurrency import (WAIT_S, MakeEnvironment, Opened, Task, by_sender, hold_write_lock, numbered, process,
                                told, wait_until)
-from tests.forking import FORK_ERROR, Busy, fork, status_of, use, use_without_hope
+from tests.forking import FORK_ERROR, Busy, fork, use, use_without_hope
 
 # Forks of all kinds
 

@@ -11,8 +11,9 @@ import pytest
 
 from persipubsub import errors, futex
 from persipubsub import subscriber as subscriber_module
+from tests.children import status_of
 from tests.concurrency import WAIT_S, MakeEnvironment, Opened
-from tests.forking import FORK_ERROR, fork, status_of, use
+from tests.forking import FORK_ERROR, fork, use
 
 
 def test_an_inherited_subscriber_waits_in_the_child(opened: Opened) -> None:

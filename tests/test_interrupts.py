@@ -15,10 +15,11 @@ import pytest
 from persipubsub import Durability, HighWaterMark, errors, writer
 from persipubsub.database import Database
 from persipubsub.transaction import Transaction
+from tests.children import status_of
 from tests.concurrency import (HELD_UP_S_MAX, LOOK_S, STORMS_FORKS, STORMS_S, WAIT_S, Accounts, Opened, Sender, Task,
                                alarm_handler, by_sender, drained, everywhere, interrupt, interrupted_everywhere,
                                numbered, process, send_from_a_process, wait_until)
-from tests.forking import FORK_ERROR, Busy, fork, status_of, use
+from tests.forking import FORK_ERROR, Busy, fork, use
 
 
 def test_interrupt_anywhere_in_a_send(opened: Opened) -> None:

@@ -10,8 +10,9 @@ from typing import Callable, List
 import pytest
 
 from persipubsub import Environment, lock_watch
+from tests.children import status_of
 from tests.concurrency import Task, drained, hold_write_lock, process, told, wait_until
-from tests.forking import fork, status_of
+from tests.forking import fork
 
 MakeEnvironment = Callable[..., Environment]
 

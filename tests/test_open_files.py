@@ -13,8 +13,9 @@ import pytest
 import persipubsub
 from persipubsub import Durability, Environment, errors, files, mark, storage
 from persipubsub.compaction import compact
+from tests.children import status_of
 from tests.concurrency import CONTEXT, Point, Task, drained, told
-from tests.forking import fork, status_of
+from tests.forking import fork
 
 MakeEnvironment = Callable[..., Environment]
 

@@ -18,7 +18,8 @@ from persipubsub.deliveries import Settled
 from persipubsub.handle import Handle
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
-from tests.forking import fork, status_of
+from tests.children import status_of
+from tests.forking import fork
 
 MakeEnvironment = Callable[..., Environment]
 

@@ -19,9 +19,10 @@ import persipubsub
 from persipubsub import Durability, database, errors
 from persipubsub.database import Database
 from persipubsub.transaction import Transaction
+from tests.children import status_of
 from tests.concurrency import (HELD_UP_S_MAX, STORMS_FORKS, STORMS_S, WAIT_S, Accounts, Opened, Sender, Task,
                                alarm_handler, by_sender, everywhere, holds_foreign_lock, numbered, wait_until)
-from tests.forking import FORK_ERROR, Busy, ForkingAccounts, fork, status_of, use, use_without_hope
+from tests.forking import FORK_ERROR, Busy, ForkingAccounts, fork, use, use_without_hope
 
 
 def test_a_handler_in_the_midst_of_a_send(opened: Opened) -> None:
