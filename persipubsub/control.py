@@ -237,6 +237,7 @@ class Control:
         They are read a few at a time; those that come or go meanwhile may be there or not.
 
         :raise UnknownSubscriberError: there is no such subscriber
+        :raise ClosedError: the control was closed, also meanwhile
         """
         encoded = arguments.identifier(identifier)
         number = self._handle.read(lambda txn: queue.subscribe(txn, encoded)).number
@@ -251,6 +252,7 @@ class Control:
         while found := self._handle.read(read):
             yield from found
             start = found[-1].id + 1
+            self._require_open()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     @icontract.ensure(lambda result: result >= 0)

@@ -68,9 +68,14 @@ def payload_of(txn: Transaction, place: Place, message_id: int) -> Optional[byte
     """Read a message that has an entry; None if it has gone from the log."""
     if message_id >= REQUEUED:
         return txn.letters(place.number).get(message_id - REQUEUED).payload
-    if message_id < txn.header.first or not txn.has_message(message_id):
+    if not is_there(txn, message_id):
         return None
     return txn.messages(message_id, 1, 0)[1][0]
+
+
+def is_there(txn: Transaction, message_id: int) -> bool:
+    """Tell whether a message that has an entry has not gone from the log."""
+    return message_id >= REQUEUED or (message_id >= txn.header.first and txn.has_message(message_id))
 
 
 def bury(txn: Transaction, place: Place, message_id: int, death: Death, before: Optional[Delivery]) -> Buried:
@@ -79,7 +84,6 @@ def bury(txn: Transaction, place: Place, message_id: int, death: Death, before: 
     :param before: its entry
     """
     letters, deliveries = txn.letters(place.number), txn.deliveries(place)
-    payload = payload_of(txn, place, message_id)
     if before is not None:
         deliveries.delete_many((message_id, ), before)
     if message_id >= REQUEUED:
@@ -87,9 +91,9 @@ def bury(txn: Transaction, place: Place, message_id: int, death: Death, before: 
     elif policy_of(place).shared:
         place = place._replace(in_flight=place.in_flight - 1)
     letter_id = message_id % REQUEUED
-    if message_id < REQUEUED and payload is not None:
+    if message_id < REQUEUED:
         place = _forget_requeued(txn, place, letter_id)
-        letters.put(letter_id, Letter(txn.log().at(letter_id).time_us, payload))
+        letters.put(letter_id, Letter(txn.log().at(letter_id).time_us, txn.messages(letter_id, 1, 0)[1][0]))
     if letters.death(letter_id) is None:
         place = place._replace(dead_letters=place.dead_letters + 1)
     letters.bury(letter_id, death)

@@ -88,8 +88,10 @@ LETTER_BYTES = _LETTER.size
 
 def split_letter(letter: Letter) -> Iterator[bytes]:
     """Encode a letter: its parts, of which none needs more adjacent pages than one of a long message."""
-    whole = _LETTER.pack(letter.sent_us, len(letter.payload)) + letter.payload
-    return (whole[start:start + PART_BYTES] for start in range(0, len(whole), PART_BYTES))
+    payload, head = letter.payload, _LETTER.pack(letter.sent_us, len(letter.payload))
+    yield head + payload[:PART_BYTES - len(head)]
+    for start in range(PART_BYTES - len(head), len(payload), PART_BYTES):
+        yield payload[start:start + PART_BYTES]
 
 
 def joined_letter(parts: Iterator[bytes]) -> Letter:

@@ -97,7 +97,9 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
             if payload is None or entry.deliveries >= self._policy.max_deliveries:
                 if ids or self._settled >= SETTLED_MAX or self._settled_bytes >= SETTLED_BYTES_MAX:
                     break
-                self._settle(due.message_id, entry, payload)
+                self._settled_bytes += len(payload or b"")
+                payload = None  # it is read again where it is buried: a long one shall not be there twice
+                self._settle(due.message_id, entry)
                 continue
             self._max_bytes -= len(payload)
             if ids and (entry.deliveries or self._max_bytes < 0):
@@ -109,14 +111,13 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
                 break
         self.ids = ids
 
-    def _settle(self, message_id: int, entry: Delivery, payload: Optional[bytes]) -> None:
+    def _settle(self, message_id: int, entry: Delivery) -> None:
         """Have a message be handed out no more: it went from the log, or it becomes a dead letter."""
         reason = RAISED if entry.token == NO_TOKEN and entry.failure != NO_FAILURE else LEASE_RAN_OUT
         death = Death(reason, entry.deliveries, self._now_us, entry.failure)
         self.place, dropped = _bury_or_forget(self._txn, self.place, message_id, entry, death)
         self._dropped += dropped
         self._settled += 1
-        self._settled_bytes += len(payload or b"")
 
     def claim_next(self) -> None:
         """Claim what was not handed out before."""
@@ -233,7 +234,7 @@ def _give_back_alike(txn: Transaction, place: Place, ids: Sequence[int], entry: 
 
 def _bury_or_forget(txn: Transaction, place: Place, message_id: int, entry: Delivery,
                     death: Death) -> dead_letters.Buried:
-    if dead_letters.payload_of(txn, place, message_id) is not None:
+    if dead_letters.is_there(txn, message_id):
         return dead_letters.bury(txn, place, message_id, death, entry)
     txn.deliveries(place).delete_many((message_id, ), entry)
     return dead_letters.Buried(place._replace(in_flight=place.in_flight - 1), 0)

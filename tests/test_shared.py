@@ -564,6 +564,20 @@ def test_many_dead_letters_change_in_several_commits(payload: bytes, letters_at_
         list(opened.worker().messages(timeout=0))
 
 
+def test_dead_letters_of_a_control_that_is_closed(opened: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop over dead letters ends with ClosedError when the control is closed meanwhile."""
+    opened.share(max_deliveries=1)
+    opened.send(b"1", b"2")
+    with pytest.raises(Failed), opened.worker().receive_many(timeout=0):
+        raise Failed
+    monkeypatch.setattr(persipubsub.control, "DEAD_LETTERS_AT_ONCE_MAX", 1)
+    letters = opened.control.dead_letters("workers")
+    assert next(letters).payload == b"1"
+    opened.control.close()
+    with pytest.raises(errors.ClosedError):
+        next(letters)
+
+
 # Settings
 
 
