@@ -70,7 +70,7 @@ class SharedSubscriber(Subscriber[Msg]):
         self._require_open()
         if found.process != os.getpid():
             raise errors.LeaseLostError(
-                f"{count} messages of the subscriber {self._identifier!r} were received before this process was forked: "
+                f"{count} messages of the subscriber {self._identifier!r} came before this process was forked: "
                 "they are its parent's. Receive them after the fork.")
         self._end(self._engine.acknowledge(self._subscription, found.ids[:count], found.token))
 
