@@ -12,6 +12,7 @@ import time
 from typing import Iterator, Optional, Tuple
 
 from persipubsub import database, errors, files, invariants, mark, page_walk
+from persipubsub.cut_off import cut_off
 from persipubsub.files import UseLock
 from persipubsub.invariants import Violation
 from persipubsub.transaction import SubDatabases
@@ -71,7 +72,7 @@ def violations(path: pathlib.Path) -> Tuple[Violation, ...]:
 
     Who calls has ``use.lock`` alone.
     """
-    problems = database.verify(path / files.DATA_FILE)
+    problems = database.verify(path / files.DATA_FILE) or cut_off(path / files.DATA_FILE)
     if problems:
         return tuple(Violation("I0", problem) for problem in problems)
     for invariant, configured in (("I0", False), ("I7", True)):

@@ -50,6 +50,7 @@ class Meta(NamedTuple):
 
     page_bytes: int
     ours: bool  # whether its two trees are of the kinds that LMDB gives them in a queue
+    free_root: int
     main_root: int
     last_page: int
     transaction: int
@@ -109,7 +110,7 @@ class PageFile:
             raise PageError(f"pages of {page_bytes} bytes")
         # Other flags have LMDB compare keys in other ways, or fail an assertion, which ends the process.
         ours = not free[1] & FREE_FLAGS_NOT_OURS and not main[1] and max(free[2], main[2]) <= DEPTH_MAX
-        return Meta(page_bytes, ours, main[7], last_page, transaction)
+        return Meta(page_bytes, ours, free[7], main[7], last_page, transaction)
 
     def newest_meta(self) -> Meta:
         """Read both meta pages, give the one of the later commit, and know the size of pages from then on.

@@ -151,7 +151,8 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             self._parts.setdefault((message_id, part), where)
         elif name == "delayed_db":
             due_us, number, part = records.DELAYED_KEY.unpack(key)
-            self.delayed.setdefault((due_us, number), {}).setdefault(part, where)
+            if number < ID_MAX:
+                self.delayed.setdefault((due_us, number), {}).setdefault(part, where)
         elif name == "once_order_db":
             time_us, message_id = records.ONCE_ORDER_KEY.unpack(key)
             identifier = self._file.value(page, node)

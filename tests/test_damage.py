@@ -191,6 +191,28 @@ def test_truncated_queue_is_refused(new_environment: MakeEnvironment) -> None:
 
 
 @pytest.mark.damages_queues
+def test_a_large_value_that_is_cut_off_is_refused(new_environment: MakeEnvironment) -> None:
+    """A file that ends within the pages of a long message is refused: whoever read it from memory would crash."""
+    with new_environment("a") as environment:
+        for _ in range(30):  # so that there are free pages for all that is small
+            environment.new_publisher().send(b"")
+        environment.new_publisher().send(b"\1" * 65_000)
+    data_file = environment.path / files.DATA_FILE
+    content = data_file.read_bytes()
+    last_page = len(content) // 4096 - 1
+    for size_bytes in (last_page * 4096 + 3, last_page * 4096, (last_page - 2) * 4096 + 1000):
+        assert content[size_bytes] == 1
+        data_file.write_bytes(content[:size_bytes])
+        # In a process of its own, which would end.
+        result = subprocess.run([sys.executable, "-m", "persipubsub", "receive", environment.path, "a"],
+                                capture_output=True,
+                                timeout=60,
+                                check=False)
+        assert (result.returncode, result.stdout) == (1, b""), result
+        assert b"is damaged" in result.stderr
+
+
+@pytest.mark.damages_queues
 @pytest.mark.parametrize("name", files.FILES)
 def test_links_are_refused(name: str, new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
     """No file of a queue may be a link, and what it leads to is not touched."""

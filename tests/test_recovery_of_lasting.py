@@ -7,7 +7,7 @@ from typing import Callable
 import pytest
 
 import persipubsub
-from persipubsub import Durability, Environment, clock, compaction, files, recovery
+from persipubsub import Durability, Environment, clock, compaction, files, records, recovery
 from persipubsub.page_walk import PageFile
 from tests.damages import Raw
 
@@ -75,6 +75,17 @@ def test_recover_without_trees(path: pathlib.Path, monkeypatch: pytest.MonkeyPat
     report = recovery.recover(path)
     assert (report.messages, report.delayed, report.messages_lost) == (len(IDS) + 1, 30, 0)
     assert_all_is_there(path, monkeypatch)
+
+
+@pytest.mark.damages_queues
+def test_a_delayed_message_of_no_number(path: pathlib.Path) -> None:
+    """A delayed message with a number that none can have is left out, and the others are there."""
+    raw = Raw(path)
+    with contextlib.closing(raw.environment):
+        raw.put("delayed_db", records.DELAYED_KEY.pack(2**51, 2**64 - 1, 0), bytes(8))
+    assert recovery.recover(path).delayed == len(DELAYED)
+    with persipubsub.new_environment(path) as environment:
+        assert environment.new_control().check() == ()
 
 
 @pytest.mark.damages_queues
