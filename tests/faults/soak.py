@@ -4,6 +4,7 @@ One process sends, one takes what it can, and one looks at the queue. A subscrib
 Each measures itself. After a quarter of the time, everything has to be as it is to the end.
 """
 
+import ctypes
 import functools
 import json
 import logging
@@ -26,9 +27,11 @@ MARK_MESSAGES = 5000
 MESSAGE_BYTES = 100
 SAMPLES = 40
 OPERATIONS_MAX = 1_000_000  # of a sample
-#: What may be more at the end than after a quarter: noise, not growth. In the long form a byte a message is above it.
-#: Python moves a table of 0.4 MB now and then, and leaves a hole where it was.
-MEMORY_GROWTH_BYTES_MAX = 2_500_000
+#: What may be more at the end than after a quarter: noise, not growth. In the long form a byte a message is above it, or
+#: a hundred bytes an opening.
+MEMORY_GROWTH_BYTES_MAX = 1_000_000
+#: glibc's M_MMAP_THRESHOLD, and what it is at the beginning.
+_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES = -3, 128 * 1024
 FILE_GROWTH_MAX = 1.1
 LATENCY_GROWTH_MAX = 2.0
 #: The short form is too short to tell a machine that is busy for some seconds from a queue that becomes slow, or one
@@ -46,6 +49,18 @@ class Sample(NamedTuple):
     file_bytes: int
     median_us: float
     worst_us: float
+
+
+def give_tables_back() -> None:
+    """Have this process give every large table back to the system when it is done with it.
+
+    Python interns each part of each path, and builds its table of interned strings anew whenever it is full of those
+    that are gone: 0.4 to 1.4 MB each time. After the first one glibc would take the next ones from its heap, where they
+    leave holes. Once it is told the threshold, it stays.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # another C library may have none
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
 
 
 def memory_bytes() -> int:
@@ -151,6 +166,7 @@ def _start(role: Callable[[pathlib.Path], Callable[[], object]], path: pathlib.P
 
     def run() -> int:
         logging.disable()
+        give_tables_back()
         samples = list(measured(role(path), path, duration_s))
         path.with_name(role.__name__).write_text(json.dumps(samples), encoding="ascii")
         return 0

@@ -1,8 +1,15 @@
 """Test that nothing grows in use; ``python -m tests.faults soak --long`` looks longer."""
 
+import itertools
+import pathlib
+import sys
+from multiprocessing.connection import Connection
+from typing import List
+
 import pytest
 
-from tests.faults import campaigns
+from tests.concurrency import WAIT_S, MakeEnvironment, process, told
+from tests.faults import campaigns, soak
 from tests.faults.figures import Figures, table
 from tests.faults.soak import SAMPLES, Sample, growth
 
@@ -31,6 +38,38 @@ def test_growth_is_seen(field: str, each_time: int) -> None:
     samples = [EVEN._replace(**{field: getattr(EVEN, field) + number * each_time}) for number in range(SAMPLES)]
     growth(figures, "send", samples, lenient=False)
     assert [failure.split()[1] for failure in figures.failures] == [field]
+
+
+def leak_in_use(connection: Connection, path: pathlib.Path, leaked_bytes: int) -> None:
+    """Do what soils Python's table of strings as much as opening a queue does, as often as the long form opens it.
+
+    :param leaked_bytes: by each time
+    """
+    openings, strings = 31_000, 5
+    numbers = itertools.count()
+    leak: List[bytes] = []
+
+    def action() -> None:
+        for _ in range(strings):
+            sys.intern(f"string {next(numbers)}")  # as pathlib does with each part of a path
+        if leaked_bytes:
+            leak.append(bytes(leaked_bytes - sys.getsizeof(b"")))
+
+    soak.OPERATIONS_MAX = openings // SAMPLES  # that many end a sample, and not the time
+    soak.give_tables_back()
+    connection.send(list(soak.measured(action, path, WAIT_S * SAMPLES)))
+
+
+@pytest.mark.parametrize("leaked_bytes, limit_bytes", [(0, soak.MEMORY_GROWTH_BYTES_MAX // 4),
+                                                       (100, soak.MEMORY_GROWTH_BYTES_MAX)])
+def test_a_leak_is_told_from_a_table(leaked_bytes: int, limit_bytes: int, new_environment: MakeEnvironment,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leak of 100 bytes an opening is seen, in as many as the long form makes; Python's table of strings is not."""
+    monkeypatch.setattr(soak, "MEMORY_GROWTH_BYTES_MAX", limit_bytes)
+    figures = Figures("soak")
+    with process(leak_in_use, new_environment("a").path, leaked_bytes) as connection:
+        growth(figures, "look", told(connection), lenient=True)
+    assert sum("memory_bytes" in failure for failure in figures.failures) == bool(leaked_bytes)
 
 
 def test_even_samples_are_no_growth() -> None:
