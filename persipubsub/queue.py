@@ -295,8 +295,9 @@ def expire(txn: Transaction) -> int:
     # What all have taken is not let go: it has served.
     retained = retained_messages(txn) if txn.header.retention_us else 0
     count = remove_below(txn, first_unexpired_id(txn, now_us(txn)))
-    header = txn.header
-    txn.put_header(header._replace(pruned_timeout=header.pruned_timeout + max(0, count - retained)))
+    header, expired = txn.header, max(0, count - retained)
+    txn.put_header(header._replace(pruned_timeout=header.pruned_timeout + expired))
+    txn.expired += expired
     return count
 
 

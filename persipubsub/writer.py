@@ -14,11 +14,12 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
 """
 
 import collections
+import logging
 import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, TypeVar
 
-from persipubsub import delayed, errors, queue
+from persipubsub import clock, delayed, errors, queue
 from persipubsub.records import NEVER_US
 from persipubsub.storage import Storage
 from persipubsub.transaction import Transaction
@@ -34,8 +35,11 @@ WAIT_S_MAX = 1.0
 #: So long does a leader wait for those who were in the commit before: about as long as a fast disk takes.
 GATHER_S_MAX = 0.0003
 GATHER_LOOK_S = 0.00001
+#: What has expired is told once in so long a time.
+TELL_EVERY_US = 60_000_000
 
 _LEADER = 0
+_LOGGER = logging.getLogger(__name__)
 
 #: What an operation finds wrong before its first write.
 MISTAKES = (errors.ArgumentError, errors.UnknownSubscriberError, errors.TooManyDelayedError)
@@ -155,6 +159,8 @@ class Writer:
         self._company = 1  # how many threads were writing at the end of the last commit
         self._leaders: Dict[int, _Request] = {}
         self._queued: Deque[_Request] = collections.deque()
+        self._expired = 0  # of which nobody was told yet
+        self._told_us = -TELL_EVERY_US
 
     def run(self,
             operation: Callable[[Transaction], T],
@@ -190,6 +196,8 @@ class Writer:
                 if self._leaders.get(_LEADER) is request:
                     self._leave(request)
                 request.group = request.led = None  # they are cycles of references
+        if self._expired:
+            self._tell_of_expired()
         if request.error is not None:
             raise request.error
         result: T = request.result
@@ -212,7 +220,22 @@ class Writer:
                 self._leave(request)
                 request.group = request.led = None  # they are cycles of references
         self._company = 1  # this is one thread
+        if self._expired:
+            self._tell_of_expired()
         return [Outcome(request.result, request.error) for request in requests]
+
+    def _tell_of_expired(self) -> None:
+        """Say how many messages expired: nobody should find out by missing them. Where each send lets some go, seldom.
+
+        To be called where this thread leads no more: a handler of the log may use the queue.
+        """
+        now_us = clock.boottime_us()
+        if now_us - self._told_us >= TELL_EVERY_US:
+            self._told_us, expired, self._expired = now_us, self._expired, 0
+            _LOGGER.warning(
+                "Messages of the queue at %s expired, since they were older than its message timeout: %d. "
+                "What expires within the next %d seconds is told after them.", self._storage.path, expired,
+                TELL_EVERY_US // 1_000_000)
 
     def _lead(self, request: _Request) -> None:
         """Run the request, and all that others have queued meanwhile."""
@@ -252,6 +275,7 @@ class Writer:
         for request in group.requests:
             request.done = True
         self._company = len(group.requests) + len(self._queued)
+        self._expired += txn.expired
         if txn.published:
             self._wakeup.notify(txn.number)
 

@@ -1,12 +1,14 @@
 """Test that the library is silent until logging is configured, and what it says then."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
 import persipubsub
+from persipubsub.testing import Clock
 
 #: For what takes a second; only a hang takes longer.
 TIMEOUT_S = 60
@@ -48,6 +50,25 @@ def test_configuring_the_logger_of_the_package_is_enough(tmp_path: pathlib.Path)
             "logger.setLevel(sys.argv[2])\n")
     assert "6 messages" in run("import sys\n" + code + OVERFLOW, tmp_path / "warning", "WARNING").stderr
     assert run("import sys\n" + code + OVERFLOW, tmp_path / "error", "ERROR").stderr == ""
+
+
+def test_what_expires_is_a_warning_once_a_minute(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture,
+                                                 persipubsub_clock: Clock) -> None:
+    """Who lets messages expire says how many, and what expired since then with the first after a minute."""
+    told = re.compile(r"^Messages of the queue at (.*) expired, .*: (\d+)\. ")
+    with persipubsub.new_environment(tmp_path) as env:
+        env.new_control(["a"], high_watermark=persipubsub.HighWaterMark(message_timeout=5))
+        publisher, subscriber = env.new_publisher(), env.new_subscriber("a")
+        publisher.send_many([b"1", b"2", b"3"])
+        persipubsub_clock.forward(6)
+        assert subscriber.front() is None
+        for _ in range(4):
+            publisher.send(b"4")
+            persipubsub_clock.forward(6)
+        persipubsub_clock.forward(60)
+        publisher.send(b"5")
+    found = [told.match(record.getMessage()) for record in caplog.records]
+    assert [match and match.groups() for match in found] == [(str(tmp_path), "3"), (str(tmp_path), "4")]
 
 
 @pytest.mark.damages_queues
