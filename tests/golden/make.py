@@ -9,18 +9,19 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import shutil
 import sys
 import tempfile
-import types
 from typing import Any, Callable, Dict, Iterator, Mapping
 from unittest import mock
 
 import lmdb
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, leases, queue
+from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, queue
+from persipubsub.delivery_records import NO_TOKEN
 from persipubsub.transaction import SubDatabases
 
 DIRECTORY = pathlib.Path(__file__).parent / "1"
@@ -55,14 +56,17 @@ def standing_still(boot_id: bytes = BOOT_ID, passed_us: int = 0) -> Iterator[Clo
     moved, numbers = Clock(), itertools.count(1)
     moved.passed_us = passed_us
 
+    urandom = os.urandom
+
     def token(size_bytes: int) -> bytes:
-        return next(numbers).to_bytes(size_bytes, "big")
+        """Number the tokens of claims; whoever wants other random bytes has them."""
+        return next(numbers).to_bytes(size_bytes, "big") if size_bytes == len(NO_TOKEN) else urandom(size_bytes)
 
     with contextlib.ExitStack() as stack:
         for module, name, value in ((clock, "boottime_us", lambda: SINCE_BOOT_US + moved.passed_us),
-                                    (clock, "wall_us", lambda: START_US + moved.passed_us), (clock, "boot_id",
-                                                                                             lambda: boot_id),
-                                    (leases, "os", types.SimpleNamespace(urandom=token)), (queue, "DELETIONS_MAX", 3)):
+                                    (clock, "wall_us", lambda: START_US + moved.passed_us),
+                                    (clock, "boot_id", lambda: boot_id), (os, "urandom", token), (queue,
+                                                                                                  "DELETIONS_MAX", 3)):
             stack.enter_context(mock.patch.object(module, name, value))
         yield moved
 
