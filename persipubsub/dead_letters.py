@@ -191,8 +191,12 @@ def next_requeued(txn: Transaction, place: Place) -> Optional[Tuple[int, bytes]]
         return None
     message_id = txn.deliveries(place).first_id(REQUEUED)
     if message_id is None:
-        raise errors.DamagedError(f"Subscriber number {place.number} lacks the entries of its requeued messages.")
+        raise _lacks_requeued(place)
     return message_id, txn.letters(place.number).get(message_id - REQUEUED).payload
+
+
+def _lacks_requeued(place: Place) -> errors.DamagedError:
+    return errors.DamagedError(f"Subscriber number {place.number} lacks the entries of its requeued messages.")
 
 
 def failed_before(txn: Transaction, place: Place, start: int) -> bool:
@@ -264,7 +268,8 @@ def awaited(txn: Transaction, place: Place, start: int) -> Awaited:
     sent_us = []
     if place.requeued:
         first_id = deliveries.first_id(REQUEUED)
-        assert first_id is not None
+        if first_id is None:
+            raise _lacks_requeued(place)
         sent_us.append(txn.letters(place.number).get(first_id - REQUEUED).sent_us)
     in_flight = 0
     if place.in_flight:

@@ -132,6 +132,8 @@ _DEATH = struct.Struct(">BIQ")
 def decode_death(value: bytes) -> Death:
     """Decode a value of ``dead_letter_db``."""
     reason, deliveries, died_us = _DEATH.unpack_from(value)
+    if reason not in (RAISED, LEASE_RAN_OUT):
+        raise struct.error(f"a death of the unknown reason {reason}")
     return Death(reason, deliveries, died_us, _decode_failure(value[_DEATH.size:]))
 
 

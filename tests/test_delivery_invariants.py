@@ -6,8 +6,9 @@ from typing import Callable, Iterator, Tuple
 
 import pytest
 
-from persipubsub import Environment, database, invariants
-from tests.damages import DELIVERY_DAMAGES, Raw
+import persipubsub
+from persipubsub import Environment, database, errors, invariants
+from tests.damages import DELIVERY_DAMAGES, Raw, change_place
 
 
 @pytest.fixture(name="damaged")
@@ -44,3 +45,13 @@ def test_check_finds(invariant: str, damage: Callable[[Raw], object], damaged: T
     raw.environment.close()
     found = database.inspect(path, invariants.check)
     assert invariant in {violation.invariant for violation in found}
+
+
+@pytest.mark.damages_queues
+def test_a_status_of_requeued_messages_that_are_not_there(damaged: Tuple[pathlib.Path, Raw]) -> None:
+    """Where a subscriber counts requeued messages and has none, its status is an error of ours."""
+    path, raw = damaged
+    change_place(raw, b"limited", requeued=1)
+    raw.environment.close()
+    with persipubsub.new_environment(path) as environment, pytest.raises(errors.DamagedError, match="requeued"):
+        environment.new_control().status()
