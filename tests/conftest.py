@@ -22,11 +22,16 @@ if "coverage" in sys.modules:
         # A signal handler may come while its own thread holds the lock of the data, and is traced as well.
         _RUNNING._collector.data_lock = threading.RLock()  # pylint: disable=protected-access  # there is no other way
 
+import hypothesis  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 import pytest  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 
 import persipubsub  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 from persipubsub import Durability, handle  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 from tests.concurrency import MANY, WAIT_S, Opened  # noqa: E402  # pylint: disable=wrong-import-position  # see above
+
+# How long an example takes tells of the machine: one that is busy for a moment would fail a test that is right.
+hypothesis.settings.register_profile("persipubsub", deadline=None)
+hypothesis.settings.load_profile("persipubsub")
 
 
 @pytest.fixture(name="new_environment")
