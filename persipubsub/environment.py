@@ -97,6 +97,8 @@ class Environment:
     @icontract.require(
         lambda durability: durability is None or isinstance(durability, Durability),
         error=lambda durability: errors.ArgumentTypeError(_wrong_type("durability", Durability, durability)))
+    @icontract.require(lambda create: isinstance(create, bool),
+                       error=lambda create: errors.ArgumentTypeError(_wrong_type("create", bool, create)))
     @icontract.require(lambda mode: mode is None or isinstance(mode, int),
                        error=lambda mode: errors.ArgumentTypeError(_wrong_type("mode", int, mode)))
     @icontract.require(lambda mode: not isinstance(mode, int) or (mode & ~0o777 == 0 and mode & 0o600 == 0o600),
@@ -115,7 +117,8 @@ class Environment:
                     message_type: "Union[None, str, Type[Message]]" = None,
                     retention_s: Optional[float] = None,
                     deduplication_window_s: Optional[float] = None,
-                    deduplication_max: Optional[int] = None) -> Control:
+                    deduplication_max: Optional[int] = None,
+                    create: bool = True) -> Control:
         """Set up the queue, or change it, and give its control.
 
         What is given is applied; what is left out stays as stored, or is the default in a new queue. Subscribers are
@@ -132,8 +135,10 @@ class Environment:
         :param retention_s: see :meth:`Control.set_retention`; 0 in a new queue
         :param deduplication_window_s: seconds for which a ``deduplication_id`` is remembered; 120 in a new queue
         :param deduplication_max: how many of them are remembered, the latest; 100,000 in a new queue, 10 ** 7 at most
+        :param create: whether the queue is set up if there is none; False to look at one, or to change it
         :raise ArgumentTypeError: an argument of the wrong type, or both spellings
         :raise ArgumentError: an argument outside its limits
+        :raise NotInitializedError: there is no queue, and ``create`` is False
         :raise MessageTypeError: there are messages, and the queue is bound to another type
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
@@ -147,7 +152,8 @@ class Environment:
                                       None if message_type is None else _full_name(message_type))
         if not self._allow_remote:
             filesystem.require_local(self._path)
-        files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
+        if create:
+            files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
         opened = self._opened()
         if mode is not None:
             files.set_modes(self._path, mode)

@@ -323,7 +323,8 @@ def _broken(opened: PageFile, file: pathlib.Path, error: PageError) -> errors.Pe
             continue
         return damaged(file.parent, str(error))
     return errors.FormatError(f"The file {file} is no LMDB file that this version can read ({error}). It was not "
-                              "touched. Use another directory.")
+                              "touched. If it was a queue, it is damaged: persipubsub recover saves what can still be "
+                              "read. If not, use another directory.")
 
 
 def is_of_1_0(opened: PageFile) -> bool:

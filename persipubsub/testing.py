@@ -6,7 +6,7 @@ With pytest, take the fixtures ``persipubsub_queue`` (a :class:`QueueFactory`) a
 
 import contextlib
 import pathlib
-from typing import Callable, Iterable, Iterator, List, Optional, Protocol
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Protocol
 
 from persipubsub import clock, errors, files, handle, invariants
 from persipubsub.configuration import Durability, HighWaterMark, Strategy
@@ -25,13 +25,15 @@ class QueueFactory(Protocol):
                  subscriber_ids: Iterable[str] = (),
                  high_watermark: Optional[HighWaterMark] = None,
                  strategy: Optional[Strategy] = None,
-                 durability: Durability = Durability.PROCESS_CRASH) -> Environment:
+                 durability: Durability = Durability.PROCESS_CRASH,
+                 **settings: Any) -> Environment:
         """Set up a queue; the arguments and the errors are those of :meth:`Environment.new_control`.
 
         :param subscriber_ids: its subscribers
         :param high_watermark: when the queue overflows
         :param strategy: which messages go when the queue overflows
         :param durability: unlike elsewhere ``PROCESS_CRASH``, since what a test sends need not survive a power cut
+        :param settings: the others, such as ``retention_s`` and ``message_type``
         :return: the Environment, which is closed after the test
         """
 
@@ -82,10 +84,11 @@ def checked_queues(new_directory: Callable[[], pathlib.Path]) -> Iterator[QueueF
     def make(subscriber_ids: Iterable[str] = (),
              high_watermark: Optional[HighWaterMark] = None,
              strategy: Optional[Strategy] = None,
-             durability: Durability = Durability.PROCESS_CRASH) -> Environment:
+             durability: Durability = Durability.PROCESS_CRASH,
+             **settings: Any) -> Environment:
         environment = Environment(new_directory() / "queue")
         made.append(environment)
-        environment.new_control(subscriber_ids, high_watermark, strategy, durability).close()
+        environment.new_control(subscriber_ids, high_watermark, strategy, durability, **settings).close()
         return environment
 
     try:

@@ -1364,3 +1364,15 @@ def test_limits_are_those_documented() -> None:
     assert arguments.BATCH_MESSAGES_MAX == 1_000_000
     assert queue.IDENTIFIER_BYTES_MAX == 255 and queue.DELETIONS_MAX == 10_000 and records.PART_BYTES == 65520
     assert persipubsub.subscriber.RECEIVE_BYTES_MAX == 64 * MIB and persipubsub.subscriber.SLEEP_S_MAX == 1
+
+
+def test_a_queue_that_must_be_there_is_not_made(tmp_path: pathlib.Path) -> None:
+    """With create=False a mistyped path is an error and no new queue; one that is there is looked at, and changed."""
+    with persipubsub.new_environment(tmp_path / "queue") as environment:
+        with pytest.raises(errors.NotInitializedError, match="queue"):
+            environment.new_control(["a"], create=False)
+        assert not (tmp_path / "queue").exists()
+        environment.new_control()
+        assert set(environment.new_control(["a"], create=False).status().subscribers) == {"a"}
+        with pytest.raises(errors.ArgumentTypeError, match="create"):
+            environment.new_control(create=1)  # type: ignore[arg-type]  # the mistake

@@ -93,6 +93,15 @@ def test_clear_asks(path: pathlib.Path) -> None:
     assert run("subscriber", "list", path).stdout == "audit\nbilling\n"
 
 
+def test_status_tells_what_was_let_go(path: pathlib.Path) -> None:
+    """What went before all had taken it stands in the text, where there is something."""
+    assert "pruned" not in run("status", path).stdout
+    assert run("set", path, "--max-messages", "2").returncode == 0
+    with persipubsub.new_environment(path) as env:
+        env.new_publisher().send(b"x")
+    assert "\n  pruned      0 by timeout, 2 by overflow, 0 awaited by nobody\n" in run("status", path).stdout
+
+
 def test_subscribers_come_and_go(path: pathlib.Path) -> None:
     """The list shows what add and remove did; removing a stranger is an error that names those there are."""
     assert run("subscriber", "add", path, "new").returncode == 0

@@ -21,10 +21,16 @@ def recover(path: str) -> None:
         report = recovery.recover(path, progress)
     for problem in report.problems:
         click.echo(f"not read: {problem}", err=True)
+    if not report.subscribers:
+        click.echo(
+            "Warning: no subscriber could be read, so nobody gets what was saved. Add them again: persipubsub "
+            "subscriber add",
+            err=True)
+    perhaps = " and perhaps more" if report.problems else ""
     configuration = "as it was" if report.configuration else "lost, now the default"
     names = ", ".join(map(repr, report.subscribers)) or "none"
     click.echo(f"{click.format_filename(report.path)}: {report.messages:,} messages saved, {report.delayed:,} delayed "
-               f"ones, {report.messages_lost:,} known to be lost; {report.in_flight:,} in flight with their deliveries "
+               f"ones, {report.messages_lost:,}{perhaps} lost; {report.in_flight:,} in flight with their deliveries "
                f"counted; {report.dead_letters:,} dead letters and {report.requeued:,} requeued ones saved, "
-               f"{report.letters_lost:,} known to be lost; subscribers {names}; configuration {configuration}; "
+               f"{report.letters_lost:,}{perhaps} lost; subscribers {names}; configuration {configuration}; "
                f"the damaged file is {click.format_filename(report.damaged_file)}")

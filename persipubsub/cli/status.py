@@ -71,6 +71,11 @@ def _as_text(one: QueueStatus) -> str:
         f"  overflow    {one.strategy.name}",
         f"  durability  {one.durability.name.lower()}",
     ]
+    if any(dataclasses.astuple(one.pruned)):
+        pruned = one.pruned
+        lines.append(
+            f"  pruned      {pruned.timeout:,} by timeout, {pruned.overflow:,} by overflow, {pruned.dangling:,} "
+            "awaited by nobody")
     if one.message_type is not None:
         lines.append(f"  type        {one.message_type}")
     if one.retention_s:
