@@ -216,9 +216,9 @@ def position(name: str, value: object, word: str, ids: bool) -> replay.Position:
         return words[value]
     choices = ", ".join([*map(repr, words), "a datetime with a timezone", *(["a message id"] if ids else [])])
     if isinstance(value, bool) or not isinstance(value, (str, int) if ids else str):
-        raise errors.ArgumentTypeError(f"{name} must be one of {choices}; got {type(value).__name__}.")
+        raise errors.ArgumentTypeError(f"The argument {name} must be one of {choices}; got {type(value).__name__}.")
     if isinstance(value, str) or not 1 <= value < 2**64:
-        raise errors.ArgumentError(f"{name} must be one of {choices}; got {value!r}.")
+        raise errors.ArgumentError(f"The argument {name} must be one of {choices}; got {value!r}.")
     return replay.Position(message_id=value)
 
 

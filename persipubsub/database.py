@@ -263,5 +263,8 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
     elif isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError)):
         kind, what = errors.FormatError, "is no LMDB file that this version can read. It was not touched"
     elif isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError)):
-        kind, what = errors.DamagedError, "has a damaged file. Close it, and have persipubsub recover save what can still be read, or put a backup in its place"
+        kind = errors.DamagedError
+        what = (
+            "has a damaged file. Close it, and have persipubsub recover save what can still be read, or put a backup "
+            "in its place")
     raise kind(f"The queue at {path} {what} (LMDB: {error}).") from error

@@ -43,7 +43,7 @@ class Change:
     def __str__(self) -> str:
         # As Python writes them where they could break the line: a name may have a line break.
         path = str(self.path) if str(self.path).isprintable() else repr(str(self.path))
-        if self.before is None:
+        if self.before is None and self.subscriber is None:
             return f"{path}: {self.what} {self.after!r} added"
         if self.after is None:
             return f"{path}: {self.what} {self.before!r} removed"

@@ -132,8 +132,8 @@ class TooManyDelayedError(PersipubsubError):
 class LeaseLostError(PersipubsubError):
     """Raised when a worker acknowledges or extends messages that it no longer holds, since their lease had ended.
 
-    Another worker was given them, so they may be worked on twice. Give a longer lease, or call ``extend_lease``. A forked
-    child gets it, too, for what its parent has received: receive after the fork.
+    Another worker was given them, so they may be worked on twice. Give a longer lease, or call ``extend_lease``.
+    A forked child gets it, too, for what its parent has received: receive after the fork.
     """
 
 

@@ -5,8 +5,11 @@ import os
 import pathlib
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Type, Union
 
-from prometheus_client import core
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client import core
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(f"{_error}. pip install 'persipubsub[prometheus]' brings it.", name=_error.name) from None
 
 from persipubsub import arguments, errors, handle, status
 from persipubsub.status import QueueStatus

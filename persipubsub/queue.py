@@ -416,9 +416,8 @@ def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
     place = txn.place(identifier)
     if place is None:
         names = ", ".join(repr(name.decode()) for name, _ in txn.places()[:20]) or "none"
-        raise errors.UnknownSubscriberError(
-            f"The queue has no subscriber {identifier.decode()!r}; it has: {names}. "
-            "Add it with Control.add_subscriber, or give it to Environment.new_control.")
+        raise errors.UnknownSubscriberError(f"The queue has no subscriber {identifier.decode()!r}; it has: {names}. "
+                                            "Add it with Control.add_subscriber, or with persipubsub subscriber add.")
     return Subscription(identifier, place.number, place.policy is not None and place.policy.shared)
 
 

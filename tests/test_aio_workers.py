@@ -64,7 +64,7 @@ def test_each_message_goes_to_one_task(environment: Environment, run: Run) -> No
 
 
 def test_a_block_that_raises_gives_back(environment: Environment, run: Run) -> None:
-    """What a block raised for comes again at once, and becomes a dead letter; what a block was cancelled for does not."""
+    """What a block raised for comes again, and becomes a dead letter; what a block was cancelled for does not."""
 
     async def main() -> None:
         sub = environment.new_async_subscriber("workers")
@@ -93,7 +93,7 @@ def test_failures_of_a_plain_subscriber_are_counted(environment: Environment, ru
             async with sub.receive(timeout=0):
                 raise ValueError
         loop = sub.messages(timeout=0)
-        assert await loop.__anext__() == b"bad"
+        assert await anext(loop) == b"bad"
         await loop.aclose()
         assert await sub.front() == b"good"
 
@@ -206,7 +206,7 @@ def test_cancelled_waits_lose_nothing(seed: int, environment: Environment, run: 
 
 def test_a_task_has_a_delayed_message_when_it_is_due(environment: Environment, run: Run,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    """A waiting task wakes up for it, without looking now and then; whether it was delayed before the wait or during it."""
+    """A waiting task wakes up for it, without looking now and then; also if it is delayed during the wait."""
     monkeypatch.setattr(subscriber, "SLEEP_S_MAX", 1000.0)
 
     async def main() -> None:

@@ -233,7 +233,7 @@ def test_workers_share_a_subscriber_as_the_config_says(tmp_path: pathlib.Path) -
     config = write(tmp_path, {"path": "q", "subscribers": ["plain", SHARED, {"identifier": "new", "shared": True}]})
     told = [str(change) for change in deployment.plan(config)]
     assert f"{tmp_path / 'q'}: subscriber 'workers' shared False -> True" in told
-    assert f"{tmp_path / 'q'}: subscriber 'workers' lease_s 12.5 added" in told
+    assert f"{tmp_path / 'q'}: subscriber 'workers' lease_s None -> 12.5" in told
     assert [str(change) for change in deployment.deploy(config)] == told
     assert not deployment.deploy(config)
     described = json.loads(deployment.describe(tmp_path / "q"))["queues"][0]["subscribers"]

@@ -351,3 +351,10 @@ def test_the_documentation_lists_every_metric() -> None:
     kinds = {"GaugeMetricFamily": "gauge", "CounterMetricFamily": "counter"}
     assert documented == {(metric.name, kinds[metric.kind.__name__], tuple(metric.labels)) for metric in METRICS}
     assert len(rows) == len(METRICS) and named_in(text) - {"persipubsub_queue"} <= NAMES
+
+
+def test_what_to_install_is_told() -> None:
+    """Without the client of Prometheus the import says what brings it."""
+    code = "import sys; sys.modules['prometheus_client'] = None; import persipubsub.metrics"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ModuleNotFoundError" in result.stderr and "pip install 'persipubsub[prometheus]'" in result.stderr

@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import logging
-import pathlib
 import time
 from typing import Any, Callable, Dict, Generator, List, Optional, Type, cast
 

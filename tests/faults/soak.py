@@ -27,8 +27,8 @@ MARK_MESSAGES = 5000
 MESSAGE_BYTES = 100
 SAMPLES = 40
 OPERATIONS_MAX = 1_000_000  # of a sample
-#: What may be more at the end than after a quarter: noise, not growth. In the long form a byte a message is above it, or
-#: a hundred bytes an opening.
+#: What may be more at the end than after a quarter: noise, not growth. In the long form a byte a message is above it,
+#: or a hundred bytes an opening.
 MEMORY_GROWTH_BYTES_MAX = 1_000_000
 #: glibc's M_MMAP_THRESHOLD, and what it is at the beginning.
 _MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES = -3, 128 * 1024
