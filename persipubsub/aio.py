@@ -13,11 +13,12 @@ from typing import (Any, AsyncContextManager, AsyncGenerator, Callable, Generic,
                     Tuple, Type, TypeVar)
 
 from persipubsub import arguments, clock
-from persipubsub.bridge import Bridge, Recorder, Seen
+from persipubsub.bridge import Bridge, Seen
 from persipubsub.delayed import DelayedMessage
 from persipubsub.deliveries import Settled
 from persipubsub.publisher import Publisher
 from persipubsub.queue import Sent
+from persipubsub.recorder import Recorder
 from persipubsub.subscriber import RECEIVE_BYTES_MAX, Receipt, Subscriber
 
 __all__ = ["AsyncPublisher", "AsyncReceipt", "AsyncSubscriber"]
