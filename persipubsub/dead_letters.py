@@ -116,8 +116,7 @@ def trim(txn: Transaction, place: Place) -> Buried:
     surplus = max(0, place.dead_letters - policy_of(place).dead_letters_max)
     letters = txn.letters(place.number)
     for message_id in _first(letters.dead_ids(), surplus):
-        letters.raise_(message_id)
-        letters.delete(message_id)
+        letters.discard(message_id)
     return Buried(place._replace(dead_letters=place.dead_letters - surplus), surplus)
 
 
@@ -161,8 +160,7 @@ def discard(txn: Transaction, place: Place, ids: Sequence[int]) -> Changed:
             break
         done += 1
         if letters.death(message_id) is not None:
-            letters.raise_(message_id)
-            parts += letters.delete(message_id)
+            parts += letters.discard(message_id)
             deleted += 1
     return Changed(place._replace(dead_letters=place.dead_letters - deleted), deleted, done)
 
@@ -310,5 +308,4 @@ def remove_all(txn: Transaction, place: Place) -> None:
     letters = txn.letters(place.number)
     forget(txn, place)
     for message_id in all_ids(txn, place.number):
-        letters.raise_(message_id)
-        letters.delete(message_id)
+        letters.discard(message_id)

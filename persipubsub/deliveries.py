@@ -183,6 +183,11 @@ class Letters:
         if self._deaths.set_key(ENTRY_KEY.pack(self._number, message_id)):
             self._deaths.delete()
 
+    def discard(self, message_id: int) -> int:
+        """Delete a dead letter; give how many parts it had."""
+        self.raise_(message_id)
+        return self.delete(message_id)
+
     def dead_ids(self, start: int = 0) -> Iterator[int]:
         """Iterate over the ids of the dead letters from an id on. None may be made or raised meanwhile."""
         for key in _keys_of(self._deaths, self._number, start):

@@ -45,28 +45,24 @@ NUMBERS: Dict[str, Callable[[object], Union[int, float]]] = {
 }
 
 
+def _between(least: float, most: float, description: str) -> Meta:
+    """Describe a number. The schema tells its limits; the functions that check all arguments enforce them."""
+    return Meta(description=description, extra_json_schema={"minimum": least, "maximum": most})
+
+
 class MarkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When the queue overflows."""
 
-    # The schema tells the limits, HighWaterMark enforces them.
-    message_timeout: Union[Annotated[float,
-                                     Meta(description="Seconds after which a message that was not taken goes.",
-                                          extra_json_schema={
-                                              "minimum": HighWaterMark.MESSAGE_TIMEOUT_S_MIN,
-                                              "maximum": HighWaterMark.MESSAGE_TIMEOUT_S_MAX
-                                          })], UnsetType] = UNSET
-    max_messages: Union[Annotated[int,
-                                  Meta(description="Number of messages at which the queue overflows.",
-                                       extra_json_schema={
-                                           "minimum": 1,
-                                           "maximum": HighWaterMark.MAX_MESSAGES_MAX
-                                       })], UnsetType] = UNSET
-    hwm_db_size: Union[Annotated[int,
-                                 Meta(description="Bytes at which the queue overflows.",
-                                      extra_json_schema={
-                                          "minimum": 1,
-                                          "maximum": HighWaterMark.HWM_DB_SIZE_BYTES_MAX
-                                      })], UnsetType] = UNSET
+    message_timeout: Union[Annotated[
+        float,
+        _between(HighWaterMark.MESSAGE_TIMEOUT_S_MIN, HighWaterMark.
+                 MESSAGE_TIMEOUT_S_MAX, "Seconds after which a message that was not taken goes.")], UnsetType] = UNSET
+    max_messages: Union[Annotated[
+        int, _between(1, HighWaterMark.MAX_MESSAGES_MAX, "Number of messages at which the queue overflows.")],
+                        UnsetType] = UNSET
+    hwm_db_size: Union[Annotated[
+        int, _between(1, HighWaterMark.HWM_DB_SIZE_BYTES_MAX, "Bytes at which the queue overflows.")],
+                       UnsetType] = UNSET
 
 
 _Identifier = Annotated[str,
@@ -90,35 +86,22 @@ class SubscriberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                             Meta(description="Whether workers share its messages, so that each goes to one of them.")],
                   UnsetType] = UNSET
     lease_s: Union[Annotated[float,
-                             Meta(description="Seconds after which another worker is given a shared message.",
-                                  extra_json_schema={
-                                      "minimum": policies.LEASE_S_MIN,
-                                      "maximum": policies.SECONDS_MAX
-                                  })], UnsetType] = UNSET
-    max_deliveries: Union[Annotated[int,
-                                    Meta(description="How often a message is handed out before it is a dead letter.",
-                                         extra_json_schema={
-                                             "minimum": 1,
-                                             "maximum": policies.MAX_DELIVERIES_MAX
-                                         })], UnsetType] = UNSET
-    retry_delay_s: Union[Annotated[float,
-                                   Meta(description="Seconds until a shared message comes again that was given back.",
-                                        extra_json_schema={
-                                            "minimum": 0,
-                                            "maximum": policies.SECONDS_MAX
-                                        })], UnsetType] = UNSET
-    retry_delay_max_s: Union[Annotated[float,
-                                       Meta(description="The longest such delay; it doubles each time.",
-                                            extra_json_schema={
-                                                "minimum": 0,
-                                                "maximum": policies.SECONDS_MAX
-                                            })], UnsetType] = UNSET
+                             _between(policies.LEASE_S_MIN, policies.
+                                      SECONDS_MAX, "Seconds after which another worker is given a shared message.")],
+                   UnsetType] = UNSET
+    max_deliveries: Union[Annotated[
+        int,
+        _between(1, policies.MAX_DELIVERIES_MAX, "How often a message is handed out before it is a dead letter.")],
+                          UnsetType] = UNSET
+    retry_delay_s: Union[Annotated[
+        float,
+        _between(0, policies.SECONDS_MAX, "Seconds until a shared message comes again that was given back.")],
+                         UnsetType] = UNSET
+    retry_delay_max_s: Union[Annotated[
+        float, _between(0, policies.SECONDS_MAX, "The longest such delay; it doubles each time.")], UnsetType] = UNSET
     dead_letters_max: Union[Annotated[int,
-                                      Meta(description="How many dead letters it keeps.",
-                                           extra_json_schema={
-                                               "minimum": 1,
-                                               "maximum": policies.DEAD_LETTERS_MAX_MAX
-                                           })], UnsetType] = UNSET
+                                      _between(1, policies.DEAD_LETTERS_MAX_MAX, "How many dead letters it keeps.")],
+                            UnsetType] = UNSET
 
 
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,23 +129,15 @@ class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
              })], UnsetType] = UNSET
     retention_s: Union[Annotated[
         float,
-        Meta(description="Seconds for which messages are kept that all subscribers have taken.",
-             extra_json_schema={
-                 "minimum": 0,
-                 "maximum": RETENTION_S_MAX
-             })], UnsetType] = UNSET
+        _between(0, RETENTION_S_MAX, "Seconds for which messages are kept that all subscribers have taken.")],
+                       UnsetType] = UNSET
     deduplication_window_s: Union[Annotated[float,
-                                            Meta(description="Seconds for which a deduplication id is remembered.",
-                                                 extra_json_schema={
-                                                     "minimum": DEDUPLICATION_WINDOW_S_MIN,
-                                                     "maximum": DEDUPLICATION_WINDOW_S_MAX
-                                                 })], UnsetType] = UNSET
-    deduplication_max: Union[Annotated[int,
-                                       Meta(description="How many deduplication ids are remembered at most.",
-                                            extra_json_schema={
-                                                "minimum": 1,
-                                                "maximum": DEDUPLICATION_MAX_MAX
-                                            })], UnsetType] = UNSET
+                                            _between(DEDUPLICATION_WINDOW_S_MIN, DEDUPLICATION_WINDOW_S_MAX,
+                                                     "Seconds for which a deduplication id is remembered.")],
+                                  UnsetType] = UNSET
+    deduplication_max: Union[Annotated[
+        int, _between(1, DEDUPLICATION_MAX_MAX, "How many deduplication ids are remembered at most.")],
+                             UnsetType] = UNSET
     mode: Union[Annotated[
         str,
         Meta(description="Permissions of the files, in octal digits; who may read or write them may enter the "

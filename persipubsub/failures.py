@@ -16,14 +16,14 @@ from persipubsub.transaction import Transaction
 
 def are_counted(txn: Transaction, subscription: Subscription) -> bool:
     """Tell whether a subscriber limits its deliveries. One that was removed does not."""
-    place = txn.place(subscription.identifier)
-    return place is not None and place.number == subscription.number and place.policy is not None
+    place = queue.known_place(txn, subscription)
+    return place is not None and place.policy is not None
 
 
 def fail(txn: Transaction, subscription: Subscription, ids: Sequence[int], failure: Failure) -> Settled:
     """Count that a block raised which had received messages; some may become dead letters."""
-    place = txn.place(subscription.identifier)
-    if place is None or not are_counted(txn, subscription):
+    place = queue.known_place(txn, subscription)
+    if place is None or place.policy is None:
         return Settled()
     before = place.next_id
     place, dropped = dead_letters.fail(txn, place, ids, failure, queue.now_us(txn))

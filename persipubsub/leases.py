@@ -165,19 +165,13 @@ def _held(txn: Transaction, place: Place, ids: Sequence[int], token: bytes) -> _
     return held
 
 
-def _known_place(txn: Transaction, subscription: Subscription) -> Optional[Place]:
-    """Give the record of a subscriber; None if it was removed, also if one of that name was added again."""
-    place = txn.place(subscription.identifier)
-    return None if place is None or place.number != subscription.number else place
-
-
 def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
     """Take messages that a worker has claimed, as far as they are still its own.
 
     They are its own as long as no other worker has claimed them, also after the lease has ended. Those of a subscriber
     that was removed are left alone.
     """
-    place = _known_place(txn, subscription)
+    place = queue.known_place(txn, subscription)
     if place is None:
         return Settled()
     before, deliveries, held = dead_letters.position(txn, place), txn.deliveries(place), _held(txn, place, ids, token)
@@ -200,7 +194,7 @@ def give_back(txn: Transaction, subscription: Subscription, ids: Sequence[int], 
 
     :param failure: what the worker met; None if it did not even begin, so that it counts as no delivery
     """
-    place = _known_place(txn, subscription)
+    place = queue.known_place(txn, subscription)
     if place is None:
         return Settled()
     before, dropped = dead_letters.position(txn, place), 0
@@ -247,7 +241,7 @@ def _delay_us(policy: Policy, deliveries: int) -> int:
 
 def extend(txn: Transaction, subscription: Subscription, claims: Claims) -> Settled:
     """Have the lease of all messages of some claims begin now, as far as they are still the worker's own."""
-    place, lost = _known_place(txn, subscription), list[int]()
+    place, lost = queue.known_place(txn, subscription), list[int]()
     for token, ids in claims.items():
         if place is None:
             lost += ids

@@ -6,6 +6,7 @@ sub-databases is taken for neither.
 """
 
 import contextlib
+import functools
 import struct
 import sys
 from typing import Callable, List, NamedTuple, Optional, Tuple
@@ -124,11 +125,12 @@ def _is_of_subscriber(key: bytes) -> bool:
     return bool(number) and 0 < message_id % REQUEUED < ID_MAX
 
 
-def _is_entry(key: bytes, value: _Value) -> bool:
+def _is_of_message(key: bytes, value: _Value, require: Callable[[bytes], object]) -> bool:
+    """Tell whether a record may tell of a subscriber's message, with the text of its last error."""
     if not _is_of_subscriber(key) or value.size_bytes > _FAILED_BYTES_MAX:
         return False
     try:
-        return value.known is None or bool(require_delivery(value.known))
+        return value.known is None or bool(require(value.known))
     except (struct.error, ValueError):
         return False
 
@@ -143,15 +145,6 @@ def require_delivery(value: bytes) -> Delivery:
     if not in_range or delivery_records.encode_delivery(entry) != value:
         raise ValueError("no delivery")
     return entry
-
-
-def _is_death(key: bytes, value: _Value) -> bool:
-    if not _is_of_subscriber(key) or value.size_bytes > _FAILED_BYTES_MAX:
-        return False
-    try:
-        return value.known is None or bool(require_death(value.known))
-    except (struct.error, ValueError):
-        return False
 
 
 def require_death(value: bytes) -> Death:
@@ -196,8 +189,8 @@ def _is_due(key: bytes, value: _Value) -> bool:
 #: Sub-databases, the lengths of their keys, and what a record of each is like.
 _KINDS: Tuple[Tuple[str, int, Callable[[bytes, _Value], bool]], ...] = (
     ("chunk_db", records.PART_KEY.size, _is_part),
-    ("index_db", ENTRY_KEY.size, _is_entry),
-    ("dead_letter_db", ENTRY_KEY.size, _is_death),
+    ("index_db", ENTRY_KEY.size, functools.partial(_is_of_message, require=require_delivery)),
+    ("dead_letter_db", ENTRY_KEY.size, functools.partial(_is_of_message, require=require_death)),
     ("letter_db", LETTER_KEY.size, _is_letter),
     ("once_order_db", records.ONCE_ORDER_KEY.size, _is_once_order),
     ("delayed_db", records.DELAYED_KEY.size, _is_delayed),

@@ -1,19 +1,14 @@
 """Receiving as one of the workers that share a subscriber."""
 
 import os
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
+from typing import Callable, Dict, Optional, Sequence
 
 from persipubsub import errors
 from persipubsub.deliveries import Settled
 from persipubsub.delivery_records import Failure, failure_of
-from persipubsub.engine import Engine
 from persipubsub.publisher import Msg
-from persipubsub.queue import Found, Subscription
+from persipubsub.queue import Found
 from persipubsub.subscriber import LEFT, RECEIVE_BYTES_MAX, Receipt, Subscriber
-
-if TYPE_CHECKING:
-    from persipubsub.environment import Environment
-    from persipubsub.typed import Codec
 
 
 class SharedSubscriber(Subscriber[Msg]):
@@ -23,16 +18,9 @@ class SharedSubscriber(Subscriber[Msg]):
     received it ends, and given back when the block raises.
     """
 
-    def __init__(self,
-                 environment: "Environment",
-                 engine: Engine,
-                 identifier: str,
-                 subscription: Subscription,
-                 codec: "Optional[Codec[Any]]" = None) -> None:
-        super().__init__(environment, engine, identifier, subscription, codec)
-        # The messages that this object was handed out and has neither acknowledged nor given back, by their claim.
-        self._claims: Dict[bytes, Sequence[int]] = {}
-        self._process = os.getpid()  # whose they are
+    # The messages that this object was handed out and has neither acknowledged nor given back, by their claim.
+    _claims: Dict[bytes, Sequence[int]]
+    _process = 0  # whose they are: of none yet
 
     def _own_claims(self) -> Dict[bytes, Sequence[int]]:
         """Give the claims of this process. Those that a forked child inherits are its parent's."""
@@ -66,7 +54,7 @@ class SharedSubscriber(Subscriber[Msg]):
         return decoded
 
     def _take(self, found: Found, count: int, skipping: bool = False) -> None:
-        self._claims.pop(found.token, None)
+        self._own_claims().pop(found.token, None)
         self._require_open()
         if found.process != os.getpid():
             raise errors.LeaseLostError(
@@ -78,7 +66,7 @@ class SharedSubscriber(Subscriber[Msg]):
         self._give_back(found, 0, len(found.ids), failure_of(error) if isinstance(error, Exception) else None)
 
     def _give_back(self, found: Found, start: int, stop: int, failure: Optional[Failure]) -> None:
-        self._claims.pop(found.token, None)
+        self._own_claims().pop(found.token, None)
         if found.process != os.getpid():
             return  # a forked child leaves what its parent works on
         if start < stop and not self._closed:  # once it is closed, the lease ends by itself
@@ -97,7 +85,7 @@ class SharedSubscriber(Subscriber[Msg]):
             # Not what another thread was just acknowledging.
             self._end(
                 Settled(lost=[
-                    message_id for ids in list(self._claims.values()) for message_id in ids if message_id in lost
+                    message_id for ids in list(self._own_claims().values()) for message_id in ids if message_id in lost
                 ]))
 
     def receive_to_top(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
