@@ -139,6 +139,51 @@ def test_counters_move_while_the_command_serves(tmp_path: pathlib.Path) -> None:
     assert ("persipubsub_subscriber_pending_messages", "b") not in after
 
 
+def test_retained_and_delayed_messages_are_told(tmp_path: pathlib.Path) -> None:
+    """What all have taken and what has not come yet are gauges of their own; 0 where there is none."""
+    with persipubsub.new_environment(tmp_path) as env:
+        control = env.new_control(["a"])
+        publisher = env.new_publisher()
+        publisher.send_many([b"x"] * 5)
+        later = [publisher.send_later(b"x", delay_s=1000) for _ in range(3)]
+        told = []
+        for retention_s in (0.0, 100.0):
+            control.set_retention(retention_s)
+            for _ in range(2):
+                env.new_subscriber("a").pop()
+            publisher.cancel(later.pop())
+            found = series(collected(tmp_path))
+            told.append([found[
+                f"persipubsub_{name}messages",
+            ] for name in ("", "retained_", "delayed_")])
+    assert told == [[3, 0, 2], [3, 2, 1]]
+
+
+def test_what_workers_hold_and_dead_letters_are_told(tmp_path: pathlib.Path) -> None:
+    """Of a shared subscriber what is in flight and what is dead are gauges; both are 0 for another one."""
+    with persipubsub.new_environment(tmp_path) as env:
+        env.new_control(["a"]).add_subscriber("workers", shared=True, max_deliveries=1)
+        env.new_publisher().send_many([b"x"] * 5)
+        worker = env.new_subscriber("workers")
+        with pytest.raises(ZeroDivisionError), worker.receive():
+            raise ZeroDivisionError
+        with worker.receive_many(2):
+            found = series(collected(tmp_path))
+    told = {
+        (name, subscriber): found[f"persipubsub_subscriber_{name}", subscriber]
+        for name in ("in_flight_messages", "dead_letters", "pending_messages")
+        for subscriber in ("a", "workers")
+    }
+    assert told == {
+        ("in_flight_messages", "a"): 0,
+        ("dead_letters", "a"): 0,
+        ("pending_messages", "a"): 5,
+        ("in_flight_messages", "workers"): 2,
+        ("dead_letters", "workers"): 1,
+        ("pending_messages", "workers"): 4
+    }
+
+
 @pytest.mark.damages_queues
 def test_an_unreadable_queue_does_not_hide_the_others(tmp_path: pathlib.Path) -> None:
     """Of a damaged queue only ``persipubsub_up`` 0 is told; the reason is written once, not at each scrape."""

@@ -74,11 +74,14 @@ def test_it(persipubsub_queue):
 
 def test_queues_are_apart(persipubsub_queue: QueueFactory) -> None:
     """Each call makes another queue, with what it is given."""
-    first, second = persipubsub_queue(["a"]), persipubsub_queue(["a", "b"], HighWaterMark(max_messages=7))
+    first, second = persipubsub_queue(["a"]), persipubsub_queue(["a", "b"],
+                                                                HighWaterMark(max_messages=7),
+                                                                retention_s=5)
     publish(first, b"x")
     assert first.path != second.path
     assert drain(second, "a") == [] and drain(first, "a") == [b"x"]
-    assert second.new_control().status().high_watermark.max_messages == 7
+    status = second.new_control().status()
+    assert (status.high_watermark.max_messages, status.retention_s) == (7, 5)
     assert list(second.new_control().status().subscribers) == ["a", "b"]
 
 

@@ -274,6 +274,16 @@ def test_commands_on_a_damaged_queue(path: pathlib.Path) -> None:
     assert run("check", path).returncode == 0
 
 
+@pytest.mark.damages_queues
+def test_recover_does_not_say_that_all_is_known(path: pathlib.Path) -> None:
+    """Of a file of which next to nothing is left, ``recover`` says that more may be lost, and that nobody gets the rest."""
+    os.truncate(path / files.DATA_FILE, 3 * 4096)
+    result = run("recover", path)
+    assert result.returncode == 0
+    assert "0 messages saved" in result.stdout and "0 and perhaps more lost" in result.stdout
+    assert "no subscriber could be read" in result.stderr
+
+
 def test_command_compact(path: pathlib.Path) -> None:
     """``compact`` tells the sizes, and refuses in one line while the queue is open."""
     assert run("compact", path).returncode == 0
