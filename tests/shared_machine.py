@@ -154,7 +154,6 @@ class SharedMachine(Machine):
             for call in (lambda: control.dead_letters(name), lambda: change(name, ids)):
                 with pytest.raises(errors.UnknownSubscriberError):
                     call()
-            self.model.write()
             return
         self.compare_dead_letters(control, name)
         dead = list(place.dead) if place is not None else []

@@ -29,7 +29,8 @@ class TaskMachine(SharedMachine, LastingMachine):
         async def send() -> List[int]:
             return await asyncio.gather(*(pub.send(payload) for payload in payloads))
 
-        assert asyncio.run(send()) == [self.model.put([payload])[0] for payload in payloads]
+        self.model.write()  # one commit
+        assert asyncio.run(send()) == [self.model.append([payload])[0] for payload in payloads]
 
     @rule(which=WHICH, sizes_bytes=st.lists(SIZES_BYTES, min_size=1, max_size=5), autosync=st.booleans())
     @uses("Environment.new_async_publisher", "AsyncPublisher.send_many", "AsyncPublisher.close")
@@ -74,8 +75,8 @@ class TaskMachine(SharedMachine, LastingMachine):
         if name not in self.model.places:
             with pytest.raises(errors.UnknownSubscriberError):
                 environment.new_async_subscriber(name)
-            self.model.add(name)
             self.model.write()
+            self.model.add(name)
             self.some(which).control.add_subscriber(name)
         return environment.new_async_subscriber(name)
 
