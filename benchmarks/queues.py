@@ -8,6 +8,7 @@ import persipubsub
 from benchmarks.floors import backlog, fill_count, payload
 from benchmarks.measure import Bounds, Steps
 from benchmarks.results import Setting
+from persipubsub.publisher import Msg
 from persipubsub.queue import Durability, HighWaterMark
 
 #: Nothing expires or overflows by chance.
@@ -48,12 +49,11 @@ def sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> Itera
         publisher = environment.new_publisher()
         fill(publisher, [payload(setting)], setting.backlog_messages or 0)
         environment.new_control(durability=durability(setting))
-        yield Steps(sends(publisher, setting))
+        yield Steps(sends(publisher, payload(setting), setting.batch_messages or 1))
 
 
-def sends(publisher: "persipubsub.Publisher", setting: Setting) -> Callable[[], int]:
-    """Make a step that sends one message, or a batch."""
-    count, message = setting.batch_messages or 1, payload(setting)
+def sends(publisher: "persipubsub.Publisher[Msg]", message: Msg, count: int) -> Callable[[], int]:
+    """Make a step that sends one message, or a batch of so many."""
     batch = [message] * count
 
     def step_one() -> int:

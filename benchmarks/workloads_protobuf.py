@@ -46,20 +46,6 @@ def _sender_by_hand(environment: "persipubsub.Environment", message: FieldDescri
     return step_one if count == 1 else step_many
 
 
-def _typed_sender(environment: "persipubsub.Environment", message: FieldDescriptorProto, count: int) -> Step:
-    publisher, batch = environment.new_publisher(message_type=FieldDescriptorProto), [message] * count
-
-    def step_one() -> int:
-        publisher.send(message)
-        return 1
-
-    def step_many() -> int:
-        publisher.send_many(batch)
-        return count
-
-    return step_one if count == 1 else step_many
-
-
 def _taker_by_hand(environment: "persipubsub.Environment", count: int) -> Step:
     subscriber, decode = environment.new_subscriber(NAME), FieldDescriptorProto.FromString
 
@@ -78,8 +64,11 @@ def _taker_by_hand(environment: "persipubsub.Environment", count: int) -> Step:
 def _sending(by_hand: bool, directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> Iterator[Steps]:
     with queues.opened(directory, setting) as environment:
         environment.new_control(durability=queues.durability(setting))
-        make = _sender_by_hand if by_hand else _typed_sender
-        yield Steps(make(environment, _message(setting), setting.batch_messages or 1))
+        message, count = _message(setting), setting.batch_messages or 1
+        if by_hand:
+            yield Steps(_sender_by_hand(environment, message, count))
+        else:
+            yield Steps(queues.sends(environment.new_publisher(message_type=FieldDescriptorProto), message, count))
 
 
 @contextlib.contextmanager

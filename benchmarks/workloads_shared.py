@@ -102,7 +102,7 @@ def _held(directory: pathlib.Path, setting: Setting) -> Iterator["persipubsub.En
 def _sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> Iterator[Steps]:
     """Send one message, or a batch, behind what is in flight."""
     with _held(directory, setting) as environment:
-        yield Steps(queues.sends(environment.new_publisher(), setting))
+        yield Steps(queues.sends(environment.new_publisher(), payload(setting), setting.batch_messages or 1))
 
 
 @contextlib.contextmanager
