@@ -276,7 +276,7 @@ def test_commands_on_a_damaged_queue(path: pathlib.Path) -> None:
 
 @pytest.mark.damages_queues
 def test_recover_does_not_say_that_all_is_known(path: pathlib.Path) -> None:
-    """Of a file of which next to nothing is left, ``recover`` says that more may be lost, and that nobody gets the rest."""
+    """Of a file of which next to nothing is left, ``recover`` says that more may be lost, and that nobody gets it."""
     os.truncate(path / files.DATA_FILE, 3 * 4096)
     result = run("recover", path)
     assert result.returncode == 0
