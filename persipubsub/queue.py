@@ -405,7 +405,7 @@ class Subscription(NamedTuple):
 
     identifier: bytes
     number: int
-    shared: bool = False
+    shared: bool
 
 
 def subscribe(txn: Transaction, identifier: bytes) -> Subscription:

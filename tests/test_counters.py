@@ -118,6 +118,19 @@ def test_what_overflowed_during_the_block_was_taken(new_environment: MakeEnviron
     assert taken(control) == 1
 
 
+def test_what_overflowed_behind_a_gap_was_taken(new_environment: MakeEnvironment) -> None:
+    """What was handed out counts also where messages before it, and it itself, went in overflows."""
+    environment = new_environment("a", high_watermark=HighWaterMark(max_messages=4))
+    control, subscriber = environment.new_control(), environment.new_subscriber("a")
+    publisher = environment.new_publisher()
+    publisher.send_many([b"%d" % number for number in range(1, 6)])
+    with subscriber.receive(timeout=0) as message:
+        assert message == b"4", "the first three overflowed"
+        publisher.send_many([b"%d" % number for number in range(6, 9)])
+    assert (taken(control), pruned(control)) == (1, {"overflow": 6})
+    assert subscriber.front() == b"7"
+
+
 def test_skipping_counts_no_gaps(new_environment: MakeEnvironment) -> None:
     """What ``prune_last`` took is neither counted as skipped nor as taken."""
     environment = new_environment("a", strategy=Strategy.prune_last, high_watermark=HighWaterMark(max_messages=10))

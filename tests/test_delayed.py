@@ -177,9 +177,18 @@ def test_delayed_messages_are_bounded(new_environment: MakeEnvironment, boots: B
     assert control.status().delayed == 2
 
 
+def test_the_largest_message_may_be_delayed(new_environment: MakeEnvironment, boots: Boots) -> None:
+    """A message as large as the queue may be is taken in and comes when it is due."""
+    environment = new_environment("a", durability=RELAXED, high_watermark=HighWaterMark(hwm_db_size=300_000))
+    environment.new_publisher().send_later(bytes(300_000), delay_s=1)
+    boots.forward(1)
+    assert pending(environment) == [bytes(300_000)]
+
+
 @pytest.mark.parametrize("look", ["status", "front"])
+@pytest.mark.parametrize("boot", [0, 2])
 @pytest.mark.parametrize("step_s", [-10**6, -60, 0, 60, 10**6])
-def test_no_clock_loses_a_delayed_message(step_s: int, look: str, new_environment: MakeEnvironment,
+def test_no_clock_loses_a_delayed_message(step_s: int, boot: int, look: str, new_environment: MakeEnvironment,
                                           boots: Boots) -> None:
     """A wall clock that is set within a boot changes nothing; whatever it says at a boot, no message is lost."""
     environment = new_environment("a", durability=RELAXED)
@@ -191,7 +200,7 @@ def test_no_clock_loses_a_delayed_message(step_s: int, look: str, new_environmen
     assert pending(environment) == []
     boots.forward(1)
     assert pending(environment) == [b"1"]
-    boots.boot, boots.boottime_us = 2, 0
+    boots.boot, boots.boottime_us = boot, 0
     left_s = 60 - (step_s if step_s > 0 else 0)
     if look == "status":
         assert (environment.new_control().status().delayed == 1) == (left_s > 0)

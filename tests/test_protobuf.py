@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from typing import Any, Callable, ContextManager, List, Optional
+from typing import Any, Callable, ContextManager, List, Optional, Type
 
 import hypothesis
 import pytest
@@ -277,13 +277,18 @@ def test_to_the_top_goes_over_what_is_no_message(environment: Environment) -> No
 # Binding
 
 
-def test_another_type_is_refused(environment: Environment) -> None:
-    """A queue that is bound to a type refuses publishers and subscribers of another, and names both."""
-    for make in (lambda: environment.new_publisher(message_type=Invoice),
-                 lambda: environment.new_subscriber("a", message_type=Invoice)):
-        with pytest.raises(errors.MessageTypeError, match="bound to the message type shop.Order, not to shop.Invoice"):
+@pytest.mark.parametrize("bound, other", [(Order, Invoice), (Invoice, Order)])
+def test_another_type_is_refused(bound: Type[Message], other: Type[Message], new_environment: MakeEnvironment) -> None:
+    """A queue that is bound to a type refuses publishers and subscribers of another, and names both and the remedy."""
+    environment = new_environment("a", durability=Durability.PROCESS_CRASH, message_type=bound)
+    name, wanted = bound.DESCRIPTOR.full_name, other.DESCRIPTOR.full_name
+    for make in (lambda: environment.new_publisher(message_type=other),
+                 lambda: environment.new_subscriber("a", message_type=other)):
+        with pytest.raises(errors.MessageTypeError) as raised:
             make()
-    assert environment.new_control().status().message_type == "shop.Order"
+        for part in (f"bound to the message type {name}, not to {wanted}.", f" message_type={bound.__name__}, "):
+            assert part in str(raised.value)
+    assert environment.new_control().status().message_type == name
 
 
 def test_a_queue_that_is_bound_to_nothing_takes_all(new_environment: MakeEnvironment) -> None:
@@ -307,6 +312,9 @@ def test_binding_again(environment: Environment) -> None:
     environment.new_control().clear_messages()
     environment.new_control(message_type="shop.Invoice")
     assert environment.new_subscriber("a", message_type=Invoice).front() is None
+    environment.new_publisher(message_type=Invoice).send(Invoice(text="x"))
+    with pytest.raises(errors.MessageTypeError, match="bound to the message type shop.Invoice"):
+        environment.new_control(message_type=Order)
 
 
 def test_what_has_expired_does_not_keep_a_queue_bound(environment: Environment, persipubsub_clock: Any) -> None:

@@ -1,7 +1,9 @@
 """Messages that are kept after all have taken them, and reading them again."""
 
+import contextlib
 import datetime
 import functools
+import itertools
 import threading
 from typing import Callable, List, Tuple
 
@@ -123,6 +125,51 @@ def test_without_retention_what_was_retained_goes(new_environment: MakeEnvironme
     status = control.status()
     assert (status.messages, status.size_bytes) == (0, 0)
     assert (status.pruned.timeout, status.pruned.overflow, status.pruned.dangling) == (0, 0, 0)
+
+
+def test_what_all_have_taken_never_expires(new_environment: MakeEnvironment, time: Time,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retained messages count nowhere as lost, also where the time ends within a transaction that they may stay for."""
+    for early_us in range(20):
+        environment = new_environment("a",
+                                      name=f"queue {early_us}",
+                                      durability=RELAXED,
+                                      retention_s=60,
+                                      high_watermark=HighWaterMark(message_timeout=60))
+        for _ in range(2):
+            environment.new_publisher().send(b"")
+            time.us += 30_000_000
+        drained(environment, "a")
+        with monkeypatch.context() as patched:
+            ticks = itertools.count(time.us - 10**14 - early_us)
+            patched.setattr(clock, "boottime_us", lambda ticks=ticks: next(ticks))
+            environment.new_publisher().send(b"")
+        assert environment.new_control().status().pruned.timeout == 0
+
+
+def test_clearing_counts_what_was_awaited(new_environment: MakeEnvironment, time: Time) -> None:
+    """Of what goes when all subscribers are cleared, those count as dangling that not all had taken."""
+    del time
+    environment = new_environment("a", durability=RELAXED, retention_s=60)
+    environment.new_publisher().send_many([b""] * 5)
+    with environment.new_subscriber("a").receive_many(2, timeout=0):
+        pass
+    assert environment.new_control().clear_all_subscribers() == 5
+    assert environment.new_control().status().pruned.dangling == 3
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_block_changes_nothing_for_who_was_added_again(raises: bool, new_environment: MakeEnvironment) -> None:
+    """A subscriber that was added again, and begins before what its predecessor holds, is its own master."""
+    environment = new_environment(durability=RELAXED, retention_s=60)
+    control = environment.new_control()
+    control.add_subscriber("a", max_deliveries=1)
+    environment.new_publisher().send(b"1")
+    with contextlib.suppress(ZeroDivisionError), environment.new_subscriber("a").receive(timeout=0):
+        control.remove_subscriber("a")
+        control.add_subscriber("a", start="earliest", max_deliveries=1)
+        assert not raises or 1 / 0
+    assert drained(environment, "a") == [b"1"]
 
 
 @pytest.mark.parametrize("strategy", Strategy)

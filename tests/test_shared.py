@@ -501,7 +501,25 @@ def test_a_message_that_always_raises_stops_nobody(new_environment: MakeEnvironm
     assert (letter.payload, letter.reason, letter.deliveries) == (b"1", "raised", 2)
     assert letter.error_type.endswith("Failed") and letter.error_text == "no b'1'"
     assert control.requeue_dead_letters("plain") == 1
-    assert received(plain) == b"1" and control.status().messages == 0
+    assert received(plain) == b"1" and received(plain) is None
+    assert control.status().messages == 0
+
+
+def test_failures_of_a_batch_count_by_message(new_environment: MakeEnvironment) -> None:
+    """What failed in a batch comes again alone; whoever takes it forgets its failures, and no others."""
+    environment = new_environment(durability=Durability.PROCESS_CRASH)
+    control = environment.new_control()
+    control.add_subscriber("plain", max_deliveries=2)
+    plain = environment.new_subscriber("plain")
+    environment.new_publisher().send_many([b"1", b"2", b"3"])
+    with pytest.raises(Failed), plain.receive_many(timeout=0):
+        raise Failed
+    with plain.receive_many(timeout=0) as msgs:
+        assert msgs == [b"1"]
+    assert control.check() == ()
+    assert failed(plain) == b"2"
+    assert [(letter.payload, letter.deliveries) for letter in control.dead_letters("plain")] == [(b"2", 2)]
+    assert [failed(plain), received(plain)] == [b"3", None]
 
 
 def test_requeued_messages_go_to_their_subscriber_only(opened: Queue) -> None:
