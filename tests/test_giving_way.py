@@ -1,5 +1,6 @@
 """Senders let processes that take messages have LMDB's lock first, which is not fair by itself."""
 
+import asyncio
 import mmap
 import os
 import time
@@ -90,11 +91,28 @@ def test_takers_that_wait_are_given_way_again(environment: Environment, mapped: 
         assert bool(waits) == bool(taking)
 
 
-def test_who_takes_says_so_until_it_has_the_lock(environment: Environment, mapped: mmap.mmap) -> None:
+def take(environment: Environment) -> None:
+    """Take a message."""
+    environment.new_subscriber("a").pop()
+
+
+def take_as_a_task(environment: Environment) -> None:
+    """Take a message in a coroutine."""
+
+    async def main() -> None:
+        async with environment.new_async_subscriber("a").receive(timeout=0) as message:
+            assert message == b"sent"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("taker", [take, take_as_a_task])
+def test_who_takes_says_so_until_it_has_the_lock(taker: Callable[[Environment], None], environment: Environment,
+                                                 mapped: mmap.mmap) -> None:
     """While a process waits for the lock to take a message it says so, and no longer when it has taken it."""
     with process(hold_write_lock, environment.path) as holder:
         assert told(holder) == "held"
-        taking = Task(environment.new_subscriber("a").pop)
+        taking = Task(lambda: taker(environment))
         wait_until(lambda: mapped[OWN] == 1)
         holder.send("release")
         taking.result()

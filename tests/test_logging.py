@@ -1,14 +1,16 @@
 """Test that the library is silent until logging is configured, and what it says then."""
 
+import asyncio
 import pathlib
 import re
 import subprocess
 import sys
+from typing import Callable
 
 import pytest
 
 import persipubsub
-from persipubsub.testing import Clock
+from persipubsub import clock
 
 #: For what takes a second; only a hang takes longer.
 TIMEOUT_S = 60
@@ -52,23 +54,43 @@ def test_configuring_the_logger_of_the_package_is_enough(tmp_path: pathlib.Path)
     assert run("import sys\n" + code + OVERFLOW, tmp_path / "error", "ERROR").stderr == ""
 
 
-def test_what_expires_is_a_warning_once_a_minute(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture,
-                                                 persipubsub_clock: Clock) -> None:
-    """Who lets messages expire says how many, and what expired since then with the first after a minute."""
-    told = re.compile(r"^Messages of the queue at (.*) expired, .*: (\d+)\. ")
+def look(env: persipubsub.Environment) -> None:
+    """Find that nothing is left."""
+    assert env.new_subscriber("a").front() is None
+
+
+def send(env: persipubsub.Environment) -> None:
+    """Send a message."""
+    env.new_publisher().send(b"4")
+
+
+def send_as_a_task(env: persipubsub.Environment) -> None:
+    """Send a message from a coroutine, whose commits are made by another thread."""
+    asyncio.run(env.new_async_publisher().send(b"4"))
+
+
+@pytest.mark.parametrize("use", [look, send, send_as_a_task])
+def test_what_expires_is_a_warning_once_a_minute(use: Callable[[persipubsub.Environment], None], tmp_path: pathlib.Path,
+                                                 caplog: pytest.LogCaptureFixture,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lets messages expire says how many, also soon after a boot; what expires within a minute is told after it."""
+    told = re.compile(r"^Messages of the queue at (.*) expired, .*: (\d+)\. .* the next 60 seconds ")
+    booted_us = 10_000_000
+    monkeypatch.setattr(clock, "boottime_us", lambda: booted_us)
     with persipubsub.new_environment(tmp_path) as env:
-        env.new_control(["a"], high_watermark=persipubsub.HighWaterMark(message_timeout=5))
-        publisher, subscriber = env.new_publisher(), env.new_subscriber("a")
+        env.new_control(["a"], high_watermark=persipubsub.HighWaterMark(message_timeout=15))
+        publisher = env.new_publisher()
         publisher.send_many([b"1", b"2", b"3"])
-        persipubsub_clock.forward(6)
-        assert subscriber.front() is None
-        for _ in range(4):
-            publisher.send(b"4")
-            persipubsub_clock.forward(6)
-        persipubsub_clock.forward(60)
-        publisher.send(b"5")
+        booted_us += 20_000_000
+        use(env)
+        for _ in range(3):
+            publisher.send(b"5")
+            assert len(caplog.records) == 1
+            booted_us += 20_000_000
+        use(env)
     found = [told.match(record.getMessage()) for record in caplog.records]
-    assert [match and match.groups() for match in found] == [(str(tmp_path), "3"), (str(tmp_path), "4")]
+    later = 3 if use == look else 4
+    assert [match and match.groups() for match in found] == [(str(tmp_path), "3"), (str(tmp_path), str(later))]
 
 
 @pytest.mark.damages_queues

@@ -200,6 +200,14 @@ def test_a_durable_change_makes_its_group_durable(opened: Opened, monkeypatch: p
     assert synced == [1, 2]
 
 
+def test_tasks_wait_for_the_disk_as_the_queue_says(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tasks have written goes to the disk before it returns only if the durability of the queue says so."""
+    synced: List[Database] = []
+    monkeypatch.setattr(Database, "sync", synced.append)
+    assert opened.handle.run_all([writer.Write(lambda txn: 1)]) == [writer.Outcome(1, None)]
+    assert not synced
+
+
 @pytest.mark.parametrize("bound", ["GROUP_MESSAGES_MAX", "GROUP_BYTES_MAX"])
 def test_a_commit_takes_in_only_so_much(opened: Opened, transactions: List[Transaction],
                                         monkeypatch: pytest.MonkeyPatch, bound: str) -> None:

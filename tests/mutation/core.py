@@ -73,6 +73,10 @@ TESTS = {
         "tests/test_interrupts.py::test_interrupt_anywhere_in_a_commit_for_others",
         "tests/test_interrupts.py::test_interrupt_anywhere_in_a_wait_for_another_ones_commit",
         "tests/test_signal_handlers.py::test_a_handler_that_sends_anywhere[send]",
+        "tests/test_logging.py::test_what_expires_is_a_warning_once_a_minute",
+        "tests/test_aio.py::test_large_group_is_split[asyncio]",
+        "tests/test_aio.py::test_operation_that_fails_amid_a_group",
+        "tests/test_delayed.py::test_whoever_comes_appends_what_is_due[send]",
     ],
 }
 
