@@ -89,7 +89,7 @@ def test_what_expires_is_a_warning_once_a_minute(use: Callable[[persipubsub.Envi
             booted_us += 20_000_000
         use(env)
     found = [told.match(record.getMessage()) for record in caplog.records]
-    later = 3 if use == look else 4
+    later = 3 if use is look else 4
     assert [match and match.groups() for match in found] == [(str(tmp_path), "3"), (str(tmp_path), str(later))]
 
 
