@@ -28,6 +28,9 @@ CODE = [
 
 MIN_COVERAGE_PERCENT = 95
 
+# Tests start processes of their own, and wait for them and for disks: more at a time would disturb each other.
+TEST_PROCESSES = 2
+
 # pytest's exit status where it found no tests
 NO_TESTS_COLLECTED = 5
 
@@ -100,7 +103,7 @@ def check_tests(_overwrite: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="persipubsub-coverage-") as directory:
         # Several checkouts, or tox environments of one, may run at the same time.
         env = {"COVERAGE_FILE": str(pathlib.Path(directory) / "coverage")}
-        run_module("coverage", "run", "-m", "pytest", env=env)
+        run_module("coverage", "run", "-m", "pytest", "-n", str(TEST_PROCESSES), "--dist", "worksteal", env=env)
         run_module("coverage", "combine", "--quiet", env=env)
         run_module("coverage", "report", f"--fail-under={MIN_COVERAGE_PERCENT}", env=env)
 
