@@ -16,6 +16,10 @@ os.environ["ICONTRACT_SLOW"] = "1"  # before persipubsub is imported: turns the 
 # another thread holds a lock of coverage's, the child would wait for it for ever.
 os.register_at_fork(after_in_child=functools.partial(sys.settrace, None))
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell has what it starts in the background ignore Ctrl-C, and so would the programs that tests start and stop.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 if "coverage" in sys.modules:
     _RUNNING = sys.modules["coverage"].Coverage.current()
     if _RUNNING is not None:
