@@ -34,8 +34,9 @@ LOOK_S = 0.0005
 HELD_UP_S_MAX = writer.WAIT_S_MAX + 4
 PACKAGE = os.path.dirname(persipubsub.__file__)
 TESTS = os.path.dirname(__file__)
-#: What measures the coverage, and what Python does before and after a fork, do not survive an interrupt.
-NOT_INTERRUPTED = [f"{os.sep}coverage{os.sep}", f"{os.sep}logging{os.sep}"]
+#: What measures the coverage, and what Python does before and after a fork, do not survive an interrupt. In what
+#: hypothesis has the garbage collector call it would be lost, with a warning.
+NOT_INTERRUPTED = [f"{os.sep}coverage{os.sep}", f"{os.sep}logging{os.sep}", f"{os.sep}hypothesis{os.sep}"]
 #: More than any test sends.
 MANY = HighWaterMark(max_messages=2**40)
 

@@ -2,14 +2,13 @@
 
 import collections
 import contextlib
-import gc
 import itertools
 import os
 import random
 import signal
 import threading
 import time
-from typing import Any, Callable, Iterator, List, Sequence
+from typing import Any, Callable, List, Sequence
 
 import pytest
 
@@ -149,15 +148,6 @@ def test_interrupt_anywhere_in_a_change_of_durability(opened: Opened, readers: i
     accounts.check()
 
 
-@pytest.fixture(name="no_gc_callbacks")
-def no_gc_callbacks_fixture() -> Iterator[None]:
-    """Take away what hypothesis has the garbage collector call: an interrupt there is lost, with a warning."""
-    callbacks = gc.callbacks[:]
-    gc.callbacks.clear()
-    yield
-    gc.callbacks[:] = callbacks
-
-
 def interrupted_at_random(operations: Sequence[Callable[[], object]], storm_s: float) -> int:
     """Run operations for a while and interrupt each at a random moment; give how often that struck."""
     chance = random.Random(1)
@@ -178,7 +168,6 @@ def interrupted_at_random(operations: Sequence[Callable[[], object]], storm_s: f
 
 
 @pytest.mark.parametrize("storm_s", STORMS_S)
-@pytest.mark.usefixtures("no_gc_callbacks")
 def test_storm_of_interrupts(opened: Opened, storm_s: float) -> None:
     """Thousands of KeyboardInterrupts in one thread neither stop the others nor lose or double what they send."""
     stop = threading.Event()
