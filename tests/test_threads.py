@@ -200,8 +200,8 @@ def test_a_durable_change_makes_its_group_durable(opened: Opened, monkeypatch: p
     assert synced == [1, 2]
 
 
-def test_tasks_wait_for_the_disk_as_the_queue_says(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tasks have written goes to the disk before it returns only if the durability of the queue says so."""
+def test_relaxed_tasks_do_not_wait_for_the_disk(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tasks write to a relaxed queue is not brought to the disk before it returns."""
     synced: List[Database] = []
     monkeypatch.setattr(Database, "sync", synced.append)
     assert opened.handle.run_all([writer.Write(lambda txn: 1)]) == [writer.Outcome(1, None)]
