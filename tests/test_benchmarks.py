@@ -32,6 +32,7 @@ def document_fixture(tmp_path_factory: pytest.TempPathFactory) -> Document:
     return runner.run(TINY, ["subscribers", "opening"], False, tmp_path_factory.mktemp("queues"))
 
 
+@pytest.mark.slow
 def test_run_writes_json_that_plot_and_compare_accept(tmp_path: pathlib.Path) -> None:
     """The commands of the documentation work one after the other, and tell neither a path nor the host's name."""
     file = tmp_path / "figures.json"
@@ -78,6 +79,7 @@ def run(*arguments: object) -> str:
                           timeout=120).stdout
 
 
+@pytest.mark.slow
 def test_every_of_ours_has_its_floor(document: Document) -> None:
     """Where rates are measured, the floor is measured in the same rounds."""
     found = document.of(Rate, "subscribers-sent")

@@ -173,6 +173,7 @@ def test_debug(tmp_path: pathlib.Path) -> None:
     assert "Traceback" in result.stderr and "persipubsub.errors.ArgumentError" in result.stderr
 
 
+@pytest.mark.slow
 def test_demo_of_the_default_text(tmp_path: pathlib.Path) -> None:
     """Without a file, 60,000 lines reach 3 subscribers in less than 15 seconds, and the temporary queue is removed."""
     start_s = time.monotonic()
@@ -196,6 +197,7 @@ def test_demo_of_binary_lines(tmp_path: pathlib.Path) -> None:
     assert_all_arrived(result, ["13"], "13", 2)
 
 
+@pytest.mark.slow
 def test_demo_leaves_the_queue_at_a_given_path(tmp_path: pathlib.Path) -> None:
     """The queue at ``--path`` stays, with everything taken, and a second demo does not touch it."""
     (tmp_path / "file").write_bytes(b"a\nb\nc\n")
@@ -241,6 +243,7 @@ def test_demo_draws_progress_on_a_terminal(tmp_path: pathlib.Path) -> None:
     assert re.search(rb"sent .*100%", drawn) and re.search(rb"received .*100%", drawn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("publisher", [True, False], ids=["publisher", "subscriber"])
 def test_demo_tells_of_a_killed_process(publisher: bool, large_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """After kill -9 of a worker the demo names it, stops the others, shows the table and exits with 1."""
@@ -257,6 +260,7 @@ def test_demo_tells_of_a_killed_process(publisher: bool, large_file: pathlib.Pat
     assert len(rows(stdout)) == 5
 
 
+@pytest.mark.slow
 def test_demo_tells_of_missing_messages(tmp_path: pathlib.Path) -> None:
     """Messages that vanish from the queue are counted as missing, with the exit status 1, though nobody died."""
     large_file = tmp_path / "large_file"
@@ -278,6 +282,7 @@ def test_demo_tells_of_missing_messages(tmp_path: pathlib.Path) -> None:
     assert stderr == f"Error: {missing:,} messages are missing\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: str(number.name))
 def test_demo_stopped_by_a_signal(number: signal.Signals, large_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Ctrl-C, which all processes get, and kill end all of them without a traceback, and leave nothing behind."""

@@ -256,6 +256,7 @@ def test_top_follows_the_queue(env: persipubsub.Environment, key: Optional[bytes
         assert "Traceback" not in shown.text()
 
 
+@pytest.mark.slow
 def test_the_newest_bars_fit_into_a_narrow_terminal(env: persipubsub.Environment) -> None:
     """Where there are more looks than columns, the oldest ones are left out."""
     with terminal("top", env.path, "--interval", "0.1", columns=40) as shown:

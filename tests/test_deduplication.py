@@ -242,6 +242,7 @@ def test_killed_between_commit_and_return(durability: Durability, new_environmen
     assert pending(environment) == [b"before", b"once"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize("call", ["pwrite64", "pwritev", "fdatasync"])
@@ -258,6 +259,7 @@ def test_killed_at_any_call(call: str, durability: Durability, new_environment: 
     assert killed or call != "pwrite64"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("call", ["pwrite64", "pwritev", "fdatasync"])
 def test_retrying_after_an_unknown_commit(call: str, new_environment: MakeEnvironment) -> None:

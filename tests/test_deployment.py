@@ -585,6 +585,7 @@ def test_a_config_may_name_its_schema(tmp_path: pathlib.Path) -> None:
 # The commands
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_documentation(tmp_path: pathlib.Path) -> None:
     """Each command in the documentation of deployment prints what is shown there."""
     text = (ROOT / "docs" / "deployment.rst").read_text(encoding="utf-8")
@@ -610,6 +611,7 @@ def test_the_commands_of_the_documentation(tmp_path: pathlib.Path) -> None:
     assert commands >= 8
 
 
+@pytest.mark.slow
 def test_deployments_at_the_same_time(tmp_path: pathlib.Path) -> None:
     """Processes that deploy one config at the same time all succeed, whichever of them does the work."""
     many = [f"s{index}" for index in range(300)]

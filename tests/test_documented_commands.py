@@ -121,6 +121,7 @@ def script(all_steps: List[Step], separator: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_what_the_pages_show_is_what_happens(page: str, tmp_path: pathlib.Path) -> None:
     """Every command of the page, in one shell in a fresh directory, prints what the page shows, and succeeds."""

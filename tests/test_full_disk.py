@@ -114,6 +114,7 @@ def create_with_little_room(disk: pathlib.Path) -> None:
     assert created[-1] and not created[0]
 
 
+@pytest.mark.slow
 def test_creating(disk: pathlib.Path, run: Run) -> None:
     """Where a queue finds no room to be created, at whatever step, an error says so; in the same process it is, then.
     """

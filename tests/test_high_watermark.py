@@ -217,6 +217,7 @@ def is_subsequence(part: Sequence[bytes], whole: Sequence[bytes]) -> bool:
 KINDS = ["small", "of a page", "large", "mixed", "as large as the mark", "tiny mark"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", Strategy)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_byte_mark_with_single_sends(kind: str, strategy: Strategy, make: Callable[..., Opened]) -> None:

@@ -44,6 +44,7 @@ def outcomes(path: pathlib.Path, injection: str, program: str = PROGRAM) -> List
     return [line.split() for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 @pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize("call", ["pwrite64", "pwritev", "fdatasync"])

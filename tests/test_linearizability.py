@@ -403,6 +403,7 @@ def hold(runner: Runner, **settings: Any) -> None:
     run()  # pylint: disable=no-value-for-parameter  # hypothesis gives them
 
 
+@pytest.mark.slow
 def test_threads_and_processes_see_one_order(runner: Runner) -> None:
     """Whatever threads and processes do at the same time, it looks as if they had done it one after the other."""
     hold(runner, max_examples=60, derandomize=True, database=None)

@@ -138,6 +138,7 @@ def child_receive(path: pathlib.Path, way: str, count: int, connection: "Pipe") 
         connection.send(drain(subscriber))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("durability", Durability)
 def test_publishers_and_subscribers_in_processes(durability: Durability, new_environment: MakeEnvironment) -> None:
     """Three publisher and three subscriber processes: all get every message exactly once, in the order of the ids."""

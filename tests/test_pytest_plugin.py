@@ -260,6 +260,7 @@ def test_afterwards():
 # In other projects
 
 
+@pytest.mark.slow
 def test_xdist(pytester: pytest.Pytester) -> None:
     """The workers of pytest-xdist have queues and clocks of their own."""
     result = run(
@@ -276,6 +277,7 @@ def test_one_of_many(number, persipubsub_queue, persipubsub_clock):
     result.stdout.fnmatch_lines(["*2 workers*"])
 
 
+@pytest.mark.slow
 def test_manual_runs(pytester: pytest.Pytester) -> None:
     """What the manual shows are the tests of a project, and they pass."""
     run(pytester, MANUAL).assert_outcomes(passed=MANUAL.count("def test_"))

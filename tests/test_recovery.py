@@ -101,6 +101,7 @@ def test_recover_without_trees(path: pathlib.Path) -> None:
     assert pending(path) == ALL
 
 
+@pytest.mark.slow
 def test_recover_saves_what_is_on_good_pages(path: pathlib.Path) -> None:
     """Of a file with random pages overwritten every message that arrives is right and in order."""
     content = (path / files.DATA_FILE).read_bytes()
@@ -221,6 +222,7 @@ getattr({"compact": compaction, "recover": recovery}[sys.argv[1]], sys.argv[1])(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", ["compact", "recover"])
 def test_killed_at_any_step(work: str, path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Whatever system call is the last before kill -9, the queue is there, with all that is pending."""
