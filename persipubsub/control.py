@@ -51,7 +51,10 @@ class Control:
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)
     def is_initialized(self) -> bool:
-        """Tell whether the queue exists, which it does unless somebody deleted its files."""
+        """Tell whether the queue exists, which it does unless somebody deleted its files.
+
+        :raise PathError: its directory may not be looked into
+        """
         return files.is_queue(self._environment.path)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error)

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Tuple, Type, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Optional, Tuple, Type, TypeVar, Union, overload
 
 import icontract
 
@@ -13,6 +13,7 @@ from persipubsub.control import Control
 from persipubsub.handle import Handle
 from persipubsub.publisher import Publisher
 from persipubsub.subscriber import Subscriber
+from persipubsub.transaction import Transaction
 from persipubsub.worker import SharedSubscriber
 
 if TYPE_CHECKING:
@@ -152,15 +153,20 @@ class Environment:
                                       None if message_type is None else _full_name(message_type))
         if not self._allow_remote:
             filesystem.require_local(self._path)
-        if create:
+        if create and not files.is_queue(self._path):
             files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
         opened = self._opened()
+        # Whoever only looks writes nothing, not even what the first commit since the boot would.
+        if identifiers or mode is not None or configuration != Configuration():
+            opened.change(lambda txn: self._configure(txn, configuration, identifiers, mode))
+        return self._keep(Control(self, opened))
+
+    def _configure(self, txn: Transaction, configuration: Configuration, identifiers: List[bytes],
+                   mode: Optional[int]) -> None:
+        """Change the queue, and then the modes of its files, so that where either is refused nothing is changed."""
+        queue.configure(txn, configuration, identifiers)
         if mode is not None:
             files.set_modes(self._path, mode)
-        # Who only looks writes nothing, not even what the first commit since the boot would.
-        if identifiers or configuration != Configuration():
-            opened.change(lambda txn: queue.configure(txn, configuration, identifiers))
-        return self._keep(Control(self, opened))
 
     @overload
     def new_publisher(self, autosync: bool = False, message_type: None = None) -> Publisher[bytes]:
