@@ -1,4 +1,4 @@
-"""What holds where Python runs without asserts, as with ``python -O``: icontract then leaves contracts out by default."""
+"""What holds where Python runs without asserts, as with ``python -O``, where icontract switches contracts off."""
 
 import pathlib
 import subprocess
@@ -14,13 +14,7 @@ FILES = ["test_errors.py", "test_all_or_nothing.py"]
 @pytest.mark.slow
 def test_errors_do_not_depend_on_asserts() -> None:
     """Whatever is documented as an error is raised under ``python -O``, too, and leaves the queue as it was."""
-    done = subprocess.run([
-        sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W",
-        "ignore::pytest.PytestConfigWarning", *(str(HERE / name) for name in FILES)
-    ],
-                          check=False,
-                          cwd=HERE.parent,
-                          capture_output=True,
-                          text=True,
-                          timeout=300)
+    command = [sys.executable, "-O", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-W", "ignore::pytest.PytestConfigWarning", *(str(HERE / name) for name in FILES)]
+    done = subprocess.run(command, check=False, cwd=HERE.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout
