@@ -508,8 +508,8 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
         requeued = dead_letters.next_requeued(txn, place)
         if requeued is not None:
             return Found([requeued[0]], [requeued[1]], expires_us=NEVER_US)
-        if dead_letters.failed_before(txn, place, start):
-            max_messages = 1  # alone, so that those that came with it do not fail with it again
+        if place.policy.max_deliveries == 1 or dead_letters.failed_before(txn, place, start):
+            max_messages = 1  # what has failed, or may be a last try, comes alone: no other one fails with it
     ids, payloads = txn.messages(start, max_messages, max_bytes)
     found = _unexpired(txn, ids, payloads) if ids else NOTHING
     return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
