@@ -28,6 +28,7 @@ DEAD_LETTERS_AT_ONCE_BYTES_MAX = 1024**2
 _LOGGER = logging.getLogger(__name__)
 
 
+# Each contract that stands for a documented error is enabled: else python -O would switch it off.
 def _closed_error(self: "Control") -> errors.ClosedError:
     return errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_control.")
 
@@ -49,12 +50,15 @@ class Control:
         """Tell whether close() was called."""
         return self._closed
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def is_initialized(self) -> bool:
-        """Tell whether the queue exists, which it does unless somebody deleted its files."""
+        """Tell whether the queue exists, which it does unless somebody deleted its files.
+
+        :raise PathError: its directory may not be looked into
+        """
         return files.is_queue(self._environment.path)
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def add_subscriber(self,
                        identifier: str,
                        start: Union[str, datetime.datetime] = "latest",
@@ -95,7 +99,7 @@ class Control:
                 "The subscriber %r of the queue at %s had too many dead letters: the oldest were deleted, %d.",
                 identifier, self._environment.path, dropped)
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def rewind(self, identifier: str, to: Union[int, str, datetime.datetime]) -> int:
         """Move a subscriber back, so that it gets again what is still stored; give how many messages it then awaits.
@@ -114,7 +118,7 @@ class Control:
         encoded, position = arguments.identifier(identifier), arguments.position("to", to, "", ids=True)
         return self._handle.change(lambda txn: replay.rewind(txn, encoded, position))
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def history(self,
                 start: Union[None, int, datetime.datetime] = None,
                 end: Union[None, int, datetime.datetime] = None) -> Iterator[StoredMessage]:
@@ -144,7 +148,7 @@ class Control:
         if self.closed:
             raise _closed_error(self)
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def remove_subscriber(self, identifier: str) -> None:
         """Remove a subscriber. Who waits as it gets UnknownSubscriberError; what nobody else awaits is deleted.
 
@@ -158,13 +162,13 @@ class Control:
             _LOGGER.warning("The subscriber %r of the queue at %s was removed with its dead letters: %d.", identifier,
                             self._environment.path, dead)
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def prune_dangling_messages(self) -> int:
         """Let what is older than the timeout expire now, and delete what nobody awaits; give how many messages went."""
         return self._handle.change(lambda txn: queue.expire(txn) + queue.prune_dangling(txn))
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def prune_all_messages_for(self, identifier: str) -> int:
         """Take all that is pending for a subscriber, unread; give how many messages it will not get.
@@ -174,7 +178,7 @@ class Control:
         encoded = arguments.identifier(identifier)
         return self._handle.change(lambda txn: queue.take_all(txn, encoded))
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def clear_messages(self) -> int:
         """Delete all messages, also delayed ones; the subscribers stay. Give how many messages went.
@@ -183,7 +187,7 @@ class Control:
         """
         return self._handle.change(queue.clear)
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def clear_all_subscribers(self) -> int:
         """Remove all subscribers and with them all messages; publishers go on. Give how many messages went.
@@ -196,10 +200,11 @@ class Control:
                             self._environment.path, dead)
         return messages
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.require(
         lambda hwm: isinstance(hwm, HighWaterMark),
-        error=lambda hwm: errors.ArgumentTypeError(f"hwm must be a HighWaterMark, got {type(hwm).__name__}."))
+        error=lambda hwm: errors.ArgumentTypeError(f"hwm must be a HighWaterMark, got {type(hwm).__name__}."),
+        enabled=True)
     def set_hwm(self, hwm: HighWaterMark) -> None:
         """Set the high-water mark. It holds from the next send on: what is over it now goes then.
 
@@ -207,15 +212,16 @@ class Control:
         """
         self._configure(Configuration(high_watermark=hwm))
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.require(
         lambda strategy: isinstance(strategy, Strategy),
-        error=lambda strategy: errors.ArgumentTypeError(f"strategy must be a Strategy, got {type(strategy).__name__}."))
+        error=lambda strategy: errors.ArgumentTypeError(f"strategy must be a Strategy, got {type(strategy).__name__}."),
+        enabled=True)
     def set_strategy(self, strategy: Strategy) -> None:
         """Set which messages go when the queue overflows."""
         self._configure(Configuration(strategy=strategy))
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def set_retention(self, retention_s: float) -> None:
         """Set for how long messages are kept that all subscribers have taken: for those who want to read them again.
 
@@ -230,7 +236,7 @@ class Control:
     def _configure(self, configuration: Configuration) -> None:
         self._handle.change(lambda txn: queue.configure(txn, configuration, ()))
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def dead_letters(self, identifier: str) -> Iterator[DeadLetter]:
         """Iterate over the dead letters of a subscriber, in the order in which they were sent.
 
@@ -254,7 +260,7 @@ class Control:
             start = found[-1].id + 1
             self._require_open()
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def requeue_dead_letters(self, identifier: str, ids: Optional[Iterable[int]] = None) -> int:
         """Hand dead letters out again to their subscriber, and to no other one, as if for the first time.
@@ -269,7 +275,7 @@ class Control:
         return self._change_dead_letters(
             identifier, ids, lambda txn, place, chosen: dead_letters.requeue(txn, place, chosen, queue.now_us(txn)))
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def discard_dead_letters(self, identifier: str, ids: Optional[Iterable[int]] = None) -> int:
         """Delete dead letters of a subscriber. Arguments, result and errors are those of requeue_dead_letters."""
@@ -297,17 +303,17 @@ class Control:
             if not left:
                 return count
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def status(self) -> QueueStatus:
         """Tell what the queue looks like at this moment."""
         return self._handle.read_present(lambda txn: status.read(txn, self._environment.path))
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def check(self) -> Tuple[Violation, ...]:
         """Read the whole queue and verify its invariants; empty if all is well."""
         return self._handle.read(invariants.check)
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def backup(self, path: Union[str, "os.PathLike[str]"]) -> None:
         """Write a compact, consistent copy of the queue while everything runs.
 

@@ -45,8 +45,8 @@ class Engine(Protocol):
     def look_at_top(self, subscription: Subscription) -> Found:
         """Find the latest message of a subscriber without taking it."""
 
-    def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
-        """Take messages that a subscriber was handed out, and those before them: read before, or skipped."""
+    def take(self, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
+        """Take messages that a subscriber was handed out, and those before them from an id on, which were skipped."""
 
     def counts_failures(self, subscription: Subscription) -> bool:
         """Tell whether a subscriber that is not shared has its failures counted."""

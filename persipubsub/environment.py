@@ -3,7 +3,7 @@
 import os
 import pathlib
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Tuple, Type, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Optional, Tuple, Type, TypeVar, Union, overload
 
 import icontract
 
@@ -13,6 +13,7 @@ from persipubsub.control import Control
 from persipubsub.handle import Handle
 from persipubsub.publisher import Publisher
 from persipubsub.subscriber import Subscriber
+from persipubsub.transaction import Transaction
 from persipubsub.worker import SharedSubscriber
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ M = TypeVar("M", bound="Message")
 N = TypeVar("N", int, float)
 
 
+# Each contract that stands for a documented error is enabled: else python -O would switch it off.
 def _closed_error(self: "Environment") -> errors.ClosedError:
     return errors.ClosedError(f"{self!r} is closed. Make a new one with persipubsub.environment.new_environment.")
 
@@ -56,7 +58,8 @@ class Environment:
 
     @icontract.require(
         lambda allow_remote: isinstance(allow_remote, bool),
-        error=lambda allow_remote: errors.ArgumentTypeError(_wrong_type("allow_remote", bool, allow_remote)))
+        error=lambda allow_remote: errors.ArgumentTypeError(_wrong_type("allow_remote", bool, allow_remote)),
+        enabled=True)
     def __init__(self, path: Path, allow_remote: bool = False) -> None:
         """Stand for the queue at a path.
 
@@ -85,28 +88,36 @@ class Environment:
         """Tell whether close() was called."""
         return self._closed
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.require(lambda high_watermark: high_watermark is None or isinstance(high_watermark, HighWaterMark),
                        error=lambda high_watermark: errors.ArgumentTypeError(
-                           _wrong_type("high_watermark", HighWaterMark, high_watermark)))
+                           _wrong_type("high_watermark", HighWaterMark, high_watermark)),
+                       enabled=True)
     @icontract.require(lambda high_water_mark: high_water_mark is None or isinstance(high_water_mark, HighWaterMark),
                        error=lambda high_water_mark: errors.ArgumentTypeError(
-                           _wrong_type("high_water_mark", HighWaterMark, high_water_mark)))
+                           _wrong_type("high_water_mark", HighWaterMark, high_water_mark)),
+                       enabled=True)
     @icontract.require(lambda strategy: strategy is None or isinstance(strategy, Strategy),
-                       error=lambda strategy: errors.ArgumentTypeError(_wrong_type("strategy", Strategy, strategy)))
+                       error=lambda strategy: errors.ArgumentTypeError(_wrong_type("strategy", Strategy, strategy)),
+                       enabled=True)
     @icontract.require(
         lambda durability: durability is None or isinstance(durability, Durability),
-        error=lambda durability: errors.ArgumentTypeError(_wrong_type("durability", Durability, durability)))
+        error=lambda durability: errors.ArgumentTypeError(_wrong_type("durability", Durability, durability)),
+        enabled=True)
     @icontract.require(lambda create: isinstance(create, bool),
-                       error=lambda create: errors.ArgumentTypeError(_wrong_type("create", bool, create)))
+                       error=lambda create: errors.ArgumentTypeError(_wrong_type("create", bool, create)),
+                       enabled=True)
     @icontract.require(lambda mode: mode is None or isinstance(mode, int),
-                       error=lambda mode: errors.ArgumentTypeError(_wrong_type("mode", int, mode)))
+                       error=lambda mode: errors.ArgumentTypeError(_wrong_type("mode", int, mode)),
+                       enabled=True)
     @icontract.require(lambda mode: not isinstance(mode, int) or (mode & ~0o777 == 0 and mode & 0o600 == 0o600),
                        error=lambda mode: errors.ArgumentError(
-                           f"mode must be from 0o600 to 0o777 with reading and writing for the owner, got {mode:#o}."))
+                           f"mode must be from 0o600 to 0o777 with reading and writing for the owner, got {mode:#o}."),
+                       enabled=True)
     @icontract.require(lambda high_watermark, high_water_mark: high_watermark is None or high_water_mark is None,
                        error=lambda: errors.ArgumentTypeError(
-                           "Got both high_watermark and high_water_mark, which are one argument. Give high_watermark."))
+                           "Got both high_watermark and high_water_mark, which are one argument. Give high_watermark."),
+                       enabled=True)
     def new_control(self,
                     subscriber_ids: Optional[Iterable[str]] = None,
                     high_watermark: Optional[HighWaterMark] = None,
@@ -152,15 +163,20 @@ class Environment:
                                       None if message_type is None else _full_name(message_type))
         if not self._allow_remote:
             filesystem.require_local(self._path)
-        if create:
+        if create and not files.is_queue(self._path):
             files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
         opened = self._opened()
+        # Whoever only looks writes nothing, not even what the first commit since the boot would.
+        if identifiers or mode is not None or configuration != Configuration():
+            opened.change(lambda txn: self._configure(txn, configuration, identifiers, mode))
+        return self._keep(Control(self, opened))
+
+    def _configure(self, txn: Transaction, configuration: Configuration, identifiers: List[bytes],
+                   mode: Optional[int]) -> None:
+        """Change the queue, and then the modes of its files, so that where either is refused nothing is changed."""
+        queue.configure(txn, configuration, identifiers)
         if mode is not None:
             files.set_modes(self._path, mode)
-        # Who only looks writes nothing, not even what the first commit since the boot would.
-        if identifiers or configuration != Configuration():
-            opened.change(lambda txn: queue.configure(txn, configuration, identifiers))
-        return self._keep(Control(self, opened))
 
     @overload
     def new_publisher(self, autosync: bool = False, message_type: None = None) -> Publisher[bytes]:
@@ -170,9 +186,10 @@ class Environment:
     def new_publisher(self, autosync: bool = False, *, message_type: Type[M]) -> Publisher[M]:
         ...
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.require(lambda autosync: autosync is None or isinstance(autosync, bool),
-                       error=lambda autosync: errors.ArgumentTypeError(_wrong_type("autosync", bool, autosync)))
+                       error=lambda autosync: errors.ArgumentTypeError(_wrong_type("autosync", bool, autosync)),
+                       enabled=True)
     def new_publisher(self, autosync: bool = False, message_type: "Optional[Type[Message]]" = None) -> "Publisher[Any]":
         """Make a publisher.
 
@@ -196,7 +213,7 @@ class Environment:
     def new_subscriber(self, identifier: str, message_type: Type[M]) -> Subscriber[M]:
         ...
 
-    @icontract.require(lambda self: not self.closed, error=_closed_error)
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def new_subscriber(self, identifier: str, message_type: "Optional[Type[Message]]" = None) -> "Subscriber[Any]":
         """Make a subscriber that takes up where the one of that name was left.
 

@@ -124,8 +124,14 @@ def require_no_links(path: pathlib.Path) -> None:
 
 
 def is_queue(path: pathlib.Path) -> bool:
-    """Tell whether there is a queue at a path."""
-    return (path / DATA_FILE).exists()
+    """Tell whether there is a queue at a path.
+
+    :raise PathError: the path may not be looked into
+    """
+    try:
+        return (path / DATA_FILE).exists()
+    except OSError as error:
+        raise path_error(error, path) from error
 
 
 def data_file_mode(path: pathlib.Path) -> int:

@@ -109,9 +109,9 @@ class Handle:  # pylint: disable=too-many-public-methods  # one per thing that a
         self._writer.run(just_begin)
         return self._storage.read(operation)
 
-    def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
+    def take(self, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
         """Take messages that a subscriber was handed out."""
-        self._writer.run(lambda txn: queue.take(txn, subscription, ids, skipping))
+        self._writer.run(lambda txn: queue.take(txn, subscription, ids, since))
 
     def counts_failures(self, subscription: Subscription) -> bool:
         """Tell whether a subscriber that is not shared has its failures counted."""

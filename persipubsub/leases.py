@@ -7,7 +7,7 @@ back* (:func:`give_back`), or dies; when the lease has ended, or the delay befor
 The entries of ``due_db`` are in the order of time, so that finding the next one costs the same however many there are.
 
 A message that was not acknowledged comes again alone, so that others do not fail with it; once it was handed out as
-often as the policy allows, it becomes a dead letter.
+often as the policy allows, it becomes a dead letter. Where that is once, each message comes alone.
 
 A message may go from the log while a worker holds it, by the timeout, by an overflow or by ``clear``. Its entry stays
 until the worker acknowledges it, or until its lease has ended.
@@ -74,9 +74,10 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         self._txn = txn
         self._now_us = now_us
         self._boottime_us = clock.boottime_us()
-        self._max_messages = min(max_messages, CLAIMED_MAX)
-        self._max_bytes = max_bytes
         self._policy = policy_of(place)
+        # The last try is alone, so that no other message becomes a dead letter with it.
+        self._max_messages = 1 if self._policy.max_deliveries == 1 else min(max_messages, CLAIMED_MAX)
+        self._max_bytes = max_bytes
         self._deliveries = txn.deliveries(place)
         self._token = os.urandom(len(NO_TOKEN))
         self.place = place

@@ -491,6 +491,7 @@ class Found(NamedTuple):
     token: bytes = b""  # of the claim of a shared subscriber, which they are then
     dropped: int = 0  # so many dead letters went, since they became too many
     process: int = 0  # which claimed them
+    since: Optional[int] = None  # of the latest message: from which id on those before it are skipped with it
 
 
 NOTHING = Found((), [])
@@ -507,8 +508,8 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
         requeued = dead_letters.next_requeued(txn, place)
         if requeued is not None:
             return Found([requeued[0]], [requeued[1]], expires_us=NEVER_US)
-        if dead_letters.failed_before(txn, place, start):
-            max_messages = 1  # alone, so that those that came with it do not fail with it again
+        if place.policy.max_deliveries == 1 or dead_letters.failed_before(txn, place, start):
+            max_messages = 1  # what has failed, or may be a last try, comes alone: no other one fails with it
     ids, payloads = txn.messages(start, max_messages, max_bytes)
     found = _unexpired(txn, ids, payloads) if ids else NOTHING
     return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
@@ -522,6 +523,7 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Found:
     start = max(own_place(txn, subscription).next_id, txn.header.first)
     last_id = txn.last_id()
     found = NOTHING if last_id is None or last_id < start else _unexpired(txn, *txn.messages(last_id, 1, 0))
+    found = found._replace(since=start)
     return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
 
 
@@ -568,14 +570,14 @@ def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> F
     return Found((), [], True) if expires_us < clock.boottime_us() else Found(ids, payloads, False, expires_us)
 
 
-def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
+def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
     """Move a subscriber on behind messages that it was handed out. One that was removed is left alone.
 
     What it has taken before, as by another handle, is neither taken nor counted again. What went after it was handed
     out is counted: it was received.
 
     :param ids: of the messages, in order, at least one
-    :param skipping: whether it takes those before them unread; those that are still there are counted
+    :param since: from which id on it takes those before them unread; those that are still there are counted
     """
     place, last_id = txn.place(subscription.identifier), ids[-1]
     if place is None or place.number != subscription.number or place.next_id > last_id:
@@ -583,12 +585,13 @@ def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], skipp
     if last_id >= REQUEUED:
         txn.put_place(subscription.identifier, dead_letters.settle(txn, place, ids))
         return
-    if place.next_id < ids[0] and not skipping and first_live_id(txn, place.next_id) < ids[0]:
+    first_id = ids[0] if since is None else since
+    if place.next_id < first_id and first_live_id(txn, place.next_id) < first_id:
         return  # it was moved back meanwhile: it wants to have them all again
     if place.policy is not None:
         dead_letters.forget_below(txn, place, last_id + 1)
     taken = len(ids) - bisect.bisect_left(ids, place.next_id)
-    if skipping:
+    if since is not None:
         log = txn.log()
         taken += max(0, log.messages_before(ids[0]) - log.messages_before(first_live_id(txn, place.next_id)))
     move(txn, subscription.identifier, place._replace(next_id=last_id + 1, taken=place.taken + taken), place.next_id,

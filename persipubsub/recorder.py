@@ -55,9 +55,9 @@ class Recorder(threading.local):
         self._writes.append(Write(lambda txn: delayed.cancel(txn, message)))
         return True  # who writes it learns whether it was
 
-    def take(self, subscription: Subscription, ids: Sequence[int], skipping: bool = False) -> None:
+    def take(self, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
         """Note that messages are taken."""
-        self._writes.append(Write(lambda txn: queue.take(txn, subscription, ids, skipping)))
+        self._writes.append(Write(lambda txn: queue.take(txn, subscription, ids, since)))
 
     def counts_failures(self, subscription: Subscription) -> bool:
         """Tell whether a subscriber that is not shared has its failures counted."""

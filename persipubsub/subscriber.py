@@ -58,7 +58,7 @@ class Receipt(Generic[T]):
             return
         # pylint: disable=protected-access  # of this module
         if exc is None:
-            self._subscriber._take(found, len(found.ids), self._skipping)
+            self._subscriber._take(found, len(found.ids))
         elif not self._skipping:
             self._subscriber._fail(found, exc)
 
@@ -135,7 +135,8 @@ class Subscriber(Generic[Msg]):
     def receive_to_top(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
         """Receive the latest message; everything up to it is taken when the ``with`` block ends.
 
-        What is sent during the block stays. Arguments and errors are those of :meth:`receive`.
+        What is sent during the block stays. If the subscriber is moved back during the block, nothing is taken.
+        Arguments and errors are those of :meth:`receive`.
         """
 
         def look() -> Found:
@@ -265,10 +266,10 @@ class Subscriber(Generic[Msg]):
         codec = self._codec
         return found if codec is None else codec.decoded(found, self._identifier, self._environment.path)
 
-    def _take(self, found: Found, count: int, skipping: bool = False) -> None:
+    def _take(self, found: Found, count: int) -> None:
         """Take the first messages of what was found."""
         self._require_open()
-        self._engine.take(self._subscription, found.ids[:count], skipping)
+        self._engine.take(self._subscription, found.ids[:count], found.since)
 
     def _fail(self, found: Found, error: BaseException) -> None:
         """Do what is to be done when the block raises which received messages."""

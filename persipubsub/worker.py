@@ -53,7 +53,7 @@ class SharedSubscriber(Subscriber[Msg]):
             self._own_claims()[found.token] = decoded.ids
         return decoded
 
-    def _take(self, found: Found, count: int, skipping: bool = False) -> None:
+    def _take(self, found: Found, count: int) -> None:
         self._own_claims().pop(found.token, None)
         self._require_open()
         if found.process != os.getpid():

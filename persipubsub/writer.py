@@ -41,9 +41,6 @@ TELL_EVERY_US = 60_000_000
 _LEADER = 0
 _LOGGER = logging.getLogger(__name__)
 
-#: What an operation finds wrong before its first write.
-MISTAKES = (errors.ArgumentError, errors.UnknownSubscriberError, errors.TooManyDelayedError)
-
 
 class Write(NamedTuple):
     """An operation to be run, how many messages it puts, and how many bytes."""
@@ -103,9 +100,10 @@ class _Group:
     txn: Optional[Transaction] = None
     culprit: Optional[_Request] = None  # whose operation failed
 
-    def __init__(self, first: _Request, queued: Deque[_Request]) -> None:
-        first.group = self
-        self.requests = [first]
+    def __init__(self, requests: List[_Request], queued: Deque[_Request]) -> None:
+        for request in requests:
+            request.group = self
+        self.requests = requests
         self._queued = queued  # who may join
 
     def run(self, txn: Transaction) -> None:
@@ -120,8 +118,6 @@ class _Group:
             request.error = None  # this may be a second try
             try:
                 request.result = request.operation(txn)
-            except MISTAKES as error:
-                request.error = error  # nothing was written: the others go on
             except Exception:
                 self.culprit = request
                 raise
@@ -144,6 +140,20 @@ class _Group:
                 return
             request.group = self
             self.requests.append(request)
+
+    def apart(self, error: Exception) -> "List[_Group]":
+        """Give an error to all if it is no one's fault, or to one who is alone. Else make groups that may do better.
+
+        They are to be run from the last one on: those before the culprit, which were fine, the culprit alone, and those
+        behind it. So each operation runs a few times at most, however many fail.
+        """
+        if self.culprit is None or len(self.requests) == 1:
+            for request in self.requests:
+                request.error, request.done = error, True
+            return []
+        index = self.requests.index(self.culprit)
+        parts = self.requests[index + 1:], [self.culprit], self.requests[:index]
+        return [_Group(part, collections.deque()) for part in parts if part]
 
     def committed(self) -> bool:
         """Tell whether the results of the requests hold."""
@@ -239,34 +249,32 @@ class Writer:
 
     def _lead(self, request: _Request) -> None:
         """Run the request, and all that others have queued meanwhile."""
-        group = request.led = _Group(request, self._queued)
+        group = request.led = _Group([request], self._queued)
+        if self._company > len(self._queued) + 1:
+            self._gather()
         try:
             self._commit(group)
         except errors.ReentryError as error:
             # It concerns this thread alone. The others' operations are handed back.
             request.error, request.done = error, True
         except Exception as error:  # pylint: disable=broad-exception-caught  # it belongs to the one who caused it
-            if group.culprit is None or len(group.requests) == 1:
-                for member in group.requests:
-                    member.error, member.done = error, True
-            else:
-                for member in group.requests:
-                    self._run_alone(member)
+            self._go_on(group, error)
         finally:
             if len(group.requests) > 1:
                 for member in group.requests:
                     member.wake()
 
-    def _run_alone(self, request: _Request) -> None:
-        try:
-            self._commit(_Group(request, collections.deque()))
-        except Exception as error:  # pylint: disable=broad-exception-caught  # raised by its own thread
-            request.error = error
-        request.done = True
+    def _go_on(self, group: _Group, error: Exception) -> None:
+        """Commit what can be committed of a group that met an error, of which nothing is done yet."""
+        left = group.apart(error)
+        while left:
+            part = left.pop()
+            try:
+                self._commit(part)
+            except Exception as another:  # pylint: disable=broad-exception-caught  # it belongs to who caused it
+                left += part.apart(another)
 
     def _commit(self, group: _Group) -> None:
-        if self._company > len(self._queued) + 1:
-            self._gather()
         if group.requests[0].messages:
             self._wakeup.give_way()
             txn = self._storage.write(group.run)

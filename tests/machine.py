@@ -161,16 +161,21 @@ class Machine(RuleBasedStateMachine):
                 pass
             return
         found = look()
+        name, first_id = handle.subscriber.identifier, self.model.places[handle.subscriber.identifier].next_id
+        if found and not skipping:
+            first_id = found[0].id
         with pytest.raises(refused) if refused else contextlib.nullcontext(), receipt as received:
             assert received == payloads_of(found)
             meanwhile()
             if not found and refused:
                 raise refused  # nothing was received that a closed subscriber could not take
-        if found and not refused:
+        if found and not refused and self.is_known(handle) and self.model.has_between(name, first_id):
+            self.model.take(name, handle.number, 0)  # it was moved back meanwhile, and wants to have them all again
+        elif found and not refused:
             ids = {message.id for message in [*found, *(self.model.log if skipping else [])]}
-            self.model.take(handle.subscriber.identifier, handle.number, found[-1].id, ids)
+            self.model.take(name, handle.number, found[-1].id, ids)
         elif found and refused is Interrupted and not skipping:
-            self.model.fail(handle.subscriber.identifier, handle.number, [message.id for message in found])
+            self.model.fail(name, handle.number, [message.id for message in found])
 
     def messages_of_model(self, name: str, number: int, every: int) -> Generator[bytes, None, None]:
         """Do what Subscriber.messages does."""

@@ -85,6 +85,10 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
         """Give all that is there for a subscriber, old or not."""
         return [message for message in self.log if message.id >= self.places[name].next_id]
 
+    def has_between(self, name: str, bound: int) -> bool:
+        """Tell whether there is something between the place of a subscriber and an id."""
+        return any(self.places[name].next_id <= message.id < bound for message in self.log)
+
     def look(self, name: str, top: bool = False) -> List[Message]:
         """Give what a subscriber finds. If the next message (or the latest) is too old, all that are too old go."""
         if self.awaited(name) and not self.young(self.awaited(name)[-1 if top else 0:][:1]):

@@ -104,7 +104,8 @@ class SharedModel(LastingModel):
         if self.outside(name) and not top:
             return self.outside(name)[:1]
         found, place = super().look(name, top), self.places[name]
-        return found[:1] if found and isinstance(place, PolicyPlace) and found[0].id in place.entries else found
+        alone = found and isinstance(place, PolicyPlace) and (place.max_deliveries == 1 or found[0].id in place.entries)
+        return found[:1] if alone and not top else found
 
     def take(self, name: str, number: int, last_id: int, ids: Iterable[int] = ()) -> None:
         """Take messages: of those outside the log exactly the given ones."""
@@ -145,6 +146,7 @@ class SharedModel(LastingModel):
         """Hand messages out; give the number of the claim, and them."""
         place = self.places[name]
         assert isinstance(place, PolicyPlace)
+        max_messages = 1 if place.max_deliveries == 1 else max_messages
         self.claims += 1
         while self.is_due() or self.due(place) or any(message.id >= place.next_id for message in self.log):
             self.write()

@@ -3,7 +3,9 @@
 # pylint: disable=protected-access  # the number of a transaction, no public method shows
 
 import asyncio
+import collections
 import contextlib
+import functools
 import itertools
 import multiprocessing
 import pickle
@@ -337,7 +339,7 @@ def test_wrong_message_fails_alone(environment: Environment, run: Run) -> None:
         payloads[50] = bytes(2 * 1024**2)
         before = commits(environment)
         results = await asyncio.gather(*map(pub.send, payloads), return_exceptions=True)
-        assert commits(environment) == before + 1
+        assert commits(environment) == before + 2  # those before it, and those behind it
         assert [number for number, result in enumerate(results)
                 if isinstance(result, errors.MessageTooLargeError)] == [50]
         assert sorted(result for result in results if isinstance(result, int)) == list(range(1, 100))
@@ -723,6 +725,23 @@ def test_operation_that_fails_amid_a_group(opened: Opened) -> None:
     outcomes_of_all = opened.handle.run_all([Write(put(b"1")), Write(fail), Write(put(b"2"))])
     assert [type(outcome.error) for outcome in outcomes_of_all] == [type(None), ZeroDivisionError, type(None)]
     assert opened.drain() == [b"1", b"2"]
+    opened.assert_quiet()
+
+
+def test_many_operations_that_fail_amid_a_group(opened: Opened) -> None:
+    """However many operations of a group fail after they have written, each one runs twice at most."""
+    count, runs = 600, collections.Counter[int]()
+
+    def operation(number: int, txn: Transaction) -> None:
+        runs[number] += 1
+        queue.put(txn, queue.Batch([b"%d" % number], 3, 3))
+        if number % 3 == 0:
+            raise errors.ArgumentError("wrong")
+
+    outcomes = opened.handle.run_all([Write(functools.partial(operation, number)) for number in range(count)])
+    assert [number for number, outcome in enumerate(outcomes) if outcome.error is not None] == [*range(0, count, 3)]
+    assert max(runs.values()) == 2
+    assert opened.drain() == [b"%d" % number for number in range(count) if number % 3]
     opened.assert_quiet()
 
 

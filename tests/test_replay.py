@@ -5,7 +5,7 @@ import datetime
 import functools
 import itertools
 import threading
-from typing import Callable, List, Tuple
+from typing import Callable, Dict, List, Tuple
 
 import hypothesis
 import pytest
@@ -271,6 +271,25 @@ def test_rewinding_skips_nothing(new_environment: MakeEnvironment) -> None:
         assert control.rewind("a", "earliest") == 4
     assert drained(environment, "a") == [b"1", b"2", b"3", b"4"]
     assert control.status().subscribers["a"].taken == 6, "what is taken again counts again"
+
+
+@pytest.mark.parametrize("kind", [{}, {"max_deliveries": 3}])
+def test_a_rewind_during_receive_to_top_stays(new_environment: MakeEnvironment, kind: Dict[str, int]) -> None:
+    """A subscriber that is moved back while it works on the latest message gets everything from there again."""
+    environment = new_environment(durability=RELAXED, retention_s=60)
+    control = environment.new_control()
+    control.add_subscriber("a", **kind)  # type: ignore[arg-type]  # its keys are names of arguments
+    environment.new_publisher().send_many([b"1", b"2", b"3", b"4"])
+    subscriber = environment.new_subscriber("a")
+    subscriber.pop()
+    with subscriber.receive_to_top(timeout=0) as message:
+        assert message == b"4"
+        assert control.rewind("a", "earliest") == 4
+    assert subscriber.front() == b"1"
+    with subscriber.receive_to_top(timeout=0) as message:
+        assert message == b"4"
+        assert control.rewind("a", 3) == 4, "one that is behind stays, so this moved nothing back"
+    assert (subscriber.front(), control.status().subscribers["a"].taken) == (None, 5)
 
 
 def test_a_rewind_wakes_who_waits(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

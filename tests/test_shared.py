@@ -266,15 +266,50 @@ def test_what_fails_in_a_batch_comes_again_alone(opened: Queue) -> None:
     assert [(letter.payload, letter.deliveries) for letter in opened.dead()] == [(b"bad", 3)]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_last_try_is_alone(shared: bool, opened: Queue) -> None:
+    """Where a message is handed out once, one that fails takes no other with it, whichever way they are received."""
+    opened.control.add_subscriber("once", shared=shared, max_deliveries=1)
+    opened.send(b"1", b"bad", b"3", b"bad", b"5", b"6")
+    once, taken = opened.environment.new_subscriber("once"), []
+    for _ in range(3):
+        with contextlib.suppress(Failed), once.receive_many(timeout=0) as msgs:
+            if b"bad" in msgs:
+                raise Failed("bad")
+            taken += msgs
+    for _ in range(2):
+        for msg in once.messages(timeout=0, acknowledge_every=3):
+            if msg == b"bad":
+                break
+            taken.append(msg)
+    assert taken == [b"1", b"3", b"5", b"6"]
+    assert [letter.payload for letter in opened.control.dead_letters("once")] == [b"bad", b"bad"]
+
+
+def test_requeued_messages_whose_next_try_is_the_last_come_alone(opened: Queue) -> None:
+    """Dead letters that were requeued for one more try do not become dead letters together."""
+    opened.share(max_deliveries=1)
+    opened.send(b"bad", b"2", b"3")
+    for _ in range(3):
+        failed(opened.worker())
+    assert opened.control.requeue_dead_letters("workers") == 3
+    with pytest.raises(Failed), opened.worker().receive_many(timeout=0) as msgs:
+        assert msgs == [b"bad"]
+        raise Failed
+    assert [letter.payload for letter in opened.dead()] == [b"bad"]
+
+
 def test_messages_gives_back_what_it_did_not_reach(opened: Queue) -> None:
     """A loop that is left acknowledges what was finished; what was not begun comes again together, uncounted."""
-    opened.share(max_deliveries=1)
+    opened.share(max_deliveries=2)
     opened.send(*(b"%d" % number for number in range(6)))
     for msg in opened.worker().messages(timeout=0, acknowledge_every=5):
         if msg == b"2":
+            opened.share(max_deliveries=1)
             break
     assert [letter.payload for letter in opened.dead()] == [b"2"]
     assert opened.dead()[0].error_type == "GeneratorExit"
+    opened.share(max_deliveries=2)
     with opened.worker().receive_many(timeout=0) as msgs:
         assert msgs == [b"3", b"4"]
     assert received(opened.worker()) == b"5"
@@ -548,8 +583,10 @@ def test_a_message_that_is_in_the_log_and_requeued_dies_once(opened: Queue) -> N
     with pytest.raises(KeyboardInterrupt), worker.receive(timeout=0):
         raise KeyboardInterrupt
     assert opened.control.requeue_dead_letters("workers") == 1
+    opened.share(max_deliveries=2)
     with pytest.raises(Failed), worker.receive_many(timeout=0) as msgs:
         assert msgs == [b"1", b"1"]
+        opened.share(max_deliveries=1)
         raise Failed
     assert [letter.payload for letter in opened.dead()] == [b"1"]
     assert opened.control.status().subscribers["workers"].in_flight == 0
@@ -559,7 +596,6 @@ def test_a_message_that_is_in_the_log_and_requeued_dies_once(opened: Queue) -> N
 def test_many_dead_letters_change_in_several_commits(payload: bytes, letters_at_once: int, opened: Queue,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     """All dead letters are deleted or requeued in commits of a bounded number of letters and of their parts."""
-    opened.share(max_deliveries=1)
     monkeypatch.setattr(dead_letters, "CHANGED_MAX", 3)
     write, left = Storage.write, []
 
@@ -569,8 +605,10 @@ def test_many_dead_letters_change_in_several_commits(payload: bytes, letters_at_
         return txn
 
     for change in (opened.control.requeue_dead_letters, opened.control.discard_dead_letters):
+        opened.share(max_deliveries=2)
         opened.send(*[payload] * 7)
         with pytest.raises(Failed), opened.worker().receive_many(timeout=0):
+            opened.share(max_deliveries=1)
             raise Failed
         with monkeypatch.context() as patched:
             patched.setattr(Storage, "write", watched)

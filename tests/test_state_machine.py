@@ -40,7 +40,7 @@ BATCHES = st.one_of(st.lists(SIZES_BYTES, min_size=1, max_size=5), st.integers(1
 #: Batches, and the time after each.
 STREAMS = st.lists(st.tuples(st.lists(SIZES_BYTES, min_size=1, max_size=4), STEPS_US), min_size=1, max_size=5)
 MEANWHILE = st.sampled_from(["nothing"] * 3 +
-                            ["error", "send", "take", "clear", "expire", "remove", "replace", "close"])
+                            ["error", "send", "take", "clear", "expire", "rewind", "remove", "replace", "close"])
 
 
 class QueueMachine(TaskMachine):
@@ -379,6 +379,8 @@ class QueueMachine(TaskMachine):
         if what == "expire":
             self.forward(10**9, 0)
             self.prune_dangling_messages(0)
+        if what == "rewind":
+            self.rewind(0, handle.subscriber.identifier, "earliest")
         if what in ("remove", "replace"):
             self.remove_subscriber(0, handle.subscriber.identifier)
         if what == "replace":
