@@ -77,8 +77,8 @@ class AsyncPublisher(Generic[Msg]):
         all_ids: List[range] = []
         for write in self._recorder.recorded(call):
             sent: Sent = await self._bridge.write(write, withdraws=True)
-            if not sent.awaited or sent.overflowed:
-                self._publisher._warn(sent)
+            if not sent.awaited:
+                self._publisher._warn()
             all_ids.append(sent.ids)
         if self._publisher._autosync:
             return [message_id for ids in all_ids for message_id in ids]

@@ -23,7 +23,7 @@ def put(txn: Transaction, batch: Batch, identifier: bytes) -> Sent:
         # Written again, so that this commit syncs: that of the first send may have failed there, which was why its
         # sender knew nothing and came again.
         once.put(identifier, before)
-        return Sent(range(before.message_id, before.message_id + 1), True, 0)
+        return Sent(range(before.message_id, before.message_id + 1), True)
     sent = queue.put(txn, batch)
     once.put(identifier, Once(sent.ids.start, time_us))
     for _ in range(FORGOTTEN_MAX):

@@ -35,8 +35,9 @@ class Handle:  # pylint: disable=too-many-public-methods  # one per thing that a
         self._writer = Writer(self._storage, self._wakeup)
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and tell what was not told yet of messages that went."""
         self._storage.close()
+        self._writer.tell(at_once=True)
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation of :mod:`persipubsub.queue` in a read transaction."""

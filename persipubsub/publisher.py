@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Iterable, Optional, Sequence, Tu
 from persipubsub import arguments, errors
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine import Engine
-from persipubsub.queue import Batch, Sent
+from persipubsub.queue import Batch
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -133,23 +133,20 @@ class Publisher(Generic[Msg]):
         if not batch.payloads:
             return range(0)
         sent = self._engine.put(batch)
-        if not sent.awaited or sent.overflowed:
-            self._warn(sent)
+        if not sent.awaited:
+            self._warn()
         return sent.ids
 
     def _put_once(self, payload: bytes, deduplication_id: bytes) -> int:
         self._require_open()
         sent = self._engine.put_once(Batch((payload, ), len(payload), len(payload)), deduplication_id)
-        if not sent.awaited or sent.overflowed:
-            self._warn(sent)
+        if not sent.awaited:
+            self._warn()
         return sent.ids.start
 
-    def _warn(self, sent: Sent) -> None:
-        """Say that messages were dropped: nobody should find out by missing them."""
-        if sent.overflowed:
-            _LOGGER.warning("The queue at %s reached its high-water mark: %d messages were dropped.",
-                            self._environment.path, sent.overflowed)
-        if not sent.awaited and not self._warned:
+    def _warn(self) -> None:
+        """Say that nobody gets what is sent: nobody should find out by missing it."""
+        if not self._warned:
             self._warned = True
             _LOGGER.warning("The queue at %s has no subscribers, so it stores nothing of what is sent.",
                             self._environment.path)

@@ -111,11 +111,10 @@ def now_us(txn: Transaction) -> int:
 
 
 class Sent(NamedTuple):
-    """What became of a put: the ids of its messages, whether any subscriber awaits them, and how many overflowed."""
+    """What became of a put: the ids of its messages, and whether any subscriber awaits them."""
 
     ids: range
     awaited: bool
-    overflowed: int
 
 
 class Batch(NamedTuple):
@@ -138,7 +137,7 @@ def put(txn: Transaction, batch: Batch) -> Sent:
         remove_below(txn, ids.stop)
         header = txn.header
         txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + len(ids)))
-        return Sent(ids, False, 0)
+        return Sent(ids, False)
     txn.published = True
     # Not now_us: begin() has seen to it that the offset is of this boot.
     time_us = max(clock.boottime_us() + header.clock_offset_us, newest.time_us)
@@ -147,11 +146,12 @@ def put(txn: Transaction, batch: Batch) -> Sent:
         expire(txn)
         newest, oldest = log.newest(), log.oldest()
     if not _surely_below_the_mark(header, oldest, newest, batch, first_id):
-        return Sent(ids, True, _put_at_the_mark(txn, time_us, first_id, batch.payloads))
+        _put_at_the_mark(txn, time_us, first_id, batch.payloads)
+        return Sent(ids, True)
     if not joins(newest, time_us, batch.largest_bytes, header.message_timeout_us):
         log.begin_run(time_us, batch.largest_bytes)
     txn.append(first_id, batch.payloads, batch.largest_bytes)
-    return Sent(ids, True, 0)
+    return Sent(ids, True)
 
 
 def require_below_mark(header: Header, size_bytes: int) -> None:
@@ -168,9 +168,9 @@ def require_below_mark(header: Header, size_bytes: int) -> None:
 def pass_over(txn: Transaction, count: int) -> None:
     """Give ids to messages that the mark does not let in."""
     if count:
-        log, header = txn.log(), txn.header
+        log = txn.log()
         log.mark_end(log.next_id() + count)
-        txn.put_header(header._replace(pruned_overflow=header.pruned_overflow + count))
+        _count_overflow(txn, count)
 
 
 def _surely_below_the_mark(header: Header, oldest: Run, newest: Run, batch: Batch, first_id: int) -> bool:
@@ -210,8 +210,8 @@ def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int
     return (0, stored) if strategy == Strategy.prune_first else (lowest, stored - lowest)
 
 
-def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> int:
-    """Append messages where a mark may be reached; give the number of messages that overflowed."""
+def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> None:
+    """Append messages where a mark may be reached."""
     live = live_messages(txn)
     if txn.header.retention_us:
         count = retention.giving_way(live, len(payloads), txn.header.max_messages, retained_messages(txn))
@@ -226,9 +226,15 @@ def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Se
     overflowed += _append_below_size_mark(txn, time_us, first)
     txn.log().mark_end(first_id + len(payloads) - len(last))
     overflowed += _append_below_size_mark(txn, time_us, last)
+    _count_overflow(txn, overflowed)
+
+
+def _count_overflow(txn: Transaction, count: int) -> None:
+    """Count messages that a mark has let go. Nobody is warned of them where the mark is to keep the latest only."""
     header = txn.header
-    txn.put_header(header._replace(pruned_overflow=header.pruned_overflow + overflowed))
-    return overflowed
+    txn.put_header(header._replace(pruned_overflow=header.pruned_overflow + count))
+    if header.max_messages > 1:
+        txn.overflowed += count
 
 
 def _append_below_size_mark(txn: Transaction, time_us: int, payloads: Sequence[bytes]) -> int:

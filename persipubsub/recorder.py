@@ -37,13 +37,13 @@ class Recorder(threading.local):
     def put(self, batch: Batch) -> Sent:
         """Note messages."""
         self._writes.append(Write(lambda txn: queue.put(txn, batch), len(batch.payloads), batch.size_bytes))
-        return Sent(range(0), True, 0)
+        return Sent(range(0), True)
 
     def put_once(self, batch: Batch, deduplication_id: bytes) -> Sent:
         """Note a message with its id."""
         self._writes.append(
             Write(lambda txn: deduplication.put(txn, batch, deduplication_id), len(batch.payloads), batch.size_bytes))
-        return Sent(range(0), True, 0)
+        return Sent(range(0), True)
 
     def put_later(self, payload: bytes, due: Due) -> DelayedMessage:
         """Note a message that is to be appended when it is due."""

@@ -46,6 +46,7 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
 
     published = False  # whether there is something new for those who wait
     expired = 0  # how many messages went since they were too old
+    overflowed = 0  # how many went since a mark was reached
     durable = False  # whether it goes to the disk, whatever the durability of the queue
     number = 0  # LMDB's number of the transaction, once it has published something
     header: Header

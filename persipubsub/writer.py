@@ -15,6 +15,7 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
 
 import collections
 import logging
+import pathlib
 import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, TypeVar
@@ -35,11 +36,13 @@ WAIT_S_MAX = 1.0
 #: So long does a leader wait for those who were in the commit before: about as long as a fast disk takes.
 GATHER_S_MAX = 0.0003
 GATHER_LOOK_S = 0.00001
-#: What has expired is told once in so long a time.
+#: Messages that went are a warning once in that time, for each reason.
 TELL_EVERY_US = 60_000_000
 
 _LEADER = 0
 _LOGGER = logging.getLogger(__name__)
+#: What the calling thread is just warning of. A handler of the log that lets messages go makes no further warnings.
+_TELLING = threading.local()
 
 
 class Write(NamedTuple):
@@ -160,6 +163,28 @@ class _Group:
         return self.txn is not None and self.txn.committed
 
 
+class _Gone:
+    """The messages that went for a reason, of which a warning tells: nobody should find out by missing them."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text  # with the path, and then the number
+        self._told_us = -TELL_EVERY_US
+        self.count = 0  # of which nobody was told yet
+
+    def tell(self, path: pathlib.Path, at_once: bool = False) -> None:
+        """Warn of them, unless a warning came not long ago."""
+        now_us = clock.boottime_us()
+        if self.count and (at_once or now_us - self._told_us >= TELL_EVERY_US) and not hasattr(_TELLING, "gone"):
+            # Before the warning: a handler of the log may use this queue or another one, and let more go.
+            self._told_us, count, self.count = now_us, self.count, 0
+            _TELLING.gone = self
+            try:
+                _LOGGER.warning(f"{self._text} Those that go in the next %d seconds are reported together.", path,
+                                count, TELL_EVERY_US // 1_000_000)
+            finally:
+                del _TELLING.gone
+
+
 class Writer:
     """Runs the write operations of all threads of a process, and wakes those who wait for what they published."""
 
@@ -169,8 +194,9 @@ class Writer:
         self._company = 1  # how many threads were writing at the end of the last commit
         self._leaders: Dict[int, _Request] = {}
         self._queued: Deque[_Request] = collections.deque()
-        self._expired = 0  # of which nobody was told yet
-        self._told_us = -TELL_EVERY_US
+        self._expired = _Gone(
+            "Messages of the queue at %s expired, since they were older than its message timeout: %d.")
+        self._overflowed = _Gone("The queue at %s reached its high-water mark: %d messages were dropped.")
 
     def run(self,
             operation: Callable[[Transaction], T],
@@ -206,8 +232,8 @@ class Writer:
                 if self._leaders.get(_LEADER) is request:
                     self._leave(request)
                 request.group = request.led = None  # they are cycles of references
-        if self._expired:
-            self._tell_of_expired()
+        if self._expired.count or self._overflowed.count:
+            self.tell()
         if request.error is not None:
             raise request.error
         result: T = request.result
@@ -230,22 +256,19 @@ class Writer:
                 self._leave(request)
                 request.group = request.led = None  # they are cycles of references
         self._company = 1  # this is one thread
-        if self._expired:
-            self._tell_of_expired()
+        if self._expired.count or self._overflowed.count:
+            self.tell()
         return [Outcome(request.result, request.error) for request in requests]
 
-    def _tell_of_expired(self) -> None:
-        """Say how many messages expired: nobody should find out by missing them. Where each send lets some go, seldom.
+    def tell(self, at_once: bool = False) -> None:
+        """Warn of messages that went, each reason once a minute.
 
         To be called where this thread leads no more: a handler of the log may use the queue.
+
+        :param at_once: also where there was a warning not long ago, since there may be no time later
         """
-        now_us = clock.boottime_us()
-        if now_us - self._told_us >= TELL_EVERY_US:
-            self._told_us, expired, self._expired = now_us, self._expired, 0
-            _LOGGER.warning(
-                "Messages of the queue at %s expired, since they were older than its message timeout: %d. "
-                "What expires within the next %d seconds is told after them.", self._storage.path, expired,
-                TELL_EVERY_US // 1_000_000)
+        for gone in (self._expired, self._overflowed):
+            gone.tell(self._storage.path, at_once)
 
     def _lead(self, request: _Request) -> None:
         """Run the request, and all that others have queued meanwhile."""
@@ -283,7 +306,9 @@ class Writer:
         for request in group.requests:
             request.done = True
         self._company = len(group.requests) + len(self._queued)
-        self._expired += txn.expired
+        if txn.expired or txn.overflowed:
+            self._expired.count += txn.expired
+            self._overflowed.count += txn.overflowed
         if txn.published:
             self._wakeup.notify(txn.number)
 

@@ -66,6 +66,10 @@ class Task(Generic[T]):
         """Tell whether it has ended."""
         return self._future.done()
 
+    def exception(self) -> Optional[BaseException]:
+        """Wait for the end; give the exception with which it ended, if any."""
+        return self._future.exception(WAIT_S)
+
     def result(self) -> T:
         """Wait for the end; give or raise what came of it."""
         return self._future.result(WAIT_S)

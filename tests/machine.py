@@ -68,7 +68,7 @@ class Machine(RuleBasedStateMachine):
         patch.setattr(transaction, "STRETCH_MESSAGES", self.stretch_messages)
         patch.setattr(delayed, "APPENDED_MESSAGES_MAX", self.appended_max)
         # A report of a failure would drown in its warnings.
-        patch.setattr(logging.getLogger("persipubsub.publisher"), "disabled", True)
+        patch.setattr(logging.getLogger("persipubsub.writer"), "disabled", True)
 
     def teardown(self) -> None:
         """Close everything and delete the queue."""

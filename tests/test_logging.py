@@ -1,6 +1,7 @@
 """Test that the library is silent until logging is configured, and what it says then."""
 
 import asyncio
+import logging
 import pathlib
 import re
 import subprocess
@@ -42,8 +43,74 @@ def test_an_overflow_is_silent_where_logging_is_not_configured(tmp_path: pathlib
 def test_an_overflow_is_one_warning_with_the_counts(tmp_path: pathlib.Path) -> None:
     """Where logging is configured, an overflow is one line with the path and the number, from the module's logger."""
     code = "import logging\nlogging.basicConfig(format='%(levelname)s %(name)s %(message)s')\n" + OVERFLOW
-    assert run(code, tmp_path).stderr == (f"WARNING persipubsub.publisher The queue at {tmp_path} reached its "
-                                          "high-water mark: 6 messages were dropped.\n")
+    assert run(code, tmp_path).stderr == (f"WARNING persipubsub.writer The queue at {tmp_path} reached its "
+                                          "high-water mark: 6 messages were dropped. Those that go in the next 60 "
+                                          "seconds are reported together.\n")
+
+
+def test_overflows_are_one_warning_a_minute(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the mark is reached again and again, a warning a minute has the number, and one at the end has the rest."""
+    booted_us = 10_000_000
+    monkeypatch.setattr(clock, "boottime_us", lambda: booted_us)
+    with persipubsub.new_environment(tmp_path) as env:
+        env.new_control(["a"], high_watermark=persipubsub.HighWaterMark(max_messages=2))
+        for _ in range(5):
+            for _ in range(10):
+                env.new_publisher().send(b"x")
+            booted_us += 20_000_000
+        pruned = env.new_control().status().pruned.overflow
+    found = [re.search(r": (\d+) messages were dropped", record.getMessage()) for record in caplog.records]
+    assert len(found) == 3 and sum(int(match.group(1)) for match in found if match) == pruned
+
+
+@pytest.mark.parametrize("how", ["send", "task", "later"])
+def test_the_latest_value_replaces_the_one_before_without_a_word(how: str, tmp_path: pathlib.Path,
+                                                                 caplog: pytest.LogCaptureFixture) -> None:
+    """A queue that may hold one message warns of nothing when the next one takes its place; the status counts it."""
+    with persipubsub.new_environment(tmp_path) as env:
+        control = env.new_control(["a"], high_watermark=persipubsub.HighWaterMark(max_messages=1))
+        for _ in range(3):
+            if how == "send":
+                env.new_publisher().send(b"x")
+            elif how == "task":
+                asyncio.run(env.new_async_publisher().send(b"x"))
+            else:
+                env.new_publisher().send_later(b"x", delay_s=0)
+        assert control.status().pruned.overflow == 2
+    assert not caplog.records
+
+
+class Sending(logging.Handler):
+    """Sends each line of the log into a queue that it opens for it."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        super().__init__()
+        self._path = path
+        self.sent = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send it."""
+        self.sent += 1
+        with persipubsub.new_environment(self._path) as env:
+            env.new_publisher().send_many([record.getMessage().encode()] * 3)
+
+
+@pytest.mark.parametrize("stays_open", [True, False])
+def test_a_log_that_goes_into_a_full_queue_comes_to_an_end(stays_open: bool, tmp_path: pathlib.Path) -> None:
+    """A handler of the log whose sends let messages go is not called for those, but once more when the queue closes."""
+    handler, logger = Sending(tmp_path), logging.getLogger("persipubsub")
+    logger.addHandler(handler)
+    try:
+        with persipubsub.new_environment(tmp_path) as env:
+            env.new_control(["a"], high_watermark=persipubsub.HighWaterMark(max_messages=2))
+            if stays_open:
+                env.new_publisher().send_many([b"x"] * 3)
+        if not stays_open:
+            handler.handle(logging.makeLogRecord({"msg": "first"}))
+    finally:
+        logger.removeHandler(handler)
+    assert handler.sent == (2 if stays_open else 3)
 
 
 def test_configuring_the_logger_of_the_package_is_enough(tmp_path: pathlib.Path) -> None:

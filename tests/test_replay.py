@@ -66,6 +66,36 @@ def test_taken_messages_stay_until_their_age(new_environment: MakeEnvironment, t
     assert control.status().messages == 0
 
 
+@pytest.mark.parametrize("how", ["send", "take", "prune", "set_retention", "add_subscriber", "history", "rewind"])
+def test_what_somebody_awaits_outlives_the_retention(how: str, new_environment: MakeEnvironment, time: Time) -> None:
+    """A message that is older than the retention stays while somebody awaits it, whoever lets others go."""
+    environment = new_environment("a", "slow", durability=RELAXED, retention_s=10)
+    control, publisher = environment.new_control(), environment.new_publisher()
+    for payload in (b"1", b"2", b"3"):
+        publisher.send(payload)
+        time.us += 1_000_000
+    assert drained(environment, "a") == [b"1", b"2", b"3"]
+    environment.new_subscriber("slow").pop()
+    time.us += 60_000_000
+    if how == "send":
+        publisher.send(b"4")
+    elif how == "take":
+        environment.new_subscriber("slow").pop()
+    elif how == "prune":
+        control.prune_dangling_messages()
+    elif how == "set_retention":
+        control.set_retention(5)
+    elif how == "add_subscriber":
+        control.add_subscriber("new", start="earliest")
+        assert drained(environment, "new") == [b"2", b"3"]
+    elif how == "history":
+        assert [one.payload for one in control.history()] == [b"2", b"3"]
+    else:
+        assert control.rewind("a", "earliest") == 2
+    assert control.status().retained == 0
+    assert drained(environment, "slow") == [b"2", b"3"][how == "take":] + [b"4"] * (how == "send")
+
+
 def test_what_was_retained_leaves_the_disk(new_environment: MakeEnvironment, time: Time) -> None:
     """What has been retained for long enough is deleted by the next write of anybody, though no subscriber moves."""
     environment = new_environment("a", durability=RELAXED, retention_s=60)

@@ -360,6 +360,17 @@ class QueueMachine(TaskMachine):
                             lambda: within(self.model.look(handle.subscriber.identifier)[:max_messages], max_bytes),
                             *self.in_block(handle, meanwhile))
 
+    @precondition(lambda self: self.handles())
+    @rule(which=WHICH, taken=st.integers(1, 3), left=st.integers(1, 3), retention_s=RETENTIONS)
+    def fall_behind(self, which: int, taken: int, left: int, retention_s: float) -> None:
+        """What one subscriber has left lying for longer than the retention stays for it when others go."""
+        self.set_retention(which, retention_s)
+        self.send_many(which, [8] * (taken + left), False)
+        self.receive_many(which, taken, 2**26, "nothing")
+        self.forward(round((retention_s + 0.5) * 1e6), 0)
+        self.send_many(which, [8], False)
+        self.peek()
+
     def in_block(self, handle: Handle, what: str) -> Tuple[Callable[[], None], Optional[Type[Exception]]]:
         """Give what to do in the block of a receive, and the error that then ends it."""
         refused = {"error": Interrupted, "close": errors.ClosedError}.get(what)

@@ -306,6 +306,40 @@ def test_a_commit_that_fails_fails_for_all(opened: Opened, monkeypatch: pytest.M
     assert opened.publisher.send(b"x") == 1
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_nobody_is_done_before_the_commit(opened: Opened, monkeypatch: pytest.MonkeyPatch, interrupted: bool) -> None:
+    """A thread that looks at its send while it is committed waits on; if that fails, it knows, or its send runs again.
+
+    :param interrupted: whether the thread that commits is interrupted, rather than that the disk fails
+    """
+    commit, commits = Transaction.commit, itertools.count()
+
+    def failing_commit(self: Transaction) -> None:
+        if next(commits) != 1:
+            commit(self)
+            return
+        leader = opened.handle._writer._leaders[0]
+        assert leader.led is not None
+        followers = [one for one in leader.led.requests if one is not leader]
+        assert len(followers) == 2
+        for follower in followers:
+            follower.wake()
+        # Each has been woken, and waits again, or has ended.
+        wait_until(lambda: all(follower.woken is not None and follower.woken.locked() for follower in followers))
+        raise KeyboardInterrupt if interrupted else lmdb.DiskError("the disk broke")
+
+    monkeypatch.setattr(Transaction, "commit", failing_commit)
+    with opened.writing():
+        tasks = [Task(opened.send(b"x")) for _ in range(3)]
+        wait_until(lambda: opened.queued() == 3)
+    results = [task.exception() for task in tasks]
+    if interrupted:
+        assert sorted(map(type, results), key=str) == [KeyboardInterrupt, type(None), type(None)]
+    else:
+        assert {type(result) for result in results} == {errors.StorageError}
+    assert opened.drain() == [b"x"] * results.count(None)
+
+
 @pytest.mark.parametrize("followers", [1, 2])
 def test_a_follower_is_woken_by_its_leader(opened: Opened, monkeypatch: pytest.MonkeyPatch, followers: int) -> None:
     """Who waits for the commit of another thread goes on when it is there, and not when it looks again by itself."""

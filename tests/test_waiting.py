@@ -318,6 +318,14 @@ class Memory:
         self.access()
         self._words[index] = value
 
+    def read(self, index: int) -> int:
+        """Look at a word, which is no access."""
+        return self._words[index]
+
+    def write(self, index: int, value: int) -> None:
+        """Set a word, which is no access."""
+        self._words[index] = value
+
 
 class Interleaving:
     """A publisher and somebody who waits, in one process, whose steps happen in an order that the test chooses."""
@@ -344,15 +352,21 @@ class Interleaving:
     def wait(self) -> None:
         """Look, and sleep if there is nothing new since the last look."""
         self._watch.arm()
-        if self._seen == self.committed:
+        found = self._look()
+        if self._seen == found:
             self._watch.wait(1)
-        self._seen = self.committed
+        self._seen = found
 
-    def _wait(self, _address: int, expected: int, _timeout_s: float) -> None:
+    def _look(self) -> int:
+        return self.committed
+
+    def _wait(self, address: int, expected: int, timeout_s: float) -> None:
+        del address, timeout_s
         # What the kernel does in one step.
-        self.asleep = self.memory._words[0] == expected
+        self.asleep = self.memory.read(0) == expected
 
-    def _wake(self, _address: int) -> None:
+    def _wake(self, address: int) -> None:
+        del address
         self.asleep = False
 
 
@@ -379,6 +393,108 @@ def test_every_order_of_steps(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
     if one.committed == 1:  # there were fewer steps than that
         one.publish()
     assert not one.asleep
+
+
+class Turns:
+    """Says which of several threads takes the next step. Once nothing is said any more, whichever comes first."""
+
+    def __init__(self, order: List[str]) -> None:
+        self._order = order
+        self._moving: Optional[str] = None
+        self._changed = threading.Condition()
+
+    def step(self) -> None:
+        """Wait for the turn of this thread, which goes on until its next step."""
+        name = threading.current_thread().name
+        with self._changed:
+            self._end(name)
+            assert self._changed.wait_for(lambda: self._moving is None and (not self._order or self._order[0] == name),
+                                          WAIT_S)
+            self._moving = name
+
+    def leave(self) -> None:
+        """Take no more steps with this thread."""
+        name = threading.current_thread().name
+        with self._changed:
+            self._end(name)
+            self._order = [other for other in self._order if other != name]
+            self._changed.notify_all()
+
+    def _end(self, name: str) -> None:
+        if self._moving == name:
+            self._moving = None
+            del self._order[:1]
+            self._changed.notify_all()
+
+
+class Ordered(Interleaving):
+    """A publisher and somebody who waits, in two threads that take their steps in a given order."""
+
+    def __init__(self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(path, monkeypatch)
+        self._turns = Turns([])
+        monkeypatch.setattr(self.memory, "access", lambda: self._turns.step())  # pylint: disable=unnecessary-lambda
+
+    def run(self, order: List[str]) -> None:
+        """Have something published while somebody comes to wait, looks, and sleeps once it finds nothing more."""
+        self._turns = Turns(order)
+        threads = [
+            threading.Thread(target=self._leaving, args=(function, ), name=name)
+            for name, function in (("publisher", self.publish), ("waiter", self._wait_until_asleep))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self._turns = Turns([])
+
+    def has_seen_all(self) -> bool:
+        """Tell whether the one who waits has found what was published."""
+        return self._seen == self.committed
+
+    def _leaving(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        finally:
+            self._turns.leave()
+
+    def _wait_until_asleep(self) -> None:
+        self.asleep = False
+        while not self.asleep and self._seen < 2:
+            self.wait()
+
+    def publish(self) -> None:
+        self._turns.step()
+        super().publish()
+
+    def _look(self) -> int:
+        self._turns.step()
+        return super()._look()
+
+    def _wait(self, address: int, expected: int, timeout_s: float) -> None:
+        self._turns.step()
+        super()._wait(address, expected, timeout_s)
+
+    def _wake(self, address: int) -> None:
+        self._turns.step()
+        super()._wake(address)
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_every_order_of_the_steps_of_two_threads(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
+                                                 waiting: int) -> None:
+    """However the steps of a publisher and of one who comes to wait mix, the one who sleeps is woken by the next one.
+
+    :param waiting: whether somebody has waited before
+    """
+    publisher_steps, steps = 5, 13
+    for places in itertools.combinations(range(steps), publisher_steps):
+        one = Ordered(tmp_path, monkeypatch)
+        one.memory.write(1, waiting)
+        one.run(["publisher" if place in places else "waiter" for place in range(steps)])
+        assert not one.asleep or one.has_seen_all(), places
+        one.publish()
+        assert not one.asleep, places
 
 
 @pytest.mark.parametrize("step", range(3))

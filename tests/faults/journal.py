@@ -34,6 +34,11 @@ def name_of(payload: bytes) -> str:
     return name if whole else "?" + name[:40].replace(" ", "_").replace("\n", "_")
 
 
+def is_broken(name: str) -> bool:
+    """Tell whether a name is of something that is not a whole message."""
+    return name.startswith("?")
+
+
 def sender_and_number(name: str) -> Tuple[str, int]:
     """Give who sent a message, and as which of its messages."""
     sender, number, _ = name.split(":")

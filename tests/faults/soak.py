@@ -1,11 +1,12 @@
 """Full speed for a long time, with the high-water mark reached all the time: nothing may grow.
 
 One process sends, one takes what it can, and one looks at the queue. A subscriber never takes, so the queue is full.
-Each measures itself. After a quarter of the time, everything has to be as it is to the end.
+Each measures itself. After a quarter of the time, everything has to be as it is to the end. Every message that is
+received, and every one that is left, has to be the one that was sent, to the last byte.
 """
 
 import ctypes
-import functools
+import itertools
 import json
 import logging
 import os
@@ -22,9 +23,11 @@ from persipubsub import Durability, HighWaterMark
 from tests.children import start_child, status_of
 from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
+from tests.faults.journal import message
 
 MARK_MESSAGES = 5000
 MESSAGE_BYTES = 100
+SENDER = "soak"
 SAMPLES = 40
 OPERATIONS_MAX = 1_000_000  # of a sample
 #: What may be more at the end than after a quarter: noise, not growth. In the long form a byte a message is above it,
@@ -38,6 +41,10 @@ LATENCY_GROWTH_MAX = 2.0
 #: reader that was slow for a moment, which the file never forgets, from many.
 LENIENT_BELOW_S = 60
 LENIENCY = 3
+
+
+class WrongMessage(Exception):
+    """Raised where a message is not the one that was sent."""
 
 
 class Sample(NamedTuple):
@@ -80,17 +87,23 @@ def sample(path: pathlib.Path, latencies_ns: Sequence[int]) -> Sample:
 
 def send(path: pathlib.Path) -> Callable[[], object]:
     """Send one message after the other."""
-    publisher = persipubsub.new_environment(path).new_publisher()
-    return functools.partial(publisher.send, bytes(MESSAGE_BYTES))
+    publisher, numbers = persipubsub.new_environment(path).new_publisher(), itertools.count(1)
+    return lambda: publisher.send(message(SENDER, next(numbers), MESSAGE_BYTES))
 
 
 def take(path: pathlib.Path) -> Callable[[], object]:
-    """Take one message after the other."""
-    subscriber = persipubsub.new_environment(path).new_subscriber("fast")
+    """Take one message after the other; they come whole and in order, though the mark may let some go."""
+    subscriber, last = persipubsub.new_environment(path).new_subscriber("fast"), 0
 
     def action() -> None:
-        with subscriber.receive(timeout=1):
-            pass
+        nonlocal last
+        with subscriber.receive(timeout=1) as msg:
+            if msg is None:
+                return
+            number = int(msg.split(b":")[1]) if msg.count(b":") > 1 else 0
+            if number <= last or msg != message(SENDER, number, MESSAGE_BYTES):
+                raise WrongMessage(f"after message {last} came {msg!r}")
+            last = number
 
     return action
 
@@ -152,10 +165,16 @@ def _set_up(path: pathlib.Path) -> None:
                                 durability=Durability.PROCESS_CRASH)
 
 
-def _check(path: pathlib.Path) -> List[str]:
+def check(path: pathlib.Path) -> List[str]:
+    """Tell what is wrong with the queue and with what is left in it."""
     with persipubsub.new_environment(path) as environment:
         control = environment.new_control()
         wrong = [str(violation) for violation in control.check()]
+        # There is one sender, so the ids are its numbers.
+        wrong += [
+            f"message {one.id} is {one.payload!r}" for one in control.history()
+            if one.payload != message(SENDER, one.id, MESSAGE_BYTES)
+        ]
         if control.status().next_id < 2 * MARK_MESSAGES:
             wrong.append("the mark was never reached")
         return wrong
@@ -200,6 +219,6 @@ def campaign(duration_s: int) -> List[Figures]:
         path = pathlib.Path(name) / "queue"
         assert in_child(lambda: _set_up(path)).status == 0
         _run(path, duration_s, figures)
-        checked = in_child(lambda: _check(path))
+        checked = in_child(lambda: check(path))
         figures.failures.extend(checked.value if checked.status == 0 else [f"checking ended with {checked.status}"])
     return [figures]

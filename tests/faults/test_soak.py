@@ -4,13 +4,15 @@ import itertools
 import pathlib
 import sys
 from multiprocessing.connection import Connection
-from typing import List
+from typing import Callable, List
 
 import pytest
 
+import persipubsub
 from tests.concurrency import WAIT_S, MakeEnvironment, process, told
 from tests.faults import campaigns, soak
 from tests.faults.figures import Figures, table
+from tests.faults.journal import message
 from tests.faults.soak import SAMPLES, Sample, growth
 
 EVEN = Sample(operations=1000,
@@ -70,6 +72,30 @@ def test_a_leak_is_told_from_a_table(leaked_bytes: int, limit_bytes: int, new_en
     with process(leak_in_use, new_environment("a").path, leaked_bytes) as connection:
         growth(figures, "look", told(connection), lenient=True)
     assert sum("memory_bytes" in failure for failure in figures.failures) == bool(leaked_bytes)
+
+
+def wrong(msgs: List[bytes], path: pathlib.Path) -> List[str]:
+    """Have messages sent in the place of the sender's; give the violations that are found in what is left."""
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control(["slow", "fast"])
+        environment.new_publisher().send_many(msgs)
+    return [line for line in soak.check(path) if line.startswith("message")]
+
+
+@pytest.mark.parametrize("change", [lambda msg: b"", lambda msg: msg[:-1], lambda msg: msg[:-1] + b"x"])
+def test_other_bytes_are_seen(change: Callable[[bytes], bytes], tmp_path: pathlib.Path) -> None:
+    """A message of which a byte is not as it was sent is named, when it is received and when it is left."""
+    msgs = [message(soak.SENDER, number, soak.MESSAGE_BYTES) for number in (1, 2, 3)]
+    assert not wrong(msgs, tmp_path / "right")
+    take = soak.take(tmp_path / "right")
+    for _ in msgs:
+        take()
+    msgs[1] = change(msgs[1])
+    assert wrong(msgs, tmp_path / "wrong") == [f"message 2 is {msgs[1]!r}"]
+    take = soak.take(tmp_path / "wrong")
+    take()
+    with pytest.raises(soak.WrongMessage):
+        take()
 
 
 def test_even_samples_are_no_growth() -> None:

@@ -34,6 +34,7 @@ def judged(lines: List[str], dead: Dict[str, int], taken: int) -> Figures:
 
 @pytest.mark.parametrize("lines, dead, taken, expected", [
     ([], {}, 0, "lost"),
+    (["handed 1 ?", "taken 1 ?"], {}, 2, "other bytes"),
     (["handed 1", "failed 1"], {}, 0, "lost"),
     (["handed 1", "taken 1", "handed 2"], {}, 1, "after they were taken"),
     (["handed 1", "handed 2", "taken 2", "taken 1"], {}, 1, "after they were taken"),

@@ -23,9 +23,13 @@ from tests.children import start_child
 from tests.faults import oracle
 from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
-from tests.faults.journal import Event, Journal, events, message, name_of, sender_and_number
+from tests.faults.journal import Event, Journal, events, is_broken, message, name_of, sender_and_number
 
 WORKERS = 8
+#: One message of that many has that many bytes; the others are as short as can be.
+SIZES_BYTES = {50: 500, 500: 70_000}
+#: That many are sent together, and the next ones one by one.
+SENT_TOGETHER = 500
 BATCH_MESSAGES = 10
 KILL_EVERY_S = 0.2
 WORK_S = 0.004  # on each message, so that most of those that die hold some
@@ -48,7 +52,10 @@ class Poisoned(Exception):
 
 def work(payload: bytes) -> None:
     """Do what a worker does with a message."""
-    sender, _ = sender_and_number(name_of(payload))
+    name = name_of(payload)
+    if is_broken(name):
+        return  # it is noted, and judged in the end
+    sender, _ = sender_and_number(name)
     if sender == RAISING:
         raise Poisoned(sender)
     if sender == KILLING:
@@ -95,7 +102,10 @@ class Round:
     def __init__(self, directory: pathlib.Path, messages: int, poisonous: bool) -> None:
         self._queue = directory / "queue"
         self._journals = directory / "journals"
-        self._messages = [message("plain", number) for number in range(messages)]
+        self._messages = [
+            message("plain", number, max((size for every, size in SIZES_BYTES.items() if number % every == 0),
+                                         default=0)) for number in range(messages)
+        ]
         self._max_deliveries = POISON_DELIVERIES if poisonous else MANY_DELIVERIES
         if poisonous:
             spread = messages // POISONOUS
@@ -129,8 +139,11 @@ class Round:
                                    lease_s=LEASE_S,
                                    max_deliveries=self._max_deliveries,
                                    retry_delay_s=0.01)
-            for start in range(0, len(self._messages), 10_000):
-                environment.new_publisher().send_many(self._messages[start:start + 10_000])
+            publisher = environment.new_publisher()
+            for start in range(0, len(self._messages), 2 * SENT_TOGETHER):
+                publisher.send_many(self._messages[start:start + SENT_TOGETHER])
+                for msg in self._messages[start + SENT_TOGETHER:start + 2 * SENT_TOGETHER]:
+                    publisher.send(msg)
 
     def _kill_one_after_the_other(self) -> Counter[int]:
         """Kill a worker now and then, until one of them finds that nothing is left; give how they ended."""
@@ -228,7 +241,7 @@ def judge(sent: Set[str], hands: Hands, seen: Seen, max_deliveries: int, figures
         "lost": lost,
         "taken or handed out again after they were taken": again,
         "handed out again though nobody had let them go": too_often,
-        "invented": (hands.handed.keys() | seen.dead.keys()) - sent,
+        "invented, or with other bytes than were sent": (hands.handed.keys() | seen.dead.keys()) - sent,
         "dead and taken": seen.dead.keys() & hands.taken.keys(),
         "dead, but not after the right number of deliveries":
         {name
