@@ -191,9 +191,9 @@ def _started(run: Callable[[], None], name: str) -> threading.Thread:
         thread.start()
     except RuntimeError as error:
         raise errors.StorageError(
-            "The queue cannot be used from asyncio without a thread beside the event loop, and none can be started "
-            f"({error}). Raise the limit of processes and threads (ulimit -u, TasksMax of systemd, pids of a container), "
-            "and use it before Python ends. Nothing was changed.") from error
+            f"asyncio cannot use the queue without a thread beside the event loop, and none can be started ({error}). "
+            "Raise the limit of processes and threads (ulimit -u, TasksMax of systemd, pids of a container), and use "
+            "the queue before Python ends. Nothing was changed.") from error
     return thread
 
 

@@ -19,7 +19,7 @@ from persipubsub import errors
 # macOS lacks CLOCK_BOOTTIME; its monotonic clock is the nearest, and the boot id tells the boots apart.
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", CLOCK_MONOTONIC)
 # Not one that a test replaced for a while: those of gevent and eventlet are found when they are needed.
-_SLEEP = time.sleep
+_python_sleep = time.sleep
 _COOPERATIVE = ("gevent", "eventlet")
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
@@ -59,7 +59,7 @@ def monotonic_s() -> float:
 
 def sleep(seconds: float) -> None:
     """Sleep; where gevent or eventlet has replaced ``time.sleep``, other greenlets run meanwhile."""
-    (cooperative_sleep() or _SLEEP)(seconds)
+    (cooperative_sleep() or _python_sleep)(seconds)
 
 
 def cooperative_sleep() -> Optional[Callable[[float], object]]:
