@@ -8,10 +8,9 @@ import contextlib
 import logging
 import pathlib
 import struct
-import time
 from typing import Iterator, Optional, Tuple
 
-from persipubsub import database, errors, files, invariants, mark, page_walk
+from persipubsub import clock, database, errors, files, invariants, mark, page_walk
 from persipubsub.cut_off import cut_off
 from persipubsub.files import UseLock
 from persipubsub.invariants import Violation
@@ -42,7 +41,7 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
                 "PROCESS_CRASH allows. The queue is sound, but what was sent and taken last may be missing.", path)
             mark.remove(path)
         else:
-            time.sleep(LOOK_S)  # somebody else reads it, or is about to
+            clock.sleep(LOOK_S)  # somebody else reads it, or is about to
         use_lock.share()
     if not page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields):
         # It lacks pages at its end. LMDB leaves it so where they are free, which only reading everything shows. Where

@@ -22,7 +22,7 @@ import os
 import threading
 from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional, TypeVar
 
-from persipubsub import clock, subscriber
+from persipubsub import clock, errors, subscriber
 from persipubsub.delayed import DELAY_S_MAX
 from persipubsub.engine import Watch
 from persipubsub.handle import Handle
@@ -181,6 +181,22 @@ class Look(Generic[T]):
         self.port.post(lambda: give_back() if self.future.done() else answer())
 
 
+def _started(run: Callable[[], None], name: str) -> threading.Thread:
+    """Start a thread and return it.
+
+    :raise StorageError: the machine has none left, or Python is ending
+    """
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise errors.StorageError(
+            f"asyncio cannot use the queue without a thread beside the event loop, and none can be started ({error}). "
+            "Raise the limit of processes and threads (ulimit -u, TasksMax of systemd, pids of a container), and use "
+            "the queue before Python ends. Nothing was changed.") from error
+    return thread
+
+
 class Worker(Generic[T]):
     """A thread that handles what it is given, all that has come at one time together, as long as something comes."""
 
@@ -200,9 +216,8 @@ class Worker(Generic[T]):
         """Have items handled, in the order in which they are given."""
         with self._changed:
             if self._thread is None or not self._thread.is_alive():
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()  # before it has something to do: where the machine refuses, nothing has happened
-                self._thread = thread
+                # Before it has something to do: where the machine refuses, nothing has happened.
+                self._thread = _started(self._run, self._name)
             self._items.extend(items)
             self._changed.notify()
 
@@ -233,9 +248,7 @@ class Watcher:
         """Have somebody look whenever something is published, until it has its answer. To be called before it looks."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                thread = threading.Thread(target=self._run, name="persipubsub-watch", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = _started(self._run, "persipubsub-watch")
             self._waiting[look] = None
 
     def discard(self, look: Look[Any]) -> None:
@@ -275,14 +288,14 @@ class _Threads:
                 # It may have been cancelled before it was added, and then nobody else would discard it.
                 if look.future.done() or look.run(final=False):
                     self.watcher.discard(look)
-        except RuntimeError as error:  # the machine has no thread left
+        except errors.StorageError as error:  # it has no thread to wait on
             look.fail(error)
 
     def look_again(self, look: Look[Any], final: bool = False) -> None:
         """Have a task get what there is, if it waits for that or for the end. To be called on its loop."""
         try:
             self.reading.give([lambda: look.run(final)])
-        except RuntimeError as error:  # the machine has no thread left
+        except errors.StorageError as error:
             look.fail(error)
 
     def _write(self, jobs: List[Job]) -> None:
@@ -330,14 +343,14 @@ class Bridge:
 
     def write_later(self, writes: Iterable[Write]) -> None:
         """Commit writes for which no task waits, where the machine has a thread for it."""
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(errors.StorageError):
             self._own_threads().writing.give([Job(self._port(), write) for write in writes])
 
     def _flush(self, port: Port) -> None:
         jobs, port.outgoing = port.outgoing, []
         try:
             self._own_threads().writing.give(jobs)
-        except RuntimeError as error:  # the machine has no thread left
+        except errors.StorageError as error:
             for job in jobs:
                 job.outcome = Outcome(None, error)
                 job.done()

@@ -1,17 +1,22 @@
 """The LMDB environment of a queue. The only module that imports lmdb."""
 
 import errno
+import logging
 import os
 import pathlib
-from typing import Callable, Iterable, List, NoReturn, Type, TypeVar
+from typing import Callable, Iterable, List, NamedTuple, NoReturn, Type, TypeVar
 
 import lmdb
 
-from persipubsub import errors, filesystem, reader_table, records
+from persipubsub import clock, errors, filesystem, reader_table, records
 from persipubsub.records import Header, Run
 from persipubsub.transaction import SubDatabases, Transaction
 
 T = TypeVar("T")
+
+_LOGGER = logging.getLogger(__name__)
+#: Of LMDB. :mod:`persipubsub.files`, which has the names, imports this module.
+_LOCK_FILE = "lock.mdb"
 
 MAX_READERS = 1024
 #: What LMDB makes of its lock file for MAX_READERS.
@@ -20,11 +25,21 @@ MAP_BYTES_MIN = 40 * 1024**3
 #: A file that has grown by so much may have done so because of readers that died. Looking at all readers takes longer
 #: the more processes there are: 0.3 ms for 200.
 GROWTH_PAGES_MIN = 64
+#: A read that goes on for this many commits is told about, where the file grows.
+LAG_COMMITS_MIN = 1000
+WARN_EVERY_S = 60.0
 #: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error. It writes
 #: 256 KiB at once, and what ext4 keeps for itself comes and goes.
 ROOM_BYTES_MIN = 1024 * 1024
 #: Ten are used; the rest is room for later ones.
 SUB_DATABASES_MAX = 32
+
+
+class Reader(NamedTuple):
+    """A read that goes on: how many commits have come since it began, and in which process."""
+
+    lag_commits: int
+    process: int
 
 
 class Database:
@@ -34,7 +49,9 @@ class Database:
         self.path = path
         self.sync_commits = sync
         self._pages_at_check = 0
+        self._warned_s = -WARN_EVERY_S
         try:
+            reader_table.free_own_slots(path / _LOCK_FILE)
             self._environment = _open_environment(path, sync)
             try:
                 self.clear_stale_readers()
@@ -78,10 +95,32 @@ class Database:
         self._environment.reader_check()
         self._pages_at_check = self._pages()
 
+    def oldest_reader(self) -> Reader:
+        """Find the read that began longest ago."""
+        last = self._environment.info()["last_txnid"]
+        # A line for each slot: the process, its thread, and the transaction that it reads, or "-".
+        slots = [line.split() for line in self._environment.readers().splitlines()]
+        reads = [
+            Reader(max(0, last - int(slot[2])), int(slot[0])) for slot in slots
+            if len(slot) == 3 and slot[0].isdecimal() and slot[2].isdecimal()
+        ]
+        return max(reads, default=Reader(0, 0))
+
+    def _warn_of_old_reader(self) -> None:
+        """Say why the file grows, once a minute."""
+        reader, now_s = self.oldest_reader(), clock.monotonic_s()
+        if reader.lag_commits >= LAG_COMMITS_MIN and now_s >= self._warned_s + WARN_EVERY_S:
+            self._warned_s = now_s
+            _LOGGER.warning(
+                "The file of the queue at %s grows: process %d has been reading for %d commits, and no page that was "
+                "freed since can be used again. If it is stopped (SIGSTOP, a debugger, a frozen container), let it go "
+                "on or end it; a backup ends by itself.", self.path, reader.process, reader.lag_commits)
+
     def clear_stale_readers_if_grown(self) -> None:
         """Do so if the file has grown: a stale reader keeps pages from being used again, so it grows without end."""
         if self._pages() >= self._pages_at_check + GROWTH_PAGES_MIN:
             self.clear_stale_readers()
+            self._warn_of_old_reader()
 
     def _pages(self) -> int:
         return self._environment.info()["last_pgno"]

@@ -6,10 +6,9 @@ import fcntl
 import os
 import pathlib
 import stat
-import time
 from typing import Callable, Iterator, List, Tuple
 
-from persipubsub import database, errors, filesystem
+from persipubsub import clock, database, errors, filesystem
 from persipubsub.records import Header, Run
 
 DATA_FILE = "data.mdb"
@@ -152,7 +151,7 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
     :raise DiskFullError: there is no room
     :raise InUseError: its data file was deleted, and somebody still has it open
     """
-    deadline = time.monotonic() + CREATE_WAIT_S_MAX
+    deadline = clock.monotonic_s() + CREATE_WAIT_S_MAX
     try:
         _make_directory(path, directory_mode(mode))
         while not is_queue(path):
@@ -175,11 +174,11 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
 
 def _require_time_left(path: pathlib.Path, deadline: float) -> None:
     """Wait a moment, so that one of those who want to make a queue gets the lock alone."""
-    if time.monotonic() > deadline:
+    if clock.monotonic_s() > deadline:
         raise errors.InUseError(
             f"The queue at {path} has no {DATA_FILE}, but some process still has it open: it was deleted meanwhile. "
             "Close it there, and try again.")
-    time.sleep(_CREATE_LOOK_S)
+    clock.sleep(_CREATE_LOOK_S)
 
 
 def _make_directory(path: pathlib.Path, mode: int) -> None:

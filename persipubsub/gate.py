@@ -14,10 +14,9 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
 import contextlib
 import math
 import threading
-import time
 from typing import Dict, Hashable, Iterator, Optional
 
-from persipubsub import errors
+from persipubsub import clock, errors
 
 #: How often who waits at the gate looks again. It is closed seldom, and not for long.
 LOOK_S = 0.0002
@@ -55,7 +54,7 @@ class Gate:
                 return
             self.inside.pop(token)
             self.require_no_reentry()
-            time.sleep(LOOK_S)
+            clock.sleep(LOOK_S)
 
     def require_no_reentry(self) -> None:
         """Make sure that the calling thread may wait for others.
@@ -75,7 +74,7 @@ class Gate:
 
         :return: whether that came about in time; it does not if the calling thread is inside or has closed the gate
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = clock.monotonic_s() + timeout_s
         while True:
             holder = self._closers.setdefault(_CLOSER, closer)
             if holder is closer and not self.inside:
@@ -83,9 +82,9 @@ class Gate:
                 return True
             if holder is not closer and holder.thread == closer.thread or closer.thread in list(self.inside.values()):
                 return False
-            if time.monotonic() >= deadline:
+            if clock.monotonic_s() >= deadline:
                 return False
-            time.sleep(LOOK_S)
+            clock.sleep(LOOK_S)
 
     def was_quiet(self) -> bool:
         """Tell in a forked child whether, in its parent, nobody was inside and nobody changed anything."""

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import threading
-import time
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
 
 from persipubsub import clock, deduplication, delayed, errors, failures, files, filesystem, leases, lock_watch, queue
@@ -249,11 +248,11 @@ class _Fork:
 
     def begin(self) -> None:
         """Keep transactions out of all open queues, as far as they end in time."""
-        deadline = time.monotonic() + FORK_WAIT_S_MAX
-        while _CHANGING and time.monotonic() < deadline:
-            time.sleep(LOOK_S)
+        deadline = clock.monotonic_s() + FORK_WAIT_S_MAX
+        while _CHANGING and clock.monotonic_s() < deadline:
+            clock.sleep(LOOK_S)
         for handle in list(_HANDLES.values()):
-            handle.before_fork(self._closer, max(0, deadline - time.monotonic()))
+            handle.before_fork(self._closer, max(0, deadline - clock.monotonic_s()))
         # Once nobody can start it again: a process with one thread has one when it forks.
         lock_watch.end()
 

@@ -11,10 +11,9 @@ import os
 import pathlib
 import struct
 import threading
-import time
 from typing import Callable, Dict, Iterable, List, Optional, Set, Tuple
 
-from persipubsub import files
+from persipubsub import clock, files
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class LockWatch:
 
     def look(self) -> None:
         """Tell about who has been waiting for long."""
-        now_s = time.monotonic()
+        now_s = clock.monotonic_s()
         self._since_s = {token: self._since_s.get(token, now_s) for token in self._waiting()}
         longest_s = max((now_s - since_s for since_s in self._since_s.values()), default=0.0)
         self._told.intersection_update(self._since_s)
@@ -96,10 +95,14 @@ THREADS: Dict[int, _Thread] = {}
 
 
 def start() -> None:
-    """Have the thread begin, unless it has."""
+    """Have the thread begin, unless it has. Where the machine has none left, or Python ends, nobody watches."""
     thread = _Thread()
     if THREADS.setdefault(_THREAD, thread) is thread:
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            THREADS.pop(_THREAD, None)  # the next write tries again
+            _LOGGER.debug("Nobody watches who keeps the write locks of this process's queues: %s.", error)
 
 
 def end() -> None:

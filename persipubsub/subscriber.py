@@ -1,7 +1,6 @@
 """Receiving messages."""
 
 import logging
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
 
@@ -311,13 +310,13 @@ class Subscriber(Generic[Msg]):
             found = look()
             if found.ids or timeout == 0:
                 return found
-            deadline = None if timeout is None else time.monotonic() + timeout
+            deadline = None if timeout is None else clock.monotonic_s() + timeout
             watch = self._engine.watch(sleep_s)
             while True:
                 watch.arm()
                 self._require_open()
                 found = look()
-                left_s = SLEEP_S_MAX if deadline is None else deadline - time.monotonic()
+                left_s = SLEEP_S_MAX if deadline is None else deadline - clock.monotonic_s()
                 if found.ids or left_s <= 0:
                     return found
                 _sleep(watch, min(SLEEP_S_MAX, left_s), found.due_us)

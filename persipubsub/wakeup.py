@@ -23,10 +23,9 @@ import logging
 import mmap
 import os
 import pathlib
-import time
 from typing import Optional, Union
 
-from persipubsub import errors, files
+from persipubsub import clock, errors, files
 
 #: A page, allocated before it is mapped: a full disk would turn the first write into SIGBUS.
 FILE_BYTES = mmap.PAGESIZE
@@ -81,7 +80,9 @@ class Wakeup:
 
         :param longest_sleep_s: a bound for the time between two looks where there is no wake-up
         """
-        return PollingWatch(longest_sleep_s) if self._words is None else FutexWatch(self._words)
+        if self._words is None or clock.cooperative_sleep() is not None:
+            return PollingWatch(longest_sleep_s)
+        return FutexWatch(self._words)
 
 
 class _Words:
@@ -137,9 +138,9 @@ class _Words:
             self._passed_over = _NOBODY
         if taking == self._passed_over:
             return
-        deadline = time.monotonic() + GIVE_WAY_S_MAX
-        while time.monotonic() < deadline:
-            time.sleep(0)  # other threads may run
+        deadline = clock.monotonic_s() + GIVE_WAY_S_MAX
+        while clock.monotonic_s() < deadline:
+            clock.sleep(0)  # other threads may run
             if self._mapped[_TAKING] != taking:
                 return
         self._passed_over = taking
@@ -185,7 +186,7 @@ class PollingWatch:
 
     def wait(self, timeout_s: float) -> None:
         """Sleep."""
-        time.sleep(min(self._delay_s, self._longest_sleep_s, timeout_s))
+        clock.sleep(min(self._delay_s, self._longest_sleep_s, timeout_s))
         self._delay_s = min(self._delay_s * 2, POLLING_DELAY_S_MAX)
 
     def claim(self, _due_us: int) -> bool:

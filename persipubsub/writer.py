@@ -17,7 +17,6 @@ import collections
 import logging
 import pathlib
 import threading
-import time
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, TypeVar
 
 from persipubsub import clock, delayed, errors, queue
@@ -315,9 +314,9 @@ class Writer:
     def _gather(self) -> None:
         """Wait a moment for those who were there a moment ago: the disk takes as long for all of them as for one."""
         if self._storage.syncs:
-            deadline = time.monotonic() + GATHER_S_MAX
-            while self._company > len(self._queued) + 1 and time.monotonic() < deadline:
-                time.sleep(GATHER_LOOK_S)
+            deadline = clock.monotonic_s() + GATHER_S_MAX
+            while self._company > len(self._queued) + 1 and clock.monotonic_s() < deadline:
+                clock.sleep(GATHER_LOOK_S)
 
     def _take(self, group: _Group) -> Transaction:
         """Run a group that does not send: senders of other processes give way until this one has LMDB's lock."""

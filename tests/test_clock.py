@@ -1,5 +1,6 @@
 """How time passes for a queue: what is too old is never delivered, and no step of the wall clock changes that."""
 
+import ast
 import pathlib
 import shutil
 import tempfile
@@ -476,3 +477,19 @@ def test_the_real_clocks() -> None:
     assert 0 < first <= second
     assert clock.wall_us() > 1_700_000_000 * 10**6
     assert len(clock.boot_id()) == 16 and clock.boot_id() == clock.boot_id()
+
+
+def uses_time(text: str) -> bool:
+    """Tell whether a module imports :mod:`time`, or asks :mod:`datetime` for the time."""
+    return any(
+        isinstance(node, ast.Import) and any(alias.name == "time"
+                                             for alias in node.names) or isinstance(node, ast.ImportFrom)
+        and node.module == "time" or isinstance(node, ast.Attribute) and node.attr in ("now", "utcnow", "today")
+        for node in ast.walk(ast.parse(text)))
+
+
+def test_only_the_clock_uses_pythons_time() -> None:
+    """No other module of the package asks Python for the time or sleeps: what freezes time in tests would stop it."""
+    package = pathlib.Path(persipubsub.__file__).parent
+    found = {file.name for file in package.rglob("*.py") if uses_time(file.read_text(encoding="utf-8"))}
+    assert found == {"clock.py"}

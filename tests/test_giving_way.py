@@ -3,12 +3,11 @@
 import asyncio
 import mmap
 import os
-import time
 from typing import Callable, Iterator, List
 
 import pytest
 
-from persipubsub import Durability, Environment, wakeup
+from persipubsub import Durability, Environment, clock, wakeup
 from tests.concurrency import Task, hold_write_lock, process, told, wait_until
 
 MakeEnvironment = Callable[..., Environment]
@@ -37,14 +36,14 @@ def mapped_fixture(environment: Environment) -> Iterator[mmap.mmap]:
 def looks_fixture(monkeypatch: pytest.MonkeyPatch) -> List[Callable[[], object]]:
     """Give a list of what happens at the next looks of a sender that gives way; nobody looks when it is empty."""
     looks: List[Callable[[], object]] = []
-    sleep = time.sleep
+    sleep = clock.sleep
 
     def look(seconds: float) -> None:
         if looks:
             looks.pop(0)()
         sleep(seconds)
 
-    monkeypatch.setattr(time, "sleep", look)
+    monkeypatch.setattr(clock, "sleep", look)
     monkeypatch.setattr(wakeup, "GIVE_WAY_S_MAX", 60)
     return looks
 
@@ -69,7 +68,7 @@ def test_a_dead_taker_is_waited_for_once(environment: Environment, mapped: mmap.
     """A process that died while it waited for its turn holds up one send, and those that come no more."""
     publisher = environment.new_publisher()
     waits: List[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(clock, "sleep", waits.append)
     mapped[OTHER] = 1
     publisher.send(b"1")
     assert waits
@@ -83,7 +82,7 @@ def test_takers_that_wait_are_given_way_again(environment: Environment, mapped: 
     """One who was passed over, and had its turn later, is given way when it takes again."""
     publisher = environment.new_publisher()
     waits: List[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(clock, "sleep", waits.append)
     for taking in (1, 0, 1):
         waits.clear()
         mapped[OTHER] = taking

@@ -100,10 +100,11 @@ def test_a_child_that_closes_what_it_inherited(opened: Opened, used: bool) -> No
 
 
 EXITS = """
-import os, sys, threading
+import os, sys, threading, warnings
 import persipubsub
 from persipubsub import errors, handle
 
+warnings.simplefilter("ignore", DeprecationWarning)  # of CPython 3.12 and later: it forks on purpose while threads run
 environment = persipubsub.new_environment(sys.argv[1])
 publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
 inside, go = threading.Event(), threading.Event()

@@ -6,7 +6,9 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
+import subprocess
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -278,3 +280,79 @@ def test_one_reader_too_many_in_a_process(new_environment: MakeEnvironment, star
     filling.connection.send("close")
     assert filling.told() == "closed"
     assert environment.new_subscriber("a").front() == b"sent"
+
+
+# Numbers that come again
+
+#: Runs a program as process 1, as a container does.
+AS_FIRST_PROCESS = [
+    "unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", """
+import pathlib, sys
+import persipubsub
+from persipubsub import handle
+
+try:
+    opened = handle.acquire(pathlib.Path(sys.argv[1]))
+except persipubsub.errors.StorageError:
+    print("refused")
+else:
+    opened.read(lambda _: (print("reads", flush=True), sys.argv[2] == "stay" and sys.stdin.read()))
+    print("read", flush=True)
+    sys.stdin.read()
+"""
+]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="makes pid namespaces: needs root")
+def test_a_number_that_comes_again(new_environment: MakeEnvironment) -> None:
+    """A process that opens frees what one of its number left when it died, and nothing of one that lives elsewhere."""
+    environment = new_environment("a")
+    opened = handle.acquire(environment.path)
+
+    def lag_commits() -> int:
+        present = opened._storage._database
+        assert present is not None
+        run_cycles(environment, 1)
+        return present.oldest_reader().lag_commits
+
+    def started(what: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen([*AS_FIRST_PROCESS, environment.path, what],
+                                stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE,
+                                text=True)
+
+    with started("stay") as reading:
+        assert reading.stdout is not None and reading.stdout.readline() == "reads\n"
+        assert lag_commits() == 2
+        assert started("leave").communicate("", timeout=WAIT_S)[0] == "refused\n"
+        assert lag_commits() == 4
+        reading.kill()
+        assert reading.stdout.read() == ""  # once the process in the namespace has died
+    with started("leave") as again:
+        assert again.stdout is not None and [again.stdout.readline() for _ in range(2)] == ["reads\n", "read\n"]
+        assert lag_commits() == 0
+        again.communicate("", timeout=WAIT_S)
+    handle.release(opened)
+
+
+def test_a_stopped_reader_is_told_of(new_environment: MakeEnvironment, start: Start, caplog: pytest.LogCaptureFixture,
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file grows since a living process does not end its read, a warning names the process, once a minute."""
+    monkeypatch.setattr(database, "LAG_COMMITS_MIN", 100)
+    environment = new_environment("a", durability=Durability.PROCESS_CRASH)
+    run_cycles(environment, 500)
+    assert not caplog.records
+    readers = start(fork_readers, environment.path, 1)
+    assert readers.told() == 1
+    run_cycles(environment, CYCLES // 2)
+    (warning, ) = [record.getMessage() for record in caplog.records]
+    for part in (str(environment.path), "grows", "reading for", "SIGSTOP"):
+        assert part in warning
+    opened = handle.acquire(environment.path)
+    present = opened._storage._database
+    assert present is not None
+    reader = present.oldest_reader()
+    assert f"process {reader.process} " in warning and reader.lag_commits >= CYCLES
+    handle.release(opened)
+    readers.connection.send("die")
+    readers.told()

@@ -8,7 +8,6 @@ import os
 import pathlib
 import signal
 import threading
-import time
 from multiprocessing.connection import Connection
 from typing import Deque, Dict, List, Tuple
 
@@ -16,7 +15,7 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, errors, handle, queue, writer
+from persipubsub import Durability, HighWaterMark, clock, errors, handle, queue, writer
 from persipubsub.database import Database
 from persipubsub.transaction import Transaction
 from tests.concurrency import CONTEXT, MANY, WAIT_S, Opened, Task, by_sender, numbered, process, told, wait_until
@@ -153,14 +152,14 @@ def test_a_durable_leader_waits_for_its_company(opened: Opened, monkeypatch: pyt
         wait_until(lambda: opened.queued() == 2)
     assert sorted(task.result() for task in company) == [1, 2]
     monkeypatch.setattr(writer, "GATHER_S_MAX", WAIT_S)
-    gathering, sleep = threading.Event(), time.sleep
+    gathering, sleep = threading.Event(), clock.sleep
 
     def noting_sleep(seconds: float) -> None:
         if seconds == writer.GATHER_LOOK_S:
             gathering.set()
         sleep(seconds)
 
-    monkeypatch.setattr(time, "sleep", noting_sleep)
+    monkeypatch.setattr(clock, "sleep", noting_sleep)
     del transactions[:]
     leader = Task(opened.send(b"x"))
     assert gathering.wait(WAIT_S)

@@ -19,7 +19,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import Durability, Environment, errors, futex
+from persipubsub import Durability, Environment, clock, errors, futex
 from persipubsub import subscriber as subscriber_module
 from persipubsub import wakeup
 from persipubsub.wakeup import FutexWatch, Wakeup
@@ -614,7 +614,7 @@ def test_without_futex_a_wait_polls(new_environment: MakeEnvironment, monkeypatc
     """On a platform without futex a waiting subscriber looks again and again, and the log says so once."""
     monkeypatch.setattr(futex, "AVAILABLE", False)
     looks: List[float] = []
-    sleep = time.sleep
+    sleep = clock.sleep
 
     def noting_sleep(seconds: float) -> None:
         looks.append(seconds)
@@ -622,7 +622,7 @@ def test_without_futex_a_wait_polls(new_environment: MakeEnvironment, monkeypatc
 
     with caplog.at_level(logging.WARNING):
         environment = new_environment("a", durability=Durability.PROCESS_CRASH)
-        monkeypatch.setattr(time, "sleep", noting_sleep)
+        monkeypatch.setattr(clock, "sleep", noting_sleep)
         publisher = environment.new_publisher()
         with persipubsub.new_environment(environment.path) as other:
             for number in range(5):
@@ -642,14 +642,14 @@ def test_retries_bound_the_sleep_without_futex(new_environment: MakeEnvironment,
     """Without a wake-up a subscriber looks at least as often as its retries say."""
     monkeypatch.setattr(futex, "AVAILABLE", False)
     looks: List[float] = []
-    sleep = time.sleep
+    sleep = clock.sleep
 
     def noting_sleep(seconds: float) -> None:
         looks.append(seconds)
         sleep(seconds)
 
     subscriber = new_environment("a").new_subscriber("a")
-    monkeypatch.setattr(time, "sleep", noting_sleep)
+    monkeypatch.setattr(clock, "sleep", noting_sleep)
     with subscriber.receive(timeout=0.1, retries=100) as msg:
         assert msg is None
     assert max(looks) <= 0.001

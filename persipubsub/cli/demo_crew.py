@@ -6,12 +6,12 @@ import multiprocessing
 import multiprocessing.connection
 import pathlib
 import signal
-import time
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 from typing import Callable, Iterable, Iterator, List, Optional, Sequence, Union
 
+from persipubsub import clock
 from persipubsub.cli.demo_lines import Share, Tally
 from persipubsub.cli.demo_workers import Link, Order, Report, publish, subscribe
 
@@ -162,7 +162,7 @@ class Crew:
                 for worker in running:
                     if worker.reports in heard:
                         self._hear(worker)
-                    elif self._stop_at_s is not None and time.monotonic() > self._stop_at_s:
+                    elif self._stop_at_s is not None and clock.monotonic_s() > self._stop_at_s:
                         worker.kill()
                 changed()
                 running = self._running()
@@ -189,7 +189,7 @@ class Crew:
     def stop(self) -> None:
         """Tell those that still run to stop."""
         if self._stop_at_s is None:
-            self._stop_at_s = time.monotonic() + STOP_S_MAX
+            self._stop_at_s = clock.monotonic_s() + STOP_S_MAX
             for worker in self._running():
                 worker.order(Order.STOP)
 

@@ -4,12 +4,11 @@ import dataclasses
 import enum
 import pathlib
 import sys
-import time
 import traceback
 from multiprocessing.connection import Connection
 from typing import Callable, Iterable, Iterator, List, Optional
 
-from persipubsub import environment, errors
+from persipubsub import clock, environment, errors
 from persipubsub.cli import warnings_shown
 from persipubsub.cli.demo_lines import Share, Stream, Tally, decode, encode
 
@@ -69,7 +68,7 @@ class Link:
 
     def report(self, report: Report, last: bool = False) -> None:
         """Tell the parent, unless it has just been told."""
-        now = time.monotonic()
+        now = clock.monotonic_s()
         if last or now - self._reported_at >= REPORT_INTERVAL_S:
             self._reported_at = now
             try:
@@ -96,7 +95,7 @@ def publish(link: Link, report: Report, queue: pathlib.Path, number: int, share:
     report.tallies = [tally]
     with open(share.source.path, "rb") as file, environment.new_environment(queue) as env:
         publisher, control = env.new_publisher(), env.new_control()
-        start_s = time.monotonic()
+        start_s = clock.monotonic_s()
         messages = (encode(number, index, line) for index, line in enumerate(share.lines(file)))
         for batch in _batches(messages):
             while control.status().size_bytes > BACKLOG_BYTES_MAX and link.order(WAIT_S_MAX) != Order.STOP:
@@ -106,7 +105,7 @@ def publish(link: Link, report: Report, queue: pathlib.Path, number: int, share:
             publisher.send_many(batch)
             tally.messages += len(batch)
             tally.end = tally.messages
-            report.seconds = time.monotonic() - start_s
+            report.seconds = clock.monotonic_s() - start_s
             link.report(report)
 
 
@@ -139,12 +138,12 @@ def subscribe(link: Link, report: Report, queue: pathlib.Path, identifier: str, 
                                          0 if order == Order.FINISH else WAIT_S_MAX,
                                          max_bytes=BATCH_BYTES_MAX) as messages:
                 if start_s is None and messages:
-                    start_s = time.monotonic()
+                    start_s = clock.monotonic_s()
                 for message in messages:
                     publisher, number, intact = decode(message)
                     streams[publisher].add(number, intact)
             if start_s is not None and messages:
-                report.seconds = time.monotonic() - start_s
+                report.seconds = clock.monotonic_s() - start_s
             elif order == Order.FINISH:
                 return
             link.report(report)

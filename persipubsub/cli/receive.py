@@ -3,12 +3,11 @@
 import os
 import select
 import sys
-import time
 from typing import Callable, List, Optional, Tuple
 
 import click
 
-from persipubsub import environment
+from persipubsub import clock, environment
 from persipubsub.cli import Command
 from persipubsub.cli.formats import FORMATS, PROTOBUF_JSON, Format, protobuf_json
 from persipubsub.cli.opening import complete_subscriber
@@ -119,15 +118,15 @@ def _peek(subscriber: Subscriber, max_messages: int, timeout: Optional[float], w
 
 def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float], write: Callable[[List[bytes]], None],
            batch: int) -> None:
-    quiet_since_s = time.monotonic()
+    quiet_since_s = clock.monotonic_s()
     while left is None or left > 0:
         _require_reader()
-        wait_s = LOOK_S if timeout is None else min(LOOK_S, max(0, quiet_since_s + timeout - time.monotonic()))
+        wait_s = LOOK_S if timeout is None else min(LOOK_S, max(0, quiet_since_s + timeout - clock.monotonic_s()))
         max_messages = batch if left is None else min(batch, left)
         with subscriber.receive_many(max_messages, wait_s, max_bytes=BATCH_BYTES_MAX) as messages:
             write(messages)
         if messages:
-            quiet_since_s = time.monotonic()
+            quiet_since_s = clock.monotonic_s()
             left = None if left is None else left - len(messages)
         elif wait_s < LOOK_S:
             return

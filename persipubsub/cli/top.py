@@ -7,13 +7,12 @@ import select
 import signal
 import sys
 import termios
-import time
 import tty
 from typing import Iterator, List, NoReturn, Optional, Tuple
 
 import click
 
-from persipubsub import errors
+from persipubsub import clock, errors
 from persipubsub.cli import Command, exit_status
 from persipubsub.cli.history import History
 from persipubsub.cli.opening import read_status
@@ -54,7 +53,7 @@ def top(paths: Tuple[str, ...], interval: float) -> None:
 def _look(histories: List[History]) -> None:
     for history in histories:
         try:
-            history.add(time.monotonic(), read_status(history.path))
+            history.add(clock.monotonic_s(), read_status(history.path))
         except errors.PersipubsubError as error:
             history.fail(" ".join(str(error).split()))
 
@@ -65,7 +64,7 @@ def _write(histories: List[History], interval_s: float) -> None:
 
     from persipubsub.cli.top_frame import frame
     _look(histories)
-    time.sleep(interval_s)
+    clock.sleep(interval_s)
     _look(histories)
     Console(width=WIDTH, highlight=False).print(frame(histories, WIDTH))
     if any(history.error is not None for history in histories):
@@ -81,12 +80,12 @@ def _watch(histories: List[History], interval_s: float) -> None:
     with contextlib.suppress(KeyboardInterrupt), _stopped_by_exit(), _keys() as keys:
         console = Console(highlight=False)
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            next_look_s = time.monotonic()
+            next_look_s = clock.monotonic_s()
             while True:
                 _look(histories)
                 live.update(frame(histories, console.width), refresh=True)
                 # A look that took long is not made up for.
-                next_look_s = max(next_look_s + interval_s, time.monotonic())
+                next_look_s = max(next_look_s + interval_s, clock.monotonic_s())
                 if _quit_pressed(keys, next_look_s):
                     return
 
@@ -124,7 +123,7 @@ def _keys() -> Iterator[Optional[int]]:
 def _quit_pressed(keys: Optional[int], until_s: float) -> bool:
     """Wait until a moment; tell whether the user wants the end before."""
     watched = [] if keys is None else [keys]
-    while (left_s := until_s - time.monotonic()) > 0:
+    while (left_s := until_s - clock.monotonic_s()) > 0:
         if select.select(watched, [], [], left_s)[0] and os.read(watched[0], 1) in (b"q", b"Q", b""):
             return True
     return False
