@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import persipubsub
-from persipubsub import cli
+from persipubsub.cli.verbs import VERBS
 
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 #: For what takes a second; only a hang takes longer.
@@ -162,7 +162,7 @@ NOT_FOR_STATUS = {
     "msgspec", "multiprocessing", "persipubsub.compaction", "persipubsub.deployment", "persipubsub.metrics",
     "persipubsub.recovery", "persipubsub.salvage", "persipubsub.testing", "prometheus_client", "rich", "select",
     "socket", "ssl", "subprocess", "tempfile", "termios", *(f"persipubsub.cli.{verb}"
-                                                            for verb in cli.VERBS if verb != "status")
+                                                            for verb in VERBS if verb != "status")
 }
 
 
@@ -203,7 +203,7 @@ def test_debug_shows_the_trace(tmp_path: pathlib.Path, verb: "list[str]") -> Non
     assert ("Traceback" in debug.stderr) == (verb != ["top"])
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_begins_with_an_example(verb: str) -> None:
     """The first line that --help writes is an example of that verb."""
     assert run(verb, "--help").stdout.startswith(f"Example: persipubsub {verb}")
