@@ -35,6 +35,8 @@ DURABILITIES = {durability.name.lower(): durability for durability in Durability
 #: Octal digits, of which the first lets the owner read and write.
 _MODE = "^0?[67][0-7]{2}$"
 MARK = "high_watermark."
+#: Of a whole number in a config. The largest limit of a setting has 19.
+DIGITS_MAX = 100
 #: How messages are handed out to a subscriber.
 POLICY = ("shared", "lease_s", "max_deliveries", "retry_delay_s", "retry_delay_max_s", "dead_letters_max")
 #: The settings that are numbers, and how each is checked.
@@ -214,7 +216,7 @@ def read(config_path: pathlib.Path) -> List[Queue]:
     except OSError as error:
         raise files.path_error(error, config_path) from error
     try:
-        config = msgspec.convert(json.loads(text.decode(), object_pairs_hook=_object), Config)
+        config = msgspec.convert(_parsed(text), Config)
         directory = os.path.dirname(os.path.abspath(config_path))
         queues = [_checked(queue, f"$.queues[{index}]", directory) for index, queue in enumerate(config.queues)]
         _require_distinct([os.path.realpath(queue.path) for queue in queues], "queue", "$.queues[{}].path")
@@ -229,6 +231,26 @@ def read(config_path: pathlib.Path) -> List[Queue]:
     except errors.ConfigError as error:
         raise errors.ConfigError(f"{config_path}: {error}") from error
     return queues
+
+
+def _parsed(text: bytes) -> Any:  # Any: whatever the JSON holds
+    """Read JSON. Some editors begin a file with a byte order mark, which is no part of it."""
+    return json.loads(text.decode("utf-8-sig"),
+                      object_pairs_hook=_object,
+                      parse_int=_whole_number,
+                      parse_constant=_no_number)
+
+
+def _whole_number(digits: str) -> int:
+    """Read a number; Python refuses thousands of digits with an error of its own, and no setting needs hundreds."""
+    if len(digits) > DIGITS_MAX:
+        raise errors.ConfigError(f"A number has {len(digits)} digits, at most {DIGITS_MAX} are allowed. It begins with "
+                                 f"{digits[:20]}. Keep to the limits of the settings: see persipubsub schema.")
+    return int(digits)
+
+
+def _no_number(name: str) -> float:
+    raise errors.ConfigError(f"{name} is no number in JSON. Leave the setting out, or give a number.")
 
 
 def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:

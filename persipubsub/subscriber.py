@@ -61,11 +61,18 @@ class Receipt(Generic[T]):
         elif not self._skipping:
             self._subscriber._fail(found, exc)
 
-    def give_back(self) -> None:
-        """Have what was received be as if it had not been: for who could not even begin to work on it."""
-        if self._found is not None and self._found.ids:
+    def give_back(self, finished: int = 0) -> None:
+        """Take the first messages, and give the others back as if they had not been received.
+
+        This is for work that could not even begin, or that has stopped for a reason which is not in a message. The end
+        of the block then does nothing.
+
+        :param finished: how many messages to take
+        """
+        found, self._found = self._found, None
+        if found is not None and found.ids:
             # pylint: disable-next=protected-access  # of this module
-            self._subscriber._abandon(self._found, 0, 0)
+            self._subscriber._leave(found, finished, finished)
 
 
 # Any: in the place of the payloads stand messages where the subscriber has a type, see Subscriber._reading.

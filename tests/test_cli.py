@@ -17,8 +17,8 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import cli
 from persipubsub.cli import demo_lines, demo_workers
+from persipubsub.cli.verbs import VERBS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
@@ -117,7 +117,7 @@ def test_version_loads_no_verb() -> None:
     assert result.stdout == f"persipubsub {persipubsub.__version__}\nset()\n"
 
 
-@pytest.mark.parametrize("verb", [[], *([verb] for verb in cli.VERBS)], ids=lambda verb: " ".join(["main", *verb]))
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=lambda verb: " ".join(["main", *verb]))
 def test_help_begins_with_an_example(verb: List[str]) -> None:
     """The help of the command and of each verb begins with an example of its use."""
     result = run(*verb, "--help")

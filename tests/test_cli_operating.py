@@ -1,16 +1,19 @@
 """Test the verbs that look after a queue, as a user runs them."""
 
 import dataclasses
+import inspect
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any, Set
 
 import pytest
 
 import persipubsub
-from persipubsub import cli
+from persipubsub import status
+from persipubsub.cli.verbs import VERBS
 
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 #: For what takes a second; only a hang takes longer.
@@ -162,7 +165,7 @@ NOT_FOR_STATUS = {
     "msgspec", "multiprocessing", "persipubsub.compaction", "persipubsub.deployment", "persipubsub.metrics",
     "persipubsub.recovery", "persipubsub.salvage", "persipubsub.testing", "prometheus_client", "rich", "select",
     "socket", "ssl", "subprocess", "tempfile", "termios", *(f"persipubsub.cli.{verb}"
-                                                            for verb in cli.VERBS if verb != "status")
+                                                            for verb in VERBS if verb != "status")
 }
 
 
@@ -203,7 +206,39 @@ def test_debug_shows_the_trace(tmp_path: pathlib.Path, verb: "list[str]") -> Non
     assert ("Traceback" in debug.stderr) == (verb != ["top"])
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_begins_with_an_example(verb: str) -> None:
     """The first line that --help writes is an example of that verb."""
     assert run(verb, "--help").stdout.startswith(f"Example: persipubsub {verb}")
+
+
+def test_status_tells_each_queue_that_it_can_read(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A queue that cannot be read has its error, also as JSON, and keeps no other one from being told."""
+    arguments = [path, tmp_path / "none", path]
+    text = run("status", *arguments)
+    assert text.returncode == 1
+    assert text.stdout.count(f"{path}\n") == 2 and text.stdout.count("\n\n") == 1
+    assert text.stderr.startswith("Error: There is no queue at") and text.stderr.count("\n") == 1
+    as_json = run("status", "--json", *arguments)
+    first, none, last = json.loads(as_json.stdout)
+    assert (as_json.returncode, first["path"], last["path"]) == (1, str(path), str(path))
+    assert none["path"] == str(tmp_path / "none") and "There is no queue" in none["error"]
+
+
+def test_json_has_all_that_python_has(path: pathlib.Path) -> None:
+    """Every fact of the status, and every setting of new_control that it has, is in the JSON, by the same name."""
+
+    def names(facts: Any) -> Set[str]:
+        return {field.name for field in dataclasses.fields(facts)}
+
+    with persipubsub.new_environment(path) as env:
+        env.new_control().add_subscriber("shared", shared=True)
+    told = json.loads(run("status", "--json", path).stdout)[0]
+    assert set(told) == names(status.QueueStatus)
+    assert set(told["pruned"]) == names(status.PrunedStatus)
+    assert set(told["subscribers"]["shared"]) == names(status.SubscriberStatus)
+    assert set(told["subscribers"]["shared"]["policy"]) == names(status.SubscriberPolicy)
+    assert set(told["high_watermark"]) == set(persipubsub.HighWaterMark.__slots__)
+    settings = set(inspect.signature(persipubsub.Environment.new_control).parameters)
+    # What is no setting of the queue, another spelling, the subscribers, and the mode of the files.
+    assert settings - set(told) == {"self", "create", "high_water_mark", "subscriber_ids", "mode"}

@@ -133,7 +133,7 @@ def test_dead_letters_are_listed(path_of_failures: pathlib.Path) -> None:
     """Each dead letter is a line, also as JSON, whatever is in it."""
     lines = run("dead-letters", "list", path_of_failures, "workers").stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["1", "2", "3"]
-    assert "raised  ValueError: no stock  b'1'" in lines[0] and "ValueError: 'two\\nlines'" in lines[1]
+    assert "raised  ValueError: no stock  b'1'" in lines[0] and "ValueError: two\\nlines" in lines[1]
     listed = run("dead-letters", "list", "--json", path_of_failures, "workers").stdout.splitlines()
     assert [bytes.fromhex(json.loads(line)["payload"]) for line in listed] == [b"1", BYTES, b"3"]
 
@@ -161,7 +161,7 @@ def test_a_dead_letter_is_shown(options: List[str], shown: bytes, path_of_failur
                             check=True).stdout
     facts, payload = output.split(b"payload     ")
     assert payload == shown
-    assert b"deliveries  1\nreason      raised\nerror       ValueError: 'two\\nlines'\nbytes       3\n" in facts
+    assert b"deliveries  1\nreason      raised\nerror       ValueError: two\\nlines\nbytes       3\n" in facts
 
 
 @pytest.mark.parametrize("options, shown", [([], BYTES), (["--format", "raw"], BYTES),
@@ -230,3 +230,13 @@ def test_all_dead_letters_at_once(path_of_failures: pathlib.Path, tmp_path: path
     assert subscriber(tmp_path / "copy").in_flight == 3
     discarded = run("dead-letters", "discard", path_of_failures, "workers", "--all", "--yes")
     assert (discarded.stdout, discarded.stderr) == ("3 dead letters deleted\n", "")
+
+
+@pytest.mark.parametrize("verb, done", [("requeue", "requeued"), ("discard", "deleted")])
+def test_ids_that_are_no_dead_letters_are_an_error(verb: str, done: str, path_of_failures: pathlib.Path) -> None:
+    """The others are settled, each id that is none is named, and the exit status is 1."""
+    result = run("dead-letters", verb, path_of_failures, "workers", "77", "2", "2", str(2**63), str(2**70))
+    assert (result.returncode, result.stdout) == (1, f"1 dead letter {done}\n")
+    assert result.stderr == (f"Error: The subscriber 'workers' has no dead letter 77, {2**63}, {2**70}. "
+                             "See persipubsub dead-letters list.\n")
+    assert run("dead-letters", verb, path_of_failures, "workers", "1", "3").returncode == 0

@@ -10,7 +10,7 @@ from typing import List
 import pytest
 
 import persipubsub
-from persipubsub import cli
+from persipubsub.cli.verbs import VERBS
 
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 TIMEOUT_S = 60
@@ -43,7 +43,7 @@ def fixture_path(tmp_path: pathlib.Path) -> str:
 
 def test_verbs_and_options_are_completed() -> None:
     """Every verb is offered, and the options and choices of a verb."""
-    assert completed("") == [f"plain,{verb}" for verb in cli.VERBS]
+    assert completed("") == [f"plain,{verb}" for verb in VERBS]
     assert completed("rec") == ["plain,receive", "plain,recover"]
     assert "plain,--follow" in completed("receive", "queue", "--")
     assert completed("receive", "queue", "--format", "h") == ["plain,hex"]

@@ -401,6 +401,13 @@ def test_a_mistake_names_its_place_and_nothing_is_touched(second: Any, place: st
     (b'{"queues": {}}', r"at `\$\.queues`"),
     (b'{"queues": [], "queue": []}', "unknown field `queue`"),
     (b'{"queues": [{"path": "q", "subscribers": ["a"], "subscribers": []}]}', "`subscribers` twice"),
+    (b'{"queues": [{"path": "q", "retention_s": %s}]}' % (b"9" * 5000), "5000 digits"),
+    (b'{"queues": [{"path": "q", "retention_s": -%s}]}' % (b"9" * 101), "102 digits"),
+    (b'{"queues": [{"path": "q", "retention_s": %s}]}' % (b"9" * 100), "retention_s"),
+    (b'{"queues": [{"path": "q", "retention_s": NaN}]}', "NaN is no number"),
+    (b'{"queues": [{"path": "q", "retention_s": -Infinity}]}', "-Infinity is no number"),
+    (b'{"queues": [{"path": "q", "retention_s": 1e999}]}', "retention_s"),
+    (b'{"queues": [{"path": "\\ud800"}]}', "path"),
 ])
 def test_files_that_are_no_config(text: bytes, tells: str, tmp_path: pathlib.Path) -> None:
     """A file that is not JSON, or not of the form, is refused, and so is a name that is given twice."""
@@ -410,6 +417,20 @@ def test_files_that_are_no_config(text: bytes, tells: str, tmp_path: pathlib.Pat
         deployment.deploy(config)
     assert str(raised.value).startswith(f"{config}: ")
     assert list(tmp_path.iterdir()) == [config]
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: pathlib.Path) -> None:
+    """A config that an editor began with a byte order mark is the same config."""
+    config = tmp_path / "config.json"
+    config.write_bytes(b'\xef\xbb\xbf{"queues": [{"path": "q"}]}')
+    assert len(deployment.plan(config)) == 1
+
+
+@pytest.mark.parametrize("start", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_the_first_and_the_last_moment(start: str, tmp_path: pathlib.Path) -> None:
+    """A new subscriber may begin at any time that Python can name."""
+    config = write(tmp_path, {"path": "q", "subscribers": [{"identifier": "a", "start": start}]})
+    assert deployment.deploy(config) and not deployment.plan(config)
 
 
 def test_a_config_that_cannot_be_read(tmp_path: pathlib.Path) -> None:

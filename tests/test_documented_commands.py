@@ -14,6 +14,7 @@ import pytest
 
 from persipubsub import cli
 from persipubsub.cli import exit_status
+from persipubsub.cli.verbs import VERBS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMANDS = (ROOT / "docs" / "commands.rst").read_text(encoding="utf-8")
@@ -47,10 +48,10 @@ def options(command: click.Command) -> List[str]:
 
 def test_every_verb_has_a_section() -> None:
     """The documentation has a section for each verb, and for nothing else."""
-    assert sorted(sections()) == sorted(cli.VERBS)
+    assert sorted(sections()) == sorted(VERBS)
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_option_is_documented(verb: str) -> None:
     """The section of a verb names each of its commands and options, and no option that it lacks."""
     text = sections()[verb]
@@ -69,7 +70,7 @@ def test_the_options_of_the_command_itself_are_documented() -> None:
         assert f"``{option}``" in COMMANDS
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_help_begins_with_an_example_of_that_command(verb: str) -> None:
     """Also that of the commands of a group; the options of the example exist."""
     for name, command in commands(verb):

@@ -1,54 +1,20 @@
 """The command ``persipubsub``: one verb, one file, which is loaded only when it is called.
 
-A verb is a module of this package with a :class:`Command` of its own name.
+A verb is a module of this package with a command of its own name.
 """
 
-import importlib
-import os
+import io
 import sys
-from typing import Any, List, Optional
+import traceback
+from typing import Any, List, Optional, Sequence
 
 import click
 
 import persipubsub
 from persipubsub import errors
-from persipubsub.cli import exit_status, warnings_shown
-
-VERBS = (
-    "create",
-    "deploy",
-    "describe",
-    "schema",
-    "send",
-    "receive",
-    "status",
-    "top",
-    "metrics",
-    "subscriber",
-    "set",
-    "prune",
-    "clear",
-    "dead-letters",
-    "demo",
-    "check",
-    "recover",
-    "backup",
-    "compact",
-    "migrate",
-)
-
-
-class Command(click.Command):
-    """A command whose ``--help`` begins with an example."""
-
-    def __init__(self, *args: Any, example: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._example = example
-
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example before everything else: it is what most readers came for."""
-        formatter.write(f"Example: {self._example}\n\n")
-        super().format_help(ctx, formatter)
+from persipubsub.cli import exit_status, output, warnings_shown
+from persipubsub.cli.command import Command
+from persipubsub.cli.verbs import VERBS
 
 
 class Commands(Command, click.Group):
@@ -60,51 +26,50 @@ class Commands(Command, click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
         """Load a verb."""
-        if cmd_name not in VERBS:
-            return None
-        name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{name}"), name)
-        return command
+        return VERBS[cmd_name]() if cmd_name in VERBS else None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb; give an error of ours as one line, and say so where the user stopped it."""
-        _fill_standard_descriptors()
         try:
             with warnings_shown.on_stderr():
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
+            output.line("Interrupted.", err=True)
             return ctx.exit(exit_status.INTERRUPTED)
         except BrokenPipeError:
-            _drop_output()
             return ctx.exit(exit_status.PIPE_CLOSED)
         except (errors.PersipubsubError, OSError) as error:
-            _drop_output()
             if ctx.params["debug"]:
-                raise
+                output.lines(traceback.format_exc().rstrip().split("\n"), err=True)
+                return ctx.exit(exit_status.FAILED)
             raise click.ClickException(" ".join(str(error).split())) from error
 
-
-def _fill_standard_descriptors() -> None:
-    """Open what the caller has closed of the first three files.
-
-    Otherwise a file of a queue would get the number, and whoever writes to standard output would write into the queue.
-    """
-    for descriptor in range(3):
+    # pylint: disable-next=too-many-arguments,too-many-positional-arguments,arguments-differ  # as click's types have it
+    def main(self,
+             args: Optional[Sequence[str]] = None,
+             prog_name: Optional[str] = None,
+             complete_var: Optional[str] = None,
+             standalone_mode: bool = True,
+             **extra: Any) -> Any:
+        """Run the command, and end the process with its exit status. What click tells goes through :mod:`output`."""
+        output.prepare()
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
-
-
-def _drop_output() -> None:
-    """Give up what cannot be written to standard output: Python would try again as it ends, and fail loudly."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.Abort:
+            output.line("Aborted!", err=True)
+            status = exit_status.FAILED
+        except click.ClickException as error:
+            told = io.StringIO()
+            error.show(told)
+            output.lines(told.getvalue().rstrip().split("\n"), err=True)
+            status = error.exit_code
+        except OSError as error:
+            output.line(f"Error: {error.strerror}.", err=True)
+            status = exit_status.FAILED
+        output.drop()
+        sys.exit(status)
 
 
 @click.group(cls=Commands, example="persipubsub demo")

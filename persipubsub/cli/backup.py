@@ -5,8 +5,10 @@ import pathlib
 
 import click
 
-from persipubsub import files, handle
-from persipubsub.cli import Command
+from persipubsub import files
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
+from persipubsub.cli.opening import opened_control
 from persipubsub.cli.progress import progress_bar
 
 
@@ -21,11 +23,6 @@ def backup(path: str, target: str) -> None:
     The exit status is 0 if the copy is on the disk, and 1 if not.
     """
     directory = pathlib.Path(os.path.abspath(target))
-    with progress_bar("back up"):
-        # Not through a Control, which begins with a write.
-        opened = handle.acquire(pathlib.Path(os.path.abspath(path)))
-        try:
-            files.backup(directory, opened.copy)
-        finally:
-            handle.release(opened)
-    click.echo(f"{click.format_filename(directory)}: {(directory / files.DATA_FILE).stat().st_size:,} bytes")
+    with progress_bar("back up"), opened_control(path) as control:
+        control.backup(target)
+    output.line(f"{directory}: {(directory / files.DATA_FILE).stat().st_size:,} bytes")

@@ -5,8 +5,10 @@ import pathlib
 
 import click
 
-from persipubsub import admission, handle, invariants
-from persipubsub.cli import Command, exit_status
+from persipubsub import admission
+from persipubsub.cli import exit_status, output
+from persipubsub.cli.command import Command
+from persipubsub.cli.opening import opened_control
 from persipubsub.cli.progress import progress_bar
 
 
@@ -29,15 +31,11 @@ def check(ctx: click.Context, path: str) -> None:
             finally:
                 use_lock.close()
         else:
-            click.echo("The queue is in use, so its pages are not checked.", err=True)
-            # Not through a Control, which begins with a write.
-            opened = handle.acquire(directory)
-            try:
-                found = opened.read(invariants.check)
-            finally:
-                handle.release(opened)
+            output.line("The queue is in use, so its pages are not checked.", err=True)
+            with opened_control(path) as control:
+                found = control.check()
     for violation in found:
-        click.echo(str(violation))
+        output.line(str(violation))
     if found:
         ctx.exit(exit_status.FAILED)
-    click.echo(f"{click.format_filename(directory)}: all is well")
+    output.line(f"{directory}: all is well")

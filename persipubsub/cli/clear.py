@@ -2,7 +2,8 @@
 
 import click
 
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.cli.opening import opened_control
 
 
@@ -14,5 +15,5 @@ def clear(path: str, yes: bool) -> None:
     with opened_control(path) as control:
         if not yes:
             messages = control.status().messages
-            click.confirm(f"Delete all {messages:,} messages of {click.format_filename(path)}?", abort=True, err=True)
-        click.echo(f"{control.clear_messages():,} messages deleted")
+            output.confirm(f"Delete all {messages:,} messages of {path}?")
+        output.line(f"{control.clear_messages():,} messages deleted")

@@ -3,7 +3,8 @@
 import click
 
 from persipubsub import compaction
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.cli.progress import progress_bar
 
 
@@ -19,4 +20,4 @@ def compact(path: str) -> None:
     """
     with progress_bar("compact"):
         before, after = compaction.compact(path)
-    click.echo(f"{click.format_filename(path)}: {before:,} bytes before, {after:,} now")
+    output.line(f"{path}: {before:,} bytes before, {after:,} now")

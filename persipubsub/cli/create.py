@@ -5,7 +5,8 @@ from typing import Tuple
 import click
 
 from persipubsub import environment
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.status import QueueStatus
 
 #: So many subscribers are named; a line with a thousand names says less than their number.
@@ -25,7 +26,7 @@ def create(path: str, subscribers: Tuple[str, ...]) -> None:
     If there is a queue already, the missing subscribers are added and all else stays as it is.
     """
     with environment.new_environment(path) as queue:
-        click.echo(_described(queue.new_control(subscribers).status()))
+        output.line(_described(queue.new_control(subscribers).status()))
 
 
 def _described(status: QueueStatus) -> str:
@@ -35,7 +36,6 @@ def _described(status: QueueStatus) -> str:
     if len(names) > NAMES_MAX:
         names[NAMES_MAX:] = [f"and {len(names) - NAMES_MAX} more"]
     mark = status.high_watermark
-    return (
-        f"{click.format_filename(status.path)}: {len(status.subscribers)} subscribers ({', '.join(names) or 'none'}), "
-        f"{status.messages:,} messages, high-water mark {mark.max_messages:,} messages, "
-        f"{mark.hwm_db_size:,} bytes, {mark.message_timeout:,} s")
+    return (f"{status.path}: {len(status.subscribers)} subscribers ({', '.join(names) or 'none'}), "
+            f"{status.messages:,} messages, high-water mark {mark.max_messages:,} messages, "
+            f"{mark.hwm_db_size:,} bytes, {mark.message_timeout:,} s")

@@ -1,12 +1,12 @@
 """The verb ``dead-letters``: look at the dead letters of a subscriber, and settle them."""
 
 import datetime
-import json
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 
 import click
 
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.cli.formats import FORMATS, counted
 from persipubsub.cli.opening import complete_subscriber, opened_control
 from persipubsub.dead_letters import DeadLetter
@@ -37,7 +37,10 @@ def list_(path: str, name: str, as_json: bool) -> None:
     """Write the dead letters of the subscriber NAME, one a line, the oldest first."""
     with opened_control(path) as control:
         for letter in control.dead_letters(name):
-            click.echo(json.dumps(_as_json(letter)) if as_json else _as_line(letter))
+            if as_json:
+                output.json_line(_as_json(letter))
+            else:
+                output.line(_as_line(letter))
 
 
 @dead_letters.command(cls=Command, example="persipubsub dead-letters show ./queue workers 17")
@@ -54,10 +57,9 @@ def show(path: str, name: str, message_id: int, payload: bool, format_name: Opti
     with opened_control(path) as control:
         letter = next((one for one in control.dead_letters(name) if one.id == message_id), None)
     if letter is None:
-        raise click.ClickException(f"The subscriber {name!r} has no dead letter {message_id}. "
-                                   "See persipubsub dead-letters list.")
+        raise _no_dead_letter(name, str(message_id))
     if payload:
-        click.echo(FORMATS[format_name or "raw"](letter.payload), nl=False)
+        output.payload(FORMATS[format_name or "raw"](letter.payload))
         return
     facts: Dict[str, object] = {
         "id": letter.id,
@@ -68,11 +70,12 @@ def show(path: str, name: str, message_id: int, payload: bool, format_name: Opti
         "error": _error(letter) or "-",
         "bytes": f"{len(letter.payload):,}",
     }
-    for what, value in facts.items():
-        click.echo(f"{what:<10}  {value}")
-    click.echo("payload     ", nl=False)
-    click.echo(repr(letter.payload) if format_name is None else FORMATS[format_name](letter.payload),
-               nl=format_name in (None, "raw"))
+    if format_name is None:
+        facts["payload"] = repr(letter.payload)
+    output.lines(f"{what:<10}  {value}" for what, value in facts.items())
+    if format_name is not None:
+        written = FORMATS[format_name](letter.payload)
+        output.payload(b"payload     " + (written + b"\n" if format_name == "raw" else written))
 
 
 @dead_letters.command(cls=Command, example="persipubsub dead-letters requeue ./queue workers 17 18")
@@ -84,8 +87,7 @@ def requeue(path: str, name: str, ids: Tuple[int, ...], all_: bool) -> None:
     """Hand the dead letters ID of the subscriber NAME out to it again, as if for the first time."""
     _require_choice(ids, all_)
     with opened_control(path) as control:
-        count = control.requeue_dead_letters(name, None if all_ else ids)
-    click.echo(f"{counted(count, 'dead letter')} requeued")
+        _settle(name, ids, all_, control.requeue_dead_letters, "requeued")
 
 
 @dead_letters.command(cls=Command, example="persipubsub dead-letters discard ./queue workers --all")
@@ -101,11 +103,23 @@ def discard(path: str, name: str, ids: Tuple[int, ...], all_: bool, yes: bool) -
         if all_ and not yes:
             status = control.status().subscribers.get(name)
             if status is not None and status.dead_letters:
-                click.confirm(f"Delete {counted(status.dead_letters, 'dead letter')} of the subscriber {name!r}?",
-                              abort=True,
-                              err=True)
-        count = control.discard_dead_letters(name, None if all_ else ids)
-    click.echo(f"{counted(count, 'dead letter')} deleted")
+                output.confirm(f"Delete {counted(status.dead_letters, 'dead letter')} of the subscriber {name!r}?")
+        _settle(name, ids, all_, control.discard_dead_letters, "deleted")
+
+
+def _settle(name: str, ids: Tuple[int, ...], all_: bool, settle: Callable[[str, Optional[Iterable[int]]], int],
+            done: str) -> None:
+    """Settle what is there; then the ids that are no dead letters are an error, as for rm a file that is not there."""
+    # One by one, for only so it is known which of them were there.
+    counts = {None: settle(name, None)} if all_ else {one: settle(name, [one]) for one in dict.fromkeys(ids)}
+    output.line(f"{counted(sum(counts.values()), 'dead letter')} {done}")
+    missing = [str(one) for one, count in counts.items() if not count]
+    if missing and not all_:
+        raise _no_dead_letter(name, ", ".join(missing))
+
+
+def _no_dead_letter(name: str, ids: str) -> click.ClickException:
+    return click.ClickException(f"The subscriber {name!r} has no dead letter {ids}. See persipubsub dead-letters list.")
 
 
 def _require_choice(ids: Tuple[int, ...], all_: bool) -> None:
@@ -123,12 +137,11 @@ def _as_line(letter: DeadLetter) -> str:
 
 
 def _error(letter: DeadLetter) -> str:
-    # As Python writes it where it could break the line.
-    text = letter.error_text if letter.error_text.isprintable() else repr(letter.error_text)
-    return ": ".join(filter(None, (letter.error_type, text)))
+    return ": ".join(filter(None, (letter.error_type, letter.error_text)))
 
 
 def _short(text: str) -> str:
+    text = output.shown(text)
     return text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "…"
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Callable, Iterator, List, Optional
 import click
 
 from persipubsub import environment, errors
-from persipubsub.cli import Command, demo_lines, exit_status
+from persipubsub.cli import demo_lines, exit_status, output
+from persipubsub.cli.command import Command
 from persipubsub.cli.demo_crew import Crew
 from persipubsub.cli.demo_lines import Source
 from persipubsub.queue import RECORD_BYTES_MAX, HighWaterMark
@@ -64,6 +65,7 @@ def demo(ctx: click.Context, file: Optional[pathlib.Path], publishers: int, subs
 
     The exit status is 1 if a process died or anything was lost, altered, duplicated or out of order.
     """
+    output.require_stdout()
     with _progress() as progress, _directory(path) as directory:
         counting = progress.add_task("count lines", total=None)
         source = _counted(file)
@@ -113,11 +115,10 @@ def _deploy(path: pathlib.Path, identifiers: List[str], source: Source) -> None:
 
 
 def _progress() -> "Progress":
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
     columns = TextColumn("{task.description:<11}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     return Progress(*columns,
-                    console=Console(stderr=True),
+                    console=output.console(err=True),
                     transient=True,
                     disable=sys.stderr is None or not sys.stderr.isatty())
 
@@ -136,15 +137,13 @@ def _shown(progress: "Progress", crew: Crew, source: Source) -> Callable[[], Non
 
 def _conclude(ctx: click.Context, crew: Crew, source: Source) -> None:
     """Print the table and what is wrong, and end the program accordingly."""
-    from rich.console import Console
-
     from persipubsub.cli import demo_table
     results = demo_table.Results(crew)
     # What is piped to a file or a program is not cut to the 80 columns that rich would assume.
-    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False).print(results.table())
+    output.console(width=None if sys.stdout.isatty() else WIDTH).print(results.table())
     problems = crew.failures + results.problems(source)
     for problem in problems:
-        click.echo(f"Error: {problem}", err=True)
+        output.line(f"Error: {problem}", err=True)
     if crew.stopped_by is not None:
         ctx.exit(exit_status.SIGNALLED + crew.stopped_by)
     ctx.exit(exit_status.FAILED if problems else exit_status.DONE)

@@ -3,7 +3,8 @@
 import click
 
 from persipubsub import deployment
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 
 
 @click.command(cls=Command, example="persipubsub deploy queues.json --plan")
@@ -23,6 +24,6 @@ def deploy(config: str, plan: bool, remove_subscribers: bool) -> None:
     """
     changes = (deployment.plan if plan else deployment.deploy)(config, remove_subscribers)
     for change in changes:
-        click.echo(change)
+        output.line(str(change))
     if not changes:
-        click.echo("Nothing to change.")
+        output.line("Nothing to change.")

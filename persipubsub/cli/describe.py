@@ -3,7 +3,8 @@
 import click
 
 from persipubsub import deployment
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 
 
 @click.command(cls=Command, example="persipubsub describe ./queue > queue.json")
@@ -15,4 +16,4 @@ def describe(path: str) -> None:
 
     Exit status: 0; 1 if there is no queue or it cannot be used; 2 for a mistake of usage.
     """
-    click.echo(deployment.describe(path))
+    output.lines(deployment.describe(path).splitlines())

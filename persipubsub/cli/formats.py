@@ -2,6 +2,8 @@
 
 from typing import Callable, Dict, Sequence
 
+from persipubsub.cli import output
+
 Format = Callable[[bytes], bytes]
 
 
@@ -11,6 +13,13 @@ def _raw(payload: bytes) -> bytes:
 
 def _lines(payload: bytes) -> bytes:
     return payload + b"\n"
+
+
+def shown_lines(payload: bytes) -> bytes:
+    """Write a message as a line that no terminal obeys; tabs and line feeds are layout, and stay."""
+    text = payload.decode("utf-8", "surrogateescape")
+    lines = ("\t".join(map(output.shown, line.split("\t"))) for line in text.split("\n"))
+    return "\n".join(lines).encode() + b"\n"
 
 
 def _hex(payload: bytes) -> bytes:
@@ -46,6 +55,8 @@ def protobuf_json(path: str, message_type: str, modules: Sequence[str]) -> Forma
     :raise ArgumentError: there is no such module, or it does not define the type
     """
     # Only here: the other formats do without.
+    import json
+
     from persipubsub import errors, typed
     try:
         line = typed.json_writer(message_type, modules)
@@ -54,7 +65,9 @@ def protobuf_json(path: str, message_type: str, modules: Sequence[str]) -> Forma
 
     def write(payload: bytes) -> bytes:
         try:
-            return line(payload).encode() + b"\n"
+            # Characters that a terminal would obey stand for themselves only as escapes of JSON.
+            return "".join(one if one.isprintable() else json.dumps(one)[1:-1]
+                           for one in line(payload)).encode() + b"\n"
         except ValueError as error:
             raise errors.DecodeError(f"The next message of the queue at {path} is not written: {error}. It stays. "
                                      "Look at its bytes with --format hex --peek, and take it with --max 1.") from error

@@ -6,7 +6,8 @@ from typing import Any, Tuple
 
 import click
 
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 
 STOP = (signal.SIGINT, signal.SIGTERM)
 PORT_MAX = 65535
@@ -61,11 +62,12 @@ def _serve(registry: Any, address: str, port: int) -> None:
     import prometheus_client
     try:
         server, thread = prometheus_client.start_http_server(port, address, registry)
-    except OSError as error:
-        raise click.ClickException(f"Cannot listen on {address} port {port}: {error.strerror}.") from error
+    except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise click.ClickException(f"Cannot listen on {address} port {port}: {reason}.") from error
     try:
         host = f"[{address}]" if ":" in address else address
-        click.echo(f"Serving on http://{host}:{server.server_port}/metrics")
+        output.line(f"Serving on http://{host}:{server.server_port}/metrics")
         signal.sigwait(STOP)
     finally:
         server.shutdown()

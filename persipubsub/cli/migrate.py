@@ -5,7 +5,8 @@ from typing import Iterator
 import click
 
 from persipubsub import migration
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.cli.progress import progress_bar
 from persipubsub.migration import Report
 
@@ -22,9 +23,9 @@ def migrate(old: str, new: str) -> None:
     with progress_bar("migrate") as progress:
         report = migration.migrate(old, new, progress)
     for note in _notes(report):
-        click.echo(f"note: {note}", err=True)
+        output.line(f"note: {note}", err=True)
     pending = ", ".join(f"{name!r} ({count:,} pending)" for name, count in report.pending.items()) or "none"
-    click.echo(f"{click.format_filename(report.path)}: {report.messages:,} messages migrated; subscribers {pending}")
+    output.line(f"{report.path}: {report.messages:,} messages migrated; subscribers {pending}")
 
 
 def _notes(report: Report) -> Iterator[str]:

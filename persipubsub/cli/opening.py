@@ -20,12 +20,11 @@ def opened_control(path: str) -> Iterator[Control]:
     :raise NotInitializedError: there is none
     """
     with environment.new_environment(path) as env:
-        env.new_publisher()  # new_control would set up a queue where there is none
-        yield env.new_control()
+        yield env.new_control(create=False)
 
 
 def read_status(path: str) -> QueueStatus:
-    """Read the status of the queue at a path without a write, which a Control begins with.
+    """Read the status of the queue at a path, and write nothing, not even delayed messages that are due.
 
     :raise NotInitializedError: there is none
     """

@@ -4,6 +4,8 @@ import contextlib
 import sys
 from typing import Callable, Iterator, Optional
 
+from persipubsub.cli import output
+
 
 @contextlib.contextmanager
 def progress_bar(description: str, in_bytes: bool = False) -> Iterator[Callable[[Optional[int], Optional[int]], None]]:
@@ -15,9 +17,8 @@ def progress_bar(description: str, in_bytes: bool = False) -> Iterator[Callable[
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _done, _total: None
         return
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress
     columns = (*Progress.get_default_columns(), *([DownloadColumn()] if in_bytes else []))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=output.console(err=True), transient=True) as progress:
         task = progress.add_task(description, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -2,7 +2,8 @@
 
 import click
 
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.cli.opening import opened_control
 
 
@@ -11,4 +12,4 @@ from persipubsub.cli.opening import opened_control
 def prune(path: str) -> None:
     """Delete the messages of the queue in the directory PATH that have expired or that nobody awaits."""
     with opened_control(path) as control:
-        click.echo(f"{control.prune_dangling_messages():,} messages deleted")
+        output.line(f"{control.prune_dangling_messages():,} messages deleted")

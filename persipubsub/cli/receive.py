@@ -1,17 +1,20 @@
 """The verb ``receive``: write the messages of a subscriber to standard output."""
 
 import os
-import select
+import pathlib
 import sys
-from typing import Callable, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import click
 
-from persipubsub import clock, environment
-from persipubsub.cli import Command
+from persipubsub import arguments, clock, environment, handle
+from persipubsub import peek as look
+from persipubsub.cli import formats
+from persipubsub.cli.command import Command
 from persipubsub.cli.formats import FORMATS, PROTOBUF_JSON, Format, protobuf_json
+from persipubsub.cli.message_output import Messages
 from persipubsub.cli.opening import complete_subscriber
-from persipubsub.cli.waiting import wait_until_ready
+from persipubsub.cli.waiting import Seconds
 from persipubsub.environment import Environment
 from persipubsub.subscriber import Subscriber
 
@@ -20,12 +23,6 @@ BATCH_MESSAGES_MAX = 1000
 BATCH_BYTES_MAX = 1024**2
 #: How often a wait looks whether somebody still reads the output.
 LOOK_S = 1.0
-#: The messages that ``--peek`` shows are not read in batches, so only their number counts.
-PEEK_BYTES_MAX = sys.maxsize
-
-
-class _Peeked(Exception):
-    """Leave the block of a receive so that nothing is taken."""
 
 
 @click.command(cls=Command, example="persipubsub receive ./queue audit --follow")
@@ -36,7 +33,7 @@ class _Peeked(Exception):
 @click.option("--peek", is_flag=True, help="Show the next message, or the next N with --max, and take none.")
 @click.option("--timeout",
               metavar="S",
-              type=click.FloatRange(0),
+              type=Seconds(0),
               help="End when no message came for S seconds. Otherwise the end is where nothing is pending; with "
               "--follow there is none.")
 @click.option(
@@ -45,9 +42,9 @@ class _Peeked(Exception):
     type=click.Choice([*FORMATS, PROTOBUF_JSON]),
     default="lines",
     show_default=True,
-    help="lines: each message and a line feed; raw: the bytes as they are; json: a line with an object that "
-    "has the text of the message or, where it is not UTF-8, its base64; hex: a line of digits; protobuf-json: "
-    "a line of JSON, where the queue is bound to a message type.")
+    help="lines: each message and a line feed, on a terminal with its control characters escaped; raw: the bytes as "
+    "they are; json: a line with an object that has the text of the message or, where it is not UTF-8, its base64; "
+    "hex: a line of digits; protobuf-json: a line of JSON, where the queue is bound to a message type.")
 @click.option("--import",
               "modules",
               metavar="MODULE",
@@ -58,28 +55,34 @@ def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int
             format_name: str, modules: Tuple[str, ...]) -> None:
     """Write the messages that SUBSCRIBER has not taken from the queue in the directory PATH to standard output.
 
-    A message is taken once it is written: what is in hand at Ctrl-C, or when the reader of a pipe is gone, comes
-    again.
+    A message is taken once it is written. What is not written at Ctrl-C, on a full disk, or when the reader of a pipe
+    is gone, stays as if it had not been handed out.
     """
     if peek and follow:
         raise click.UsageError("--peek looks once, so it does not go with --follow.")
-    if sys.stdout is None:
-        raise click.ClickException("Standard output is closed.")
+    out = Messages()
     if timeout is None and not follow:
         timeout = 0
     with environment.new_environment(path) as env, env.new_subscriber(subscriber) as opened:
-        write = _writer(FORMATS.get(format_name) or _protobuf_json(env, modules))
+        formatted = _format(env, format_name, modules)
+        if peek:
+            out.write(list(map(formatted, _peek(env.path, subscriber, max_messages or 1, timeout or 0))))
+            return
         # On a terminal one by one, so that what Ctrl-C leaves there is what the user has not seen. And one that is no
         # protobuf message is to keep back none before it.
         batch = 1 if sys.stdout.isatty() or format_name == PROTOBUF_JSON else BATCH_MESSAGES_MAX
-        if peek:
-            _peek(opened, max_messages or 1, timeout, write)
-        else:
-            _drain(opened, max_messages, timeout, write, batch)
+        _drain(opened, max_messages, timeout, formatted, out, batch)
+
+
+def _format(env: Environment, name: str, modules: Tuple[str, ...]) -> Format:
+    if name == PROTOBUF_JSON:
+        return _protobuf_json(env, modules)
+    # On a terminal a message must not do what it likes; the format raw gives its bytes all the same.
+    return formats.shown_lines if name == "lines" and sys.stdout.isatty() else FORMATS[name]
 
 
 def _protobuf_json(env: Environment, modules: Tuple[str, ...]) -> Format:
-    message_type = env.new_control().status().message_type
+    message_type = env.new_control(create=False).status().message_type
     if message_type is None:
         raise click.ClickException(f"The queue at {env.path} is bound to no message type, so its messages cannot be "
                                    "written as protobuf-json. Bind it with message_type in its config, or use another "
@@ -88,53 +91,41 @@ def _protobuf_json(env: Environment, modules: Tuple[str, ...]) -> Format:
     return protobuf_json(str(env.path), message_type, modules)
 
 
-def _writer(formatted: Format) -> Callable[[List[bytes]], None]:
-    """Give a function that has written messages when it returns."""
-    descriptor = sys.stdout.fileno()
-    # Who made it not wait gets an error where there is no room.
-    waits = os.get_blocking(descriptor)
-
-    def write(messages: List[bytes]) -> None:
-        # Not through sys.stdout, which may write a part only where it is unbuffered, and otherwise writes the rest of
-        # what Ctrl-C has stopped when the program ends, or waits for ever with it.
-        left = memoryview(b"".join(map(formatted, messages)))
-        while left:
-            if waits:
-                wait_until_ready(descriptor, select.POLLOUT)
-            left = left[os.write(descriptor, left[:select.PIPE_BUF] if waits else left):]
-
-    return write
-
-
-def _peek(subscriber: Subscriber, max_messages: int, timeout: Optional[float], write: Callable[[List[bytes]],
-                                                                                               None]) -> None:
+def _peek(path: pathlib.Path, identifier: str, max_messages: int, timeout: float) -> List[bytes]:
+    """Look at the next messages, waiting for the first; nothing is handed out, so nothing counts."""
+    encoded, deadline = arguments.identifier(identifier), clock.monotonic_s() + timeout
+    opened = handle.acquire(path)
     try:
-        with subscriber.receive_many(max_messages, timeout, max_bytes=PEEK_BYTES_MAX) as messages:
-            write(messages)
-            raise _Peeked
-    except _Peeked:
-        pass
+        watch = opened.watch(LOOK_S)
+        while True:
+            watch.arm()
+            found = opened.read_present(lambda txn: look.read(txn, encoded, max_messages))
+            left_s = deadline - clock.monotonic_s()
+            if found or left_s <= 0:
+                return found
+            watch.wait(min(LOOK_S, left_s))
+    finally:
+        handle.release(opened)
 
 
-def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float], write: Callable[[List[bytes]], None],
+def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float], formatted: Format, out: Messages,
            batch: int) -> None:
     quiet_since_s = clock.monotonic_s()
     while left is None or left > 0:
-        _require_reader()
+        out.require_reader()
         wait_s = LOOK_S if timeout is None else min(LOOK_S, max(0, quiet_since_s + timeout - clock.monotonic_s()))
         max_messages = batch if left is None else min(batch, left)
-        with subscriber.receive_many(max_messages, wait_s, max_bytes=BATCH_BYTES_MAX) as messages:
-            write(messages)
+        receipt = subscriber.receive_many(max_messages, wait_s, max_bytes=BATCH_BYTES_MAX)
+        with receipt as messages:
+            written = list(map(formatted, messages))
+            try:
+                out.write(written)
+            except BaseException:
+                # The messages are not to blame: what is written is taken, and the rest does not count as handed out.
+                receipt.give_back(out.written)
+                raise
         if messages:
             quiet_since_s = clock.monotonic_s()
             left = None if left is None else left - len(messages)
         elif wait_s < LOOK_S:
             return
-
-
-def _require_reader() -> None:
-    """Notice that nobody reads the output any more, also where there is nothing to write."""
-    poll = select.poll()
-    poll.register(sys.stdout, 0)
-    if any(event & select.POLLERR for _, event in poll.poll(0)):
-        raise BrokenPipeError

@@ -3,7 +3,8 @@
 import click
 
 from persipubsub import recovery
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.cli.progress import progress_bar
 
 
@@ -20,17 +21,17 @@ def recover(path: str) -> None:
     with progress_bar("recover") as progress:
         report = recovery.recover(path, progress)
     for problem in report.problems:
-        click.echo(f"not read: {problem}", err=True)
+        output.line(f"not read: {problem}", err=True)
     if not report.subscribers:
-        click.echo(
+        output.line(
             "Warning: no subscriber could be read, so nobody gets what was saved. Add them again: persipubsub "
             "subscriber add",
             err=True)
     perhaps = " and perhaps more" if report.problems else ""
     configuration = "as it was" if report.configuration else "lost, now the default"
     names = ", ".join(map(repr, report.subscribers)) or "none"
-    click.echo(f"{click.format_filename(report.path)}: {report.messages:,} messages saved, {report.delayed:,} delayed "
-               f"ones, {report.messages_lost:,}{perhaps} lost; {report.in_flight:,} in flight with their deliveries "
-               f"counted; {report.dead_letters:,} dead letters and {report.requeued:,} requeued ones saved, "
-               f"{report.letters_lost:,}{perhaps} lost; subscribers {names}; configuration {configuration}; "
-               f"the damaged file is {click.format_filename(report.damaged_file)}")
+    output.line(f"{report.path}: {report.messages:,} messages saved, {report.delayed:,} delayed "
+                f"ones, {report.messages_lost:,}{perhaps} lost; {report.in_flight:,} in flight with their deliveries "
+                f"counted; {report.dead_letters:,} dead letters and {report.requeued:,} requeued ones saved, "
+                f"{report.letters_lost:,}{perhaps} lost; subscribers {names}; configuration {configuration}; "
+                f"the damaged file is {report.damaged_file}")

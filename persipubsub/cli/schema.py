@@ -3,7 +3,8 @@
 import click
 
 from persipubsub import deployment
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 
 
 @click.command(cls=Command, example="persipubsub schema > persipubsub.schema.json")
@@ -12,4 +13,4 @@ def schema() -> None:
 
     Exit status: 0; 2 for a mistake of usage.
     """
-    click.echo(deployment.schema())
+    output.lines(deployment.schema().splitlines())

@@ -9,7 +9,8 @@ from typing import Callable, Iterator, List, Optional
 import click
 
 from persipubsub import arguments, environment, errors
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.cli.progress import progress_bar
 from persipubsub.cli.waiting import wait_until_ready
 from persipubsub.queue import MESSAGE_BYTES_MAX
@@ -39,12 +40,12 @@ def send(path: str, file: str, lines: bool) -> None:
                 for batch in _split(chunks) if lines else _joined(chunks):
                     sent += len(publisher.send_many(batch))
         except (errors.PersipubsubError, click.ClickException):
-            click.echo(_told(sent) + " before the error")
+            output.line(_told(sent) + " before the error")
             raise
         except KeyboardInterrupt:
-            click.echo("at least " + _told(sent))
+            output.line("at least " + _told(sent))
             raise
-    click.echo(_told(sent))
+    output.line(_told(sent))
 
 
 def _told(sent: int) -> str:

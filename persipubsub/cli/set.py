@@ -7,7 +7,8 @@ from typing import Dict, List, Optional, Union
 import click
 
 from persipubsub import handle
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy, stored_high_watermark
 from persipubsub.records import Header
 from persipubsub.transaction import Transaction
@@ -54,7 +55,7 @@ def set(path: str, message_timeout: Optional[float], max_messages: Optional[int]
         changes = opened.change(change)
     finally:
         handle.release(opened)
-    click.echo("\n".join(changes) or "Nothing to change.")
+    output.lines(changes or ["Nothing to change."])
 
 
 def _changes(before: Header, after: Header) -> List[str]:

@@ -1,69 +1,92 @@
 """The verb ``status``: tell what queues look like at this moment."""
 
 import dataclasses
-from typing import Any, Dict, List, Optional, Tuple
+import enum
+import os
+import pathlib
+from typing import Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
 import click
 
-from persipubsub.cli import Command, subscriber_cells
+from persipubsub import errors
+from persipubsub.cli import exit_status, output, subscriber_cells
+from persipubsub.cli.command import Command
 from persipubsub.cli.opening import read_status
-from persipubsub.status import QueueStatus
+from persipubsub.configuration import HighWaterMark
+from persipubsub.status import QueueStatus, SubscriberPolicy
 
 
 @click.command(cls=Command, example="persipubsub status ./orders ./invoices")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON array with an object for each queue.")
-def status(paths: Tuple[str, ...], as_json: bool) -> None:
-    """Tell what the queues in the directories PATH look like at this moment. Nothing is changed."""
-    found = [read_status(path) for path in paths]
+@click.pass_context
+def status(ctx: click.Context, paths: Tuple[str, ...], as_json: bool) -> None:
+    """Tell what the queues in the directories PATH look like at this moment. Nothing is changed.
+
+    A queue that cannot be read has its error, and the others are told nevertheless.
+
+    The exit status is 0 if all could be read, and 1 if not.
+    """
+    found = [_read(path) for path in paths]
     if as_json:
-        import json
-        click.echo(json.dumps([_as_json(one) for one in found], indent=2))
+        output.json_text([_as_json(one) for one in found])
     else:
-        click.echo("\n\n".join(_as_text(one) for one in found))
+        output.lines(_joined(_as_text(one) for one in found if isinstance(one, QueueStatus)))
+    for one in found:
+        if isinstance(one, _Unreadable):
+            output.line(f"Error: {one.error}", err=True)
+    if any(isinstance(one, _Unreadable) for one in found):
+        ctx.exit(exit_status.FAILED)
 
 
-def _as_json(one: QueueStatus) -> Dict[str, Any]:
-    mark = one.high_watermark
-    return {
-        "path": str(one.path),
-        "messages": one.messages,
-        "size_bytes": one.size_bytes,
-        "oldest_age_s": one.oldest_age_s,
-        "next_id": one.next_id,
-        "sent": one.sent,
-        "pruned": dataclasses.asdict(one.pruned),
-        "floor": one.floor,
-        "high_watermark": {
-            "message_timeout": mark.message_timeout,
-            "max_messages": mark.max_messages,
-            "hwm_db_size": mark.hwm_db_size
-        },
-        "strategy": one.strategy.name,
-        "durability": one.durability.name.lower(),
-        "message_type": one.message_type,
-        "retention_s": one.retention_s,
-        "retained": one.retained,
-        "delayed": one.delayed,
-        "subscribers": {
-            identifier: {
-                "next_id": subscriber.next_id,
-                "pending": subscriber.pending,
-                "oldest_pending_age_s": subscriber.oldest_pending_age_s,
-                "taken": subscriber.taken,
-                "in_flight": subscriber.in_flight,
-                "dead_letters": subscriber.dead_letters,
-                "policy": None if subscriber.policy is None else subscriber.policy.settings()
-            }
-            for identifier, subscriber in sorted(one.subscribers.items())
-        }
-    }
+@dataclasses.dataclass
+class _Unreadable:
+    """What stands in the place of the status of a queue that cannot be read."""
+
+    path: str
+    error: str
 
 
-def _as_text(one: QueueStatus) -> str:
+def _read(path: str) -> Union[QueueStatus, _Unreadable]:
+    try:
+        return read_status(path)
+    except (errors.PersipubsubError, OSError) as error:
+        if click.get_current_context().find_root().params["debug"]:
+            raise
+        return _Unreadable(os.path.abspath(path), " ".join(str(error).split()))
+
+
+def _joined(blocks: Iterable[List[str]]) -> Iterator[str]:
+    """Give the lines of all blocks, with an empty line between two blocks."""
+    for index, block in enumerate(blocks):
+        yield from [""] * bool(index)
+        yield from block
+
+
+def _as_json(value: object) -> object:
+    """Give what JSON has for a value: for a status all that it has, so that a new fact is never left out."""
+    facts = _facts(value)
+    if facts is not None:
+        return {name: _as_json(one) for name, one in facts.items()}
+    if isinstance(value, enum.Enum):
+        return value.name.lower()
+    return str(value) if isinstance(value, pathlib.Path) else value
+
+
+def _facts(value: object) -> Optional[Mapping[str, object]]:
+    if isinstance(value, SubscriberPolicy):
+        return value.settings()
+    if isinstance(value, HighWaterMark):
+        return {name: getattr(value, name) for name in HighWaterMark.__slots__}
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return dict(sorted(value.items())) if isinstance(value, Mapping) else None
+
+
+def _as_text(one: QueueStatus) -> List[str]:
     mark = one.high_watermark
     lines = [
-        click.format_filename(one.path),
+        str(one.path),
         f"  messages    {one.messages:,} of {mark.max_messages:,}",
         f"  bytes       {one.size_bytes:,} of {mark.hwm_db_size:,}",
         f"  oldest      {_age(one.oldest_age_s)} of {mark.message_timeout:,} s",
@@ -84,8 +107,8 @@ def _as_text(one: QueueStatus) -> str:
         lines.append(f"  delayed     {one.delayed:,}")
     if not one.subscribers:
         kept = "only retained" if one.retention_s else "not stored"
-        return "\n".join(lines + [f"  no subscribers: what is sent is {kept}"])
-    return "\n".join(lines + _table(one))
+        return lines + [f"  no subscribers: what is sent is {kept}"]
+    return lines + _table(one)
 
 
 def _table(one: QueueStatus) -> List[str]:

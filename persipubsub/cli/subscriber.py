@@ -4,7 +4,8 @@ from typing import Any
 
 import click
 
-from persipubsub.cli import Command
+from persipubsub.cli import output
+from persipubsub.cli.command import Command
 from persipubsub.cli.formats import counted
 from persipubsub.cli.opening import complete_subscriber, opened_control, read_status
 
@@ -43,7 +44,7 @@ def remove(path: str, name: str, yes: bool) -> None:
         found = control.status().subscribers.get(name)
         if found is not None and found.dead_letters and not yes:
             letters = counted(found.dead_letters, "dead letter")
-            click.confirm(f"Remove the subscriber {name!r}, and delete {letters} of it?", abort=True, err=True)
+            output.confirm(f"Remove the subscriber {name!r}, and delete {letters} of it?")
         control.remove_subscriber(name)
 
 
@@ -51,5 +52,4 @@ def remove(path: str, name: str, yes: bool) -> None:
 @click.argument("path", type=click.Path())
 def list_(path: str) -> None:
     """Write the names of the subscribers, one a line."""
-    for name in sorted(read_status(path).subscribers):
-        click.echo(name)
+    output.lines(sorted(read_status(path).subscribers))

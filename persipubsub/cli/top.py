@@ -1,7 +1,6 @@
 """The verb ``top``: watch queues."""
 
 import contextlib
-import io
 import os
 import select
 import signal
@@ -13,9 +12,11 @@ from typing import Iterator, List, NoReturn, Optional, Tuple
 import click
 
 from persipubsub import clock, errors
-from persipubsub.cli import Command, exit_status
+from persipubsub.cli import exit_status, output
+from persipubsub.cli.command import Command
 from persipubsub.cli.history import History
 from persipubsub.cli.opening import read_status
+from persipubsub.cli.waiting import Seconds
 
 #: The width where there is no terminal to ask.
 WIDTH = 120
@@ -27,7 +28,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @click.option("--interval",
               metavar="S",
-              type=click.FloatRange(0.1, 3600),
+              type=Seconds(0.1, 3600),
               default=1,
               show_default=True,
               help="Look every S seconds.")
@@ -38,11 +39,7 @@ def top(paths: Tuple[str, ...], interval: float) -> None:
 
     Where standard output is no terminal, two looks are taken, and what they show is written once.
     """
-    if sys.stdout is None:
-        raise click.ClickException("Standard output is closed.")
-    # What the characters of the terminal lack is no reason to fail.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
+    output.require_stdout()
     histories = [History(path) for path in dict.fromkeys(paths)]
     if sys.stdout.isatty():
         _watch(histories, interval)
@@ -60,25 +57,22 @@ def _look(histories: List[History]) -> None:
 
 def _write(histories: List[History], interval_s: float) -> None:
     """Write what is to be seen after one interval, and end."""
-    from rich.console import Console
-
     from persipubsub.cli.top_frame import frame
     _look(histories)
     clock.sleep(interval_s)
     _look(histories)
-    Console(width=WIDTH, highlight=False).print(frame(histories, WIDTH))
+    output.console(width=WIDTH).print(frame(histories, WIDTH))
     if any(history.error is not None for history in histories):
         click.get_current_context().exit(exit_status.FAILED)
 
 
 def _watch(histories: List[History], interval_s: float) -> None:
     """Draw again and again, until the user ends it."""
-    from rich.console import Console
     from rich.live import Live
 
     from persipubsub.cli.top_frame import frame
     with contextlib.suppress(KeyboardInterrupt), _stopped_by_exit(), _keys() as keys:
-        console = Console(highlight=False)
+        console = output.console()
         with Live(console=console, screen=True, auto_refresh=False) as live:
             next_look_s = clock.monotonic_s()
             while True:

@@ -2,12 +2,11 @@
 
 from typing import List, Optional, Sequence
 
-import click
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from persipubsub.cli import subscriber_cells
+from persipubsub.cli import output, subscriber_cells
 from persipubsub.cli.history import History
 from persipubsub.status import QueueStatus
 
@@ -24,9 +23,9 @@ def frame(histories: Sequence[History], width: int) -> Group:
     """
     blocks: List[RenderableType] = []
     for history in histories:
-        blocks.append(Text(click.format_filename(history.path), style="bold"))
+        blocks.append(Text(output.shown_path(history.path), style="bold"))
         if history.error is not None:
-            blocks.append(Text(f"  {history.error}", style="red"))
+            blocks.append(Text(f"  {output.shown(history.error)}", style="red"))
         else:
             blocks += [_figures(history.latest()), _graphs(history, width), _subscribers(history)]
         blocks.append(Text())
@@ -52,13 +51,13 @@ def _figures(status: QueueStatus) -> RenderableType:
         share = value / limit
         grid.add_row(f"  {name}", text, f"{share:.0%}", style="red" if share >= HIGH_SHARE else "")
     for name, line in (
-        ("type", status.message_type),
+        ("type", None if status.message_type is None else output.shown(status.message_type)),
         ("retained",
          f"{status.retained:,} of those messages, for {status.retention_s:g} s" if status.retention_s else None),
         ("delayed", f"{status.delayed:,}" if status.delayed else None),
     ):
         if line is not None:
-            grid.add_row(f"  {name}", line)
+            grid.add_row(f"  {name}", Text(line))
     pruned = status.pruned
     grid.add_row(
         "  pruned", f"{pruned.timeout:,} by timeout, {pruned.overflow:,} by overflow, {pruned.dangling:,} "
@@ -91,7 +90,6 @@ def _subscribers(history: History) -> RenderableType:
         grid.add_column(justify="right", no_wrap=True)
     grid.add_row("  subscriber", *head, style="dim")
     for identifier, subscriber in sorted(status.subscribers.items(), key=lambda item: (-item[1].pending, item[0])):
-        # As Python writes it: a name may have a line break.
         grid.add_row(Text(f"  {identifier!r}"), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s),
                      _number(rates.get(identifier), "/s"), *subscriber_cells.of(status, subscriber))
     return grid

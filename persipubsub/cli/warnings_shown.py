@@ -4,7 +4,7 @@ import contextlib
 import logging
 from typing import Iterator
 
-import click
+from persipubsub.cli import output
 
 
 class _Echo(logging.Handler):
@@ -12,7 +12,7 @@ class _Echo(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        click.echo(f"{record.levelname.capitalize()}: {' '.join(record.getMessage().split())}", err=True)
+        output.line(f"{record.levelname.capitalize()}: {' '.join(record.getMessage().split())}", err=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,136 @@
+"""The verbs: each is loaded only when it is called.
+
+Each has an import statement, where a table of names with importlib would be shorter: tools that pack a program into one
+file, such as PyInstaller, know only of modules that a statement imports.
+"""
+
+from typing import Callable, Dict
+
+import click
+
+# pylint: disable=import-outside-toplevel  # see above
+
+
+def _create() -> click.Command:
+    from persipubsub.cli.create import create
+    return create
+
+
+def _deploy() -> click.Command:
+    from persipubsub.cli.deploy import deploy
+    return deploy
+
+
+def _describe() -> click.Command:
+    from persipubsub.cli.describe import describe
+    return describe
+
+
+def _schema() -> click.Command:
+    from persipubsub.cli.schema import schema
+    return schema
+
+
+def _send() -> click.Command:
+    from persipubsub.cli.send import send
+    return send
+
+
+def _receive() -> click.Command:
+    from persipubsub.cli.receive import receive
+    return receive
+
+
+def _status() -> click.Command:
+    from persipubsub.cli.status import status
+    return status
+
+
+def _top() -> click.Command:
+    from persipubsub.cli.top import top
+    return top
+
+
+def _metrics() -> click.Command:
+    from persipubsub.cli.metrics import metrics
+    return metrics
+
+
+def _subscriber() -> click.Command:
+    from persipubsub.cli.subscriber import subscriber
+    return subscriber
+
+
+def _set() -> click.Command:
+    from persipubsub.cli.set import set  # pylint: disable=redefined-builtin  # the verb
+    return set
+
+
+def _prune() -> click.Command:
+    from persipubsub.cli.prune import prune
+    return prune
+
+
+def _clear() -> click.Command:
+    from persipubsub.cli.clear import clear
+    return clear
+
+
+def _dead_letters() -> click.Command:
+    from persipubsub.cli.dead_letters import dead_letters
+    return dead_letters
+
+
+def _demo() -> click.Command:
+    from persipubsub.cli.demo import demo
+    return demo
+
+
+def _check() -> click.Command:
+    from persipubsub.cli.check import check
+    return check
+
+
+def _recover() -> click.Command:
+    from persipubsub.cli.recover import recover
+    return recover
+
+
+def _backup() -> click.Command:
+    from persipubsub.cli.backup import backup
+    return backup
+
+
+def _compact() -> click.Command:
+    from persipubsub.cli.compact import compact
+    return compact
+
+
+def _migrate() -> click.Command:
+    from persipubsub.cli.migrate import migrate
+    return migrate
+
+
+#: By name, in the order of the help.
+VERBS: Dict[str, Callable[[], click.Command]] = {
+    "create": _create,
+    "deploy": _deploy,
+    "describe": _describe,
+    "schema": _schema,
+    "send": _send,
+    "receive": _receive,
+    "status": _status,
+    "top": _top,
+    "metrics": _metrics,
+    "subscriber": _subscriber,
+    "set": _set,
+    "prune": _prune,
+    "clear": _clear,
+    "dead-letters": _dead_letters,
+    "demo": _demo,
+    "check": _check,
+    "recover": _recover,
+    "backup": _backup,
+    "compact": _compact,
+    "migrate": _migrate,
+}

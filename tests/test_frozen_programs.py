@@ -1,0 +1,19 @@
+"""Test that tools which pack a program into one file, such as PyInstaller, find all modules of the package."""
+
+import modulefinder
+import pathlib
+
+import persipubsub
+
+PACKAGE = pathlib.Path(persipubsub.__file__).parent
+#: What no verb needs: the entry of ``python -m``, and what a program's own tests import by a statement of theirs.
+NOT_OF_THE_COMMAND = {"persipubsub.__main__", "persipubsub.testing"}
+
+
+def test_import_statements_lead_to_every_module() -> None:
+    """From the command line, statements that a tool can read import everything; nothing is imported by its name."""
+    finder = modulefinder.ModuleFinder([str(PACKAGE.parent)])
+    finder.import_hook("persipubsub.cli")
+    paths = (path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    modules = {".".join(path.parts).removesuffix(".__init__") for path in paths}
+    assert modules - set(finder.modules) == NOT_OF_THE_COMMAND
