@@ -310,7 +310,12 @@ class Control:
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def check(self) -> Tuple[Violation, ...]:
-        """Read the whole queue and verify its invariants; empty if all is well."""
+        """Read the whole queue and return the violations of its invariants; empty if there are none.
+
+        This verifies that every record can be read, that the records agree with each other, and that every message has
+        all its parts. It cannot notice that bytes within a message have changed: there are no checksums. It does not
+        verify the pages that hold the records; ``persipubsub check`` does so while nobody has the queue open.
+        """
         return self._handle.read(invariants.check)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)

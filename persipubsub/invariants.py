@@ -44,7 +44,7 @@ class Violation(NamedTuple):
 
 
 def check(txn: Transaction) -> Tuple[Violation, ...]:
-    """Read the whole queue and give all violations; none means that all is well."""
+    """Read the whole queue and return all violations. Bytes within messages are not verified."""
     parts = (_configuration, _places, _messages, _runs, _owners, _deliveries, _delayed, _once)
     return tuple(Violation(*found) for part in parts for found in _readable(part(txn)))
 

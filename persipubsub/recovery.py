@@ -12,6 +12,8 @@ from typing import Callable, Iterator, List, Optional, Tuple, Union
 
 from persipubsub import admission, arguments, database, errors, files, mark, queue
 from persipubsub.configuration import Configuration, fresh
+from persipubsub.delivery_records import REQUEUED
+from persipubsub.page_guess import ID_MAX
 from persipubsub.page_walk import PageFile
 from persipubsub.records import NEVER_US, Header, Place, Run
 from persipubsub.recovered_subscribers import (SUBSCRIBER_NUMBER_MAX, RecoveredSubscriber, Step, letters_of_nobody,
@@ -142,10 +144,11 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         if found.header is not None:
             header = found.header
         self._runs = _plausible(found.runs[first_id] for first_id in sorted(found.runs))
-        ends = [1, *(run.first_id for run in self._runs), *(one.next_id for one in self.subscribers)]
-        self._next_id = max(*ends, *(message_id + 1 for message_id in found.messages), 1)
+        next_id = self._first_unused_id()
         floor = min((one.position for one in self.subscribers), default=0)
-        first = header.first if header.first <= self._next_id else 0
+        # A larger one is broken, or all messages had gone: of neither is any message to be left out.
+        first = header.first if header.first <= next_id else 0
+        self._next_id = max(next_id, min(header.first, ID_MAX))
         self._start = first if header.retention_us else max(floor, first)
         self._ids = sorted(message_id for message_id in found.messages if message_id >= self._start)
         self._saved_ids: List[int] = []
@@ -159,6 +162,18 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
                                  next_due_us=NEVER_US,
                                  next_delayed_number=1 + max([0, *(key[1] for key in found.delayed)]))
         self.beginning: Tuple[Header, Run] = header, first_run
+
+    def _first_unused_id(self) -> int:
+        """Return an id above every id that any record tells of, so that none is given twice."""
+        found = self._found
+        return 1 + max([
+            0,
+            *(run.first_id - 1 for run in self._runs),
+            *(one.next_id - 1 for one in self.subscribers),
+            *found.messages,
+            *(message_id % REQUEUED for entries in found.entries.values() for message_id in entries),
+            *(sent.message_id for sent in found.once.values() if sent.message_id < ID_MAX),
+        ])
 
     def steps(self) -> Iterator[Step]:
         """Give the transactions that make the fresh queue."""

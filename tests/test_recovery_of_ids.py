@@ -1,0 +1,123 @@
+"""A recovered queue brings back nothing that had gone for everybody, and gives no id again."""
+
+import contextlib
+from typing import Callable, List
+
+import pytest
+
+import persipubsub
+from persipubsub import Control, Durability, Environment, HighWaterMark, queue, recovery
+from tests.damages import Raw, change_place
+
+MakeEnvironment = Callable[..., Environment]
+RETENTION_S = 400
+
+
+def overflow(control: Control) -> None:
+    """Reach the mark, so that the oldest go."""
+    control.set_hwm(HighWaterMark(RETENTION_S, 15))
+    with persipubsub.new_environment(control.status().path) as environment:
+        environment.new_publisher().send(b"over the mark")
+
+
+def rewind_and_clear(control: Control) -> None:
+    """Clear the queue after a subscriber went back to the beginning."""
+    control.rewind("a", "earliest")
+    control.clear_messages()
+
+
+@pytest.mark.parametrize("let_go", [
+    Control.clear_messages, Control.clear_all_subscribers, overflow, rewind_and_clear,
+    lambda control: control.prune_all_messages_for("a"), lambda control: control.set_retention(0),
+    lambda control: control.remove_subscriber("a")
+])
+@pytest.mark.parametrize("retention_s", [0, RETENTION_S])
+def test_what_had_gone_stays_away(let_go: Callable[[Control], object], retention_s: float,
+                                  new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was let go, but is still to be deleted from the file, does not come back."""
+    monkeypatch.setattr(queue, "DELETIONS_MAX", 3)
+    hwm = HighWaterMark(RETENTION_S, 60)
+    with new_environment("a", durability=Durability.PROCESS_CRASH, retention_s=retention_s,
+                         high_watermark=hwm) as environment:
+        control, publisher = environment.new_control(), environment.new_publisher()
+        publisher.send_many([b"taken"] * 20)
+        with environment.new_subscriber("a").receive_many(timeout=0) as messages:
+            assert len(messages) == 20
+        publisher.send_many([b"awaited"] * 20)
+        let_go(control)
+        before, history = control.status(), ids_of(control)
+    recovery.recover(environment.path)
+    with persipubsub.new_environment(environment.path) as environment:
+        control = environment.new_control()
+        after = control.status()
+        assert (after.messages, after.next_id, ids_of(control)) == (before.messages, before.next_id, history)
+        for identifier in after.subscribers:
+            control.rewind(identifier, "earliest")
+            assert control.status().subscribers[identifier].pending == len(history)
+        assert control.check() == ()
+
+
+def ids_of(control: Control) -> List[int]:
+    """Give the ids of all messages that are there."""
+    return [message.id for message in control.history()]
+
+
+def die(environment: Environment) -> None:
+    """Have a message become a dead letter."""
+    environment.new_control().add_subscriber("workers", shared=True, max_deliveries=1)
+    environment.new_publisher().send(b"poison")
+    with contextlib.suppress(ValueError), environment.new_subscriber("workers").receive(timeout=0) as message:
+        raise ValueError(message)
+
+
+def hold(environment: Environment) -> None:
+    """Have a worker close the queue while it holds a message."""
+    environment.new_control().add_subscriber("workers", shared=True)
+    environment.new_publisher().send(b"held")
+    block = environment.new_subscriber("workers").receive(timeout=0)
+    block.__enter__()  # pylint: disable=unnecessary-dunder-call  # the block is left open on purpose
+
+
+def take(environment: Environment) -> None:
+    """Take all messages, so that only the subscriber's place tells of them."""
+    environment.new_control().add_subscriber("a")
+    environment.new_publisher().send_many([b"taken"] * 20)
+    with environment.new_subscriber("a").receive_many(timeout=0) as messages:
+        assert len(messages) == 20
+
+
+def clear(environment: Environment) -> None:
+    """Clear a queue whose messages are deleted later, so that only the header tells of them."""
+    environment.new_control(retention_s=RETENTION_S).add_subscriber("a")
+    environment.new_publisher().send_many([b"cleared"] * 20)
+    environment.new_control().clear_messages()
+
+
+def send_once(environment: Environment) -> None:
+    """Send a message to nobody, so that only its deduplication id tells of it."""
+    environment.new_publisher().send(b"once", deduplication_id="once")
+
+
+@pytest.mark.damages_queues
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("work", [die, hold, take, clear, send_once])
+def test_no_id_is_given_twice(work: Callable[[Environment], None], new_environment: MakeEnvironment,
+                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where log, messages and places are lost, any other record of an id keeps it from being given again."""
+    monkeypatch.setattr(queue, "DELETIONS_MAX", 3)
+    with new_environment() as environment:
+        work(environment)
+        next_id = environment.new_control().status().next_id
+    raw = Raw(environment.path)
+    with contextlib.closing(raw.environment):
+        for name in ("meta_db", "data_db"):
+            for key, _ in raw.all(name):
+                raw.delete(name, key)
+        if work in (die, hold):
+            change_place(raw, b"workers", next_id=1)
+        if work is clear:
+            change_place(raw, b"a", next_id=1)
+    recovery.recover(environment.path)
+    with persipubsub.new_environment(environment.path) as environment:
+        assert environment.new_publisher().send(b"next") >= next_id
+        assert environment.new_control().check() == ()
