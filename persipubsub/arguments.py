@@ -217,7 +217,7 @@ def position(name: str, value: object, word: str, ids: bool) -> replay.Position:
     choices = ", ".join([*map(repr, words), "a datetime with a timezone", *(["a message id"] if ids else [])])
     if isinstance(value, bool) or not isinstance(value, (str, int) if ids else str):
         raise errors.ArgumentTypeError(f"The argument {name} must be one of {choices}; got {type(value).__name__}.")
-    if isinstance(value, str) or not 1 <= value < 2**64:
+    if isinstance(value, str) or not 1 <= value < MESSAGE_ID_END:
         raise errors.ArgumentError(f"The argument {name} must be one of {choices}; got {value!r}.")
     return replay.Position(message_id=value)
 

@@ -183,6 +183,7 @@ class Control:
     def clear_messages(self) -> int:
         """Delete all messages, also delayed ones; the subscribers stay. Give how many messages went.
 
+        Those that had expired do not count: they had gone already.
         Dead letters, and those that were requeued, are not in the log and stay.
         """
         return self._handle.change(queue.clear)

@@ -132,6 +132,10 @@ def put(txn: Transaction, batch: Batch) -> Sent:
         require_below_mark(header, batch.largest_bytes)
     newest, first_id = log.end()
     ids = range(first_id, first_id + len(batch.payloads))
+    if ids.stop > REQUEUED:
+        raise errors.StorageError(
+            f"The queue has given the message ids up to {first_id - 1}, and there are none from 2 ** 63 on, so "
+            f"{len(ids)} messages cannot be sent. Set up another queue.")
     if not txn.has_subscribers() and not header.retention_us:
         log.mark_end(ids.stop)
         remove_below(txn, ids.stop)
@@ -354,7 +358,8 @@ def remove_dangling(txn: Transaction) -> int:
 
 
 def clear(txn: Transaction) -> int:
-    """Remove all messages, also the delayed ones; give how many went."""
+    """Remove all messages, also the delayed ones; give how many went, of those that had not expired."""
+    expire(txn)
     return remove_below(txn, txn.log().next_id()) + _clear_delayed(txn)
 
 
@@ -463,7 +468,8 @@ class Cleared(NamedTuple):
 
 
 def clear_subscribers(txn: Transaction) -> Cleared:
-    """Remove all subscribers and all messages."""
+    """Remove all subscribers and all messages; those that had expired do not count."""
+    expire(txn)
     retained, places = retained_messages(txn), list(txn.places())
     for identifier, place in places:
         _remove_place(txn, identifier, place)

@@ -71,8 +71,9 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
         return len(went)
 
     def clear(self, reason: str = "") -> int:
-        """Let all messages go, also the delayed ones; give how many went."""
+        """Let all messages go, also the delayed ones; give how many went, of those that had not expired."""
         self.write()
+        self.let_go(self.young(self.log), "timeout")
         delayed = len(self.delayed)
         self.delayed.clear()
         return delayed + self.let_go([], reason)

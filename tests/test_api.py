@@ -30,7 +30,7 @@ import pytest
 
 import persipubsub
 from persipubsub import (Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, arguments,
-                         database, errors, handle, invariants, log, queue, records)
+                         clock, database, errors, handle, invariants, log, queue, records)
 from persipubsub.database import Database
 from persipubsub.handle import Handle
 from persipubsub.transaction import SubDatabases
@@ -1376,3 +1376,35 @@ def test_a_queue_that_must_be_there_is_not_made(tmp_path: pathlib.Path) -> None:
         assert set(environment.new_control(["a"], create=False).status().subscribers) == {"a"}
         with pytest.raises(errors.ArgumentTypeError, match="create"):
             environment.new_control(create=1)  # type: ignore[arg-type]  # the mistake
+
+
+def test_no_id_beyond_the_last(new_environment: MakeEnvironment) -> None:
+    """The ids below 2 ** 63 are given; a send beyond them is refused, and what was sent arrives."""
+    environment = new_environment("a")
+    held = handle.acquire(environment.path)
+    held.change(lambda txn: txn.log().mark_end(arguments.MESSAGE_ID_END - 2))
+    handle.release(held)
+    publisher = environment.new_publisher()
+    assert publisher.send(b"1") == arguments.MESSAGE_ID_END - 2
+    with pytest.raises(errors.StorageError, match="Set up another queue"):
+        publisher.send_many([b"2", b"3"])
+    assert publisher.send(b"2") == arguments.MESSAGE_ID_END - 1
+    with pytest.raises(errors.StorageError):
+        publisher.send(b"3")
+    assert list(environment.new_subscriber("a").messages(timeout=0)) == [b"1", b"2"]
+
+
+def test_clearing_does_not_count_what_had_expired(new_environment: MakeEnvironment,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told to have been cleared is what somebody could still have received; the rest has expired."""
+    now_us = clock.boottime_us()
+    monkeypatch.setattr(clock, "boottime_us", lambda: now_us)
+    environment = new_environment("a", high_watermark=persipubsub.HighWaterMark(10))
+    control, publisher = environment.new_control(), environment.new_publisher()
+    for clear in (control.clear_messages, control.clear_all_subscribers):
+        publisher.send(b"old")
+        now_us += 11_000_000
+        publisher.send_later(b"later", delay_s=100)
+        assert control.status().messages == 0
+        assert clear() == 1
+    assert control.status().pruned.timeout == 2

@@ -359,10 +359,12 @@ def share_full(disk: pathlib.Path, durability: Durability, prepare: Callable[[Su
     path, filler = disk / "queue", Filler(disk)
     with persipubsub.new_environment(path) as environment:
         control = environment.new_control(durability=durability)
-        control.add_subscriber(WORKERS, shared=True, lease_s=LEASE_S, max_deliveries=1)
+        control.add_subscriber(WORKERS, shared=True, lease_s=LEASE_S, max_deliveries=2)
         publisher, worker = environment.new_publisher(), environment.new_subscriber(WORKERS)
         publisher.send_many([bytes(300)] * SHARED_MESSAGES)
         action = prepare(worker)
+        if prepare is bury:  # only now: a message that is handed out once comes alone
+            control.add_subscriber(WORKERS, max_deliveries=1)
         filler.fill(PAGE_BYTES)
         exhaust(publisher)
         before = look(path)

@@ -103,24 +103,27 @@ def give_back_unbegun(path: pathlib.Path) -> Action:
 
 def bury_what_raised(path: pathlib.Path) -> Action:
     """Make dead letters of what a block raised at."""
-    _, worker = add(path, max_deliveries=1)
+    environment, worker = add(path, max_deliveries=2)
     receipt = held(worker)
+    environment.new_control().add_subscriber(WORKERS, max_deliveries=1)
     return lambda: fail(receipt)
 
 
 def bury_what_ran_out(path: pathlib.Path) -> Action:
     """Make dead letters of what a worker held for longer than the lease, and hand out what comes behind them."""
-    environment, worker = add(path, lease_s=0.01, max_deliveries=1)
+    environment, worker = add(path, lease_s=0.01, max_deliveries=2)
     held(worker)
-    environment.new_control().add_subscriber(WORKERS, lease_s=LEASE_S)
+    environment.new_control().add_subscriber(WORKERS, lease_s=LEASE_S, max_deliveries=1)
     time.sleep(0.02)
     return lambda: held(worker)
 
 
 def _with_dead_letters(path: pathlib.Path) -> Tuple[persipubsub.Control, Subscriber[bytes]]:
-    environment, worker = add(path, max_deliveries=1)
-    fail(held(worker))
-    return environment.new_control(), worker
+    environment, worker = add(path, max_deliveries=2)
+    receipt, control = held(worker), environment.new_control()
+    control.add_subscriber(WORKERS, max_deliveries=1)  # only now: a message that is handed out once comes alone
+    fail(receipt)
+    return control, worker
 
 
 def requeue(path: pathlib.Path) -> Action:
