@@ -7,6 +7,7 @@ import click
 
 from persipubsub.cli import Command, subscriber_cells
 from persipubsub.cli.opening import read_status
+from persipubsub.database import LAG_COMMITS_MIN
 from persipubsub.status import QueueStatus
 
 
@@ -45,6 +46,7 @@ def _as_json(one: QueueStatus) -> Dict[str, Any]:
         "retention_s": one.retention_s,
         "retained": one.retained,
         "delayed": one.delayed,
+        "reader_lag": one.reader_lag,
         "subscribers": {
             identifier: {
                 "next_id": subscriber.next_id,
@@ -82,6 +84,8 @@ def _as_text(one: QueueStatus) -> str:
         lines.append(f"  retained    {one.retained:,} of those messages, for {one.retention_s:g} s")
     if one.delayed:
         lines.append(f"  delayed     {one.delayed:,}")
+    if one.reader_lag >= LAG_COMMITS_MIN:
+        lines.append(f"  file grows  a process has been reading for {one.reader_lag:,} commits: is it stopped?")
     if not one.subscribers:
         kept = "only retained" if one.retention_s else "not stored"
         return "\n".join(lines + [f"  no subscribers: what is sent is {kept}"])
