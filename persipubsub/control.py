@@ -307,7 +307,8 @@ class Control:
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def status(self) -> QueueStatus:
         """Tell what the queue looks like at this moment."""
-        return self._handle.read_present(lambda txn: status.read(txn, self._environment.path))
+        lag = self._handle.reader_lag()
+        return self._handle.read_present(lambda txn: status.read(txn, self._environment.path, lag))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def check(self) -> Tuple[Violation, ...]:

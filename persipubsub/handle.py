@@ -50,6 +50,10 @@ class Handle:  # pylint: disable=too-many-public-methods  # one per thing that a
         """Run what many tasks want to write in as few transactions as it fits in; each succeeds or fails alone."""
         return self._writer.run_all(writes)
 
+    def reader_lag(self) -> int:
+        """Count the commits since the read began that goes on longest, in whatever process."""
+        return self._storage.reader_lag()
+
     def copy(self, file: pathlib.Path) -> None:
         """Write a compact, consistent copy into a file that is not there."""
         self._storage.copy(file)

@@ -42,6 +42,8 @@ METRICS = (
            "Messages that all subscribers have taken, and that are kept for a while."),
     Metric("persipubsub_delayed_messages", _GAUGE, _QUEUE, "Messages that were sent for later and are not due yet."),
     Metric("persipubsub_size_bytes", _GAUGE, _QUEUE, "Bytes of the pages that the messages take."),
+    Metric("persipubsub_reader_lag_commits", _GAUGE, _QUEUE,
+           "Commits since the read began that goes on longest; where it only rises, the file grows."),
     Metric("persipubsub_oldest_message_age_seconds", _GAUGE, _QUEUE,
            "Time since the oldest message was sent; 0 if there is none."),
     Metric("persipubsub_high_watermark_messages", _GAUGE, _QUEUE, "Messages at which the queue overflows."),
@@ -131,7 +133,8 @@ def _label(path: pathlib.Path) -> str:
 def _read_status(path: pathlib.Path) -> QueueStatus:
     opened = handle.acquire(path)
     try:
-        return opened.read(lambda txn: status.read(txn, path))
+        lag = opened.reader_lag()
+        return opened.read(lambda txn: status.read(txn, path, lag))
     finally:
         handle.release(opened)
 
@@ -143,6 +146,7 @@ def _samples(found: QueueStatus) -> Iterator[_Sample]:
     yield _Sample("persipubsub_retained_messages", found.retained)
     yield _Sample("persipubsub_delayed_messages", found.delayed)
     yield _Sample("persipubsub_size_bytes", found.size_bytes)
+    yield _Sample("persipubsub_reader_lag_commits", found.reader_lag)
     yield _Sample("persipubsub_oldest_message_age_seconds", found.oldest_age_s or 0)
     yield _Sample("persipubsub_high_watermark_messages", mark.max_messages)
     yield _Sample("persipubsub_high_watermark_bytes", mark.hwm_db_size)

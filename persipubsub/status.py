@@ -118,12 +118,18 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     deduplication_max: int
     #: Number of messages that were sent for later, and have not come yet.
     delayed: int
+    #: How many commits have come since the read began that goes on longest, in whatever process. Where it only rises, a
+    #: process has stopped in a read, and the file grows.
+    reader_lag: int
     #: The subscribers by identifier.
     subscribers: Mapping[str, SubscriberStatus]
 
 
-def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
-    """Read the status of a queue in one transaction. Its cost does not depend on the backlog."""
+def read(txn: Transaction, path: pathlib.Path, reader_lag: int) -> QueueStatus:
+    """Read the status of a queue in one transaction. Its cost does not depend on the backlog.
+
+    :param reader_lag: which no transaction can tell
+    """
     header = txn.header
     now_us = queue.now_us(txn)
     kept_id = queue.first_kept_id(txn, now_us)
@@ -167,6 +173,7 @@ def read(txn: Transaction, path: pathlib.Path) -> QueueStatus:
                        deduplication_window_s=stored_seconds(header.deduplication_window_us),
                        deduplication_max=header.deduplication_max,
                        delayed=header.delayed,
+                       reader_lag=reader_lag,
                        subscribers={
                            identifier.decode(): plain(place) if place.policy is None else with_policy(place)
                            for identifier, place in txn.places()

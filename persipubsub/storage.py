@@ -262,6 +262,17 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 finally:
                     opened.close()
 
+    def reader_lag(self) -> int:
+        """Count the commits since the read began that goes on longest, in whatever process."""
+        token = object()
+        try:
+            self._gate.enter(token)
+            return self._open().oldest_reader().lag_commits
+        except database.LmdbError as error:
+            database.raise_translated(error, self.path)
+        finally:
+            self._gate.leave(token)
+
     def copy(self, file: pathlib.Path) -> None:
         """Write a compact, consistent copy of the queue into a file that is not there."""
         token = object()

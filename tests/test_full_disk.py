@@ -283,7 +283,7 @@ def stored(environment: Environment) -> Tuple[object, ...]:
     held = handle.acquire(environment.path)
     try:
         assert not held.read(invariants.check)
-        found = held.read(lambda txn: status.read(txn, environment.path))
+        found = held.read(lambda txn: status.read(txn, environment.path, 0))
     finally:
         handle.release(held)
     places = [(identifier, place.next_id) for identifier, place in sorted(found.subscribers.items())]

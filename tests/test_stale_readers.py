@@ -353,6 +353,12 @@ def test_a_stopped_reader_is_told_of(new_environment: MakeEnvironment, start: St
     assert present is not None
     reader = present.oldest_reader()
     assert f"process {reader.process} " in warning and reader.lag_commits >= CYCLES
+    assert environment.new_control().status().reader_lag == reader.lag_commits
+    shown = subprocess.run([sys.executable, "-m", "persipubsub", "status", environment.path],
+                           check=True,
+                           capture_output=True,
+                           text=True)
+    assert f"file grows  a process has been reading for {reader.lag_commits:,} commits" in shown.stdout
     handle.release(opened)
     readers.connection.send("die")
     readers.told()

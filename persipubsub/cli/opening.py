@@ -31,7 +31,8 @@ def read_status(path: str) -> QueueStatus:
     directory = pathlib.Path(os.path.abspath(path))
     opened = handle.acquire(directory)
     try:
-        return opened.read(lambda txn: status.read(txn, directory))
+        lag = opened.reader_lag()
+        return opened.read(lambda txn: status.read(txn, directory, lag))
     finally:
         handle.release(opened)
 

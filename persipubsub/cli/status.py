@@ -13,6 +13,7 @@ from persipubsub.cli import exit_status, output, subscriber_cells
 from persipubsub.cli.command import Command
 from persipubsub.cli.opening import read_status
 from persipubsub.configuration import HighWaterMark
+from persipubsub.database import LAG_COMMITS_MIN
 from persipubsub.status import QueueStatus, SubscriberPolicy
 
 
@@ -105,6 +106,8 @@ def _as_text(one: QueueStatus) -> List[str]:
         lines.append(f"  retained    {one.retained:,} of those messages, for {one.retention_s:g} s")
     if one.delayed:
         lines.append(f"  delayed     {one.delayed:,}")
+    if one.reader_lag >= LAG_COMMITS_MIN:
+        lines.append(f"  file grows  a process has been reading for {one.reader_lag:,} commits: is it stopped?")
     if not one.subscribers:
         kept = "only retained" if one.retention_s else "not stored"
         return lines + [f"  no subscribers: what is sent is {kept}"]

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from persipubsub.cli import output, subscriber_cells
 from persipubsub.cli.history import History
+from persipubsub.database import LAG_COMMITS_MIN
 from persipubsub.status import QueueStatus
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -55,6 +56,8 @@ def _figures(status: QueueStatus) -> RenderableType:
         ("retained",
          f"{status.retained:,} of those messages, for {status.retention_s:g} s" if status.retention_s else None),
         ("delayed", f"{status.delayed:,}" if status.delayed else None),
+        ("file grows", f"a process has been reading for {status.reader_lag:,} commits: is it stopped?"
+         if status.reader_lag >= LAG_COMMITS_MIN else None),
     ):
         if line is not None:
             grid.add_row(f"  {name}", Text(line))

@@ -182,7 +182,7 @@ def found(path: pathlib.Path) -> Dict[str, Any]:
     with persipubsub.new_environment(path) as environment, environment.new_control() as control:
         status = _plain(control.status())
         assert isinstance(status, dict)
-        del status["path"], status["size_bytes"]
+        del status["path"], status["size_bytes"], status["reader_lag"]
         return {
             "check": [str(violation) for violation in control.check()],
             "status": status,
