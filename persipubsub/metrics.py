@@ -11,7 +11,8 @@ try:
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(f"{_error}. pip install 'persipubsub[prometheus]' brings it.", name=_error.name) from None
 
-from persipubsub import arguments, errors, handle, status
+from persipubsub import arguments, errors, looker
+from persipubsub.looker import Looker
 from persipubsub.status import QueueStatus
 
 __all__ = ["QueueCollector"]
@@ -83,10 +84,11 @@ class QueueCollector(Collector):
         prometheus_client.REGISTRY.register(QueueCollector(["queues/orders"]))
     """
 
-    def __init__(self, paths: Iterable[Union[str, "os.PathLike[str]"]]) -> None:
+    def __init__(self, paths: Iterable[Union[str, "os.PathLike[str]"]], isolated: bool = False) -> None:
         """Collect from the queues at paths; no disk is touched.
 
         :param paths: the directories of the queues; there need not be queues yet
+        :param isolated: read the queues in a process of their own. A damaged file may end the process that reads it.
         :raise ArgumentTypeError: it is not an iterable of str or PathLike
         :raise ArgumentError: a path is empty, or has a NUL
         """
@@ -96,6 +98,7 @@ class QueueCollector(Collector):
         # Each once: Prometheus refuses all that it is given where a series is there twice.
         self._paths = tuple(dict.fromkeys(pathlib.Path(os.path.abspath(arguments.directory(path))) for path in paths))
         self._unreadable: Dict[pathlib.Path, str] = {}
+        self._read_status = Looker().read_status if isolated else looker.read_status
 
     def describe(self) -> List[core.Metric]:
         """Name all metrics, without values: to register a collector, no queue has to be read."""
@@ -111,7 +114,7 @@ class QueueCollector(Collector):
 
     def _read(self, path: pathlib.Path) -> List[_Sample]:
         try:
-            found = _read_status(path)
+            found = self._read_status(path)
         except errors.PersipubsubError as error:
             if self._unreadable.get(path) != str(error):  # not at every scrape
                 _LOGGER.warning("The queue at %s cannot be read: %s", path, error)
@@ -128,15 +131,6 @@ def _families() -> Dict[str, _Family]:
 def _label(path: pathlib.Path) -> str:
     """Give the path as text that can be encoded, which the name of a file need not be."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _read_status(path: pathlib.Path) -> QueueStatus:
-    opened = handle.acquire(path)
-    try:
-        lag = opened.reader_lag()
-        return opened.read(lambda txn: status.read(txn, path, lag))
-    finally:
-        handle.release(opened)
 
 
 def _samples(found: QueueStatus) -> Iterator[_Sample]:

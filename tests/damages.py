@@ -1,4 +1,4 @@
-"""Damaging the records of a queue, so that ``check`` finds it."""
+"""Damaging the records of a queue, so that ``check`` finds it, and its pages, so that LMDB ends whoever reads them."""
 
 import pathlib
 import struct
@@ -6,7 +6,7 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 import lmdb
 
-from persipubsub import delivery_records, records
+from persipubsub import delivery_records, files, page_walk, records
 from persipubsub.delivery_records import DUE_KEY, ENTRY_KEY, LETTER_KEY, Delivery
 from persipubsub.transaction import SubDatabases
 
@@ -36,6 +36,18 @@ class Raw:
     def get(self, name: str, key: bytes) -> bytes:
         """Give the value of a record, which has to be there."""
         return dict(self.all(name))[key]
+
+
+def end_readers(path: pathlib.Path, sub_database: str = "subscriber_db") -> None:
+    """Say of the topmost page of a sub-database that it is a branch, which ends whoever reads it by SIGABRT."""
+    with page_walk.PageFile(path / files.DATA_FILE) as opened:
+        meta = opened.newest_meta()
+        found = opened.find(meta.main_root, sub_database.encode())
+        assert found is not None
+        start = page_walk.decode_root(opened.value(*found)) * meta.page_bytes
+    with open(path / files.DATA_FILE, "r+b") as file:
+        file.seek(start + 10)
+        file.write(struct.pack("=H", page_walk.BRANCH))
 
 
 def change_place(raw: Raw, identifier: bytes, **fields: Any) -> None:

@@ -23,7 +23,7 @@ PORT_MAX = 65535
 def metrics(paths: Tuple[str, ...], listen: str) -> None:
     """Serve the metrics of the queues in the directories PATH to Prometheus, until SIGTERM or Ctrl-C.
 
-    A queue that cannot be read, or is not there yet, has the metric persipubsub_up 0.
+    A queue that is damaged, cannot be read, or is not there yet, has the metric persipubsub_up 0.
     """
     address, port = _parsed(listen)
     try:
@@ -39,7 +39,7 @@ def metrics(paths: Tuple[str, ...], listen: str) -> None:
         raise click.ClickException(
             "prometheus_client is not installed. Install it with: pip install 'persipubsub[prometheus]'") from error
     registry = prometheus_client.CollectorRegistry()
-    registry.register(QueueCollector(paths))
+    registry.register(QueueCollector(paths, isolated=True))
     # Before the threads of the server begin, which take over what is blocked here.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:

@@ -8,7 +8,7 @@ from typing import Iterator, List
 
 import click
 
-from persipubsub import environment, errors, handle, status
+from persipubsub import environment, errors, looker
 from persipubsub.control import Control
 from persipubsub.status import QueueStatus
 
@@ -24,17 +24,11 @@ def opened_control(path: str) -> Iterator[Control]:
 
 
 def read_status(path: str) -> QueueStatus:
-    """Read the status of the queue at a path, and write nothing, not even delayed messages that are due.
+    """Read the status of the queue at a path without a write.
 
     :raise NotInitializedError: there is none
     """
-    directory = pathlib.Path(os.path.abspath(path))
-    opened = handle.acquire(directory)
-    try:
-        lag = opened.reader_lag()
-        return opened.read(lambda txn: status.read(txn, directory, lag))
-    finally:
-        handle.release(opened)
+    return looker.read_status(pathlib.Path(os.path.abspath(path)))
 
 
 def complete_subscriber(ctx: click.Context, _param: click.Parameter, incomplete: str) -> List[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import select
 import signal
 import sys
@@ -15,8 +16,8 @@ from persipubsub import clock, errors
 from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
 from persipubsub.cli.history import History
-from persipubsub.cli.opening import read_status
 from persipubsub.cli.waiting import Seconds
+from persipubsub.looker import Looker
 
 #: The width where there is no terminal to ask.
 WIDTH = 120
@@ -35,7 +36,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 def top(paths: Tuple[str, ...], interval: float) -> None:
     """Watch the queues in the directories PATH, until q or Ctrl-C: what goes in and out, and who lags.
 
-    Who lags most is first. The graphs are of the last 120 looks. A queue is open only for the moment of a look.
+    Who lags most is first. The graphs are of the last 120 looks. A queue is open only for the moment of a look, in a
+    process of its own: a damaged queue does not end the program.
 
     Where standard output is no terminal, two looks are taken, and what they show is written once.
     """
@@ -47,10 +49,10 @@ def top(paths: Tuple[str, ...], interval: float) -> None:
         _write(histories, interval)
 
 
-def _look(histories: List[History]) -> None:
+def _look(looker: Looker, histories: List[History]) -> None:
     for history in histories:
         try:
-            history.add(clock.monotonic_s(), read_status(history.path))
+            history.add(clock.monotonic_s(), looker.read_status(pathlib.Path(os.path.abspath(history.path))))
         except errors.PersipubsubError as error:
             history.fail(" ".join(str(error).split()))
 
@@ -58,9 +60,10 @@ def _look(histories: List[History]) -> None:
 def _write(histories: List[History], interval_s: float) -> None:
     """Write what is to be seen after one interval, and end."""
     from persipubsub.cli.top_frame import frame
-    _look(histories)
+    looker = Looker()
+    _look(looker, histories)
     clock.sleep(interval_s)
-    _look(histories)
+    _look(looker, histories)
     output.console(width=WIDTH).print(frame(histories, WIDTH))
     if any(history.error is not None for history in histories):
         click.get_current_context().exit(exit_status.FAILED)
@@ -72,11 +75,11 @@ def _watch(histories: List[History], interval_s: float) -> None:
 
     from persipubsub.cli.top_frame import frame
     with contextlib.suppress(KeyboardInterrupt), _stopped_by_exit(), _keys() as keys:
-        console = output.console()
+        console, looker = output.console(), Looker()
         with Live(console=console, screen=True, auto_refresh=False) as live:
             next_look_s = clock.monotonic_s()
             while True:
-                _look(histories)
+                _look(looker, histories)
                 live.update(frame(histories, console.width), refresh=True)
                 # A look that took long is not made up for.
                 next_look_s = max(next_look_s + interval_s, clock.monotonic_s())
