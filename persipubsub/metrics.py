@@ -129,11 +129,8 @@ def _label(path: pathlib.Path) -> str:
 
 
 def _read_status(path: pathlib.Path) -> QueueStatus:
-    opened = handle.acquire(path)
-    try:
+    with handle.Use(path) as opened:
         return opened.read(lambda txn: status.read(txn, path))
-    finally:
-        handle.release(opened)
 
 
 def _samples(found: QueueStatus) -> Iterator[_Sample]:

@@ -23,9 +23,6 @@ def backup(path: str, target: str) -> None:
     directory = pathlib.Path(os.path.abspath(target))
     with progress_bar("back up"):
         # Not through a Control, which begins with a write.
-        opened = handle.acquire(pathlib.Path(os.path.abspath(path)))
-        try:
+        with handle.Use(pathlib.Path(os.path.abspath(path))) as opened:
             files.backup(directory, opened.copy)
-        finally:
-            handle.release(opened)
     click.echo(f"{click.format_filename(directory)}: {(directory / files.DATA_FILE).stat().st_size:,} bytes")

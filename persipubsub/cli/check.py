@@ -31,11 +31,8 @@ def check(ctx: click.Context, path: str) -> None:
         else:
             click.echo("The queue is in use, so its pages are not checked.", err=True)
             # Not through a Control, which begins with a write.
-            opened = handle.acquire(directory)
-            try:
+            with handle.Use(directory) as opened:
                 found = opened.read(invariants.check)
-            finally:
-                handle.release(opened)
     for violation in found:
         click.echo(str(violation))
     if found:

@@ -30,11 +30,8 @@ def read_status(path: str) -> QueueStatus:
     :raise NotInitializedError: there is none
     """
     directory = pathlib.Path(os.path.abspath(path))
-    opened = handle.acquire(directory)
-    try:
+    with handle.Use(directory) as opened:
         return opened.read(lambda txn: status.read(txn, directory))
-    finally:
-        handle.release(opened)
 
 
 def complete_subscriber(ctx: click.Context, _param: click.Parameter, incomplete: str) -> List[str]:
