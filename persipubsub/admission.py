@@ -18,8 +18,12 @@ from persipubsub.transaction import SubDatabases
 
 _LOGGER = logging.getLogger(__name__)
 
-#: How often it is looked whether who has the queue alone, or tries to, has let go.
+#: Interval between checks whether the exclusive holder has released the queue, and whether a mark is still there.
 LOOK_S = 0.01
+#: After this time a warning says what an opening waits for. It can be interrupted.
+WARN_S = 5.0
+#: How long an opening waits for somebody to verify a queue that bears the mark of another boot.
+VERIFY_WAIT_S_MAX = 10.0
 
 
 def admit(path: pathlib.Path, use_lock: UseLock) -> None:
@@ -28,9 +32,11 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
     :raise PathError: one of its files is a link
     :raise FormatError: it is no queue of this version
     :raise DamagedError: it is broken
+    :raise InUseError: it has to be verified, and somebody has it open all the time
     """
     files.require_no_links(path)
-    use_lock.share()
+    _share(path, use_lock)
+    deadline = clock.monotonic_s() + VERIFY_WAIT_S_MAX
     while mark.of_other_boot(path):
         if use_lock.try_alone():
             # The mark is a queue's, so the file was one, whatever has become of it.
@@ -40,15 +46,38 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
                 "The machine stopped while commits of the queue at %s were not on the disk, which its durability "
                 "PROCESS_CRASH allows. The queue is sound, but what was sent and taken last may be missing.", path)
             mark.remove(path)
+        elif clock.monotonic_s() >= deadline:
+            raise errors.InUseError(
+                f"The queue at {path} bears the mark of another boot of the machine, so it has to be verified by a "
+                f"process that has it alone; but another process has had it open for {VERIFY_WAIT_S_MAX:g} s. That "
+                "process may see another boot id (/proc/sys/kernel/random/boot_id), as a container may. Close the queue "
+                "there, then open it again; or have all its processes see the same boot id.")
         else:
-            clock.sleep(LOOK_S)  # somebody else reads it, or is about to
-        use_lock.share()
+            clock.sleep(LOOK_S)  # somebody else is about to verify it
+        # This waits while somebody verifies it, which may take long. That wait does not count.
+        deadline += _share(path, use_lock)
     if not page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields):
         # It lacks pages at its end. LMDB leaves it so where they are free, which only reading everything shows. Where
         # others have it open, one of them has done so.
         if use_lock.try_alone():
             require_sound(path)
-        use_lock.share()
+        _share(path, use_lock)
+
+
+def _share(path: pathlib.Path, use_lock: UseLock) -> float:
+    """Take ``use.lock`` with others, and return how many seconds that took. Warn where it takes long."""
+    start_s = clock.monotonic_s()
+    warned = False
+    while not use_lock.try_share():
+        waited_s = clock.monotonic_s() - start_s
+        if waited_s >= WARN_S and not warned:
+            warned = True
+            _LOGGER.warning(
+                "Opening the queue at %s has been waiting for %.0f s: another process has it alone. It compacts, "
+                "recovers, migrates or verifies it, or was stopped meanwhile. Opening goes on when that process ends.",
+                path, waited_s)
+        clock.sleep(LOOK_S)
+    return clock.monotonic_s() - start_s
 
 
 def require_sound(path: pathlib.Path, known: bool = False) -> None:

@@ -4,13 +4,14 @@ import errno
 import logging
 import os
 import pathlib
-from typing import Callable, Iterable, List, NamedTuple, NoReturn, Type, TypeVar
+from typing import Callable, Iterable, List, NamedTuple, NoReturn, Optional, Type, TypeVar
 
 import lmdb
 
 from persipubsub import clock, errors, filesystem, reader_table, records
+from persipubsub.gate import Turn, Turns
 from persipubsub.records import Header, Run
-from persipubsub.transaction import SubDatabases, Transaction
+from persipubsub.transaction import HANDLES, SubDatabases, Transaction
 
 T = TypeVar("T")
 
@@ -45,38 +46,65 @@ class Reader(NamedTuple):
 class Database:
     """The open LMDB environment of a queue. One in a process for a queue: a second open would drop LMDB's locks."""
 
+    _environment: "lmdb.Environment" = None  # type: ignore[assignment]  # from open() on it is there
+
     def __init__(self, path: pathlib.Path, sync: bool) -> None:
+        """Open nothing yet, so that whoever opens it has it already, to close it if something raises."""
         self.path = path
         self.sync_commits = sync
         self._pages_at_check = 0
         self._warned_s = -WARN_EVERY_S
+        self._dbs: Optional[SubDatabases] = None  # until the first write
+        self._turns: Turns[str] = Turns()
+
+    def open(self) -> None:
+        """Open the environment. This waits for no other process, whatever transaction that is in.
+
+        :raise FormatError: it is another program's file, or another version's
+        """
         try:
-            reader_table.free_own_slots(path / _LOCK_FILE)
-            self._environment = _open_environment(path, sync)
+            reader_table.free_own_slots(self.path / _LOCK_FILE)
+            self._environment = _open_environment(self.path, self.sync_commits)
+            self.clear_stale_readers()
+            txn = Transaction()
             try:
-                self.clear_stale_readers()
-                self._dbs = self._open_sub_databases()
-                txn = Transaction()
                 self.begin(txn, False)
                 hwm_db_size = txn.header.hwm_db_size
+            finally:
                 txn.abort()
-                if hwm_db_size * 5 // 4 > MAP_BYTES_MIN:
-                    self._environment.set_mapsize(hwm_db_size * 5 // 4)
-            except BaseException:
-                self._environment.close()
-                raise
+            if hwm_db_size * 5 // 4 > MAP_BYTES_MIN:
+                self._environment.set_mapsize(hwm_db_size * 5 // 4)
         except lmdb.Error as error:
-            raise_translated(error, path)
-
-    def _open_sub_databases(self) -> SubDatabases:
-        # A write transaction, since py-lmdb never commits a read transaction, and the handles of an aborted one are
-        # invalid. Nothing is written in it.
-        with self._environment.begin(write=True) as txn:
-            return _open_sub_databases(self._environment, txn)
+            raise_translated(error, self.path)
 
     def begin(self, txn: Transaction, write: bool) -> None:
-        """Begin a transaction; a write transaction waits for the other writers of all processes."""
-        txn.begin(self._environment, self._dbs, write)
+        """Begin a transaction; a write transaction waits for the other writers of all processes.
+
+        The handles of the sub-databases last from the first write on: py-lmdb keeps only those that a write transaction
+        has committed. To open them so at once would have whoever only reads wait for writers. Until then each read
+        opens them for itself, and reads come one after the other, since LMDB lets one transaction at a time open some.
+        """
+        if self._dbs is not None:
+            txn.begin(self._environment, self._dbs, write)
+        elif write:
+            txn.begin(self._environment, self._kept_handles(), True)
+        else:
+            txn.begin_in_turn(self._environment, self._turns, _open_sub_databases)
+
+    def _kept_handles(self) -> SubDatabases:
+        turn = Turn()
+        try:
+            with self._environment.begin(write=True) as opening:  # nothing is written in it
+                self._turns.begin(HANDLES, turn)
+                dbs = _open_sub_databases(self._environment, opening)
+        finally:
+            # Twice, for an interrupt may come in the first.
+            try:
+                self._turns.end(HANDLES, turn)
+            finally:
+                self._turns.end(HANDLES, turn)
+        self._dbs = dbs
+        return dbs
 
     def sync(self) -> None:
         """Bring everything committed to the disk."""
@@ -144,8 +172,9 @@ class Database:
             os.close(fd)
 
     def close(self) -> None:
-        """Close the environment. No transaction may be open."""
-        self._environment.close()
+        """Close the environment, more than once if need be. No transaction may be open."""
+        if self._environment is not None:
+            self._environment.close()
 
 
 def _open_environment(path: pathlib.Path, sync: bool) -> lmdb.Environment:
@@ -199,6 +228,7 @@ def inspect(path: pathlib.Path, operation: Callable[[Transaction], T]) -> T:
     """Open a queue whose pages are sound, and run an operation in a read transaction."""
     opened, txn = Database(path, True), Transaction()
     try:
+        opened.open()
         opened.begin(txn, False)
         return operation(txn)
     except lmdb.Error as error:

@@ -3,14 +3,14 @@
 import os
 import pathlib
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Optional, Tuple, Type, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union, overload
 
 import icontract
 
-from persipubsub import arguments, errors, files, filesystem, handle, queue
+from persipubsub import arguments, errors, files, filesystem, queue
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy, fresh
 from persipubsub.control import Control
-from persipubsub.handle import Handle
+from persipubsub.handle import Handle, Use
 from persipubsub.publisher import Publisher
 from persipubsub.subscriber import Subscriber
 from persipubsub.transaction import Transaction
@@ -45,10 +45,6 @@ def _full_name(message_type: "Union[str, Type[Message]]") -> str:
     return arguments.message_type(message_type)
 
 
-def _nothing_to_release() -> None:
-    """Stand for the release of a queue that was never opened."""
-
-
 class Environment:
     """A queue in a directory. It makes the objects that work on the queue, and closes them.
 
@@ -73,9 +69,9 @@ class Environment:
         self._path = pathlib.Path(os.path.abspath(arguments.directory(path)))
         self._allow_remote = allow_remote
         self._closed = False
+        self._use = Use(self._path, allow_remote)
         self._handle: Optional[Handle] = None
-        self._bridge: "Optional[Bridge]" = None  # made when first needed
-        self._release: Callable[[], object] = _nothing_to_release
+        self._bridges: "Dict[int, Bridge]" = {}  # one, made when first needed
         self._made: "weakref.WeakSet[Union[Control, Publisher[Any], Subscriber[Any]]]" = weakref.WeakSet()
 
     @property
@@ -153,6 +149,7 @@ class Environment:
         :raise MessageTypeError: there are messages, and the queue is bound to another type
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
+        :raise InUseError: it has to be verified after a crash of the machine, and another process keeps it open
         :raise ClosedError: the Environment is closed
         """
         identifiers = arguments.identifiers(subscriber_ids)
@@ -200,6 +197,7 @@ class Environment:
         :raise NotInitializedError: nobody has set up a queue at the path
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
+        :raise InUseError: it has to be verified after a crash of the machine, and another process keeps it open
         :raise ClosedError: the Environment is closed
         """
         codec = self._codec(message_type)
@@ -226,6 +224,7 @@ class Environment:
         :raise NotInitializedError: nobody has set up a queue at the path
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
+        :raise InUseError: it has to be verified after a crash of the machine, and another process keeps it open
         :raise ClosedError: the Environment is closed
         """
         codec, opened = self._codec(message_type), self._opened()
@@ -277,17 +276,17 @@ class Environment:
     def _bridged(self) -> "Bridge":
         """Give what all endpoints of this Environment for tasks share."""
         from persipubsub import bridge  # here, since it imports asyncio
-        with handle.LOCK:
-            self._bridge = self._bridge or bridge.Bridge(self._opened())
-            return self._bridge
+        return self._bridges.get(0) or self._bridges.setdefault(0, bridge.Bridge(self._opened()))
 
     def _opened(self) -> Handle:
         """Give the open queue, which all Environments of this process share; opened when first needed."""
-        with handle.LOCK:
-            if self._handle is None:
-                self._handle = handle.acquire(self._path, self._allow_remote)
-                self._release = weakref.finalize(self, handle.release, self._handle)
-            return self._handle
+        opened = self._handle
+        if opened is None:
+            opened = self._handle = self._use.open()
+            if self._closed:  # by another thread meanwhile
+                self._use.close()
+                raise _closed_error(self)
+        return opened
 
     def _keep(self, made: T) -> T:
         self._made.add(made)
@@ -295,11 +294,10 @@ class Environment:
 
     def close(self) -> None:
         """Close the Environment and everything that it made; more than once is fine."""
-        with handle.LOCK:
-            self._closed = True
-            for made in list(self._made):
-                made.close()
-            self._release()
+        self._closed = True
+        for made in list(self._made):
+            made.close()
+        self._use.close()
 
     def __enter__(self) -> "Environment":
         return self

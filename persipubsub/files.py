@@ -6,7 +6,7 @@ import fcntl
 import os
 import pathlib
 import stat
-from typing import Callable, Iterator, List, Tuple
+from typing import Callable, Iterator, List, Optional, Tuple
 
 from persipubsub import clock, database, errors, filesystem
 from persipubsub.records import Header, Run
@@ -30,6 +30,7 @@ class UseLock:
     """A shared lock on the queue's ``use.lock``: it tells other processes that the queue is open, and dies with us."""
 
     def __init__(self, path: pathlib.Path, mode: int) -> None:
+        self._fd: Optional[int] = None
         try:
             self._fd = open_or_create(path / USE_FILE, mode)
         except OSError as error:
@@ -37,25 +38,40 @@ class UseLock:
 
     def share(self) -> None:
         """Take the lock with others; waits while somebody has it alone."""
-        fcntl.flock(self._fd, fcntl.LOCK_SH)
+        fcntl.flock(self._descriptor(), fcntl.LOCK_SH)
+
+    def try_share(self) -> bool:
+        """Take the lock with others, unless somebody has it alone."""
+        return self._try(fcntl.LOCK_SH)
 
     def try_alone(self) -> bool:
-        """Take the lock alone, unless somebody has it."""
+        """Take the lock alone, unless somebody has it. Where somebody does, this one is not held any more either."""
+        return self._try(fcntl.LOCK_EX)
+
+    def _try(self, kind: int) -> bool:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor(), kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
+    def _descriptor(self) -> int:
+        assert self._fd is not None  # it is not closed
+        return self._fd
+
     def close(self) -> None:
-        """Give the lock back."""
-        # Closing is not enough: a child that was forked meanwhile has the same file open, and would keep the lock.
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        os.close(self._fd)
+        """Give the lock back; more than once is fine."""
+        if self._fd is not None:
+            # Closing is not enough: a child that was forked meanwhile has the same file open, and would keep the lock.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self.leave_to_parent()
 
     def leave_to_parent(self) -> None:
         """Let a child go of the lock that it has inherited; its parent keeps it."""
-        os.close(self._fd)
+        # Forgotten first: its number may be another file's as soon as it is closed.
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
 
 
 def open_or_create(file: pathlib.Path, mode: int) -> int:

@@ -11,15 +11,19 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
   ReentryError. That holds also where it has interrupted a transaction for whose end somebody else keeps it waiting.
 """
 
-import contextlib
 import math
 import threading
-from typing import Dict, Hashable, Iterator, Optional
+from typing import Callable, Dict, Generic, Hashable, List, Optional, TypeVar
 
 from persipubsub import clock, errors
 
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
 #: How often who waits at the gate looks again. It is closed seldom, and not for long.
 LOOK_S = 0.0002
+#: The same for whoever waits for a turn, which may take longer: a large queue may have to be verified.
+LOOK_S_MAX = 0.01
 
 _CLOSER = 0
 
@@ -99,9 +103,10 @@ class Gate:
         if self._closers.get(_CLOSER) is closer:
             self._closers.pop(_CLOSER)
 
-    @contextlib.contextmanager
-    def closed(self) -> Iterator[None]:
-        """Keep the gate closed, with nobody inside.
+    def alone(self, action: Callable[[], T]) -> T:
+        """Run a function while the gate is closed and nobody is inside.
+
+        No context manager made of a generator: an interrupt may end such a generator without its ``finally``.
 
         :raise ReentryError: the calling thread is inside or has closed the gate
         """
@@ -109,13 +114,66 @@ class Gate:
         try:
             if not self.close(closer):
                 raise reentry_error()
-            yield
+            return action()
         finally:
-            # Twice, for an interrupt may strike in the first.
+            # Twice, for an interrupt may come in the first.
             try:
                 self.open(closer)
             finally:
                 self.open(closer)
+
+
+class Turn:
+    """One thread's turn at something that threads do one after the other."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+
+
+class Turns(Generic[K]):
+    """Lets one thread at a time at each of several things, by their keys.
+
+    As with the gate, no lock is held while a thread waits: each step is one operation of a dict. So an interrupt leaves
+    nothing taken that :meth:`end` does not give back, and a signal handler gets an error where it would wait for its
+    own thread.
+    """
+
+    def __init__(self) -> None:
+        self._turns: Dict[K, Turn] = {}
+
+    def begin(self, key: K, turn: Turn) -> None:
+        """Wait for the turn at a key; to be ended in any case.
+
+        :raise ReentryError: the calling thread has the turn already
+        """
+        delay_s = LOOK_S
+        while True:
+            held = self._turns.setdefault(key, turn)
+            if held is turn:
+                return
+            if held.thread == turn.thread:
+                raise reentry_error()
+            clock.sleep(delay_s)
+            delay_s = min(2 * delay_s, LOOK_S_MAX)
+
+    def end(self, key: K, turn: Turn) -> None:
+        """Give the turn back; more than once, and before it began, is fine."""
+        if self._turns.get(key) is turn:
+            self._turns.pop(key)
+
+    def has(self, key: K, turn: Turn) -> bool:
+        """Tell whether it is the turn of somebody."""
+        return self._turns.get(key) is turn
+
+    def keys(self) -> List[K]:
+        """List what threads are at."""
+        return list(self._turns)
+
+    def forget(self) -> List[K]:
+        """List what threads were at, and end all turns: in a forked child, which has none of these threads."""
+        keys = list(self._turns)
+        self._turns.clear()
+        return keys
 
 
 def reentry_error() -> errors.ReentryError:

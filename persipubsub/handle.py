@@ -4,14 +4,15 @@ import contextlib
 import os
 import pathlib
 import threading
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, TypeVar
+import weakref
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple, TypeVar
 
 from persipubsub import clock, deduplication, delayed, errors, failures, files, filesystem, leases, lock_watch, queue
 from persipubsub.delayed import DelayedMessage, Due
 from persipubsub.deliveries import Claims, Settled
 from persipubsub.delivery_records import Failure
 from persipubsub.engine import Watch
-from persipubsub.gate import LOOK_S, Closer
+from persipubsub.gate import LOOK_S, Closer, Turn, Turns
 from persipubsub.queue import Batch, Found, Sent, Subscription
 from persipubsub.records import NEVER_US
 from persipubsub.storage import Storage
@@ -20,26 +21,66 @@ from persipubsub.wakeup import Wakeup
 from persipubsub.writer import Outcome, Write, Writer
 
 T = TypeVar("T")
+Key = Tuple[int, int]
+
+
+class Share:
+    """Somebody who uses a queue."""
+
+    handle: "Optional[Handle]" = None
+
+    def __init__(self, named: bool = True) -> None:
+        self.named = named  # whether it is released by itself, and not as one of those of a handle
 
 
 class Handle:  # pylint: disable=too-many-public-methods  # one per thing that an engine does
     """The LMDB engine of a queue: see :class:`persipubsub.engine.Engine`. Made by :func:`acquire`."""
 
-    def __init__(self, path: pathlib.Path, key: Tuple[int, int]) -> None:
+    _wakeup: Wakeup
+    _writer: Writer
+
+    def __init__(self, path: pathlib.Path, key: Key) -> None:
         self.path = path
         self.key = key
-        self.users = 0
+        self.users: Dict[Share, None] = {}
         self._storage = Storage(path)
-        self._wakeup = Wakeup(path, files.data_file_mode(path))
-        self._writer = Writer(self._storage, self._wakeup)
+        self._is_open = False
+
+    def open(self) -> None:
+        """Open the database unless it is open. To call it again goes on where an interrupt ended it."""
+        if not self._is_open:
+            self._storage.open()
+            self._wakeup = Wakeup(self.path, files.data_file_mode(self.path))
+            self._writer = Writer(self._storage, self._wakeup)
+            self._is_open = True
 
     def close(self) -> None:
-        """Close the database, and tell what was not told yet of messages that went."""
+        """Close the database, and tell what was not told yet of messages that went. To call it again goes on."""
         self._storage.close()
-        self._writer.tell(at_once=True)
+        if self._is_open:
+            self._writer.tell(at_once=True)
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it was opened wholly."""
+        return self._is_open
+
+    @property
+    def is_closing(self) -> bool:
+        """Tell whether closing has begun."""
+        return self._storage.is_closing
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether closing has ended."""
+        return self._storage.is_closed
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
-        """Run an operation of :mod:`persipubsub.queue` in a read transaction."""
+        """Run an operation of :mod:`persipubsub.queue` in a read transaction.
+
+        :raise ReplacedError: the files that were opened are not at the path any more
+        """
+        self._storage.require_files()
         return self._storage.read(operation)
 
     def change(self, operation: Callable[[Transaction], T]) -> T:
@@ -106,7 +147,11 @@ class Handle:  # pylint: disable=too-many-public-methods  # one per thing that a
                 appended = True
 
     def read_present(self, operation: Callable[[Transaction], T]) -> T:
-        """Run an operation in a read transaction once what is due is there, or as much as goes into a transaction."""
+        """Run an operation in a read transaction once what is due is there, or as much as goes into a transaction.
+
+        :raise ReplacedError: the files that were opened are not at the path any more
+        """
+        self._storage.require_files()
         result, wants_write = self._storage.read(lambda txn: (operation(txn), delayed.wants_write(txn)))
         if not wants_write:
             return result
@@ -169,35 +214,72 @@ class Handle:  # pylint: disable=too-many-public-methods  # one per thing that a
     def after_fork_in_child(self) -> None:
         """Let go of what belongs to the parent, and of what its other threads were doing. Twice is once."""
         self._storage.after_fork_in_child()
-        self._writer = Writer(self._storage, self._wakeup)
+        if self._is_open:
+            self._writer = Writer(self._storage, self._wakeup)
 
 
 def just_begin(_txn: Transaction) -> None:
     """Do nothing: a write transaction begins with appending what is due."""
 
 
-_Key = Tuple[int, int]
-
-#: Held while a queue is opened or closed.
-LOCK = threading.RLock()
-
-_HANDLES: Dict[_Key, Handle] = {}
-# The queues that are just being opened or closed.
-_CHANGING: Dict[object, _Key] = {}
+# The open queues of this process. One is here before anything of it is opened, until all of it is closed: so what an
+# interrupt leaves half open or half closed is found and finished by whoever opens or closes the queue next.
+_HANDLES: Dict[Key, Handle] = {}
+# Threads open and close one queue one after the other, and different queues at the same time.
+_TURNS: Turns[Key] = Turns()
 # The queues that a thread of the parent was opening or closing when this process was forked.
-_LOST: Set[_Key] = set()
+_LOST: Set[Key] = set()
 
 
-def acquire(path: pathlib.Path, allow_remote: bool = False) -> Handle:
+class Use:
+    """One user's use of a queue: opened when need be, and closed with its last user. A context manager of its handle.
+
+    It is made before anything is opened. So closing it is enough, wherever opening was interrupted; it may be closed
+    again where closing was, and is closed when nobody refers to it any more.
+    """
+
+    def __init__(self, path: pathlib.Path, allow_remote: bool = False) -> None:
+        """Prepare to use the queue at a path; no disk is touched.
+
+        :param allow_remote: whether it may lie on a file system that other machines can use
+        """
+        self._path = path
+        self._allow_remote = allow_remote
+        self._share = Share()
+        weakref.finalize(self, _release, self._share)
+
+    def open(self) -> Handle:
+        """Open the queue, or share it with others who have it open in this process. Errors are those of acquire."""
+        return acquire(self._path, self._allow_remote, self._share)
+
+    def close(self) -> None:
+        """Close the queue if nobody else uses it; more than once is fine."""
+        _release(self._share)
+
+    def __enter__(self) -> Handle:
+        return self.open()
+
+    def __exit__(self, *exc_info: object) -> None:
+        # Twice, for an interrupt may come in the first.
+        try:
+            self.close()
+        finally:
+            self.close()
+
+
+def acquire(path: pathlib.Path, allow_remote: bool = False, share: Optional[Share] = None) -> Handle:
     """Open the queue at a path, or share it with those who have it open in this process; to be released.
 
     :param allow_remote: whether it may lie on a file system that other machines can use
+    :param share: whose it is; to acquire it again for the same one changes nothing
     :raise NotInitializedError: there is no queue
     :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
     :raise FormatError: the files are not a queue of this version
     :raise ForkError: this process was forked while another thread opened the queue
+    :raise ReentryError: a signal handler or finalizer opens it while its own thread opens or closes it
     """
-    with LOCK:
+    share = share or Share(named=False)
+    while True:
         # By device and inode: LMDB must not be opened twice, and one queue may have many paths.
         key = files.queue_key(path)
         if key in _LOST:
@@ -205,38 +287,91 @@ def acquire(path: pathlib.Path, allow_remote: bool = False) -> Handle:
                 f"This process was forked while another thread opened or closed the queue at {path}, "
                 "so it cannot use the queue. Fork while no thread uses the queue, or start the "
                 "process with multiprocessing's spawn or forkserver.")
-        with _changing(key):
-            if key not in _HANDLES:
-                if not allow_remote:
-                    filesystem.require_local(path)
-                opened = Handle(path, key)
-                if files.queue_key(path) != key:
-                    # It was compacted or recovered while we waited for that.
-                    opened.close()
-                    return acquire(path, allow_remote)
-                _HANDLES[key] = opened
-            handle = _HANDLES[key]
-            handle.users += 1
-            return handle
+        found = _acquire(path, key, allow_remote, share)
+        if found is not None:
+            return found
+
+
+def _acquire(path: pathlib.Path, key: Key, allow_remote: bool, share: Share) -> Optional[Handle]:
+    """Open the queue with a key, or share it; None where another queue is at the path meanwhile."""
+    turn, succeeded = Turn(), False
+    try:
+        _TURNS.begin(key, turn)
+        found = _HANDLES.get(key)
+        if found is not None and found.is_closing:
+            _close(found)
+            found = None
+        if found is None:
+            if not allow_remote:
+                filesystem.require_local(path)
+            found = _HANDLES[key] = Handle(path, key)
+        share.handle = found
+        found.users[share] = None
+        if not found.is_open:
+            found.open()
+            if files.queue_key(path) != key:
+                return None  # it was compacted or recovered while we waited for that
+        succeeded = True
+        return found
+    finally:
+        # Twice, for an interrupt may come in the first.
+        try:
+            _end_turn(key, turn, None if succeeded else share)
+        finally:
+            _end_turn(key, turn, None if succeeded else share)
+
+
+def _end_turn(key: Key, turn: Turn, failed: Optional[Share]) -> None:
+    if failed is not None and failed.handle is not None:
+        failed.handle.users.pop(failed, None)
+    _TURNS.end(key, turn)
+    # Also where this has succeeded: a handler or finalizer that released the queue could not wait for this thread.
+    found = _HANDLES.get(key)
+    if found is not None:
+        _close_if_unused(found)
 
 
 def release(handle: Handle) -> None:
-    """Give back what acquire gave; the last one closes."""
-    with LOCK, _changing(handle.key):
-        handle.users -= 1
-        if not handle.users:
-            del _HANDLES[handle.key]
-            handle.close()
+    """Give back what acquire gave without a share; the last one closes."""
+    share = next((share for share in list(handle.users) if not share.named), None)
+    if share is not None:
+        handle.users.pop(share, None)
+    _close_if_unused(handle)
 
 
-@contextlib.contextmanager
-def _changing(key: _Key) -> Iterator[None]:
-    token = object()
+def _release(share: Share) -> None:
+    """Give back what acquire gave for somebody; the last one closes. More than once is fine."""
+    handle = share.handle
+    if handle is not None:
+        handle.users.pop(share, None)
+        _close_if_unused(handle)
+
+
+def _close_if_unused(handle: Handle) -> None:
+    """Close a queue unless somebody uses it, or has closed it."""
+    if handle.users or _HANDLES.get(handle.key) is not handle:
+        return
+    turn = Turn()
     try:
-        _CHANGING[token] = key
-        yield
+        with contextlib.suppress(errors.ReentryError):  # then this thread looks again when it ends its turn
+            _TURNS.begin(handle.key, turn)
+        if _TURNS.has(handle.key, turn) and not handle.users and _HANDLES.get(handle.key) is handle:
+            _close(handle)
     finally:
-        _CHANGING.pop(token, None)
+        # Twice, for an interrupt may come in the first.
+        try:
+            _TURNS.end(handle.key, turn)
+        finally:
+            _TURNS.end(handle.key, turn)
+
+
+def _close(handle: Handle) -> None:
+    """Close a queue. Whoever calls this has the turn at it."""
+    try:
+        handle.close()
+    finally:
+        if handle.is_closed:
+            _HANDLES.pop(handle.key, None)
 
 
 #: A fork is not held up for longer, all queues together.
@@ -253,7 +388,7 @@ class _Fork:
     def begin(self) -> None:
         """Keep transactions out of all open queues, as far as they end in time."""
         deadline = clock.monotonic_s() + FORK_WAIT_S_MAX
-        while _CHANGING and clock.monotonic_s() < deadline:
+        while _TURNS.keys() and clock.monotonic_s() < deadline:
             clock.sleep(LOOK_S)
         for handle in list(_HANDLES.values()):
             handle.before_fork(self._closer, max(0, deadline - clock.monotonic_s()))
@@ -287,12 +422,9 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     """Have every queue opened again on first use, as far as the child may close what it inherits. Twice is once."""
-    global LOCK  # pylint: disable=global-statement  # a thread that the child lacks may hold the old one
-    LOCK = threading.RLock()
     _FORKS.clear()
     lock_watch.end()  # of the parent
-    _LOST.update(_CHANGING.values())
-    _CHANGING.clear()
+    _LOST.update(_TURNS.forget())
     for handle in list(_HANDLES.values()):
         handle.after_fork_in_child()
 

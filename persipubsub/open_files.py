@@ -25,9 +25,10 @@ class OpenFiles:
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
-        # O_PATH opens nothing: to close it drops no lock.
-        self._data_fd = os.open(path / files.DATA_FILE, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
         self._identities = self._found()
+        # O_PATH opens nothing: to close it drops no lock. Last, since nobody could close it if something raised.
+        self._data_fd: Optional[int] = os.open(path / files.DATA_FILE,
+                                               getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
 
     def _found(self) -> Dict[str, Optional[Tuple[int, int]]]:
         return {name: _identity(self._path / name) for name in _NAMES}
@@ -59,12 +60,16 @@ class OpenFiles:
 
         :raise ReplacedError: it is not so
         """
+        assert self._data_fd is not None  # it is not closed
         if thoroughly or not os.fstat(self._data_fd).st_nlink:
             self.require()
 
     def close(self) -> None:
-        """Let go of them."""
-        os.close(self._data_fd)
+        """Let go of them; more than once is fine."""
+        # Forgotten first: its number may be another file's as soon as it is closed.
+        fd, self._data_fd = self._data_fd, None
+        if fd is not None:
+            os.close(fd)
 
 
 def _identity(file: pathlib.Path) -> Optional[Tuple[int, int]]:

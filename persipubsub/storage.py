@@ -34,7 +34,9 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self._database: Optional[Database] = None
+        self._to_close: Optional[Database] = None  # the same one, also while it is being opened or closed
         self._use_lock: Optional[UseLock] = None
+        self._admitted = False  # whether the lock is held as somebody who uses the queue holds it
         self._files: OpenFiles = None  # type: ignore[assignment]  # from the first opening to the end it is there
         # A write transaction that finds the queue relaxed reopens it.
         self._sync = True
@@ -46,11 +48,14 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._lock_watch = LockWatch(path, self._waiting)
         self._opening = threading.RLock()
         self._is_opening = False
-        try:
-            self._open()
-        except BaseException:
-            self.close()  # who cannot open it does not keep it open for others
-            raise
+
+    def open(self) -> None:
+        """Open the queue for the first time in this process.
+
+        Whatever this opens is an attribute before anything may raise, so :meth:`close` finds it. To call it again goes
+        on where an interrupt ended it.
+        """
+        self._gate.alone(self._open)
 
     def _open(self) -> Database:
         """Give the database, opened if need be. To be called inside the gate, or with the gate closed."""
@@ -72,26 +77,45 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 f"This process was forked while a transaction on the queue at {self.path} was going on, so it cannot "
                 "use the queue. Fork while no thread uses the queue, or start the process with multiprocessing's spawn "
                 "or forkserver.")
+        self._close_database()  # of which an interrupt may have left a part
         self.require_files()
         if not files.was_opened(self.path):
             # Nothing is left beside what is not ours.
             files.require_no_links(self.path)
             page_walk.require_queue(self.path / files.DATA_FILE, SubDatabases._fields)
         mode = files.data_file_mode(self.path)
-        if self._use_lock is None:
-            use_lock = UseLock(self.path, mode)
-            try:
-                admission.admit(self.path, use_lock)
-            except BaseException:
-                use_lock.close()
-                raise
-            self._use_lock = use_lock
+        if not self._admitted:
+            self._admit(mode)
         self.require_files()  # until the lock was there, somebody could compact it
         files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
         if self._files is None:
             self._files = OpenFiles(self.path)
-        self._database = opened = Database(self.path, self._sync)
+        self._to_close = opened = Database(self.path, self._sync)
+        opened.open()
+        self._database = opened
         return opened
+
+    def _admit(self, mode: int) -> None:
+        """Take ``use.lock`` with others once the queue is fit for use. On an error the lock is not held at all."""
+        if self._use_lock is None:
+            self._use_lock = UseLock(self.path, mode)
+        try:
+            admission.admit(self.path, self._use_lock)
+            self._admitted = True
+        finally:
+            # Twice, for an interrupt may come in the first.
+            try:
+                if not self._admitted:
+                    self._give_back_use_lock()
+            finally:
+                if not self._admitted:
+                    self._give_back_use_lock()
+
+    def _give_back_use_lock(self) -> None:
+        self._admitted = False
+        if self._use_lock is not None:
+            self._use_lock.close()
+            self._use_lock = None
 
     @property
     def syncs(self) -> bool:
@@ -99,22 +123,42 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         return self._sync
 
     def close(self) -> None:
-        """Close the database once the transactions inside have ended."""
-        with self._gate.closed():
-            self._closed = True
-            self._lock_watch.close()
-            self._close_database()
-            use_lock, self._use_lock = self._use_lock, None
-            opened, self._files = self._files, None  # type: ignore[assignment]  # it has ended
+        """Close the database once the transactions inside have ended. To call it again ends what was interrupted."""
+        self._gate.alone(self._close)
+
+    def _close(self) -> None:
+        self._closed = True
+        self._lock_watch.close()
+        self._close_database()
+        try:
+            # A mark that lies there now may be another queue's.
+            if self._admitted and self._files is not None and self._files.are_there() and self._be_alone():
+                mark.remove(self.path)
+        finally:
+            # Twice, for an interrupt may come in the first: the lock may be held alone, and then all others wait.
             try:
-                # A mark that lies there now may be another queue's.
-                if use_lock is not None and opened is not None and opened.are_there() and use_lock.try_alone():
-                    mark.remove(self.path)
+                self._let_go()
             finally:
-                if use_lock is not None:
-                    use_lock.close()
-                if opened is not None:
-                    opened.close()
+                self._let_go()
+
+    def _be_alone(self) -> bool:
+        return self._use_lock is not None and self._use_lock.try_alone()
+
+    def _let_go(self) -> None:
+        self._give_back_use_lock()
+        if self._files is not None:
+            self._files.close()
+            self._files = None  # type: ignore[assignment]  # it has ended
+
+    @property
+    def is_closing(self) -> bool:
+        """Tell whether closing has begun; it cannot be opened any more."""
+        return self._closed
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether closing has ended."""
+        return self._closed and self._to_close is None and self._use_lock is None and self._files is None
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a read transaction, which sees one state of the queue."""
@@ -225,30 +269,35 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         return error
 
     def _remove(self, obstacle: Optional[Exception]) -> None:
-        with self._gate.closed():
-            try:
-                if isinstance(obstacle, database.MapFullError):
-                    self._open().grow()
-                elif isinstance(obstacle, database.MapResizedError):
-                    self._open().adopt_size()
-                elif isinstance(obstacle, database.PanicError):
-                    self._close_database()  # the next use opens it again
-                else:
-                    self._open().clear_stale_readers()
-            except (database.LmdbError, MemoryError) as error:
-                # Where a larger map finds no address space, LMDB has none at all now. The next use opens it again.
-                self._close_database()
-                database.raise_translated(error, self.path)
+        self._gate.alone(lambda: self._remove_alone(obstacle))
+
+    def _remove_alone(self, obstacle: Optional[Exception]) -> None:
+        try:
+            if isinstance(obstacle, database.MapFullError):
+                self._open().grow()
+            elif isinstance(obstacle, database.MapResizedError):
+                self._open().adopt_size()
+            elif isinstance(obstacle, database.PanicError):
+                self._close_database()  # the next use opens it again
+            else:
+                self._open().clear_stale_readers()
+        except (database.LmdbError, MemoryError) as error:
+            # Where a larger map finds no address space, LMDB has none at all now. The next use opens it again.
+            self._close_database()
+            database.raise_translated(error, self.path)
 
     def _reopen(self, sync: bool) -> None:
-        with self._gate.closed():
-            if self._sync != sync:
-                self._close_database(synced=True)
-            self._sync = sync
+        self._gate.alone(lambda: self._reopen_alone(sync))
+
+    def _reopen_alone(self, sync: bool) -> None:
+        if self._sync != sync:
+            self._close_database(synced=True)
+        self._sync = sync
 
     def _close_database(self, synced: bool = False) -> None:
         # Forgotten first: an interrupt must not leave a closed one behind, which nobody would open again.
-        opened, self._database = self._database, None
+        self._database = None
+        opened = self._to_close
         if opened is not None:
             try:
                 if synced:
@@ -256,11 +305,12 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             except database.LmdbError as error:
                 database.raise_translated(error, self.path, unknown=True)
             finally:
-                # Twice, for an interrupt may strike in the first.
+                # Twice, for an interrupt may come in the first.
                 try:
                     opened.close()
                 finally:
                     opened.close()
+            self._to_close = None
 
     def reader_lag(self) -> int:
         """Count the commits since the read began that goes on longest, in whatever process."""
@@ -307,10 +357,11 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         else:
             self._lost_in_fork = True
             inside = list(self._gate.inside)  # what other threads of the parent were doing
-            _ORPHANS.extend((self._database, self._use_lock, inside))
-            self._database = self._use_lock = None
+            _ORPHANS.extend((self._to_close, self._use_lock, inside))
+            self._database = self._to_close = self._use_lock = None
             for token in inside:
                 if isinstance(token, Transaction):
                     _ORPHANS.append(token.disown())
+        self._admitted = False
         # Last, so that an interrupt before it has all of this done again.
         self._gate = Gate()

@@ -108,11 +108,8 @@ def _broken(path: pathlib.Path) -> Iterator[str]:
         return
     try:
         # Not through a Control, which begins with a write, and a write mends some damage.
-        opened = handle.acquire(path)
-        try:
+        with handle.Use(path) as opened:
             violations = opened.read(invariants.check)
-        finally:
-            handle.release(opened)
     except errors.PersipubsubError as error:
         yield f"The queue at {path} cannot be verified: {error}"
     else:

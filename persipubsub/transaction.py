@@ -4,10 +4,11 @@ The meaning is in :mod:`persipubsub.queue`, the bytes are in :mod:`persipubsub.r
 """
 
 import itertools
-from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import errors, records
 from persipubsub.deliveries import Deliveries, Letters
+from persipubsub.gate import Turn, Turns
 from persipubsub.log import Log
 from persipubsub.once import SentOnce
 from persipubsub.records import Header, Place, pack_id, unpack_id
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: So many records are read from LMDB in one go.
 STRETCH_MESSAGES = 1000
+#: The key of the turns of transactions that open the sub-databases.
+HANDLES = "handles"
 
 
 class SubDatabases(NamedTuple):
@@ -54,12 +57,27 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
     _txn: "lmdb.Transaction[bytes]" = None  # type: ignore[assignment]  # but while it goes on it is there
     commit_failed = False
     _committing = False
+    _turn: Optional[Tuple[Turns[str], Turn]] = None  # what this one has to end
 
     def begin(self, environment: "lmdb.Environment", dbs: SubDatabases, write: bool) -> None:
         """Begin; a write transaction waits for the other writers of all processes."""
         self._txn = txn = environment.begin(write=write)
         self._dbs = dbs
         self.header = records.decode_header(txn.get(records.HEADER_KEY, b"", db=dbs.queue_db))
+
+    def begin_in_turn(self, environment: "lmdb.Environment", turns: Turns[str],
+                      opened: "Callable[[lmdb.Environment, lmdb.Transaction[bytes]], SubDatabases]") -> None:
+        """Begin a read that opens the sub-databases for itself, once no other one that does so goes on.
+
+        :param turns: of those that do
+        :param opened: opens the sub-databases
+        """
+        turn = Turn()
+        self._turn = (turns, turn)  # before it begins, so that abort() ends it in any case
+        turns.begin(HANDLES, turn)
+        self._txn = txn = environment.begin()
+        self._dbs = opened(environment, txn)
+        self.header = records.decode_header(txn.get(records.HEADER_KEY, b"", db=self._dbs.queue_db))
 
     @property
     def has_begun(self) -> bool:
@@ -88,6 +106,9 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
                 self._committing = False  # an interrupt struck before LMDB was called
             txn.abort()
             self._txn = None  # type: ignore[assignment]  # a reader's slot is free once nobody refers to it
+        if self._turn is not None:
+            turns, turn = self._turn
+            turns.end(HANDLES, turn)
 
     @property
     def committed(self) -> bool:

@@ -9,6 +9,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import random
 import signal
 import sys
 import threading
@@ -286,6 +287,15 @@ def interrupt(_signal: int = 0, frame: Optional[types.FrameType] = None) -> None
         raise KeyboardInterrupt
 
 
+def serve_uses(connection: Connection, path: pathlib.Path) -> None:
+    """Open, send, receive and close each time when told to, until told None: the main function of a process."""
+    while (payload := told(connection)) is not None:
+        with persipubsub.new_environment(path) as environment:
+            environment.new_publisher().send(payload)
+            received = drained(environment.new_subscriber("all"))
+        connection.send(received[-1:] == [payload])
+
+
 def interrupted_everywhere(operation: Callable[[], object], after: Callable[[bool], None]) -> None:
     """Interrupt an operation at each of its points in turn.
 
@@ -301,6 +311,25 @@ def interrupted_everywhere(operation: Callable[[], object], after: Callable[[boo
         after(returned)
         if not point.reached:
             return
+
+
+def interrupted_at_random(operations: Sequence[Callable[[], object]], storm_s: float, seed: int = 1) -> int:
+    """Run operations for a while and interrupt each at a random moment; give how often that struck."""
+    chance = random.Random(seed)
+    deadline = time.monotonic() + storm_s
+    hits = 0
+    with alarm_handler(interrupt):
+        while time.monotonic() < deadline:
+            try:
+                # Once, so that no second one strikes what cleans up after the first.
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.000001, 0.003))
+                try:
+                    chance.choice(operations)()
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                hits += 1
+    return hits
 
 
 class Accounts:

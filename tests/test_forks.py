@@ -179,29 +179,29 @@ def test_a_fork_while_a_thread_opens_the_queue(opened: Opened, monkeypatch: pyte
     opened.environment.close()
     handle.release(opened.handle)
     environment = persipubsub.new_environment(path)
-    inside = threading.Event()
+    inside, go = threading.Event(), threading.Event()
     open_lmdb = lmdb.Environment
 
-    def noting_open(*arguments: Any, **options: Any) -> "lmdb.Environment":
+    def slow_open(*arguments: Any, **options: Any) -> "lmdb.Environment":
         raw = open_lmdb(*arguments, **options)
         inside.set()
+        assert go.wait(WAIT_S)
         return raw
 
-    monkeypatch.setattr(lmdb, "Environment", noting_open)
-    with process(hold_write_lock, path) as holder:
-        assert told(holder) == "held"
-        opening = Task(environment.new_publisher)
-        assert inside.wait(WAIT_S)
-        start_s = time.monotonic()
-        child = fork(lambda: [other.new_publisher() for other in (environment, persipubsub.new_environment(path))])
-        took_s = time.monotonic() - start_s
-        assert not opening.done()
-        holder.send("go")
+    monkeypatch.setattr(lmdb, "Environment", slow_open)
+    opening = Task(environment.new_publisher)
+    assert inside.wait(WAIT_S)
+    start_s = time.monotonic()
+    child = fork(lambda: [other.new_publisher() for other in (environment, persipubsub.new_environment(path))])
+    took_s = time.monotonic() - start_s
+    assert not opening.done()
+    go.set()
     assert status_of(child) == FORK_ERROR
     assert took_s < FORK_S_MAX
     assert opening.result().send(b"sent") == 1
     environment.close()
-    assert handle.acquire(path).path == path
+    with persipubsub.new_environment(path) as again:
+        assert again.new_publisher().send(b"again") == 2
 
 
 @pytest.mark.usefixtures("time_limit")

@@ -7,8 +7,7 @@ import os
 import random
 import signal
 import threading
-import time
-from typing import Any, Callable, List, Sequence
+from typing import Any, List, Sequence
 
 import pytest
 
@@ -17,7 +16,7 @@ from persipubsub.database import Database
 from persipubsub.transaction import Transaction
 from tests.children import status_of
 from tests.concurrency import (HELD_UP_S_MAX, LOOK_S, STORMS_FORKS, STORMS_S, WAIT_S, Accounts, Opened, Sender, Task,
-                               alarm_handler, by_sender, drained, everywhere, interrupt, interrupted_everywhere,
+                               by_sender, drained, everywhere, interrupt, interrupted_at_random, interrupted_everywhere,
                                numbered, process, send_from_a_process, wait_until)
 from tests.forking import FORK_ERROR, Busy, fork, use
 
@@ -146,25 +145,6 @@ def test_interrupt_anywhere_in_a_change_of_durability(opened: Opened, readers: i
     for looker in lookers:
         looker.result()
     accounts.check()
-
-
-def interrupted_at_random(operations: Sequence[Callable[[], object]], storm_s: float) -> int:
-    """Run operations for a while and interrupt each at a random moment; give how often that struck."""
-    chance = random.Random(1)
-    deadline = time.monotonic() + storm_s
-    hits = 0
-    with alarm_handler(interrupt):
-        while time.monotonic() < deadline:
-            try:
-                # Once, so that no second one strikes what cleans up after the first.
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.000001, 0.003))
-                try:
-                    chance.choice(operations)()
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                hits += 1
-    return hits
 
 
 @pytest.mark.parametrize("storm_s", STORMS_S)

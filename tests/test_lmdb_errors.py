@@ -109,7 +109,7 @@ def test_a_fresh_file_is_for_its_owner_alone(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("version, found", [(2, "2"), (0, "0"), (None, "none")])
 def test_an_opening_that_is_refused_leaves_nothing_open(
         version: Optional[int], found: str, new_environment: Callable[..., persipubsub.Environment]) -> None:
-    """LMDB is closed where a queue turns out to be of another version: it is refused for the same reason again."""
+    """LMDB can be closed where a queue turns out to be of another version: it is refused for the same reason again."""
     with new_environment("a") as environment:
         path = environment.path
     with lmdb.Environment(str(path), max_dbs=32) as raw, raw.begin(write=True) as txn:
@@ -120,8 +120,10 @@ def test_an_opening_that_is_refused_leaves_nothing_open(
             txn.put(records.FORMAT_KEY, records.NUMBER.pack(version), db=queue_db)
     refused = []
     for _ in range(2):
+        opened = database.Database(path, True)
         with pytest.raises(errors.FormatError, match=rf"is not of format version 1, .*\(found: {found}\)") as raised:
-            database.Database(path, True)
+            opened.open()
+        opened.close()
         refused.append(raised)  # and with it all that the failed opening referred to
     assert len(refused) == 2
 

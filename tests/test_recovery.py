@@ -185,13 +185,13 @@ def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: 
     """Who waits for the end of a compact opens the fresh file, known by its own inode."""
     alone = admission.try_alone(path)
     assert alone is not None
-    waits, share = threading.Event(), files.UseLock.share
+    waits, try_share = threading.Event(), files.UseLock.try_share
 
-    def noting_share(self: files.UseLock) -> None:
+    def noting_try(self: files.UseLock) -> bool:
         waits.set()
-        share(self)
+        return try_share(self)
 
-    monkeypatch.setattr(files.UseLock, "share", noting_share)
+    monkeypatch.setattr(files.UseLock, "try_share", noting_try)
     opened: List[handle.Handle] = []
     thread = threading.Thread(target=lambda: opened.append(handle.acquire(path)))
     thread.start()

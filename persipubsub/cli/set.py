@@ -50,11 +50,8 @@ def set(path: str, message_timeout: Optional[float], max_messages: Optional[int]
         txn.put_header(wanted.applied(before))
         return _changes(before, txn.header)
 
-    opened = handle.acquire(pathlib.Path(os.path.abspath(path)))
-    try:
+    with handle.Use(pathlib.Path(os.path.abspath(path))) as opened:
         changes = opened.change(change)
-    finally:
-        handle.release(opened)
     output.lines(changes or ["Nothing to change."])
 
 
