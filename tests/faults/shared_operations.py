@@ -115,7 +115,7 @@ def bury_what_ran_out(path: pathlib.Path) -> Action:
     held(worker)
     environment.new_control().add_subscriber(WORKERS, lease_s=LEASE_S, max_deliveries=1)
     time.sleep(0.02)
-    return lambda: held(worker)
+    return lambda: held(worker, 1)  # alone, since it is handed out once
 
 
 def _with_dead_letters(path: pathlib.Path) -> Tuple[persipubsub.Control, Subscriber[bytes]]:
