@@ -119,11 +119,12 @@ def _clock_ahead_us() -> int:
 def _look_at_namespace() -> None:
     """Find out how far the clock is ahead: at import, and in a forked child, which may be in another namespace."""
     global _ahead_us  # pylint: disable=global-statement  # read for every message
-    boot_id.cache_clear()
+    _forget_boot_id()
     with contextlib.suppress(errors.StorageError):  # boot_id, which every use of a queue needs, raises it
         _ahead_us = _clock_ahead_us()
 
 
+_forget_boot_id = boot_id.cache_clear  # tests replace boot_id
 _ahead_us = 0  # pylint: disable=invalid-name  # it is no constant
 _look_at_namespace()
 os.register_at_fork(after_in_child=_look_at_namespace)

@@ -7,7 +7,6 @@ import importlib.util
 import mmap
 import os
 import pathlib
-import platform
 import struct
 import sys
 from typing import Any, Iterator, List
@@ -19,7 +18,7 @@ _FLAGS = 0x20000 | 0x200000
 PREFIXES = ("mdb09_", "mdb_")
 
 #: Where LMDB 0.9 has its readers in ``lock.mdb``, with the mutex of glibc and musl on this processor.
-_LAYOUT_KNOWN = sys.platform == "linux" and platform.machine() == "x86_64"
+_LAYOUT_KNOWN = sys.platform == "linux" and os.uname().machine == "x86_64"
 _MAGIC = 0xBEEFC0DE
 _HEADER = struct.Struct("=II40xQI")  # the magic number, the format, the last transaction, how many slots were used
 _MUTEX_OFFSET = 8
