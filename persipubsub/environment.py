@@ -1,5 +1,7 @@
 """The one place where users get their objects: an Environment stands for a queue's directory."""
 
+import atexit
+import contextlib
 import os
 import pathlib
 import weakref
@@ -43,6 +45,17 @@ def _full_name(message_type: "Union[str, Type[Message]]") -> str:
         from persipubsub import typed  # here, since it imports protobuf
         message_type = typed.full_name(message_type)
     return arguments.message_type(message_type)
+
+
+#: What is closed when the interpreter ends. What a program registers with atexit after its import still sends.
+_OPENED: "weakref.WeakSet[Environment]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    with contextlib.ExitStack() as stack:  # so that an error of one leaves none open
+        for environment in list(_OPENED):
+            stack.callback(environment.close)
 
 
 class Environment:
@@ -283,6 +296,7 @@ class Environment:
         opened = self._handle
         if opened is None:
             opened = self._handle = self._use.open()
+            _OPENED.add(self)
             if self._closed:  # by another thread meanwhile
                 self._use.close()
                 raise _closed_error(self)

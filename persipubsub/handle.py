@@ -246,7 +246,7 @@ class Use:
         self._path = path
         self._allow_remote = allow_remote
         self._share = Share()
-        weakref.finalize(self, _release, self._share)
+        weakref.finalize(self, _release, self._share).atexit = False  # then Environments close themselves
 
     def open(self) -> Handle:
         """Open the queue, or share it with others who have it open in this process. Errors are those of acquire."""

@@ -2,7 +2,7 @@
 
 import logging
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
 
 from persipubsub import arguments, clock, errors
 from persipubsub.deliveries import Settled
@@ -94,6 +94,28 @@ def _sleep(watch: Watch, longest_s: float, due_us: int) -> None:
         watch.wait(min(longest_s, APPENDING_S_MAX))
 
 
+class _Loop:
+    """What a loop over messages() has in hand, so that closing can take what is finished of it."""
+
+    __slots__ = ("_batch", "finished")
+
+    def __init__(self) -> None:
+        self._batch: List[Found] = []
+        self.finished = 0  # how many messages of the batch
+
+    def begin(self, batch: Found) -> None:
+        """Take a batch in hand."""
+        self.finished = 0
+        self._batch.append(batch)
+
+    def end(self) -> Optional[Found]:
+        """Return the batch to whoever asks first: the loop itself, or whoever closes the subscriber."""
+        try:
+            return self._batch.pop()
+        except IndexError:
+            return None
+
+
 class Subscriber(Generic[Msg]):
     """Receives every message sent since the subscriber was added. Made by :meth:`Environment.new_subscriber`.
 
@@ -116,6 +138,7 @@ class Subscriber(Generic[Msg]):
         self._subscription = subscription
         self._codec = codec  # None: messages are bytes
         self._closed = False
+        self._loops: Dict[_Loop, None] = {}  # that have begun and not ended
 
     @property
     def identifier(self) -> str:
@@ -186,20 +209,27 @@ class Subscriber(Generic[Msg]):
         return self._messages(wait)
 
     def _messages(self, wait: Callable[[], Found]) -> Iterator[Any]:
-        while True:
-            found = wait()
-            if not found.ids:
-                return
-            finished = begun = 0
-            try:
-                for payload in found.payloads:
-                    if begun and clock.boottime_us() > found.expires_us:
-                        break  # some have expired while the loop was at others before them: look again
-                    begun += 1
-                    yield payload
-                    finished = begun
-            finally:
-                self._leave(found, finished, begun)
+        loop = _Loop()
+        self._loops[loop] = None
+        try:
+            while True:
+                found = wait()
+                if not found.ids:
+                    return
+                begun = 0
+                loop.begin(found)
+                try:
+                    for payload in found.payloads:
+                        if begun and clock.boottime_us() > found.expires_us:
+                            break  # some have expired while the loop was at others before them: look again
+                        begun += 1
+                        yield payload
+                        loop.finished = begun
+                finally:
+                    if loop.end() is not None:
+                        self._leave(found, loop.finished, begun)
+        finally:
+            self._loops.pop(loop, None)
 
     def _leave(self, found: Found, finished: int, begun: int) -> None:
         """Take the first messages of a batch, whose turn of the loop has ended; the next one may have begun."""
@@ -335,8 +365,24 @@ class Subscriber(Generic[Msg]):
             raise errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_subscriber.")
 
     def close(self) -> None:
-        """Close the subscriber; more than once is fine. Its place in the queue stays."""
+        """Close the subscriber; more than once is fine. Its place in the queue stays.
+
+        Messages whose turn in a loop over :meth:`messages` has ended are acknowledged first.
+        """
+        for loop in list(self._loops):
+            self._take_finished(loop)
         self._closed = True
+
+    def _take_finished(self, loop: _Loop) -> None:
+        found = loop.end()
+        if found is None or not loop.finished or self._closed:
+            return
+        try:
+            self._take(found, loop.finished)
+        except errors.PersipubsubError as error:
+            _LOGGER.warning(
+                "Messages that a loop over messages() of %r had finished could not be acknowledged, so they "
+                "come again: %s", self, error)
 
     def __enter__(self) -> "Subscriber[Msg]":
         return self

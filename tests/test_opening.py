@@ -30,14 +30,16 @@ from tests.forking import fork
 #: The quick form takes each 29th point.
 STEPS = [29, pytest.param(1, marks=pytest.mark.long)]
 
+#: How commands end that were interrupted or met an error.
+ENDS_OF_COMMANDS = (click.ClickException, click.exceptions.Abort, click.exceptions.Exit)
+
 
 @pytest.fixture(name="path")
-def path_fixture(time_limit: None) -> Iterator[pathlib.Path]:
+def path_fixture() -> Iterator[pathlib.Path]:
     """Set up a queue that nobody has open, with the subscribers "a" and "all" and the workers "shared".
 
     It lies in memory where there is a place for that: each closing of a queue that was written to waits for the disk.
     """
-    del time_limit
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as directory:
         path = pathlib.Path(directory) / "queue"
@@ -138,7 +140,7 @@ def test_error_anywhere_in_opening_and_closing(use: str, kind: Type[BaseExceptio
         point = Point(number, raising(kind))
         try:
             point.run(lambda: USES[use](path))
-        except (kind, errors.PersipubsubError, click.exceptions.Abort, click.exceptions.Exit):
+        except (kind, errors.PersipubsubError, *ENDS_OF_COMMANDS):
             require_usable(path, other, b"%d" % number)
         require_closed(path)
         capsys.readouterr()
@@ -158,7 +160,7 @@ def test_storm_of_interrupts_of_opening_and_closing(path: pathlib.Path, other: C
     def running(use: Callable[[pathlib.Path], None]) -> Callable[[], None]:
 
         def run() -> None:
-            with contextlib.suppress(click.exceptions.Abort, click.exceptions.Exit):
+            with contextlib.suppress(*ENDS_OF_COMMANDS):
                 use(path)
             capsys.readouterr()
 
@@ -399,3 +401,46 @@ def test_looking_after_the_files_were_deleted(tmp_path: pathlib.Path) -> None:
         for look in (control.status, control.check):
             with pytest.raises(errors.ReplacedError):
                 look()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("every", [1, 10])
+def test_closing_in_a_loop(shared: bool, every: int, path: pathlib.Path) -> None:
+    """Closing takes what a loop over messages() has finished, once; the loop that goes on gets ClosedError."""
+    name = "shared" if shared else "a"
+    environment = persipubsub.new_environment(path)
+    environment.new_publisher().send_many([b"%d" % number for number in range(5)])
+    seen = []
+    with pytest.raises(errors.ClosedError):
+        for message in environment.new_subscriber(name).messages(timeout=0, acknowledge_every=every):
+            seen.append(message)
+            if message == b"2":
+                environment.close()
+    assert seen[:3] == [b"0", b"1", b"2"]
+    with persipubsub.new_environment(path) as again:
+        assert again.new_control().status().subscribers[name].pending == 3
+
+
+LEFT_LOOP = """
+import sys, persipubsub
+environment = persipubsub.new_environment(sys.argv[1])
+loop = environment.new_subscriber(sys.argv[2]).messages(timeout=0, acknowledge_every=10)
+for message in loop:
+    if message == b"2":
+        break
+"""
+
+
+@pytest.mark.parametrize("name", ["a", "shared"])
+def test_a_loop_that_is_left_when_the_interpreter_ends(name: str, path: pathlib.Path) -> None:
+    """A program that ends in a loop over messages() has taken what it finished, and prints nothing."""
+    with persipubsub.new_environment(path) as environment:
+        environment.new_publisher().send_many([b"%d" % number for number in range(5)])
+    ended = subprocess.run([sys.executable, "-c", LEFT_LOOP, str(path), name],
+                           check=True,
+                           capture_output=True,
+                           text=True,
+                           timeout=WAIT_S)
+    assert ended.stdout + ended.stderr == ""
+    with persipubsub.new_environment(path) as environment:
+        assert environment.new_control().status().subscribers[name].pending == 3
