@@ -32,6 +32,7 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
     """
     files.require_no_links(path)
     use_lock.share()
+    files.remove_leftovers(path)
     while mark.of_other_boot(path):
         if use_lock.try_alone():
             # The mark is a queue's, so the file was one, whatever has become of it.

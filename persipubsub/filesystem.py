@@ -3,12 +3,19 @@
 import errno
 import os
 import pathlib
-from typing import Dict
+import resource
+from typing import Dict, Optional
 
 from persipubsub import errors
 
 #: What the system says where the disk, or the user's quota, has no room.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+#: What it says where this process, or the machine, has too many files open.
+SHORT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+#: How many descriptors a process holds for each queue that it has open: three of LMDB, ``use.lock``, that of the mapped
+#: ``wakeup``, and one that keeps the inode of the data file from being given away again.
+DESCRIPTORS_OF_A_QUEUE = 6
 
 #: Other machines may have these mounted as well, and neither LMDB's locks nor its mapped pages are shared with them.
 REMOTE_TYPES = frozenset({
@@ -25,6 +32,15 @@ def has_room(path: pathlib.Path, size_bytes: int) -> bool:
     except OSError:
         return True
     return disk.f_bavail * disk.f_frsize >= size_bytes
+
+
+def descriptors_short(code: Optional[int]) -> str:
+    """Say which limit of open files was reached, and what to do."""
+    if code == errno.ENFILE:
+        return "the machine has too many files open. Raise its limit (sysctl fs.file-max), or close some"
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return (f"this process has too many files open: its limit is {limit} descriptors, and a queue takes "
+            f"{DESCRIPTORS_OF_A_QUEUE} of them. Close some, or raise the limit (ulimit -n, LimitNOFILE of systemd)")
 
 
 def type_of(directory: pathlib.Path) -> str:
@@ -49,8 +65,10 @@ def type_of(directory: pathlib.Path) -> str:
             before, _, after = mount.partition(b" - ")
             if before.split()[0] == fields.get(b"mnt_id"):
                 return after.split()[0].decode()
-    except (OSError, AttributeError):
-        pass  # there is no such directory, no /proc, or no O_PATH: not Linux
+    except (OSError, AttributeError) as error:
+        if getattr(error, "errno", None) in SHORT_OF_DESCRIPTORS:
+            raise  # then nothing is known: it may be a remote one
+        # there is no such directory, no /proc, or no O_PATH: not Linux
     return ""
 
 
@@ -62,7 +80,10 @@ def require_local(path: pathlib.Path) -> None:
     directory = path
     while not os.path.isdir(directory) and directory != directory.parent:  # is_dir() raises without permission
         directory = directory.parent
-    kind = type_of(directory)
+    try:
+        kind = type_of(directory)
+    except OSError as error:
+        raise errors.StorageError(f"The queue at {path} cannot be opened: {descriptors_short(error.errno)}.") from error
     if kind in REMOTE_TYPES:
         raise errors.PathError(
             errno.EREMOTE,

@@ -50,9 +50,9 @@ class Handle:  # pylint: disable=too-many-public-methods  # one per thing that a
         """Run what many tasks want to write in as few transactions as it fits in; each succeeds or fails alone."""
         return self._writer.run_all(writes)
 
-    def copy(self, file: pathlib.Path) -> None:
-        """Write a compact, consistent copy into a file that is not there."""
-        self._storage.copy(file)
+    def backup(self, path: pathlib.Path) -> None:
+        """Write a compact, consistent copy into a directory, which becomes a queue."""
+        files.backup(self.path, path, self._storage.copy)
 
     # What endpoints call
 
@@ -205,6 +205,7 @@ def acquire(path: pathlib.Path, allow_remote: bool = False) -> Handle:
             if key not in _HANDLES:
                 if not allow_remote:
                     filesystem.require_local(path)
+                files.warn_of_stranger(path)
                 opened = Handle(path, key)
                 if files.queue_key(path) != key:
                     # It was compacted or recovered while we waited for that.

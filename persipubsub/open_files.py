@@ -26,22 +26,27 @@ class OpenFiles:
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
         # O_PATH opens nothing: to close it drops no lock.
-        self._data_fd = os.open(path / files.DATA_FILE, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
+        with files.errors_about(path / files.DATA_FILE):
+            self._data_fd = os.open(path / files.DATA_FILE, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
         self._identities = self._found()
 
     def _found(self) -> Dict[str, Optional[Tuple[int, int]]]:
         return {name: _identity(self._path / name) for name in _NAMES}
 
     def are_there(self) -> bool:
-        """Tell whether the files at the path are the ones that were opened."""
-        return self._found() == self._identities
+        """Tell whether the files at the path are known to be the ones that were opened."""
+        try:
+            return self._found() == self._identities
+        except errors.PathError:
+            return False
 
     def require(self) -> None:
         """Make sure that they are.
 
         :raise ReplacedError: they are not
+        :raise PathError: this user may not look
         """
-        if not self.are_there():
+        if self._found() != self._identities:
             raise self.replaced()
 
     def replaced(self) -> errors.ReplacedError:
@@ -70,6 +75,9 @@ class OpenFiles:
 def _identity(file: pathlib.Path) -> Optional[Tuple[int, int]]:
     try:
         status = os.stat(file, follow_symlinks=False)
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        # Nothing is known: it may well be there.
+        raise files.path_error(error, file) from error
     return status.st_dev, status.st_ino

@@ -60,7 +60,10 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 raise reentry_error()
             try:
                 self._is_opening = True
-                return self._database or self._open_anew()
+                if self._database is None:
+                    with files.errors_about(self.path):
+                        return self._open_anew()
+                return self._database
             finally:
                 self._is_opening = False
 
@@ -262,14 +265,14 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 finally:
                     opened.close()
 
-    def copy(self, file: pathlib.Path) -> None:
-        """Write a compact, consistent copy of the queue into a file that is not there."""
+    def copy(self, fd: int) -> None:
+        """Write a compact, consistent copy of the queue to a descriptor of an empty file."""
         token = object()
         try:
             self._gate.enter(token)
-            self._open().copy(file)
+            self._open().copy(fd)
         except database.LmdbError as error:
-            database.raise_translated(error, file.parent)
+            database.raise_translated(error, self.path)
         finally:
             self._gate.leave(token)
 

@@ -25,7 +25,7 @@ def backup(path: str, target: str) -> None:
         # Not through a Control, which begins with a write.
         opened = handle.acquire(pathlib.Path(os.path.abspath(path)))
         try:
-            files.backup(directory, opened.copy)
+            opened.backup(directory)
         finally:
             handle.release(opened)
     click.echo(f"{click.format_filename(directory)}: {(directory / files.DATA_FILE).stat().st_size:,} bytes")
