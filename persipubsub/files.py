@@ -38,6 +38,7 @@ class UseLock:
     def __init__(self, path: pathlib.Path, mode: int) -> None:
         with errors_about(path / USE_FILE):
             self._fd = open_or_create(path / USE_FILE, mode)
+            self._own = filesystem.identity(self._fd)
 
     def share(self) -> None:
         """Take the lock with others; waits while somebody has it alone."""
@@ -54,12 +55,13 @@ class UseLock:
     def close(self) -> None:
         """Give the lock back."""
         # Closing is not enough: a child that was forked meanwhile has the same file open, and would keep the lock.
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-        os.close(self._fd)
+        if filesystem.identity(self._fd) == self._own:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        filesystem.close_own(self._fd, self._own)
 
     def leave_to_parent(self) -> None:
         """Let a child go of the lock that it has inherited; its parent keeps it."""
-        os.close(self._fd)
+        filesystem.close_own(self._fd, self._own)
 
 
 def open_or_create(file: pathlib.Path, mode: int) -> int:
@@ -102,9 +104,9 @@ def errors_about(path: pathlib.Path) -> Iterator[None]:
     """Raise what the system refuses within the block as an error of ours about a path."""
     try:
         yield
-    except errors.PersipubsubError:
-        raise  # a PathError is an OSError as well
     except OSError as error:
+        if isinstance(error, errors.PersipubsubError):  # a PathError is an OSError as well
+            raise
         raise path_error(error, path) from error
 
 

@@ -4,7 +4,7 @@ import errno
 import os
 import pathlib
 import resource
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 from persipubsub import errors
 
@@ -23,6 +23,25 @@ REMOTE_TYPES = frozenset({
     "fuse.s3fs", "fuse.sshfs", "gfs2", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs",
     "virtiofs"
 })
+
+Identity = Tuple[int, int]
+
+
+def identity(fd: int) -> Optional[Identity]:
+    """Return device and inode of the file behind a descriptor, or None where none is open."""
+    try:
+        status = os.fstat(fd)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        return None
+    return status.st_dev, status.st_ino
+
+
+def close_own(fd: int, own: Optional[Identity]) -> None:
+    """Close a descriptor, unless the program closed it, as daemons do, and it is another file's by now."""
+    if identity(fd) == own:
+        os.close(fd)
 
 
 def has_room(path: pathlib.Path, size_bytes: int) -> bool:

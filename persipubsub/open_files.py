@@ -12,7 +12,7 @@ import os
 import pathlib
 from typing import Dict, Optional, Tuple
 
-from persipubsub import errors, files
+from persipubsub import errors, files, filesystem
 
 _NAMES = (files.DATA_FILE, files.LOCK_FILE, files.USE_FILE)
 
@@ -59,17 +59,39 @@ class OpenFiles:
             "changed. Close its Environments in all processes, put back what was there or set the queue up anew with "
             "Environment.new_control(), and open it again.")
 
+    def holds(self) -> bool:
+        """Tell whether the descriptor is still that of the data file: the program may have closed it, as daemons do."""
+        return filesystem.identity(self._data_fd) == self._identities[files.DATA_FILE]
+
+    def hold(self) -> None:
+        """Hold the data file again if the program has closed the descriptor. LMDB must be about to open it anew."""
+        if not self.holds():
+            with files.errors_about(self._path / files.DATA_FILE):
+                self._data_fd = os.open(self._path / files.DATA_FILE, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
+
     def require_for_write(self, thoroughly: bool) -> None:
         """Make sure that the data file still has a name, here or elsewhere; thoroughly, that all are as they were.
 
         :raise ReplacedError: it is not so
+        :raise StorageError: the program has closed descriptors, so LMDB could write into another file
         """
-        if thoroughly or not os.fstat(self._data_fd).st_nlink:
+        try:
+            status = os.fstat(self._data_fd)
+        except OSError as error:
+            raise self._closed() from error
+        if (status.st_dev, status.st_ino) != self._identities[files.DATA_FILE]:
+            raise self._closed()
+        if thoroughly or not status.st_nlink:
             self.require()
+
+    def _closed(self) -> errors.StorageError:
+        return errors.StorageError(
+            f"The program has closed descriptors of the queue at {self._path} that it does not own, as daemons do when "
+            "they start. Nothing was changed. Open the queue after that, in a process that had it not open.")
 
     def close(self) -> None:
         """Let go of them."""
-        os.close(self._data_fd)
+        filesystem.close_own(self._data_fd, self._identities[files.DATA_FILE])
 
 
 def _identity(file: pathlib.Path) -> Optional[Tuple[int, int]]:

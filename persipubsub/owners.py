@@ -45,7 +45,7 @@ def give(fd: int, owner: Owner, mode: int) -> None:
             os.fchown(fd, -1, owner.group)
         with contextlib.suppress(OSError):
             os.fchown(fd, owner.user, -1)
-    # After it: to change the owner may clear bits. Explicit, since the umask would lock out users whom the mode lets in.
+    # After it: to change the owner may clear bits. Explicit, since the umask would lock out users of the mode.
     if stat.S_IMODE(found.st_mode) != mode or owner != (found.st_uid, found.st_gid):
         os.fchmod(fd, mode)
 

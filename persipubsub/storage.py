@@ -93,6 +93,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
         if self._files is None:
             self._files = OpenFiles(self.path)
+        self._files.hold()
         self._database = opened = Database(self.path, self._sync)
         return opened
 
@@ -252,6 +253,10 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
     def _close_database(self, synced: bool = False) -> None:
         # Forgotten first: an interrupt must not leave a closed one behind, which nobody would open again.
         opened, self._database = self._database, None
+        if opened is not None and self._files is not None and not self._files.holds():
+            # The numbers of LMDB's descriptors may be those of other files by now, which it would close.
+            _ORPHANS.append(opened)
+            return
         if opened is not None:
             try:
                 if synced:

@@ -295,3 +295,36 @@ def test_descriptors_of_a_queue(tmp_path: pathlib.Path) -> None:
         for filler in fillers:
             os.close(filler)
     assert told and all("too many files open" in text and "ulimit -n" in text for text in told), told
+
+
+CLOSES = """
+import os, sys, persipubsub
+environment = persipubsub.new_environment(sys.argv[1])
+environment.new_control(["a"])
+publisher = environment.new_publisher()
+publisher.send(b"x")
+os.closerange(3, 100)
+mine = [os.open(sys.argv[2], os.O_RDWR) for _ in range(20)]
+try:
+    publisher.send(b"y")
+except persipubsub.errors.StorageError as error:
+    print(error)
+environment.close()
+for fd in mine:
+    os.fstat(fd)
+"""
+
+
+def test_descriptors_that_the_program_closed(tmp_path: pathlib.Path) -> None:
+    """Whoever closes all descriptors of a process gets an error; files of the program are not written, nor closed."""
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"content")
+    ended = subprocess.run([sys.executable, "-c", CLOSES,
+                            str(tmp_path / "queue"), str(mine)],
+                           capture_output=True,
+                           text=True,
+                           check=False)
+    assert not ended.returncode and not ended.stderr, ended.stderr
+    assert "has closed descriptors" in ended.stdout and mine.read_bytes() == b"content"
+    with persipubsub.new_environment(tmp_path / "queue") as environment:
+        assert environment.new_control().check() == () and environment.new_subscriber("a").front() == b"x"
