@@ -36,6 +36,7 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
     """
     files.require_no_links(path)
     _share(path, use_lock)
+    files.remove_leftovers(path)
     deadline = clock.monotonic_s() + VERIFY_WAIT_S_MAX
     while mark.of_other_boot(path):
         if use_lock.try_alone():

@@ -14,7 +14,7 @@ import time
 from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clock_gettime_ns
 from typing import Callable, Optional
 
-from persipubsub import errors
+from persipubsub import descriptors, errors
 
 # macOS lacks CLOCK_BOOTTIME; its monotonic clock is the nearest, and the boot id tells the boots apart.
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", CLOCK_MONOTONIC)
@@ -79,10 +79,12 @@ def boot_id() -> bytes:
         try:
             text = _BOOT_ID.read_text(encoding="ascii")
         except (OSError, ValueError) as error:
+            remedy = descriptors.shortage(getattr(error, "errno", None)) or (
+                "let this process see it: mount /proc in its chroot or container, and leave ProcSubset=pid out of its "
+                "systemd unit")
             raise errors.StorageError(
                 f"{_BOOT_ID} cannot be read ({error}), so nobody can tell whether the machine has restarted, and how "
-                "old messages are. Let this process see it: mount /proc in its chroot or container, and leave "
-                "ProcSubset=pid out of its systemd unit. Nothing was changed.") from error
+                f"old messages are; {remedy}. Nothing was changed.") from error
     else:
         import subprocess
         text = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], check=True, capture_output=True,

@@ -31,6 +31,6 @@ def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
             admission.require_sound(directory)
         before = data_file.stat().st_size
         with files.new_data_file(directory, files.data_file_mode(directory)) as new_file:
-            database.compact(data_file, new_file)
+            database.compact(data_file, new_file.fd)
         mark.remove(directory)
         return before, data_file.stat().st_size

@@ -332,7 +332,7 @@ class Control:
         :raise ArgumentError: empty, or with a NUL
         :raise PathError: the directory cannot be made, or it is not empty
         """
-        files.backup(pathlib.Path(os.path.abspath(arguments.directory(path))), self._handle.copy)
+        self._handle.backup(pathlib.Path(os.path.abspath(arguments.directory(path))))
 
     def close(self) -> None:
         """Close the control; more than once is fine."""

@@ -8,7 +8,7 @@ from typing import Callable, Iterable, List, NamedTuple, NoReturn, Optional, Typ
 
 import lmdb
 
-from persipubsub import clock, errors, filesystem, reader_table, records
+from persipubsub import clock, descriptors, errors, filesystem, reader_table, records
 from persipubsub.gate import Turn, Turns
 from persipubsub.records import Header, Run
 from persipubsub.transaction import HANDLES, SubDatabases, Transaction
@@ -163,13 +163,9 @@ class Database:
             pass  # it is busy, or full: that is another matter
         return False
 
-    def copy(self, file: pathlib.Path) -> None:
-        """Write a compact, consistent copy into a file that is not there."""
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            self._environment.copyfd(fd, compact=True)
-        finally:
-            os.close(fd)
+    def copy(self, fd: int) -> None:
+        """Write a compact, consistent copy to a descriptor of an empty file."""
+        self._environment.copyfd(fd, compact=True)
 
     def close(self) -> None:
         """Close the environment, more than once if need be. No transaction may be open."""
@@ -238,12 +234,12 @@ def inspect(path: pathlib.Path, operation: Callable[[Transaction], T]) -> T:
         opened.close()
 
 
-def compact(file: pathlib.Path, target: pathlib.Path) -> None:
-    """Write a compact copy of a data file that nobody has open."""
+def compact(file: pathlib.Path, fd: int) -> None:
+    """Write a compact copy of a data file that nobody has open to a descriptor of an empty file."""
     try:
         with lmdb.Environment(os.fsencode(file), subdir=False, readonly=True, lock=False,
                               max_dbs=SUB_DATABASES_MAX) as environment:
-            environment.copy(os.fsencode(target), compact=True)  # type: ignore[arg-type]  # its types forget bytes
+            environment.copyfd(fd, compact=True)
     except lmdb.Error as error:
         raise_translated(error, file.parent)
 
@@ -276,7 +272,7 @@ def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]], siz
 
 
 def create(file: pathlib.Path, header: Header, first_run: Run) -> None:
-    """Write the data file of a fresh queue, durably, under a name under which nobody looks for it yet."""
+    """Write a fresh queue into an empty data file, durably, under a name under which nobody looks for it yet."""
     try:
         # Without lib_version the default of the installed py-lmdb would decide which of LMDB's formats it becomes.
         with lmdb.Environment(os.fsencode(file),
@@ -309,6 +305,7 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
     :param unknown: whether the changes are stored
     """
     code = getattr(error, "code", 0)
+    shortage = descriptors.shortage(code)
     kind: Type[errors.PersipubsubError] = errors.StorageError
     what = "was refused by LMDB; nothing was changed"
     if unknown:
@@ -319,6 +316,8 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
         kind, what = errors.ReadersFullError, f"has more than {MAX_READERS} readers at one time. Use fewer processes"
     elif code in filesystem.NO_ROOM or code == errno.EIO and not filesystem.has_room(path, ROOM_BYTES_MIN):
         kind, what = errors.DiskFullError, "has no room left on its disk; nothing was changed. Make room and try again"
+    elif shortage is not None:
+        what = f"cannot be opened: {shortage}. Nothing was changed"
     elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
         kind, what = errors.PathError, "may not be opened by this user. Correct the permissions of its files"
     elif isinstance(error, (lmdb.MemoryError, MemoryError)):

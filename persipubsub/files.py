@@ -3,15 +3,16 @@
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import pathlib
 import stat
-from typing import Callable, Iterator, List, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
-from persipubsub import clock, database, errors, filesystem
+from persipubsub import clock, database, descriptors, errors, filesystem, owners
 from persipubsub.records import Header, Run
 
-DATA_FILE = "data.mdb"
+DATA_FILE = owners.DATA_FILE
 LOCK_FILE = "lock.mdb"
 USE_FILE = "use.lock"
 WAKEUP_FILE = "wakeup"
@@ -20,10 +21,14 @@ UNCLEAN_FILE = "unclean"
 #: A data file in the making. It gets its name when it is whole, so that a queue is there or is not.
 NEW_DATA_FILE = "data.mdb.new"
 MODE_DEFAULT = 0o600
-#: So long may several who want to make one queue keep each other from it.
+#: Of the directories above that of a queue, where they are made, less the umask.
+PARENT_MODE = 0o755
+#: How long concurrent creators may block each other.
 CREATE_WAIT_S_MAX = 1.0
 _CREATE_LOOK_S = 0.005
 FILES = (DATA_FILE, LOCK_FILE, USE_FILE, WAKEUP_FILE, UNCLEAN_FILE)
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class UseLock:
@@ -31,10 +36,10 @@ class UseLock:
 
     def __init__(self, path: pathlib.Path, mode: int) -> None:
         self._fd: Optional[int] = None
-        try:
+        self._own: Optional[descriptors.Identity] = None
+        with errors_about(path / USE_FILE):
             self._fd = open_or_create(path / USE_FILE, mode)
-        except OSError as error:
-            raise path_error(error, path / USE_FILE) from error
+            self._own = descriptors.identity(self._fd)
 
     def share(self) -> None:
         """Take the lock with others; waits while somebody has it alone."""
@@ -63,7 +68,8 @@ class UseLock:
         """Give the lock back; more than once is fine."""
         if self._fd is not None:
             # Closing is not enough: a child that was forked meanwhile has the same file open, and would keep the lock.
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            if descriptors.identity(self._fd) == self._own:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
             self.leave_to_parent()
 
     def leave_to_parent(self) -> None:
@@ -71,18 +77,25 @@ class UseLock:
         # Forgotten first: its number may be another file's as soon as it is closed.
         fd, self._fd = self._fd, None
         if fd is not None:
-            os.close(fd)
+            descriptors.close_own(fd, self._own)
 
 
 def open_or_create(file: pathlib.Path, mode: int) -> int:
-    """Open a file for reading and writing, made with exactly that mode if it is missing. Links are not followed."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(file, flags)
-    except FileNotFoundError:
-        fd = os.open(file, flags | os.O_CREAT, mode)
-        # Without what the umask takes away, which would lock out whom the mode lets in.
-        os.fchmod(fd, mode)
+    """Open a file of a queue for reading and writing. Links are not followed.
+
+    A file that is missing is made with exactly that mode, for the owner and the group of the queue.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # not blocking: a FIFO would wait for a reader
+    while True:
+        try:
+            return os.open(file, flags)
+        except FileNotFoundError:
+            pass
+        try:
+            fd = os.open(file, flags | os.O_CREAT | os.O_EXCL, mode)
+        except FileExistsError:
+            continue  # another process was faster
+        owners.give(fd, owners.of_queue(file.parent), mode)
         return fd
 
 
@@ -90,13 +103,28 @@ def path_error(error: OSError, path: pathlib.Path) -> errors.PersipubsubError:
     """Say what is wrong with a path, and what to do: a PathError, or a DiskFullError where there is no room."""
     if error.errno in filesystem.NO_ROOM:
         return errors.DiskFullError(f"There is no room on the disk for {path}. Make room and try again.")
+    shortage = descriptors.shortage(error.errno)
+    if shortage is not None:
+        return errors.StorageError(f"{path} cannot be opened: {shortage}.")
     remedy = {
         PermissionError: "Correct its permissions, or run as a user who may use it",
         NotADirectoryError: "A part of the path is a file: use another path",
         FileExistsError: "There is a file at the path: use another path",
         FileNotFoundError: "It does not exist",
+        IsADirectoryError: "There is a directory in the place of a file of the queue: move it away",
     }.get(type(error), "Correct it, or use another path")
     return errors.PathError(error.errno, f"{error.strerror}. {remedy}", os.fspath(path))
+
+
+@contextlib.contextmanager
+def errors_about(path: pathlib.Path) -> Iterator[None]:
+    """Raise what the system refuses within the block as an error of ours about a path."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, errors.PersipubsubError):  # a PathError is an OSError as well
+            raise
+        raise path_error(error, path) from error
 
 
 def queue_key(path: pathlib.Path) -> Tuple[int, int]:
@@ -151,7 +179,8 @@ def is_queue(path: pathlib.Path) -> bool:
 
 def data_file_mode(path: pathlib.Path) -> int:
     """Give the mode of the queue's data file, which its other files share."""
-    return stat.S_IMODE(os.stat(path / DATA_FILE).st_mode)
+    with errors_about(path / DATA_FILE):
+        return stat.S_IMODE(os.stat(path / DATA_FILE).st_mode)
 
 
 def directory_mode(mode: int) -> int:
@@ -168,7 +197,7 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
     :raise InUseError: its data file was deleted, and somebody still has it open
     """
     deadline = clock.monotonic_s() + CREATE_WAIT_S_MAX
-    try:
+    with errors_about(path):
         _make_directory(path, directory_mode(mode))
         while not is_queue(path):
             use_lock = UseLock(path, mode)
@@ -182,10 +211,6 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
                     _write_files(path, header, first_run, mode)
             finally:
                 use_lock.close()
-    except OSError as error:
-        if isinstance(error, errors.PathError):
-            raise
-        raise path_error(error, path) from error
 
 
 def _require_time_left(path: pathlib.Path, deadline: float) -> None:
@@ -197,86 +222,114 @@ def _require_time_left(path: pathlib.Path, deadline: float) -> None:
     clock.sleep(_CREATE_LOOK_S)
 
 
-def _make_directory(path: pathlib.Path, mode: int) -> None:
+def _make_directory(path: pathlib.Path, mode: int, like: Optional[pathlib.Path] = None) -> None:
+    """Make a directory with exactly that mode, unless it is there, and its parents.
+
+    :param like: a queue whose owner it gets
+    """
     missing: List[pathlib.Path] = []
+    target = path
     while not path.exists():
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
-        # Made by ourselves: the directories that LMDB makes have its file mode, with which nobody can enter them.
-        directory.mkdir(exist_ok=True)
-        if directory is missing[0]:
-            directory.chmod(mode)
+        # Made by ourselves: the directories that LMDB makes have its file mode, with which nobody can enter them. The
+        # queue's own is closed until it has its owner and mode. The parents are as by the umask, but for no others to
+        # write into: they could put another queue in the place of this one.
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            directory.mkdir(0o700 if directory == target else PARENT_MODE)
+            if directory == target:
+                with opened(directory, os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
+                    # A directory that hands on its group keeps doing so.
+                    kept = stat.S_IMODE(os.fstat(fd).st_mode) & stat.S_ISGID
+                    owners.give(fd, owners.of_queue(like or directory), mode | kept)
         sync(directory.parent)
-    if not path.is_dir():
-        raise FileExistsError(errno.EEXIST, "File exists", os.fspath(path))
+    if not target.is_dir():
+        raise FileExistsError(errno.EEXIST, "File exists", os.fspath(target))
 
 
 def _write_files(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> None:
-    new_file = path / NEW_DATA_FILE
-    new_file.unlink(missing_ok=True)
-    try:
-        database.create(new_file, header, first_run)
-        new_file.chmod(mode)
-        (path / LOCK_FILE).unlink(missing_ok=True)
-        allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
-        new_file.rename(path / DATA_FILE)
-        sync(path)
-    finally:
-        new_file.unlink(missing_ok=True)  # so that it takes no room where there is little
+    with new_data_file(path, mode) as new_file:
+        database.create(new_file.path, header, first_run)
+        _make_lock_file(path, mode)
+
+
+def _make_lock_file(path: pathlib.Path, mode: int) -> None:
+    (path / LOCK_FILE).unlink(missing_ok=True)
+    allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
+
+
+class NewFile(NamedTuple):
+    """A data file in the making."""
+
+    path: pathlib.Path
+    #: Open for reading and writing.
+    fd: int
 
 
 @contextlib.contextmanager
-def new_data_file(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
+def new_data_file(path: pathlib.Path, mode: int, like: Optional[pathlib.Path] = None) -> Iterator[NewFile]:
     """Have a data file written, which takes its place in a single step when it is whole.
 
-    Where there is one already, who calls has ``use.lock`` alone: nobody waits for the lock in the old one, or reads it.
+    Until then only this user can read it. Where there is one already, the caller must hold ``use.lock`` exclusively:
+    nobody waits for the lock in the old one, or reads it.
 
+    :param like: the queue whose owner the file gets, unless it is this one
     :raise PathError: this user may not
     :raise DiskFullError: there is no room; all is as before
     """
     new_file = path / NEW_DATA_FILE
-    try:
+    with errors_about(new_file):
         new_file.unlink(missing_ok=True)
-        yield new_file
-        new_file.chmod(mode)
-        sync(new_file, os.O_RDWR)
-        new_file.rename(path / DATA_FILE)
-        sync(path)
+        try:
+            with opened(new_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
+                yield NewFile(new_file, fd)
+                owners.give(fd, owners.of_queue(like or path), mode)
+                os.fsync(fd)
+                new_file.rename(path / DATA_FILE)
+            sync(path)
+        finally:
+            # It takes no room where there is little. On a disk that fails this fails as well; then the next opening
+            # removes it.
+            with contextlib.suppress(OSError):
+                new_file.unlink(missing_ok=True)
+
+
+def warn_of_stranger(path: pathlib.Path) -> None:
+    """Warn if a queue, or its directory, belongs to a user whom this one need not trust."""
+    with errors_about(path):
+        owners.warn_of_stranger(path)
+
+
+def remove_leftovers(path: pathlib.Path) -> None:
+    """Remove a data file whose making was cut off. The caller must hold ``use.lock``, so nobody makes one now."""
+    try:
+        (path / NEW_DATA_FILE).unlink(missing_ok=True)
     except OSError as error:
-        if isinstance(error, errors.PathError):
-            raise
-        raise path_error(error, new_file) from error
-    finally:
-        # On a disk that fails this fails as well. Then the next one removes it.
-        with contextlib.suppress(OSError):
-            new_file.unlink(missing_ok=True)
+        _LOGGER.warning("%s is left of a process that was ended, and cannot be removed (%s). Remove it.",
+                        path / NEW_DATA_FILE, error)
 
 
 @contextlib.contextmanager
-def new_queue(path: pathlib.Path, mode: int) -> Iterator[pathlib.Path]:
+def new_queue(path: pathlib.Path, mode: int, like: pathlib.Path) -> Iterator[NewFile]:
     """Have the data file of a new queue written, which is there when the file is whole, and not before.
 
     :param mode: of the files
+    :param like: the queue whose owner it gets
     :raise PathError: there is a queue or something else at the path, or this user may not
     :raise DiskFullError: there is no room
     """
-    try:
-        _make_directory(path, directory_mode(mode))
+    with errors_about(path):
+        _make_directory(path, directory_mode(mode), like)
         # Whoever was ended in the midst of this left some of these.
         if not {entry.name for entry in path.iterdir()} <= {NEW_DATA_FILE, LOCK_FILE, USE_FILE}:
             raise OSError(errno.ENOTEMPTY, "Directory not empty")
         use_lock = UseLock(path, mode)
-    except OSError as error:
-        if isinstance(error, errors.PathError):
-            raise
-        raise path_error(error, path) from error
     try:
         if not use_lock.try_alone() or is_queue(path):
             raise path_error(OSError(errno.EEXIST, "Somebody else makes a queue there"), path)
-        with new_data_file(path, mode) as new_file:
-            (path / LOCK_FILE).unlink(missing_ok=True)
-            allocate(path / LOCK_FILE, database.LOCK_FILE_BYTES, mode)
+        with new_data_file(path, mode, like) as new_file:
+            _make_lock_file(path, mode)
             yield new_file
     finally:
         use_lock.close()
@@ -287,14 +340,13 @@ def set_modes(path: pathlib.Path, mode: int) -> None:
 
     :raise PathError: this user may not
     """
-    try:
-        path.chmod(directory_mode(mode))
+    with errors_about(path):
+        # The bit by which a directory hands on its group stays.
+        path.chmod(directory_mode(mode) | os.stat(path).st_mode & stat.S_ISGID)
         for name in FILES:
             # By path: opening and closing lock.mdb in a process that uses it would drop LMDB's locks.
             if (path / name).exists():
                 (path / name).chmod(mode)
-    except OSError as error:
-        raise path_error(error, path) from error
 
 
 def allocate(file: pathlib.Path, size_bytes: int, mode: int) -> None:
@@ -305,41 +357,50 @@ def allocate(file: pathlib.Path, size_bytes: int, mode: int) -> None:
     :raise PathError: it cannot be written
     :raise DiskFullError: there is no room
     """
-    try:
-        if file.exists() and os.stat(file).st_blocks * 512 >= size_bytes:
+    with errors_about(file):
+        if file.exists() and os.stat(file).st_blocks * 512 >= size_bytes <= os.stat(file).st_size:
             return
         fd = open_or_create(file, mode)
         try:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(fd, 0, size_bytes)
+            elif os.fstat(fd).st_size < size_bytes:
+                os.ftruncate(fd, size_bytes)
         finally:
             os.close(fd)
-    except OSError as error:
-        raise path_error(error, file) from error
 
 
-def backup(path: pathlib.Path, copy: Callable[[pathlib.Path], None]) -> None:
+def backup(source: pathlib.Path, path: pathlib.Path, copy: Callable[[int], None]) -> None:
     """Make a directory, have a copy of a data file written into it, and bring it to the disk.
 
-    What ends it in the midst leaves no queue there that lacks something.
+    It gets the owner, the group and the mode of the source, so whoever may use that may use the restored copy. What
+    ends it in the midst leaves no queue there that lacks something.
 
+    :param source: the directory of the queue that is copied
+    :param copy: writes to a descriptor
     :raise PathError: the directory cannot be made, or it is not empty
     :raise DiskFullError: there is no room
     """
-    try:
-        _make_directory(path, directory_mode(MODE_DEFAULT))
+    mode = data_file_mode(source)
+    with errors_about(path):
+        _make_directory(path, directory_mode(mode), source)
         if any(entry.name != NEW_DATA_FILE for entry in path.iterdir()):  # that one is left of a try before this
             raise OSError(errno.ENOTEMPTY, "Directory not empty")
-    except OSError as error:
-        raise path_error(error, path) from error
-    with new_data_file(path, MODE_DEFAULT) as new_file:
-        copy(new_file)
+    with new_data_file(path, mode, source) as new_file:
+        copy(new_file.fd)
+
+
+@contextlib.contextmanager
+def opened(path: pathlib.Path, flags: int) -> Iterator[int]:
+    """Have a descriptor of a file within the block; one that is made is for its owner alone."""
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def sync(path: pathlib.Path, flags: int = os.O_DIRECTORY) -> None:
     """Bring a file, or the entries of a directory, to the disk."""
-    fd = os.open(path, flags)
-    try:
+    with opened(path, flags) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)

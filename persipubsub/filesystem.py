@@ -49,8 +49,10 @@ def type_of(directory: pathlib.Path) -> str:
             before, _, after = mount.partition(b" - ")
             if before.split()[0] == fields.get(b"mnt_id"):
                 return after.split()[0].decode()
-    except (OSError, AttributeError):
-        pass  # there is no such directory, no /proc, or no O_PATH: not Linux
+    except (OSError, AttributeError) as error:
+        if getattr(error, "errno", None) in SHORT_OF_DESCRIPTORS:
+            raise  # then nothing is known: it may be a remote one
+        # there is no such directory, no /proc, or no O_PATH: not Linux
     return ""
 
 
@@ -62,7 +64,10 @@ def require_local(path: pathlib.Path) -> None:
     directory = path
     while not os.path.isdir(directory) and directory != directory.parent:  # is_dir() raises without permission
         directory = directory.parent
-    kind = type_of(directory)
+    try:
+        kind = type_of(directory)
+    except OSError as error:
+        raise errors.StorageError(f"The queue at {path} cannot be opened: {descriptors_short(error.errno)}.") from error
     if kind in REMOTE_TYPES:
         raise errors.PathError(
             errno.EREMOTE,

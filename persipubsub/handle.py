@@ -95,9 +95,9 @@ class Handle:  # pylint: disable=too-many-public-methods  # one per thing that a
         """Count the commits since the read began that goes on longest, in whatever process."""
         return self._storage.reader_lag()
 
-    def copy(self, file: pathlib.Path) -> None:
-        """Write a compact, consistent copy into a file that is not there."""
-        self._storage.copy(file)
+    def backup(self, path: pathlib.Path) -> None:
+        """Write a compact, consistent copy into a directory, which becomes a queue."""
+        files.backup(self.path, path, self._storage.copy)
 
     # What endpoints call
 
@@ -304,6 +304,7 @@ def _acquire(path: pathlib.Path, key: Key, allow_remote: bool, share: Share) -> 
         if found is None:
             if not allow_remote:
                 filesystem.require_local(path)
+            files.warn_of_stranger(path)
             found = _HANDLES[key] = Handle(path, key)
         share.handle = found
         found.users[share] = None

@@ -141,8 +141,11 @@ def _holding_thread(file: pathlib.Path) -> Optional[int]:
     just going away is an error here, not the end of the process.
     """
     try:
+        status = os.stat(file)
+        # By device and inode: the path of a mapping is the real one, and the file's may lead through links.
+        wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}", str(status.st_ino)
         maps: List[str] = pathlib.Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-        mapped = next(line for line in maps if line.endswith(str(file)))
+        mapped = next(line for line in maps if tuple(line.split(maxsplit=5)[3:5]) == wanted)
         fd = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:
             (word, ) = struct.unpack("=I", os.pread(fd, 4, int(mapped.partition("-")[0], 16) + _MUTEX_OFFSET))

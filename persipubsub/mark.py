@@ -44,7 +44,8 @@ def of_other_boot(path: pathlib.Path) -> bool:
     except OSError as error:
         raise files.path_error(error, file) from error
     try:
-        return os.read(fd, 64) != clock.boot_id()
+        with files.errors_about(file):
+            return os.read(fd, 64) != clock.boot_id()
     finally:
         os.close(fd)
 

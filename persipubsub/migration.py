@@ -96,20 +96,21 @@ def migrate(old: Path, new: Path, progress: Optional[Progress] = None) -> Report
             page_walk.require_queue(data_file, SubDatabases._fields)
             raise errors.FormatError(f"The queue at {source} is of this version already: there is nothing to migrate.")
         try:
-            return _built(LegacyQueue(opened), target, opened.size_bytes(), progress)
+            return _built(LegacyQueue(opened), source, target, opened.size_bytes(), progress)
         except PageError as error:
             raise errors.DamagedError(
                 f"The queue at {source} is damaged: {error}. No new one was made. Restore it from "
                 "a backup.") from error
 
 
-def _built(found: LegacyQueue, target: pathlib.Path, size_bytes: int, progress: Optional[Progress]) -> Report:
+def _built(found: LegacyQueue, source: pathlib.Path, target: pathlib.Path, size_bytes: int,
+           progress: Optional[Progress]) -> Report:
     building = _Building(found, progress)
-    with files.new_queue(target, files.MODE_DEFAULT) as new_file:
+    with files.new_queue(target, files.MODE_DEFAULT, source) as new_file:
         header, first_run = fresh(Configuration(found.high_watermark, found.strategy))
         header = header._replace(next_subscriber_number=len(found.pending) + 1)
-        database.create(new_file, header, first_run)
-        database.fill(new_file, building.steps(), size_bytes)
+        database.create(new_file.path, header, first_run)
+        database.fill(new_file.path, building.steps(), size_bytes)
         if found.changed():
             raise errors.InUseError("Somebody changed the old queue while it was read. End all its publishers and "
                                     "subscribers, then try again.")

@@ -84,8 +84,8 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
         found = Salvage(opened)
         rebuilding = _Rebuilding(found, progress)
         with _kept(directory) as kept, files.new_data_file(directory, mode) as new_file:
-            database.create(new_file, *rebuilding.beginning)
-            database.fill(new_file, rebuilding.steps(), opened.size_bytes())
+            database.create(new_file.path, *rebuilding.beginning)
+            database.fill(new_file.path, rebuilding.steps(), opened.size_bytes())
         mark.remove(directory)
     return Report(path=directory,
                   damaged_file=kept,
@@ -117,18 +117,16 @@ def _kept(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def _link(path: pathlib.Path) -> pathlib.Path:
     """Give the damaged file a second name, durably; it is the one that a try before this gave, if there was one."""
     data_file = path / files.DATA_FILE
-    names = [entry for entry in path.iterdir() if re.fullmatch(r"damaged-[0-9]+\.mdb", entry.name)]
-    for entry in names:
-        if entry.samefile(data_file):
-            return entry
-    number = 1 + max((int(entry.stem[len("damaged-"):]) for entry in names), default=0)
-    kept = path / f"damaged-{number}.mdb"
-    try:
+    with files.errors_about(path):
+        names = [entry for entry in path.iterdir() if re.fullmatch(r"damaged-[0-9]+\.mdb", entry.name)]
+        for entry in names:
+            if entry.samefile(data_file):
+                return entry
+        number = 1 + max((int(entry.stem[len("damaged-"):]) for entry in names), default=0)
+        kept = path / f"damaged-{number}.mdb"
         os.link(data_file, kept)
         files.sync(path)
-    except OSError as error:
-        raise files.path_error(error, kept) from error
-    return kept
+        return kept
 
 
 class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts of a queue

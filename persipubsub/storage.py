@@ -65,7 +65,10 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 raise reentry_error()
             try:
                 self._is_opening = True
-                return self._database or self._open_anew()
+                if self._database is None:
+                    with files.errors_about(self.path):
+                        return self._open_anew()
+                return self._database
             finally:
                 self._is_opening = False
 
@@ -90,6 +93,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
         if self._files is None:
             self._files = OpenFiles(self.path)
+        self._files.hold()
         self._to_close = opened = Database(self.path, self._sync)
         opened.open()
         self._database = opened
@@ -298,6 +302,11 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         # Forgotten first: an interrupt must not leave a closed one behind, which nobody would open again.
         self._database = None
         opened = self._to_close
+        if opened is not None and self._files is not None and not self._files.holds():
+            # The numbers of LMDB's descriptors may be those of other files by now, which it would close.
+            _ORPHANS.append(opened)
+            self._to_close = None
+            return
         if opened is not None:
             try:
                 if synced:
@@ -323,14 +332,14 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         finally:
             self._gate.leave(token)
 
-    def copy(self, file: pathlib.Path) -> None:
-        """Write a compact, consistent copy of the queue into a file that is not there."""
+    def copy(self, fd: int) -> None:
+        """Write a compact, consistent copy of the queue to a descriptor of an empty file."""
         token = object()
         try:
             self._gate.enter(token)
-            self._open().copy(file)
+            self._open().copy(fd)
         except database.LmdbError as error:
-            database.raise_translated(error, file.parent)
+            database.raise_translated(error, self.path)
         finally:
             self._gate.leave(token)
 

@@ -31,6 +31,8 @@ from persipubsub import clock, errors, files
 FILE_BYTES = mmap.PAGESIZE
 POLLING_DELAY_S_MIN = 0.0002
 POLLING_DELAY_S_MAX = 0.02
+#: Where the file cannot be mapped, the time between two tries.
+TRY_EVERY_S = 1.0
 
 #: So long does a sender wait until a process that takes had its turn. A sleep would be longer.
 GIVE_WAY_S_MAX = 0.0002
@@ -48,17 +50,31 @@ class Wakeup:
     """How the waiting subscribers of all processes learn that something was published."""
 
     def __init__(self, path: pathlib.Path, mode: int) -> None:
+        self._path = path
+        self._mode = mode
         self._words: Optional[_Words] = None
-        try:
-            self._words = _Words(path / files.WAKEUP_FILE, mode)
-        except (OSError, ImportError, errors.StorageError) as error:
-            _LOGGER.warning("Waiting on the queue at %s polls every %g s: there is no wake-up (%s).", path,
-                            POLLING_DELAY_S_MAX, error)
+        self._next_try_s: Optional[float] = None
+        self._map()
+
+    def _map(self) -> "Optional[_Words]":
+        """Map the file unless that has just failed: what a process lacks when it opens the queue, it may have later."""
+        now_s = clock.monotonic_s()
+        if self._next_try_s is None or now_s >= self._next_try_s:
+            try:
+                self._words = _Words(self._path / files.WAKEUP_FILE, self._mode)
+            except (OSError, ImportError, errors.StorageError) as error:
+                if self._next_try_s is None:
+                    _LOGGER.warning(
+                        "Waiting on the queue at %s polls every %g s, and others wait as long for what this process "
+                        "sends: there is no wake-up (%s). It is tried again.", self._path, POLLING_DELAY_S_MAX, error)
+                self._next_try_s = now_s + TRY_EVERY_S
+        return self._words
 
     def notify(self, transaction_id: int) -> None:
         """Tell those who wait that this transaction published something."""
-        if self._words is not None:
-            self._words.publish(transaction_id)
+        words = self._words or self._map()
+        if words is not None:
+            words.publish(transaction_id)
 
     def give_way(self) -> None:
         """Let processes that wait for LMDB's lock to take messages go first. To be called before a send."""
@@ -80,9 +96,10 @@ class Wakeup:
 
         :param longest_sleep_s: a bound for the time between two looks where there is no wake-up
         """
-        if self._words is None or clock.cooperative_sleep() is not None:
+        words = self._words or self._map()
+        if words is None or clock.cooperative_sleep() is not None:
             return PollingWatch(longest_sleep_s)
-        return FutexWatch(self._words)
+        return FutexWatch(words)
 
 
 class _Words:

@@ -77,8 +77,8 @@ def test_a_foreign_file_is_refused_by_all_that_open_one(tmp_path: pathlib.Path) 
     """Whatever opens a data file without a queue around it says in our words that LMDB cannot read it."""
     file = tmp_path / "file"
     file.write_bytes(GARBAGE)
-    with pytest.raises(errors.FormatError, match=re.escape(str(tmp_path))):
-        database.compact(file, tmp_path / "copy")
+    with open(tmp_path / "copy", "wb") as copy, pytest.raises(errors.FormatError, match=re.escape(str(tmp_path))):
+        database.compact(file, copy.fileno())
     with pytest.raises(errors.FormatError, match=re.escape(str(file))):
         database.fill(file, [], 0)
     with pytest.raises(errors.FormatError, match=re.escape(str(file))):

@@ -106,6 +106,9 @@ def test_this_process_is_named(new_environment: MakeEnvironment) -> None:
         lambda _: found.append(lock_watch.holder(environment.path)))
     assert f"process {os.getpid()} (" in found[0] and "which is this one" in found[0]
     assert "cannot be told" in lock_watch.holder(environment.path / "nowhere")
+    link = environment.path.with_name("link")
+    link.symlink_to(environment.path.parent)
+    assert lock_watch.holder(link / environment.path.name) == "nobody any more"
 
 
 def test_the_thread_ends_before_a_fork(new_environment: MakeEnvironment) -> None:

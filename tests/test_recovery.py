@@ -197,7 +197,7 @@ def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: 
     thread.start()
     assert waits.wait(60)
     with files.new_data_file(path, 0o600) as new_file:
-        shutil.copyfile(path / files.DATA_FILE, new_file)
+        shutil.copyfile(path / files.DATA_FILE, new_file.path)
     alone.close()
     thread.join(60)
     assert opened[0].key == files.queue_key(path)

@@ -135,14 +135,3 @@ def test_a_backup_leaves_free_pages_out(new_environment: MakeEnvironment, tmp_pa
     environment.new_control().backup(tmp_path / "copy")
     assert (environment.path / files.DATA_FILE).stat().st_size > 100 * len(PAYLOAD)
     assert (tmp_path / "copy" / files.DATA_FILE).stat().st_size < 5 * len(PAYLOAD)
-
-
-def test_a_copy_is_its_owners_alone_from_the_beginning(new_environment: MakeEnvironment,
-                                                       tmp_path: pathlib.Path) -> None:
-    """Nobody else may read the copy of a queue, also while it is written."""
-    held = handle.acquire(new_environment("a").path)
-    try:
-        held.copy(tmp_path / "copy")
-    finally:
-        handle.release(held)
-    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o600
