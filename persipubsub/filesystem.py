@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import Dict
 
-from persipubsub import errors
+from persipubsub import descriptors, errors
 
 #: What the system says where the disk, or the user's quota, has no room.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -50,7 +50,7 @@ def type_of(directory: pathlib.Path) -> str:
             if before.split()[0] == fields.get(b"mnt_id"):
                 return after.split()[0].decode()
     except (OSError, AttributeError) as error:
-        if getattr(error, "errno", None) in SHORT_OF_DESCRIPTORS:
+        if descriptors.shortage(getattr(error, "errno", None)) is not None:
             raise  # then nothing is known: it may be a remote one
         # there is no such directory, no /proc, or no O_PATH: not Linux
     return ""
@@ -67,7 +67,8 @@ def require_local(path: pathlib.Path) -> None:
     try:
         kind = type_of(directory)
     except OSError as error:
-        raise errors.StorageError(f"The queue at {path} cannot be opened: {descriptors_short(error.errno)}.") from error
+        raise errors.StorageError(
+            f"The queue at {path} cannot be opened: {descriptors.shortage(error.errno)}.") from error
     if kind in REMOTE_TYPES:
         raise errors.PathError(
             errno.EREMOTE,

@@ -160,7 +160,7 @@ def test_a_directory_keeps_handing_on_its_group(tmp_path: pathlib.Path) -> None:
 
 
 def test_nothing_is_readable_meanwhile(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With umask 0, directories and data files in the making are never open to others, not even the parents to write."""
+    """With umask 0, directories and data files in the making are never open to others, nor parents to write."""
     path = tmp_path / "above" / "parent" / "queue"
     seen: Set[int] = set()
     for name in ("create", "compact", "fill"):
