@@ -55,8 +55,11 @@ class Handle:  # pylint: disable=too-many-public-methods  # one per thing that a
             self._is_open = True
 
     def close(self) -> None:
-        """Close the database, and tell what was not told yet of messages that went. To call it again goes on."""
+        """Close the database. To call it again ends what was interrupted."""
         self._storage.close()
+
+    def tell(self) -> None:
+        """Warn of messages that went and of which no warning told yet."""
         if self._is_open:
             self._writer.tell(at_once=True)
 
@@ -352,6 +355,7 @@ def _close_if_unused(handle: Handle) -> None:
     """Close a queue unless somebody uses it, or has closed it."""
     if handle.users or _HANDLES.get(handle.key) is not handle:
         return
+    handle.tell()  # before the turn: a handler of the log may use the queue
     turn = Turn()
     try:
         with contextlib.suppress(errors.ReentryError):  # then this thread looks again when it ends its turn

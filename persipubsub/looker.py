@@ -37,12 +37,9 @@ def read_status(path: pathlib.Path) -> QueueStatus:
 
     :raise NotInitializedError: there is none
     """
-    opened = handle.acquire(path)
-    try:
+    with handle.Use(path) as opened:
         lag = opened.reader_lag()
         return opened.read(lambda txn: status.read(txn, path, lag))
-    finally:
-        handle.release(opened)
 
 
 class Looker:

@@ -101,6 +101,8 @@ def check_queues(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iter
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn skips into failures where everything has to run: on a continuous integration machine."""
     report = yield
+    # xdist cannot send a name that is not UTF-8, which a test may have logged.
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     if report.skipped and os.environ.get("PERSIPUBSUB_NO_SKIPS") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and PERSIPUBSUB_NO_SKIPS is set"

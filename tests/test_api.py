@@ -458,6 +458,12 @@ def test_timeout_zero_looks_once(receive: Receive, received: object, left: List[
     assert drain(opened.subscriber) == left
 
 
+def set_clock(monkeypatch: pytest.MonkeyPatch, monotonic_s: Callable[[], float]) -> None:
+    """Let subscribers measure their timeouts by another clock."""
+    replaced = types.SimpleNamespace(monotonic_s=monotonic_s, boottime_us=clock.boottime_us)
+    monkeypatch.setattr(persipubsub.subscriber, "clock", replaced)
+
+
 @pytest.mark.parametrize("receive, received, left", RECEIVES)
 def test_a_timeout_passes(receive: Receive, received: object, left: List[bytes], opened: Opened,
                           monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,7 +471,7 @@ def test_a_timeout_passes(receive: Receive, received: object, left: List[bytes],
     del left
     clock_s = itertools.count(1000.0, 0.25)
     watch = FakeWatch(lambda: None)
-    monkeypatch.setattr(persipubsub.subscriber, "time", types.SimpleNamespace(monotonic=lambda: next(clock_s)))
+    set_clock(monkeypatch, lambda: next(clock_s))
     monkeypatch.setattr(Handle, "watch", lambda *_: watch)
     with receive(opened.subscriber, 1.5) as got:
         assert got == ([] if isinstance(received, list) else None)
@@ -580,7 +586,7 @@ def test_messages_go_on_with_what_comes(opened: Opened, monkeypatch: pytest.Monk
         if to_come:
             opened.publisher.send(to_come.pop(0))
         else:
-            monkeypatch.setattr(persipubsub.subscriber, "time", types.SimpleNamespace(monotonic=lambda: math.inf))
+            set_clock(monkeypatch, lambda: math.inf)
 
     monkeypatch.setattr(Handle, "watch", lambda *_: FakeWatch(happen))
     opened.publisher.send(b"1")
@@ -814,7 +820,7 @@ def test_a_queue_without_subscribers_stores_nothing(new_environment: MakeEnviron
 @pytest.mark.parametrize("strategy", Strategy)
 def test_an_overflow_warns_with_the_count(strategy: Strategy, new_environment: MakeEnvironment,
                                           caplog: pytest.LogCaptureFixture) -> None:
-    """Each send at which the queue overflows logs a warning that names the queue and how many messages were lost."""
+    """What an overflow drops is a warning that names the queue and the number, and so is the rest at the end."""
     environment = new_environment("a", high_watermark=HighWaterMark(max_messages=4), strategy=strategy)
     publisher = environment.new_publisher()
     for _ in range(4):
@@ -822,10 +828,11 @@ def test_an_overflow_warns_with_the_count(strategy: Strategy, new_environment: M
     assert not caplog.records
     publisher.send(b"x")  # 4 // 2 + 1 went
     assert publisher.send_many([b"x"] * 7) == range(6, 13)  # to 4, 3 went, to 4, 3 went, 3
+    assert environment.new_control().status().messages == 3
+    environment.close()
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2 and all(str(environment.path) in warning for warning in warnings)
     assert "3 messages" in warnings[0] and "6 messages" in warnings[1]
-    assert environment.new_control().status().messages == 3
 
 
 def test_status(new_environment: MakeEnvironment) -> None:

@@ -94,8 +94,7 @@ def _protobuf_json(env: Environment, modules: Tuple[str, ...]) -> Format:
 def _peek(path: pathlib.Path, identifier: str, max_messages: int, timeout: float) -> List[bytes]:
     """Look at the next messages, waiting for the first; nothing is handed out, so nothing counts."""
     encoded, deadline = arguments.identifier(identifier), clock.monotonic_s() + timeout
-    opened = handle.acquire(path)
-    try:
+    with handle.Use(path) as opened:
         watch = opened.watch(LOOK_S)
         while True:
             watch.arm()
@@ -104,8 +103,6 @@ def _peek(path: pathlib.Path, identifier: str, max_messages: int, timeout: float
             if found or left_s <= 0:
                 return found
             watch.wait(min(LOOK_S, left_s))
-    finally:
-        handle.release(opened)
 
 
 def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float], formatted: Format, out: Messages,
