@@ -9,15 +9,17 @@ import os
 import pathlib
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import weakref
-from multiprocessing.connection import Connection, Pipe
-from typing import List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, List, Optional, Tuple, Union
 
 from persipubsub import errors, handle, page_walk, status
 from persipubsub.status import QueueStatus
+
+if TYPE_CHECKING:
+    import subprocess
+    from multiprocessing.connection import Connection
 
 #: A look that takes longer ends the child: some process holds the queue alone, or is stopped.
 LOOK_S_MAX = 3
@@ -101,6 +103,9 @@ class _Child:
     """The process that reads queues, and the connection to it. It ends when the connection does."""
 
     def __init__(self) -> None:
+        # Imported here: whoever looks in its own process needs neither.
+        import subprocess
+        from multiprocessing.connection import Pipe
         self.connection, there = Pipe()
         try:
             self._process = subprocess.Popen(  # pylint: disable=consider-using-with  # it lasts as long as this object
@@ -124,6 +129,7 @@ class _Child:
 
     def obituary(self, path: pathlib.Path) -> errors.PersipubsubError:
         """Return the error that says how a queue ended the process."""
+        import subprocess
         try:
             self._process.wait(_END_S_MAX)
         except subprocess.TimeoutExpired:
@@ -140,7 +146,7 @@ class _Child:
                                    "Look again.")
 
 
-def _end(process: "subprocess.Popen[bytes]", connection: Connection) -> str:
+def _end(process: "subprocess.Popen[bytes]", connection: "Connection") -> str:
     """End the process of a child; return the last line that it wrote to standard error."""
     connection.close()
     process.kill()
@@ -164,6 +170,8 @@ class _Collecting(logging.Handler):
 
 def serve(descriptor: int) -> None:
     """Read the queues that the other end of a connection names, until it closes. This is what the child runs."""
+    from multiprocessing.connection import Connection
+
     # A damaged queue ends this process at every look: core dumps would fill the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The kernel ends a look that takes too long, also where it waits in LMDB.

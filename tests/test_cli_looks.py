@@ -154,7 +154,7 @@ def test_output_that_cannot_be_written_fails_no_message(end: str, kind: str, env
     # What lies in a pipe counts as written; but Ctrl-C may come before the last write of a few is noted.
     assert len(taken) >= seen.count(b"\n") - 5 and seen == b"".join(one + b"\n" for one in messages)[:len(seen)]
     if end == "full":
-        assert len(taken) == seen.count(b"\n") == 65536 // 1001
+        assert len(taken) == seen.count(b"\n") > 0
     told = {
         "head": (141, b""),
         "full": (1, b"Error: Cannot write to standard output: Resource temporarily unavailable.\n"),
