@@ -136,6 +136,7 @@ def acknowledge_requeued(path: pathlib.Path) -> Action:
     """Take what was dead once."""
     control, worker = _with_dead_letters(path)
     control.requeue_dead_letters(WORKERS)
+    control.add_subscriber(WORKERS, max_deliveries=2)  # so that several come together
     receipt = held(worker)
     return lambda: receipt.__exit__(None, None, None)
 
