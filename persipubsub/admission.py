@@ -1,14 +1,14 @@
 """What stands between a queue's files and LMDB: nothing that is broken, foreign or a link is opened.
 
-Cheap for a queue that was closed well, or that others have open. One that bears the mark of another boot is read as a
-whole first, by whoever gets ``use.lock`` alone; the others wait for that.
+Cheap for a queue that was closed well, or that others have open: only the pages of a small one are verified. A queue
+that bears the mark of another boot is read as a whole first, by whoever gets ``use.lock`` alone; the others wait for that.
 """
 
 import contextlib
 import logging
 import pathlib
 import struct
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 from persipubsub import clock, database, errors, files, invariants, mark, page_walk
 from persipubsub.cut_off import cut_off
@@ -24,6 +24,8 @@ LOOK_S = 0.01
 WARN_S = 5.0
 #: How long an opening waits for somebody to verify a queue that bears the mark of another boot.
 VERIFY_WAIT_S_MAX = 10.0
+#: A data file of at most this size is verified at opening, which takes less than 20 ms, if nobody else has it open.
+VERIFIED_BYTES_MAX = 512 * 1024
 
 
 def admit(path: pathlib.Path, use_lock: UseLock) -> None:
@@ -57,28 +59,21 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
             clock.sleep(LOOK_S)  # somebody else is about to verify it
         # This waits while somebody verifies it, which may take long. That wait does not count.
         deadline += _share(path, use_lock)
-    if not page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields):
-        # It lacks pages at its end. LMDB leaves it so where they are free, which only reading everything shows. Where
-        # others have it open, one of them has done so.
+    whole = page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields)
+    if not whole or (path / files.DATA_FILE).stat().st_size <= VERIFIED_BYTES_MAX:
+        # A file may lack pages at its end. LMDB leaves it so where they are free, which only reading everything shows.
+        # Where others have it open, one of them has done so.
         if use_lock.try_alone():
-            require_sound(path)
+            require_sound_pages(path)
         _share(path, use_lock)
 
 
-def _share(path: pathlib.Path, use_lock: UseLock) -> float:
-    """Take ``use.lock`` with others, and return how many seconds that took. Warn where it takes long."""
-    start_s = clock.monotonic_s()
-    warned = False
-    while not use_lock.try_share():
-        waited_s = clock.monotonic_s() - start_s
-        if waited_s >= WARN_S and not warned:
-            warned = True
-            _LOGGER.warning(
-                "Opening the queue at %s has been waiting for %.0f s: another process has it alone. It compacts, "
-                "recovers, migrates or verifies it, or was stopped meanwhile. Opening goes on when that process ends.",
-                path, waited_s)
-        clock.sleep(LOOK_S)
-    return clock.monotonic_s() - start_s
+def require_sound_pages(path: pathlib.Path) -> None:
+    """Make sure that LMDB can read every page, whatever the records say. The caller must hold ``use.lock`` alone.
+
+    :raise DamagedError: it cannot
+    """
+    _require_none(path, _page_problems(path))
 
 
 def require_sound(path: pathlib.Path, known: bool = False) -> None:
@@ -89,11 +84,19 @@ def require_sound(path: pathlib.Path, known: bool = False) -> None:
     :raise DamagedError: something is broken
     """
     page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields, known=known)
-    found = violations(path)
+    _require_none(path, violations(path))
+
+
+def _require_none(path: pathlib.Path, found: Sequence[Violation]) -> None:
     if found:
         first, *others = found
         more = f" (and {len(others)} more)" if others else ""
         raise page_walk.damaged(path, f"{first}{more}")
+
+
+def _page_problems(path: pathlib.Path) -> Tuple[Violation, ...]:
+    problems = database.verify(path / files.DATA_FILE) or cut_off(path / files.DATA_FILE)
+    return tuple(Violation("I0", problem) for problem in problems)
 
 
 def violations(path: pathlib.Path) -> Tuple[Violation, ...]:
@@ -101,9 +104,9 @@ def violations(path: pathlib.Path) -> Tuple[Violation, ...]:
 
     Who calls has ``use.lock`` alone.
     """
-    problems = database.verify(path / files.DATA_FILE) or cut_off(path / files.DATA_FILE)
+    problems = _page_problems(path)
     if problems:
-        return tuple(Violation("I0", problem) for problem in problems)
+        return problems
     for invariant, configured in (("I0", False), ("I7", True)):
         try:
             page_walk.require_queue(path / files.DATA_FILE, SubDatabases._fields, configured)

@@ -5,8 +5,10 @@ is a valid queue of which bytes were flipped, pages were overwritten or swapped,
 replaced by crafted ones. It must end in an error of ours or in messages that were sent: no crash, no hang, no other
 exception, no bytes from elsewhere.
 
-What only verifying finds (flipped bytes anywhere) goes to the paths that verify: an opening after another boot, check
-and recover. What a plain opening has to find (cut files, broken meta pages, crafted records in sound pages) goes to it.
+What a plain opening has to find (cut files, broken meta pages, crafted records in sound pages, broken side files) goes to
+it, and so does any damage of a small queue. What only verifying finds (flipped bytes anywhere) goes to the paths that
+verify: an opening after another boot, check and recover. Where it meets plain use of a large queue, LMDB may end the
+process, or keep it busy: such ends are counted apart, and one server that looks at all of these queues has to survive them.
 """
 
 import argparse
@@ -26,7 +28,8 @@ from typing import Callable, Counter, List
 import lmdb
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, HighWaterMark, admission, clock, errors, files, recovery
+from persipubsub import (Control, Durability, Environment, HighWaterMark, admission, clock, errors, files, looker,
+                         recovery)
 from persipubsub.delivery_records import DUE_KEY, ENTRY_KEY, LETTER_KEY
 from persipubsub.transaction import SubDatabases
 from tests.children import start_child, status_of
@@ -37,6 +40,10 @@ PAGE_BYTES = 4096
 #: Each payload tells that it is one of ours: its number again and again.
 LENGTHS = (8, 64, 1000, 5000, 70_000)
 ENDED_WELL = 0
+#: Every so many cases, the server looks at the queue first: it costs more than the case.
+CASES_PER_LOOK = 7
+#: Nobody.
+OTHER_USER = 65534
 SHARED, LIMITED = "shared", "limited"
 
 
@@ -47,6 +54,19 @@ class BlockError(Exception):
 def payload(number: int) -> bytes:
     """Give a message that can be recognised."""
     return struct.pack(">Q", number) * (LENGTHS[number % len(LENGTHS)] // 8)
+
+
+def make_small_queue(path: pathlib.Path) -> None:
+    """Make a queue that is verified at every opening: short messages, records in most sub-databases, free pages."""
+    with persipubsub.new_environment(path) as environment:
+        control = environment.new_control(["a", "b"], durability=Durability.PROCESS_CRASH)
+        publisher = environment.new_publisher()
+        for number in range(0, 200, len(LENGTHS)):
+            publisher.send_many([payload(number)] * 10)
+        with environment.new_subscriber("a").receive_many(100):
+            pass
+        add_deliveries(environment, control)
+    assert (path / files.DATA_FILE).stat().st_size <= admission.VERIFIED_BYTES_MAX
 
 
 def make_queue(path: pathlib.Path) -> None:
@@ -183,6 +203,42 @@ def _craft_record(txn: "lmdb.Transaction[bytes]", rng: random.Random) -> None:
             txn.delete(key)
 
 
+def break_side_files(file: pathlib.Path, rng: random.Random) -> None:
+    """Cut, overwrite, replace or hand over the files beside the data file."""
+    for name in rng.sample(files.FILES[1:], rng.randrange(1, 3)):
+        side = file.parent / name
+        kind = rng.randrange(6)
+        side.unlink(missing_ok=True)
+        if kind == 0:
+            side.mkdir()
+        elif kind == 1:
+            os.mkfifo(side)
+        elif kind == 2:
+            side.symlink_to(os.devnull)
+        else:
+            side.write_bytes(rng.randbytes(rng.choice((0, 1, 15, 16, 17, 100, 4096, 70_000))))
+            if kind == 3:
+                os.chmod(side, 0)
+
+
+def break_type(file: pathlib.Path, rng: random.Random) -> None:
+    """Have something else be in the place of the data file."""
+    content = file.read_bytes()
+    file.unlink()
+    kind = rng.randrange(5)
+    if kind == 0:
+        file.mkdir()
+    elif kind == 1:
+        os.mkfifo(file)
+    elif kind == 2:
+        file.symlink_to(os.devnull)
+    elif kind == 3:
+        file.write_bytes(rng.randbytes(rng.choice((0, 1, 4096, 100_000))))
+    else:
+        file.write_bytes(content)
+        os.chmod(file, 0)
+
+
 # What is done with the damaged queue
 
 
@@ -235,6 +291,23 @@ def use_plainly(path: pathlib.Path) -> List[bytes]:
     return use(path)
 
 
+def read_plainly(path: pathlib.Path) -> List[bytes]:
+    """Read the status, as a program does."""
+    looker.read_status(path)
+    return []
+
+
+def as_other_user(path: pathlib.Path) -> List[bytes]:
+    """Use the queue as somebody who owns the directory, but perhaps not the files."""
+    if not os.getuid():
+        os.chown(path, OTHER_USER, OTHER_USER)
+        if path.stat().st_ino % 2:
+            os.chown(path / files.DATA_FILE, OTHER_USER, OTHER_USER, follow_symlinks=False)
+        os.setgid(OTHER_USER)
+        os.setuid(OTHER_USER)
+    return use(path)
+
+
 def use_after_boot(path: pathlib.Path) -> List[bytes]:
     """Open the queue with the mark of another boot."""
     (path / files.UNCLEAN_FILE).write_bytes(bytes(16))
@@ -271,42 +344,73 @@ class Kind:
     damage: Damage
     use: Callable[[pathlib.Path], List[bytes]]
     #: Whether payloads are as they were sent: LMDB has no checksums, so changed bytes within them cannot be found.
-    payloads_intact: bool
+    payloads_intact: bool = False
+    #: Whether the queue is so small that every opening verifies its pages.
+    small: bool = False
+    #: Whether LMDB may end the process: pages of a queue that nothing verifies.
+    may_end: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.damage.__name__}/{self.use.__name__}{' (small)' if self.small else ''}"
 
 
 KINDS = [Kind(damage, used, False) for damage in (flip, swap_pages) for used in (use_after_boot, check, recover)] + [
     Kind(truncate, used, used is not recover) for used in (use_plainly, use_after_boot, check, recover)
 ] + [Kind(break_meta, used, True) for used in (use_plainly, use_after_boot, check)] + [
     Kind(break_meta, recover, False)
-] + [Kind(craft, used, False) for used in (use_plainly, use_after_boot, check, recover)]
+] + [Kind(craft, used) for used in (use_plainly, use_after_boot, check, recover)] + [
+    Kind(damage, used, small=True) for damage in (flip, swap_pages) for used in (use_plainly, read_plainly)
+] + [Kind(damage, used, may_end=True) for damage in (flip, swap_pages) for used in (use_plainly, read_plainly)] + [
+    Kind(damage, used, True) for damage in (break_side_files, break_type) for used in (use_plainly, as_other_user)
+]
 
 
-def run_case(template: pathlib.Path, path: pathlib.Path, number: int, seed: int) -> str:
+def run_case(templates: pathlib.Path, server: looker.Looker, number: int, seed: int) -> str:
     """Run one case in a child and give what came of it; what is wrong begins with "BAD"."""
     kind = KINDS[number % len(KINDS)]
-    what = f"{kind.damage.__name__}/{kind.use.__name__}"
+    path = templates / "queue"
+    _lay_out(templates / ("small" if kind.small else "large"), path)
+    kind.damage(path / files.DATA_FILE, random.Random(f"{seed}/{number}"))
+    if not number % CASES_PER_LOOK:
+        _require_survival(server, path, templates / "small")
+    code = status_of(start_child(lambda: _child(kind, path)))
+    if code == ENDED_WELL:
+        return f"{kind}: {(templates / 'outcome').read_text()}"
+    ended = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    if kind.may_end and -code in (*looker.CRASHES, signal.SIGALRM):
+        return f"{kind}: {ended}"
+    return f"BAD {kind} case {number}: {ended}"
+
+
+def _lay_out(template: pathlib.Path, path: pathlib.Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     shutil.copyfile(template / files.DATA_FILE, path / files.DATA_FILE)
     (path / files.USE_FILE).touch()
-    code = status_of(start_child(lambda: _child(kind, path, random.Random(f"{seed}/{number}"))))
-    if code == ENDED_WELL:
-        return f"{what}: {(path / 'outcome').read_text()}"
-    ended = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    return f"BAD {what} case {number}: {ended}"
 
 
-def _child(kind: Kind, path: pathlib.Path, rng: random.Random) -> int:
+def _require_survival(server: looker.Looker, path: pathlib.Path, good: pathlib.Path) -> None:
+    """Have a server look at a damaged queue, and make sure that it can look at another one afterwards."""
+    copy = path.parent / "looked-at"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.move(path, copy)
+    with contextlib.suppress(errors.PersipubsubError):
+        server.read_status(copy)
+    assert server.read_status(good).subscribers
+    shutil.move(copy, path)
+
+
+def _child(kind: Kind, path: pathlib.Path) -> int:
     signal.alarm(CASE_S_MAX)
-    kind.damage(path / files.DATA_FILE, rng)
     outcome = "served"
+    report = os.open(path.parent / "outcome", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         messages = kind.use(path)
         if kind.payloads_intact:
             require_ours(messages)
     except errors.PersipubsubError as error:
         outcome = type(error).__name__
-    (path / "outcome").write_text(outcome)
+    os.write(report, outcome.encode())
     return ENDED_WELL
 
 
@@ -317,9 +421,12 @@ def run(cases: int, seed: int) -> Counter[str]:
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(prefix="persipubsub-fuzz-", dir=memory) as name:
         directory = pathlib.Path(name)
-        make_queue(directory / "template")
+        make_queue(directory / "large")
+        make_small_queue(directory / "small")
+        server = looker.Looker()
         for number in range(cases):
-            outcomes[run_case(directory / "template", directory / "queue", number, seed)] += 1
+            outcomes[run_case(directory, server, number, seed)] += 1
+        server.close()
     return outcomes
 
 
