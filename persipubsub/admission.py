@@ -68,6 +68,22 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
         _share(path, use_lock)
 
 
+def _share(path: pathlib.Path, use_lock: UseLock) -> float:
+    """Take ``use.lock`` with others, and return how many seconds that took. Warn where it takes long."""
+    start_s = clock.monotonic_s()
+    warned = False
+    while not use_lock.try_share():
+        waited_s = clock.monotonic_s() - start_s
+        if waited_s >= WARN_S and not warned:
+            warned = True
+            _LOGGER.warning(
+                "Opening the queue at %s has been waiting for %.0f s: another process has it alone. It compacts, "
+                "recovers, migrates or verifies it, or was stopped meanwhile. Opening goes on when that process ends.",
+                path, waited_s)
+        clock.sleep(LOOK_S)
+    return clock.monotonic_s() - start_s
+
+
 def require_sound_pages(path: pathlib.Path) -> None:
     """Make sure that LMDB can read every page, whatever the records say. The caller must hold ``use.lock`` alone.
 
