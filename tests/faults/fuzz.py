@@ -421,6 +421,7 @@ def run(cases: int, seed: int) -> Counter[str]:
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(prefix="persipubsub-fuzz-", dir=memory) as name:
         directory = pathlib.Path(name)
+        directory.chmod(0o711)  # for another user to get to the queue
         make_queue(directory / "large")
         make_small_queue(directory / "small")
         server = looker.Looker()
