@@ -33,14 +33,14 @@ def payload(msg: object) -> bytes:
     :raise MessageTooLargeError: it is over the limit
     """
     if type(msg) is not bytes:  # pylint: disable=unidiomatic-typecheck  # the fast path: exactly bytes needs no copy
-        if not isinstance(msg, (bytes, bytearray, memoryview)):
-            try:
-                memoryview(msg)  # type: ignore[arg-type]  # the question is whether it is a buffer
-            except TypeError:
-                raise errors.ArgumentTypeError(
-                    f"A message must be bytes-like (bytes, bytearray, memoryview), got {type(msg).__name__}"
-                    f"{': encode it first, e.g. msg.encode()' if isinstance(msg, str) else ''}.") from None
-        msg = bytes(memoryview(msg))  # type: ignore[arg-type]  # checked above
+        try:
+            msg = bytes(memoryview(msg))  # type: ignore[arg-type]  # the question is whether it is a buffer
+        except (TypeError, ValueError, BufferError) as error:  # ValueError: of a released memoryview, and of NumPy
+            hint = ": encode it first, e.g. msg.encode()" if isinstance(msg, str) else ""
+            why = "" if isinstance(error, TypeError) else f" that has no bytes ({error})"
+            raise errors.ArgumentTypeError(
+                f"A message must be bytes-like (bytes, bytearray, memoryview), got {type(msg).__name__}{why}{hint}."
+            ) from None
     if len(msg) > MESSAGE_BYTES_MAX:
         raise errors.MessageTooLargeError(
             f"A message of {len(msg)} bytes is over the limit of {MESSAGE_BYTES_MAX} bytes. Send it in parts.")

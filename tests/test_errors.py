@@ -163,8 +163,8 @@ MISTAKES: List[Mistake] = [
       for call in IDENTIFIER_CALLS[1:]),
     # messages
     *(mistake(f"publisher.send({value})", *TYPE, "message", "bytes-like", *tells)
-      for value, tells in (("'text'", ["str", "encode"]), ("None", ["NoneType"]), ("5", ["int"]),
-                           ("[b'x']", ["list"]))),
+      for value, tells in (("'text'", ["str", "encode"]), ("None", ["NoneType"]), ("5", ["int"]), ("[b'x']", ["list"]),
+                           ("[m := memoryview(b'x'), m.release()][0]", ["memoryview", "no bytes", "released"]))),
     mistake("publisher.send(bytes(GIB + 1))", *TOO_LARGE, f"{GIB + 1} bytes", f"limit of {GIB} bytes", "in parts"),
     mistake("publisher.send(bytes(2**20 + 1))", *TOO_LARGE, f"{2**20 + 1} bytes", f"hwm_db_size={2**20} bytes",
             "Control.set_hwm"),
