@@ -1,7 +1,7 @@
 """What stands between a queue's files and LMDB: nothing that is broken, foreign or a link is opened.
 
 Cheap for a queue that was closed well, or that others have open: only the pages of a small one are verified. A queue
-that bears the mark of another boot is read as a whole first, by whoever gets ``use.lock`` alone; the others wait for that.
+that bears the mark of another boot is read as a whole first, by whoever gets ``use.lock`` alone; the others wait.
 """
 
 import contextlib
@@ -53,8 +53,8 @@ def admit(path: pathlib.Path, use_lock: UseLock) -> None:
             raise errors.InUseError(
                 f"The queue at {path} bears the mark of another boot of the machine, so it has to be verified by a "
                 f"process that has it alone; but another process has had it open for {VERIFY_WAIT_S_MAX:g} s. That "
-                "process may see another boot id (/proc/sys/kernel/random/boot_id), as a container may. Close the queue "
-                "there, then open it again; or have all its processes see the same boot id.")
+                "process may see another boot id (/proc/sys/kernel/random/boot_id), as a container may. Close the "
+                "queue there, then open it again; or have all its processes see the same boot id.")
         else:
             clock.sleep(LOOK_S)  # somebody else is about to verify it
         # This waits while somebody verifies it, which may take long. That wait does not count.

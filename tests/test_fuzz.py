@@ -1,5 +1,7 @@
 """Test that no broken or hostile file does harm: the short form of ``python -m tests.faults.fuzz --cases 10000``."""
 
+import signal
+
 import pytest
 
 from persipubsub import looker
@@ -11,7 +13,7 @@ OUTCOMES = {"served", "DamagedError", "FormatError"}
 #: Where a file is something else, or somebody else's.
 REFUSALS = OUTCOMES | {"PathError", "StorageError", "NotInitializedError"}
 #: What LMDB may do to a process that uses a large damaged queue: SECURITY.rst says so.
-ENDS = OUTCOMES | {end.name for end in looker.CRASHES} | {"SIGALRM"}
+ENDS = OUTCOMES | {signal.Signals(end).name for end in looker.CRASHES} | {"SIGALRM"}
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_all_is_on_the_disk(operation: str, new_environment: MakeEnvironment, tm
         environment.new_publisher().send_many([b"message"] * 100)
     order = SyncOrder(tmp_path / "root")
     order.run(PROGRAM.format(operation=OPERATIONS[operation]), tmp_path / "root", LEGACY / "two-subscribers")
-    assert order.faults == []
+    assert not order.faults
 
 
 @pytest.mark.slow
