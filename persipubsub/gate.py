@@ -13,7 +13,8 @@ Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any tw
 
 import math
 import threading
-from typing import Callable, Dict, Generic, Hashable, List, Optional, TypeVar
+from collections.abc import Hashable
+from typing import Callable, Dict, Generic, List, Optional, TypeVar
 
 from persipubsub import clock, errors
 

@@ -18,7 +18,8 @@ precedes another only if it ended strictly before. Where the clock is too coarse
 
 import copy
 import dataclasses
-from typing import Any, Dict, Hashable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from collections.abc import Hashable
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from tests.model import Message, Model
 

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Hashable
 from multiprocessing.connection import Connection
-from typing import Any, Callable, Dict, Hashable, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 import hypothesis
 import pytest

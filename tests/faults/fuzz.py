@@ -7,8 +7,8 @@ exception, no bytes from elsewhere.
 
 What a plain opening has to find (cut files, broken meta pages, crafted records in sound pages, broken side files) goes
 to it, and so does any damage of a small queue. What only verifying finds (flipped bytes anywhere) goes to the paths
-that verify: an opening after another boot, check and recover. Where it meets plain use of a large queue, LMDB may end the
-process, or keep it busy: such ends are counted apart, and one server that looks at all of these queues has to survive.
+that verify: an opening after another boot, check and recover. Where it meets plain use of a large queue, LMDB may end
+the process, or keep it busy: such ends are counted apart, and one server that looks at all of these queues survives.
 """
 
 import argparse
