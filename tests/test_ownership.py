@@ -22,6 +22,9 @@ REPOSITORY = pathlib.Path(persipubsub.__file__).parents[1]
 needs_root = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None,
                                 reason="acts as other users: needs root and setpriv")
 
+#: Coverage could not write its file: another user runs the program, or it closes all descriptors.
+UNMEASURED = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
+
 
 def as_user(user: int, group: int, code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
     """Run a program as another user, who can read the code, but writes only where the modes allow it."""
@@ -31,7 +34,7 @@ def as_user(user: int, group: int, code: str, *arguments: object) -> "subprocess
         str(group), "--clear-groups", "--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search",
         sys.executable, "-c", code, *map(str, arguments)
     ]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=UNMEASURED, check=False)
 
 
 USE = """
@@ -218,7 +221,11 @@ for use in (subscriber.front, lambda: [publisher.send(b"x") for _ in range(17)])
         print(error)
 environment.close()
 """
-    found = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    found = subprocess.run([sys.executable, "-c", code, str(path)],
+                           capture_output=True,
+                           text=True,
+                           env=UNMEASURED,
+                           check=False)
     assert not found.returncode and found.stdout.count("ermission") == 4, found
     with persipubsub.new_environment(path) as environment:
         assert environment.new_control().check() == ()
@@ -323,6 +330,7 @@ def test_descriptors_that_the_program_closed(tmp_path: pathlib.Path) -> None:
                             str(tmp_path / "queue"), str(mine)],
                            capture_output=True,
                            text=True,
+                           env=UNMEASURED,
                            check=False)
     assert not ended.returncode and not ended.stderr, ended.stderr
     assert "has closed descriptors" in ended.stdout and mine.read_bytes() == b"content"
