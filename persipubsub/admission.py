@@ -129,7 +129,10 @@ def violations(path: pathlib.Path) -> Tuple[Violation, ...]:
         except errors.DamagedError as error:
             return (Violation(invariant, str(error.__cause__)), )
     # Made anew: what lies there may be as broken as the rest.
-    (path / files.LOCK_FILE).unlink(missing_ok=True)
+    try:
+        (path / files.LOCK_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise files.path_error(error, path / files.LOCK_FILE) from error
     files.allocate(path / files.LOCK_FILE, database.LOCK_FILE_BYTES, files.data_file_mode(path))
     try:
         return database.inspect(path, invariants.check)

@@ -91,12 +91,18 @@ class PageFile:
         """Give how many whole pages the file has."""
         return self.size_bytes() // self.page_bytes
 
+    def _read(self, size_bytes: int, start: int) -> bytes:
+        try:
+            return os.pread(self._fd, size_bytes, start)
+        except OSError as error:  # a sector that the disk has lost, or a directory
+            raise PageError(f"byte {start} cannot be read ({error.strerror})") from error
+
     def meta_at(self, start: int) -> Meta:
         """Read the meta page that begins at a byte of the file.
 
         :raise PageError: there is none
         """
-        data = os.pread(self._fd, _META_BYTES, start)
+        data = self._read(_META_BYTES, start)
         if len(data) < _META_BYTES:
             raise PageError("the file ends within its meta pages")
         magic, version, _, _ = _META.unpack_from(data, HEADER_BYTES)
@@ -134,7 +140,7 @@ class PageFile:
         """
         if not META_PAGES <= number < self.pages():
             raise PageError(f"page {number} is outside the file")
-        data = os.pread(self._fd, self.page_bytes, number * self.page_bytes)
+        data = self._read(self.page_bytes, number * self.page_bytes)
         if len(data) != self.page_bytes or _PAGE.unpack_from(data)[0] != number:
             raise PageError(f"page {number} is another page")
         return data
@@ -177,7 +183,7 @@ class PageFile:
             raise PageError(f"page {number} is no large value of {node.size_bytes} bytes")
         if node.size_bytes > bytes_max:
             raise PageError(f"a value of {node.size_bytes} bytes")
-        data = os.pread(self._fd, node.size_bytes, number * self.page_bytes + HEADER_BYTES)
+        data = self._read(node.size_bytes, number * self.page_bytes + HEADER_BYTES)
         if len(data) != node.size_bytes:
             raise PageError(f"page {number} ends behind the file")
         return data

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,3 +241,30 @@ def test_modes(mode: Optional[int], of_files: int, of_directory: int, new_enviro
         found = {name: (environment.path / name).stat().st_mode & 0o777 for name in files.FILES}
         assert found == dict.fromkeys(files.FILES, of_files)
         assert environment.path.stat().st_mode & 0o777 == of_directory
+
+
+@pytest.mark.slow
+@pytest.mark.damages_queues
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_sectors_that_the_disk_has_lost(new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
+    """Recovery goes on where pages cannot be read, and saves what is on the others."""
+    with new_environment("a") as environment:
+        environment.new_publisher().send_many([b"%d" % number + bytes(1000) for number in range(200)])
+    saved, unread = [], 0
+    for step in (11, 13, 17):
+        path = tmp_path / str(step)
+        shutil.copytree(environment.path, path)
+        # From the 20th read on: the pages before it, with which LMDB begins, are no messages.
+        injection = f"inject=pread64:error=EIO:when=20+{step}"
+        result = subprocess.run([
+            "strace", "-f", "-qq", "-o", os.devnull, "-P", path / files.DATA_FILE, "-e", injection, sys.executable,
+            "-m", "persipubsub", "recover", path
+        ],
+                                capture_output=True,
+                                text=True,
+                                timeout=60,
+                                check=False)
+        assert result.returncode == 0, result
+        unread += result.stderr.count("cannot be read (Input/output error)")
+        saved.append(len(received(path)))
+    assert unread > 10 and 150 < min(saved) <= max(saved) < 200, saved
