@@ -295,8 +295,22 @@ MapResizedError = lmdb.MapResizedError
 ReadersFullError = lmdb.ReadersFullError
 LmdbError = lmdb.Error
 PanicError = lmdb.PanicError
+#: What LMDB's methods raise. py-lmdb loses some errors on the way, and Python makes a SystemError of that.
+LMDB_ERRORS = (lmdb.Error, SystemError)
 #: What hinders a transaction, but not the next try once something was done about it.
 REMOVABLE_ERRORS = (MapFullError, MapResizedError, ReadersFullError, PanicError)
+
+
+def unwrapped(error: Exception) -> Exception:
+    """Return LMDB's own error where Python made a SystemError of it, and any other error as it is.
+
+    :raise SystemError: it has nothing to do with LMDB
+    """
+    if isinstance(error, SystemError):
+        if not isinstance(error.__cause__, lmdb.Error):
+            raise error
+        return error.__cause__
+    return error
 
 
 def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False) -> NoReturn:
@@ -330,7 +344,7 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
                 "shareProcessNamespace in Kubernetes). Nothing was changed")
     elif isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError)):
         kind, what = errors.FormatError, "is no LMDB file that this version can read. It was not touched"
-    elif isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError)):
+    elif isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PageFullError, lmdb.CursorFullError)):
         kind = errors.DamagedError
         what = (
             "has a damaged file. Close it, and have persipubsub recover save what can still be read, or put a backup "

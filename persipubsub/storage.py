@@ -175,7 +175,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 result = operation(txn)
                 self._end(txn)
                 return result
-            except (database.LmdbError, MemoryError) as error:
+            except (*database.LMDB_ERRORS, MemoryError) as error:
                 obstacle = self._obstacle(error, obstacle)
             except records.DECODING_ERRORS as error:
                 raise page_walk.damaged(self.path, f"a record cannot be read ({error})") from error
@@ -221,7 +221,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                         opened.clear_stale_readers_if_grown()
                     self._gate.leave(txn)
                     return txn
-            except (database.LmdbError, MemoryError) as error:  # of memory, it is luck who notices first
+            except (*database.LMDB_ERRORS, MemoryError) as error:  # of memory, it is luck who notices first
                 obstacle = self._obstacle(error, obstacle, txn.committed or txn.commit_failed and opened.gave_up())
             except records.DECODING_ERRORS as error:
                 raise page_walk.damaged(self.path, f"a record cannot be read ({error})") from error
@@ -267,6 +267,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         :param before: what was removed last
         :param unknown: whether the changes are stored
         """
+        error = database.unwrapped(error)
         again = isinstance(error, ONCE_REMOVABLE) and isinstance(before, type(error))
         if unknown or again or not isinstance(error, database.REMOVABLE_ERRORS):
             database.raise_translated(error, self.path, unknown)

@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from typing import Callable, List, Optional
@@ -12,7 +13,7 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Durability, admission, clock, errors, files
+from persipubsub import Durability, admission, clock, errors, files, page_walk
 from persipubsub.page_walk import PageFile
 
 MakeEnvironment = Callable[..., persipubsub.Environment]
@@ -268,3 +269,23 @@ def test_sectors_that_the_disk_has_lost(new_environment: MakeEnvironment, tmp_pa
         unread += result.stderr.count("cannot be read (Input/output error)")
         saved.append(len(received(path)))
     assert unread > 10 and 150 < min(saved) <= max(saved) < 200, saved
+
+
+@pytest.mark.damages_queues
+def test_a_damage_that_a_deletion_meets(new_environment: MakeEnvironment) -> None:
+    """A broken record behind the message that is taken is an error of ours, and the queue stays as it was."""
+    with new_environment("a") as environment:
+        environment.new_publisher().send_many([bytes(1000)] * 2000)
+    with PageFile(environment.path / files.DATA_FILE) as opened:
+        meta = opened.newest_meta()
+        found = opened.find(meta.main_root, b"data_db")
+        assert found is not None
+        number, page = next(opened.leaves(page_walk.decode_root(opened.value(*found)), set(), []))
+        second = opened.nodes(page)[1]
+    with open(environment.path / files.DATA_FILE, "r+b") as file:
+        file.seek(number * meta.page_bytes + second.start - len(second.key) - page_walk.NODE_BYTES)
+        file.write(struct.pack("=I", 2**30))  # the size of its value
+    with persipubsub.new_environment(environment.path) as again:
+        with pytest.raises(errors.DamagedError, match="damaged"):
+            again.new_subscriber("a").pop()
+        assert again.new_control().status().messages == 2000
