@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Unio
 
 from persipubsub import errors, policies, queue
 from persipubsub.delivery_records import NO_TOKEN, RAISED, REQUEUED, Death, Delivery, Failure, Letter
+from persipubsub.page_guess import ID_MAX
 from persipubsub.records import Place, Policy
 from persipubsub.salvage import Salvage
 
@@ -77,7 +78,7 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
         found = self._found
         if found.is_whole("index_db") or (found.is_whole("subscriber_db") and not self.place.in_flight):
             return
-        start = found.floor if found.is_whole("pending_db") else 0
+        start = min(found.positions, default=ID_MAX) if found.is_whole("pending_db") else 0
         for message_id in found.messages:
             if start <= message_id < self.place.next_id:
                 yield message_id

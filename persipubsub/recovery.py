@@ -152,13 +152,16 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         self._saved_ids: List[int] = []
         if not self.subscribers and self._ids:
             self.subscribers = [RecoveredSubscriber(STAND_IN, Place(1, self._ids[0]), 1, found)]
+        delayed_numbers = [0, *(number for _, number in found.delayed)]
         number = max([header.next_subscriber_number, *(one.place.number + 1 for one in self.subscribers)])
-        header = header._replace(first=first,
-                                 waiting=0,
-                                 next_subscriber_number=min(number, SUBSCRIBER_NUMBER_MAX),
-                                 delayed=0,
-                                 next_due_us=NEVER_US,
-                                 next_delayed_number=1 + max([0, *(key[1] for key in found.delayed)]))
+        header = header._replace(
+            first=first,
+            waiting=0,
+            next_subscriber_number=min(number, SUBSCRIBER_NUMBER_MAX),
+            delayed=0,
+            next_due_us=NEVER_US,
+            # Whoever can cancel a message that has gone must not cancel another one.
+            next_delayed_number=max(1 + max(delayed_numbers), min(header.next_delayed_number, ID_MAX)))
         self.beginning: Tuple[Header, Run] = header, first_run
 
     def _first_unused_id(self) -> int:
@@ -169,7 +172,9 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             *(run.first_id - 1 for run in self._runs),
             *(one.next_id - 1 for one in self.subscribers),
             *found.messages,
-            *(message_id % REQUEUED for entries in found.entries.values() for message_id in entries),
+            *(place - 1 for place in found.positions),
+            # Also of subscribers that are lost.
+            *(message_id % REQUEUED for ids in found.ids_by_subscriber() for message_id in ids),
             *(sent.message_id for sent in found.once.values() if sent.message_id < ID_MAX),
         ])
 

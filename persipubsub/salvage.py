@@ -8,7 +8,7 @@ given twice, so that a message on a page that no tree leads to is that message, 
 import collections
 import itertools
 import struct
-from typing import DefaultDict, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import DefaultDict, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from persipubsub import arguments, delivery_records, errors, page_guess, page_walk, policies, records, schedule
 from persipubsub.delivery_records import ENTRY_KEY, LETTER_KEY, REQUEUED, Death, Delivery, Letter
@@ -36,8 +36,8 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self.header: Optional[Header] = None
         self.message_type: Optional[str] = None
         self.places: Dict[bytes, Place] = {}
-        #: The smallest place, if pending_db is whole.
-        self.floor = ID_MAX
+        #: The places that pending_db counts.
+        self.positions: Set[int] = set()
         #: These by the number of a subscriber, then by message id; the parts of a letter by their number.
         self.entries: DefaultDict[int, Dict[int, Delivery]] = collections.defaultdict(dict)
         self.deaths: DefaultDict[int, Dict[int, Death]] = collections.defaultdict(dict)
@@ -168,7 +168,9 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif name == "subscriber_db":
             self._keep_place(key, records.decode_place(self._file.value(page, node)))
         elif name == "pending_db":
-            self.floor = min(records.unpack_id(key), self.floor)
+            position, = records.NUMBER.unpack(key)
+            if position < ID_MAX:
+                self.positions.add(position)
         elif name == "queue_db":
             self._keep_setting(key, self._file.value(page, node))
         elif name == "letter_db":
@@ -212,6 +214,12 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             return delivery_records.joined_letter(self._adjacent(self.letters[number][message_id]))
         except ValueError as error:
             raise errors.DamagedError(f"The letter of message {message_id} cannot be read: {error}.") from error
+
+    def ids_by_subscriber(self) -> Iterator[Iterable[int]]:
+        """Return the message ids of all entries, deaths and letters, for one subscriber after the other."""
+        yield from self.entries.values()
+        yield from self.deaths.values()
+        yield from self.letters.values()
 
     def is_whole(self, name: str) -> bool:
         """Tell whether all records of a sub-database were found, and no others, as of the newest commit."""

@@ -1,13 +1,14 @@
 """A recovered queue brings back nothing that had gone for everybody, and gives no id again."""
 
 import contextlib
+import datetime
 from typing import Callable, List
 
 import pytest
 
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, queue, recovery
-from tests.damages import Raw, change_place
+from tests.damages import Raw
 
 MakeEnvironment = Callable[..., Environment]
 RETENTION_S = 400
@@ -98,26 +99,45 @@ def send_once(environment: Environment) -> None:
     environment.new_publisher().send(b"once", deduplication_id="once")
 
 
+#: The sub-databases with records that name messages. The header does, too, where messages are deleted later.
+NAMING = ("data_db", "meta_db", "pending_db", "subscriber_db", "index_db", "due_db", "letter_db", "dead_letter_db",
+          "once_db", "once_order_db")
+
+
 @pytest.mark.damages_queues
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("work", [die, hold, take, clear, send_once])
-def test_no_id_is_given_twice(work: Callable[[Environment], None], new_environment: MakeEnvironment,
+@pytest.mark.parametrize("work, left", [(take, "subscriber_db"), (take, "pending_db"), (take, "meta_db"),
+                                        (hold, "data_db"), (hold, "index_db"), (die, "letter_db"),
+                                        (die, "dead_letter_db"), (send_once, "once_order_db"), (clear, "queue_db")])
+def test_no_id_is_given_twice(work: Callable[[Environment], None], left: str, new_environment: MakeEnvironment,
                               monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where log, messages and places are lost, any other record of an id keeps it from being given again."""
-    monkeypatch.setattr(queue, "DELETIONS_MAX", 3)
+    """Where all other records are lost, one that names an id keeps that id from being given again."""
+    if left == "queue_db":
+        monkeypatch.setattr(queue, "DELETIONS_MAX", 3)
     with new_environment() as environment:
         work(environment)
         next_id = environment.new_control().status().next_id
     raw = Raw(environment.path)
     with contextlib.closing(raw.environment):
-        for name in ("meta_db", "data_db"):
-            for key, _ in raw.all(name):
+        for name in NAMING:
+            for key, _ in raw.all(name) if name != left else ():
                 raw.delete(name, key)
-        if work in (die, hold):
-            change_place(raw, b"workers", next_id=1)
-        if work is clear:
-            change_place(raw, b"a", next_id=1)
     recovery.recover(environment.path)
     with persipubsub.new_environment(environment.path) as environment:
         assert environment.new_publisher().send(b"next") >= next_id
         assert environment.new_control().check() == ()
+
+
+def test_no_number_of_a_delayed_message_is_given_twice(new_environment: MakeEnvironment) -> None:
+    """Whoever can cancel a delayed message that has gone cancels no other one after a recovery."""
+    at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
+    with new_environment("a") as environment:
+        publisher = environment.new_publisher()
+        gone = publisher.send_later(b"cancelled", at=at)
+        assert publisher.cancel(gone)
+    recovery.recover(environment.path)
+    with persipubsub.new_environment(environment.path) as environment:
+        publisher = environment.new_publisher()
+        publisher.send_later(b"another", at=at)
+        assert not publisher.cancel(gone)
+        assert environment.new_control().status().delayed == 1
