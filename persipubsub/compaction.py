@@ -11,7 +11,8 @@ from persipubsub.transaction import SubDatabases
 def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
     """Write the queue anew without free pages, and put it in the place of the old one.
 
-    Whatever ends it in the midst, the old queue is there or the new one. Room for both is needed meanwhile.
+    Every page is verified first, so a damaged queue stays as it is. Whatever ends the call early, the old queue is
+    there or the new one. Room for both is needed meanwhile.
 
     :param path: the directory of the queue
     :return: the size of the data file before and after, bytes
@@ -27,8 +28,12 @@ def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
     directory = pathlib.Path(os.path.abspath(arguments.directory(path)))
     data_file = directory / files.DATA_FILE
     with admission.alone(directory, "compacted"):
-        if mark.of_other_boot(directory) or not page_walk.require_queue(data_file, SubDatabases._fields):
+        if mark.of_other_boot(directory):
             admission.require_sound(directory)
+        else:
+            # The copy takes the place of the file. LMDB copies some damaged pages without an error.
+            page_walk.require_queue(data_file, SubDatabases._fields)
+            admission.require_sound_pages(directory)
         before = data_file.stat().st_size
         with files.new_data_file(directory, files.data_file_mode(directory)) as new_file:
             database.compact(data_file, new_file.fd)

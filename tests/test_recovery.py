@@ -13,8 +13,10 @@ from typing import Callable, Dict, List, Set
 import pytest
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, Strategy, admission, compaction, errors, files, handle, recovery
+from persipubsub import (Durability, HighWaterMark, Strategy, admission, compaction, errors, files, handle, page_walk,
+                         recovery)
 from persipubsub.page_walk import PageFile
+from tests.damages import end_readers
 
 MakeEnvironment = Callable[..., persipubsub.Environment]
 MESSAGES = [b"%d" % number * 50 for number in range(2000)]
@@ -170,6 +172,30 @@ def test_compact_shrinks_and_keeps_everything(path: pathlib.Path) -> None:
     assert after < before / 10
     assert (path / files.DATA_FILE).stat().st_size == after
     assert pending(path) == {"a": [b"kept"], "b": [b"kept"]}
+
+
+def swap_leaves(path: pathlib.Path) -> None:
+    """Have a page of messages be a copy of another one, but with its own number: LMDB copies it without an error."""
+    with PageFile(path / files.DATA_FILE) as opened:
+        data_db = opened.find(opened.newest_meta().main_root, b"data_db")
+        assert data_db is not None
+        root = page_walk.decode_root(opened.value(*data_db))
+        first, second, *_ = opened.leaves(root, set(), [])
+    with open(path / files.DATA_FILE, "r+b") as file:
+        file.seek(first[0] * 4096)
+        file.write(first[1][:8] + second[1][8:])
+
+
+@pytest.mark.damages_queues
+@pytest.mark.parametrize("damage", [swap_leaves, end_readers])
+def test_a_damaged_queue_is_not_compacted(damage: Callable[[pathlib.Path], None], path: pathlib.Path) -> None:
+    """A damaged file of any size stays as it is for ``recover``: no copy takes its place, and nothing crashes."""
+    damage(path)
+    before = (path / files.DATA_FILE).read_bytes()
+    assert len(before) > admission.VERIFIED_BYTES_MAX
+    result = run("compact", path)
+    assert (result.returncode, (path / files.DATA_FILE).read_bytes() == before) == (1, True), result.stdout
+    assert f"persipubsub recover {path}" in result.stderr
 
 
 def test_compacted_queue_has_the_same_mode(new_environment: MakeEnvironment) -> None:

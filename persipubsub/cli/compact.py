@@ -14,7 +14,7 @@ def compact(path: str) -> None:
     """Make the file of the queue in the directory PATH as small as what is in it.
 
     It never shrinks by itself: what messages leave free is used again. Nobody may have the queue open, and the disk
-    needs room for a second file meanwhile.
+    needs room for a second file meanwhile. Every page is verified first: a damaged queue is refused.
 
     The exit status is 0 if it was done, and 1 if not: then the queue is as before.
     """
