@@ -11,7 +11,7 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import errors
 from persipubsub.delivery_records import LEASE_RAN_OUT, NO_TOKEN, RAISED, REQUEUED, Death, Delivery, Failure, Letter
-from persipubsub.records import Place, Policy
+from persipubsub.records import Place, Policy, require_count
 from persipubsub.transaction import Transaction
 
 #: One transaction requeues or deletes at most so many dead letters, and ends with the one that reaches so many parts.
@@ -276,7 +276,7 @@ def awaited(txn: Transaction, place: Place, start: int) -> Awaited:
         if first_id is not None:
             sent_us.append(log.at(first_id).time_us)
             if log.messages_before(place.next_id) - log.messages_before(first_id) == place.next_id - first_id:
-                in_flight = place.in_flight - sum(1 for _ in deliveries.all(0, first_id))
+                in_flight = require_count(place.in_flight - sum(1 for _ in deliveries.all(0, first_id)))
             else:  # an overflow took some in between
                 in_flight = 1 + sum(map(txn.has_message, ids))
     return Awaited(in_flight + place.requeued, min(sent_us, default=None))

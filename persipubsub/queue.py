@@ -20,7 +20,7 @@ from persipubsub import clock, dead_letters, errors, retention
 from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy
 from persipubsub.delivery_records import REQUEUED
 from persipubsub.log import joins
-from persipubsub.records import NEVER_US, Header, Place, Policy, Run, bytes_between
+from persipubsub.records import NEVER_US, Header, Place, Policy, Run, bytes_between, require_count
 from persipubsub.transaction import Transaction
 
 __all__ = ["Durability", "HighWaterMark", "Strategy"]
@@ -405,7 +405,7 @@ def count_from(txn: Transaction, start: int) -> Tuple[int, int]:
     """
     first_id = first_live_id(txn, start)
     log = txn.log()
-    return log.messages_before(log.next_id()) - log.messages_before(first_id), first_id
+    return require_count(log.messages_before(log.next_id()) - log.messages_before(first_id)), first_id
 
 
 # Subscribers

@@ -52,6 +52,17 @@ _UINT64 = 2**64 - 1
 #: What decoding a record raises that nobody of ours has written, and encoding what was made of such a record.
 DECODING_ERRORS = (struct.error, UnicodeDecodeError)
 
+
+def require_count(count: int) -> int:
+    """Return a count of messages that was computed from records.
+
+    :raise struct.error: it is below 0, so these records contradict each other
+    """
+    if count < 0:
+        raise struct.error(f"the records tell of {count} messages")
+    return count
+
+
 pack_id = NUMBER.pack
 
 

@@ -1,5 +1,6 @@
 """Test what happens to a queue that did not reach the disk, and that damage is never served."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -13,8 +14,9 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Durability, admission, clock, errors, files, page_walk
+from persipubsub import Control, Durability, admission, clock, errors, files, page_walk, records
 from persipubsub.page_walk import PageFile
+from tests.damages import Raw, change_place
 
 MakeEnvironment = Callable[..., persipubsub.Environment]
 #: Sends one message and dies without closing.
@@ -289,3 +291,46 @@ def test_a_damage_that_a_deletion_meets(new_environment: MakeEnvironment) -> Non
         with pytest.raises(errors.DamagedError, match="damaged"):
             again.new_subscriber("a").pop()
         assert again.new_control().status().messages == 2000
+
+
+def contradict_log(raw: Raw) -> None:
+    """Have the first run say that more messages were sent before it than in all."""
+    run = records.decode_run(*raw.all("meta_db")[0])
+    raw.put("meta_db", *records.encode_run(run._replace(messages_before=2**40)))
+    raw.put("meta_db", *records.encode_run(run._replace(first_id=5)))
+
+
+def contradict_place(raw: Raw) -> None:
+    """Have workers hold more messages that have gone than they hold in all."""
+    for message_id in (1, 2):
+        raw.delete("data_db", records.pack_id(message_id))
+    change_place(raw, b"workers", in_flight=1)
+
+
+@pytest.mark.damages_queues
+@pytest.mark.parametrize("damage, change", [
+    (contradict_log, lambda control: control.prune_all_messages_for("workers")),
+    (contradict_log, lambda control: control.rewind("workers", "earliest")),
+    (contradict_log, Control.status),
+    (contradict_place, lambda control: control.prune_all_messages_for("workers")),
+    (contradict_place, Control.status),
+])
+def test_counts_below_zero_are_damage(damage: Callable[[Raw], None], change: Callable[[Control], object],
+                                      new_environment: MakeEnvironment) -> None:
+    """Where records contradict each other, no call counts fewer than no messages, and nothing is changed."""
+    with new_environment() as environment:
+        environment.new_control().add_subscriber("workers", shared=True)
+        environment.new_publisher().send_many([b"x"] * 5)
+        with pytest.raises(ZeroDivisionError), environment.new_subscriber("workers").receive_many(3):
+            raise ZeroDivisionError
+    raw = Raw(environment.path)
+    with contextlib.closing(raw.environment):
+        damage(raw)
+        before = raw.all("subscriber_db"), raw.all("data_db")
+    with persipubsub.new_environment(environment.path) as environment:
+        control = environment.new_control()
+        with pytest.raises(errors.DamagedError, match=f"of -[0-9]+ messages.*persipubsub recover {environment.path}"):
+            change(control)
+    raw = Raw(environment.path)
+    with contextlib.closing(raw.environment):
+        assert (raw.all("subscriber_db"), raw.all("data_db")) == before
