@@ -95,7 +95,9 @@ def span(txn: Transaction, start: Position, end: Position) -> range:
 def read(txn: Transaction, ids: range) -> List[StoredMessage]:
     """Read the first messages of a range that are there; none where there are none."""
     start = max(ids.start, txn.header.first)
-    found, payloads = txn.messages(start, min(HISTORY_MESSAGES_MAX, max(1, len(ids))), HISTORY_BYTES_MAX)
+    # Python cannot tell the length of a range of more than 2 ** 63 ids, which a damaged queue may have.
+    count = min(HISTORY_MESSAGES_MAX, max(1, ids.stop - ids.start))
+    found, payloads = txn.messages(start, count, HISTORY_BYTES_MAX)
     found = found[:bisect.bisect_left(found, ids.stop)]
     if not found:
         return []

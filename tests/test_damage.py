@@ -334,3 +334,15 @@ def test_counts_below_zero_are_damage(damage: Callable[[Raw], None], change: Cal
     raw = Raw(environment.path)
     with contextlib.closing(raw.environment):
         assert (raw.all("subscriber_db"), raw.all("data_db")) == before
+
+
+@pytest.mark.damages_queues
+def test_history_of_a_damaged_queue_with_an_endless_id(new_environment: MakeEnvironment) -> None:
+    """A message with an id that no queue gives out is read like the others, and its id is no error of Python's."""
+    with new_environment("a") as environment:
+        environment.new_publisher().send(b"x")
+    raw = Raw(environment.path)
+    with contextlib.closing(raw.environment):
+        raw.put("data_db", records.pack_id(2**64 - 2), b"y")
+    with persipubsub.new_environment(environment.path) as environment:
+        assert [message.payload for message in environment.new_control().history()] == [b"x", b"y"]
