@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import stat
-from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from persipubsub import clock, database, descriptors, errors, filesystem, owners
 from persipubsub.records import Header, Run
@@ -338,15 +338,22 @@ def new_queue(path: pathlib.Path, mode: int, like: pathlib.Path) -> Iterator[New
 def set_modes(path: pathlib.Path, mode: int) -> None:
     """Set the modes of the directory and of the files of a queue.
 
-    :raise PathError: this user may not
+    :raise PathError: this user may not; all modes are as before
     """
+    before: Dict[pathlib.Path, int] = {}
     with errors_about(path):
-        # The bit by which a directory hands on its group stays.
-        path.chmod(directory_mode(mode) | os.stat(path).st_mode & stat.S_ISGID)
-        for name in FILES:
-            # By path: opening and closing lock.mdb in a process that uses it would drop LMDB's locks.
-            if (path / name).exists():
-                (path / name).chmod(mode)
+        try:
+            for file in (path, *(path / name for name in FILES)):
+                with contextlib.suppress(FileNotFoundError):
+                    found = stat.S_IMODE(os.stat(file).st_mode)
+                    # The bits by which a directory hands on its group, and keeps others from deleting, stay. By path:
+                    # opening and closing lock.mdb in a process that uses it would drop LMDB's locks.
+                    file.chmod((directory_mode(mode) if file == path else mode) | found & (stat.S_ISGID | stat.S_ISVTX))
+                    before[file] = found
+        except OSError:
+            for file, found in before.items():
+                file.chmod(found)
+            raise
 
 
 def allocate(file: pathlib.Path, size_bytes: int, mode: int) -> None:

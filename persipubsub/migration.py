@@ -87,11 +87,7 @@ def migrate(old: Path, new: Path, progress: Optional[Progress] = None) -> Report
     files.queue_key(source)
     filesystem.require_local(target)
     data_file = source / files.DATA_FILE
-    try:
-        opened = PageFile(data_file)
-    except OSError as error:
-        raise files.path_error(error, data_file) from error
-    with opened:
+    with PageFile(data_file) as opened:
         if not page_walk.is_of_1_0(opened):
             page_walk.require_queue(data_file, SubDatabases._fields)
             raise errors.FormatError(f"The queue at {source} is of this version already: there is nothing to migrate.")

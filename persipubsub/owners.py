@@ -34,9 +34,10 @@ def of_queue(path: pathlib.Path) -> Owner:
 
 
 def give(fd: int, owner: Owner, mode: int) -> None:
-    """Give a new file or directory to an owner, as far as the system allows, and set exactly that mode.
+    """Give a new file or directory to an owner, as far as the system allows, and set its mode.
 
-    What of an owner cannot be given stays as it is: then the mode decides who may use the file.
+    What of an owner cannot be given stays as it is. Where the group stays another one, it may do no more than everybody
+    may: the mode is meant for the group of the queue.
     """
     found = os.fstat(fd)
     if owner != (found.st_uid, found.st_gid):
@@ -45,6 +46,8 @@ def give(fd: int, owner: Owner, mode: int) -> None:
             os.fchown(fd, -1, owner.group)
         with contextlib.suppress(OSError):
             os.fchown(fd, owner.user, -1)
+    if os.fstat(fd).st_gid != owner.group:
+        mode &= ~0o070 | (mode & 0o007) << 3
     # After it: to change the owner may clear bits. Explicit, since the umask would lock out users of the mode.
     if stat.S_IMODE(found.st_mode) != mode or owner != (found.st_uid, found.st_gid):
         os.fchmod(fd, mode)

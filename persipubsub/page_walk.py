@@ -5,8 +5,10 @@ Two use it: every opening looks at the beginning of the file (:func:`require_que
 What is malformed raises PageError, which is a ValueError.
 """
 
+import errno
 import os
 import pathlib
+import stat
 import struct
 from types import TracebackType
 from typing import Iterator, List, NamedTuple, Optional, Set, Tuple, Type
@@ -69,7 +71,16 @@ class PageFile:
     """An LMDB data file, opened to be read."""
 
     def __init__(self, file: pathlib.Path) -> None:
-        self._fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        """Open a data file.
+
+        :raise PathError: it is a link, a directory or the like, or this user may not read it
+        """
+        with files.errors_about(file):
+            # Not blocking: a FIFO would wait for a writer.
+            self._fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                os.close(self._fd)
+                raise OSError(errno.EINVAL, "It is no regular file")
         self.page_bytes = 4096
 
     def close(self) -> None:
@@ -281,11 +292,7 @@ def require_queue(file: pathlib.Path,
     :raise FormatError: it is no queue of this version
     :raise DamagedError: it was one, and is broken
     """
-    try:
-        opened = PageFile(file)
-    except OSError as error:
-        raise files.path_error(error, file) from error
-    with opened:
+    with PageFile(file) as opened:
         for look in range(LOOKS_MAX):
             before = None
             try:
@@ -351,12 +358,9 @@ def require_not_of_1_0(file: pathlib.Path) -> None:
     :raise FormatError: it is one
     :raise PathError: it cannot be read
     """
-    try:
-        with PageFile(file) as opened:
-            if is_of_1_0(opened):
-                raise _of_1_0(file)
-    except OSError as error:
-        raise files.path_error(error, file) from error
+    with files.errors_about(file), PageFile(file) as opened:
+        if is_of_1_0(opened):
+            raise _of_1_0(file)
 
 
 def _of_1_0(file: pathlib.Path) -> errors.FormatError:

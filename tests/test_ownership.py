@@ -13,7 +13,7 @@ from typing import Callable, Dict, Iterator, List, Set, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import Durability, compaction, database, descriptors, errors, files, recovery
+from persipubsub import Durability, compaction, database, descriptors, errors, files, migration, recovery
 
 #: The user and the group of a queue, and another user who is a member of the group.
 OWNER, GROUP, MEMBER = 54321, 54322, 54323
@@ -151,6 +151,39 @@ def test_the_queue_of_a_stranger_is_warned_of(place: pathlib.Path) -> None:
     assert not as_user(MEMBER, MEMBER, USE, path).stderr
 
 
+@needs_root
+def test_no_other_group_gets_what_the_mode_is_for(place: pathlib.Path) -> None:
+    """Where an owner outside the group compacts a queue or backs it up, the owner's own group gets no rights."""
+    path, other_group = place / "queue", 54329
+    owned_queue(path, 0o660)
+    done = as_user(
+        OWNER, other_group, """
+import pathlib, sys, persipubsub
+from persipubsub import compaction
+path = pathlib.Path(sys.argv[1])
+with persipubsub.new_environment(path) as environment:
+    environment.new_control().backup(path.with_name("copy"))
+compaction.compact(path)
+""", path)
+    assert not done.returncode, done.stderr
+    for made in (path / files.DATA_FILE, place / "copy", place / "copy" / files.DATA_FILE):
+        assert made.stat().st_gid == other_group and not made.stat().st_mode & 0o077
+
+
+@needs_root
+def test_modes_change_all_or_none(place: pathlib.Path) -> None:
+    """Where a user may not set the mode of one file of a queue, all modes are as before."""
+    path = place / "queue"
+    owned_queue(path, 0o666)
+    os.chown(path / files.USE_FILE, MEMBER, -1)
+    before = {entry: entry.stat().st_mode for entry in (path, *path.iterdir())}
+    done = as_user(
+        OWNER, GROUP, "import pathlib, sys; from persipubsub import files; "
+        "files.set_modes(pathlib.Path(sys.argv[1]), 0o600)", path)
+    assert "PathError" in done.stderr
+    assert before == {entry: entry.stat().st_mode for entry in (path, *path.iterdir())}
+
+
 def test_a_directory_keeps_handing_on_its_group(tmp_path: pathlib.Path) -> None:
     """Setting the mode of a queue leaves the setgid bit of its directory."""
     path = tmp_path / "parent" / "queue"
@@ -268,7 +301,10 @@ def test_every_file_in_every_shape(durability: Durability, name: str, damage: st
             assert subscriber.front() == b"x"
             subscriber.pop()
 
-    for work in (use, lambda: compaction.compact(path), lambda: recovery.recover(path), use):
+    def migrate() -> None:
+        migration.migrate(path, tmp_path / "new")
+
+    for work in (migrate, use, lambda: compaction.compact(path), lambda: recovery.recover(path), use):
         try:
             work()
         except errors.PersipubsubError as error:
