@@ -1,9 +1,17 @@
-"""Forked children, of which none returns into its parent's code."""
+"""Children of a test: forked ones, of which none returns into its parent's code, and programs."""
 
 import os
 import sys
 import traceback
-from typing import Callable
+from typing import Callable, Dict
+
+
+def unmeasured() -> Dict[str, str]:
+    """Return the environment for a program whose coverage is not measured.
+
+    It acts as another user, lacks threads or descriptors, or has errors injected: it could not write its measure.
+    """
+    return {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
 
 
 def start_child(function: Callable[[], int]) -> int:

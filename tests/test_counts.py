@@ -5,7 +5,6 @@ Where a count here grows, the library became slower; where it shrinks, lower the
 
 import collections
 import gc
-import os
 import pathlib
 import re
 import shutil
@@ -17,6 +16,7 @@ import lmdb
 import pytest
 
 from persipubsub import Durability, Environment, Publisher, Subscriber, clock, handle
+from tests.children import unmeasured
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -175,14 +175,13 @@ for _ in range(int(sys.argv[2])):
 
 def system_calls(path: pathlib.Path, times: int, report: pathlib.Path, operation: str) -> Dict[str, int]:
     """Do something several times in a process of its own, and count its system calls."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
     subprocess.run([
         "strace", "-f", "-c", "-o", report, "-e", f"trace={','.join(WRITES + SYNCS)}", sys.executable, "-c",
         PROGRAM.format(operation=operation), path,
         str(times)
     ],
                    check=True,
-                   env=environment)
+                   env=unmeasured())
     rows = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", report.read_text(), re.MULTILINE)
     return {name: int(count) for count, name in rows}
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import persipubsub
 from persipubsub import Durability, Environment, HighWaterMark, clock, deduplication, errors, handle
+from tests.children import unmeasured
 from tests.concurrency import Opened, Task
 
 MakeEnvironment = Callable[..., Environment]
@@ -221,11 +222,10 @@ for _ in range(5):
 
 def send_until_known(path: pathlib.Path, injection: str = "", what: str = "") -> "subprocess.CompletedProcess[str]":
     """Send in a process of its own, into whose system calls something is injected."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
     strace = ["strace", "-qq", "-f", "-o", "/dev/null", "-P", os.fspath(path / "data.mdb"), "-e", f"inject={injection}"]
     command = [sys.executable, "-c", SEND_UNTIL_KNOWN, os.fspath(path), what]
     return subprocess.run([*(strace if injection else []), *command],
-                          env=environment,
+                          env=unmeasured(),
                           stdout=subprocess.PIPE,
                           text=True,
                           check=False,

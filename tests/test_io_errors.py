@@ -1,6 +1,5 @@
 """I/O errors at every system call of a send: an error of ours, nothing half done, and the next send works."""
 
-import os
 import pathlib
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from typing import Callable, List, Set
 import pytest
 
 from persipubsub import Durability, Environment
+from tests.children import unmeasured
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -31,12 +31,11 @@ for name in ("first", "second", "third"):
 
 def outcomes(path: pathlib.Path, injection: str, program: str = PROGRAM) -> List[List[str]]:
     """Run a program into which one error is injected; give what it tells: names of what was sent, what came of it."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
     done = subprocess.run([
         "strace", "-qq", "-f", "-o", "/dev/null", "-P", path / "data.mdb", "-e", f"inject={injection}", sys.executable,
         "-c", program, path
     ],
-                          env=environment,
+                          env=unmeasured(),
                           stdout=subprocess.PIPE,
                           text=True,
                           check=True,

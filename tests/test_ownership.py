@@ -14,6 +14,7 @@ import pytest
 
 import persipubsub
 from persipubsub import Durability, compaction, database, descriptors, errors, files, migration, recovery
+from tests.children import unmeasured
 
 #: The user and the group of a queue, and another user who is a member of the group.
 OWNER, GROUP, MEMBER = 54321, 54322, 54323
@@ -21,9 +22,6 @@ REPOSITORY = pathlib.Path(persipubsub.__file__).parents[1]
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None,
                                 reason="acts as other users: needs root and setpriv")
-
-#: Coverage could not write its file: another user runs the program, or it closes all descriptors.
-UNMEASURED = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
 
 
 def as_user(user: int, group: int, code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
@@ -34,7 +32,7 @@ def as_user(user: int, group: int, code: str, *arguments: object) -> "subprocess
         str(group), "--clear-groups", "--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search",
         sys.executable, "-c", code, *map(str, arguments)
     ]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=UNMEASURED, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=unmeasured(), check=False)
 
 
 USE = """
@@ -257,7 +255,7 @@ environment.close()
     found = subprocess.run([sys.executable, "-c", code, str(path)],
                            capture_output=True,
                            text=True,
-                           env=UNMEASURED,
+                           env=unmeasured(),
                            check=False)
     assert not found.returncode and found.stdout.count("ermission") == 4, found
     with persipubsub.new_environment(path) as environment:
@@ -366,7 +364,7 @@ def test_descriptors_that_the_program_closed(tmp_path: pathlib.Path) -> None:
                             str(tmp_path / "queue"), str(mine)],
                            capture_output=True,
                            text=True,
-                           env=UNMEASURED,
+                           env=unmeasured(),
                            check=False)
     assert not ended.returncode and not ended.stderr, ended.stderr
     assert "has closed descriptors" in ended.stdout and mine.read_bytes() == b"content"

@@ -12,6 +12,7 @@ import pytest
 
 import persipubsub
 from persipubsub import HighWaterMark
+from tests.children import unmeasured
 from tests.concurrency import WAIT_S
 
 NEEDS_ROOT = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None
@@ -154,7 +155,7 @@ def run(surroundings: Surroundings, path: pathlib.Path, program: str = SCENARIO)
         str(path)
     ],
                           env={
-                              **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)
+                              **unmeasured(), "PYTHONPATH": os.pathsep.join(sys.path)
                           },
                           timeout=WAIT_S,
                           check=False,

@@ -12,6 +12,7 @@ import tempfile
 import time
 from typing import Callable, Dict, List, NamedTuple, Sequence
 
+from tests.children import unmeasured
 from tests.faults import chaos, every_point, power_cut, soak, workers
 from tests.faults.figures import Figures, table
 from tests.faults.interposed import preload
@@ -62,10 +63,10 @@ def run(name: str, number: int) -> List[Figures]:
     """Run a campaign in a process of its own, which has what it needs."""
     campaign = CAMPAIGNS[name]
     # Not measured: where a fork comes while coverage holds a lock, the child waits for ever.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
+    environment = unmeasured()
     with tempfile.TemporaryDirectory(prefix="persipubsub-faults-") as directory:
         if campaign.needs == "preload":
-            environment.update(preload(pathlib.Path(directory)))
+            environment = preload(pathlib.Path(directory))
         # Mounts of its own vanish with the last process that sees them, however it ends.
         prefix = ["unshare", "--mount"] if campaign.needs == "mount" else []
         report = pathlib.Path(directory) / "report.json"

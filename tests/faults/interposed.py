@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 from typing import Dict, NamedTuple
 
+from tests.children import unmeasured
+
 SOURCE = pathlib.Path(__file__).parent / "interpose.c"
 
 
@@ -31,10 +33,10 @@ class Fault(NamedTuple):
 
 
 def preload(directory: pathlib.Path) -> Dict[str, str]:
-    """Compile the library into a directory; give the environment of a process that can be struck."""
+    """Compile the library into a directory; give the environment of a process that can be struck, and is not measured."""
     library = directory / "interpose.so"
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
-    return {**os.environ, "LD_PRELOAD": os.fspath(library)}
+    return {**unmeasured(), "LD_PRELOAD": os.fspath(library)}
 
 
 class Interposed:
