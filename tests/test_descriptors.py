@@ -24,8 +24,11 @@ def open_with(spare: int, path: pathlib.Path) -> int:
     """Open a queue with so many spare descriptors: it works, or the error tells of the limit; later all is well."""
     wakeup.TRY_EVERY_S = 0  # an operator raises the limit, not a clock
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with open(os.devnull, "rb") as first_free:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (first_free.fileno() + spare, hard))
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    while (free := os.open(os.devnull, os.O_RDONLY)) < highest:
+        pass  # the limit is on the number of a descriptor, so the free numbers below the others count
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, hard))
     environment = persipubsub.new_environment(path)
     try:
         environment.new_control()
