@@ -33,7 +33,7 @@ class Fault(NamedTuple):
 
 
 def preload(directory: pathlib.Path) -> Dict[str, str]:
-    """Compile the library into a directory; give the environment of a process that can be struck, and is not measured."""
+    """Compile the library into a directory, and return the environment of an unmeasured process that loads it."""
     library = directory / "interpose.so"
     subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
     return {**unmeasured(), "LD_PRELOAD": os.fspath(library)}
