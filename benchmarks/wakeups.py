@@ -22,7 +22,7 @@ from benchmarks.latency import ARRIVAL_S_MAX, PAUSE_S, STAMP, Exchange
 from benchmarks.processes import CONTEXT, Channel, answer, crew, report_ready, run_together
 from benchmarks.results import OURS, Duration, Latency, Setting
 from benchmarks.scale import Scale
-from persipubsub import futex
+from persipubsub.lmdb_engine.process import futex
 
 #: Where the stamp lies in the shared page: in another line of the cache than the word that is waited on.
 STAMP_OFFSET = 64

@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import (Any, AsyncContextManager, AsyncGenerator, Callable, Generic, Iterable, List, Optional, Sequence,
                     Tuple, Type, TypeVar)
 
-from persipubsub import arguments, clock
+from persipubsub import clock
 from persipubsub.bridge import Bridge, Seen
 from persipubsub.delayed import DelayedMessage
-from persipubsub.deliveries import Settled
+from persipubsub.engine import checks
+from persipubsub.engine.values import Sent, Settled
 from persipubsub.publisher import Publisher
-from persipubsub.queue import Sent
 from persipubsub.recorder import Recorder
 from persipubsub.subscriber import RECEIVE_BYTES_MAX, Receipt, Subscriber
 
@@ -219,8 +219,8 @@ class AsyncSubscriber(Generic[Msg]):
         :param acknowledge_every: take so many in one commit; after a crash at most so many come again
         :raise PersipubsubError: as :meth:`Subscriber.messages`
         """
-        timeout = arguments.timeout(timeout)
-        count = arguments.at_least_one("acknowledge_every", acknowledge_every)
+        timeout = checks.timeout(timeout)
+        count = checks.at_least_one("acknowledge_every", acknowledge_every)
         return self._messages(lambda: self._subscriber.receive_many(count, 0), timeout)
 
     async def _messages(self, look: Callable[[], Receipt[Any]], timeout: Optional[float]) -> AsyncGenerator[Msg, None]:
@@ -270,7 +270,7 @@ class AsyncSubscriber(Generic[Msg]):
 
     def _receipt(self, look: Callable[[], Receipt[Any]], found: Callable[[Any], bool],
                  timeout: Optional[float]) -> AsyncReceipt[Any]:
-        timeout = arguments.timeout(timeout)
+        timeout = checks.timeout(timeout)
         return AsyncReceipt(lambda: self._wait(look, found, timeout), self._end)
 
     async def _wait(self, look: Callable[[], Receipt[T]], found: Callable[[T], bool],

@@ -8,8 +8,8 @@
 Each of these threads is there while it has something to do, and a moment longer.
 
 No wake-up is missed. Who waits becomes known to the watcher first and looks into the queue second. The watcher
-announces that it will sleep (``arm`` in :mod:`persipubsub.wakeup`), then looks for all whom it knows, then sleeps
-unless something was published since the announcement. So for everybody there is a look after the announcement, whether
+announces that it will sleep (``Watch.arm``), then looks for all whom it knows, then sleeps unless something was
+published since the announcement. So for everybody there is a look after the announcement, whether
 they became known before it or later; and what is published after that look ends the sleep.
 """
 
@@ -22,12 +22,13 @@ import os
 import threading
 from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional, TypeVar
 
-from persipubsub import clock, errors, subscriber
-from persipubsub.delayed import DELAY_S_MAX
-from persipubsub.engine import Watch
-from persipubsub.handle import Handle
-from persipubsub.records import NEVER_US
-from persipubsub.writer import Outcome, Write
+from persipubsub import clock, errors
+from persipubsub.engine import limits
+from persipubsub.engine.limits import DELAY_S_MAX
+from persipubsub.engine.protocols import Watch
+from persipubsub.engine.values import NEVER_US
+from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.process.group_commit import Outcome, Write
 
 T = TypeVar("T")
 
@@ -257,7 +258,7 @@ class Watcher:
 
     def _run(self) -> None:
         # A bound for all: it matters only where the wait has to poll.
-        watch = self._watch(subscriber.SLEEP_S_MAX)
+        watch = self._watch(limits.SLEEP_S_MAX)
         while True:
             watch.arm()
             with self._lock:
@@ -268,7 +269,7 @@ class Watcher:
             for look in waiting:
                 if look.run(final=False) or look.port.loop.is_closed():
                     self.discard(look)
-            watch.wait(subscriber.SLEEP_S_MAX)
+            watch.wait(limits.SLEEP_S_MAX)
 
 
 class _Threads:

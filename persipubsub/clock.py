@@ -14,7 +14,7 @@ import time
 from time import CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, clock_gettime_ns
 from typing import Callable, Optional
 
-from persipubsub import descriptors, errors
+from persipubsub import errors, os_errors
 
 # macOS lacks CLOCK_BOOTTIME; its monotonic clock is the nearest, and the boot id tells the boots apart.
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", CLOCK_MONOTONIC)
@@ -79,7 +79,7 @@ def boot_id() -> bytes:
         try:
             text = _BOOT_ID.read_text(encoding="ascii")
         except (OSError, ValueError) as error:
-            remedy = descriptors.shortage(getattr(error, "errno", None)) or (
+            remedy = os_errors.shortage(getattr(error, "errno", None)) or (
                 "let this process see it: mount /proc in its chroot or container, and leave ProcSubset=pid out of its "
                 "systemd unit")
             raise errors.StorageError(

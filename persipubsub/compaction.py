@@ -4,8 +4,10 @@ import os
 import pathlib
 from typing import Tuple, Union
 
-from persipubsub import admission, arguments, database, files, mark, page_walk
-from persipubsub.transaction import SubDatabases
+from persipubsub.engine import checks
+from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
+from persipubsub.lmdb_engine.records import database
+from persipubsub.lmdb_engine.records.transaction import SubDatabases
 
 
 def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
@@ -25,17 +27,17 @@ def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
     :raise DamagedError: the queue is damaged
     :raise DiskFullError: there is no room; the queue is as before
     """
-    directory = pathlib.Path(os.path.abspath(arguments.directory(path)))
+    directory = pathlib.Path(os.path.abspath(checks.directory(path)))
     data_file = directory / files.DATA_FILE
-    with admission.alone(directory, "compacted"):
-        if mark.of_other_boot(directory):
-            admission.require_sound(directory)
+    with opening_check.alone(directory, "compacted"):
+        if unclean_marker.of_other_boot(directory):
+            opening_check.require_sound(directory)
         else:
             # The copy takes the place of the file. LMDB copies some damaged pages without an error.
-            page_walk.require_queue(data_file, SubDatabases._fields)
-            admission.require_sound_pages(directory)
+            opening_check.require_queue(data_file, SubDatabases._fields)
+            opening_check.require_sound_pages(directory)
         before = data_file.stat().st_size
         with files.new_data_file(directory, files.data_file_mode(directory)) as new_file:
             database.compact(data_file, new_file.fd)
-        mark.remove(directory)
+        unclean_marker.remove(directory)
         return before, data_file.stat().st_size

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Callable, Iterable, Iterator, List, Optional, 
 
 import icontract
 
-from persipubsub import arguments, dead_letters, errors, files, invariants, policies, queue, replay, status
-from persipubsub.configuration import Configuration, HighWaterMark, Strategy
-from persipubsub.dead_letters import Changed, DeadLetter
-from persipubsub.handle import Handle
-from persipubsub.invariants import Violation
-from persipubsub.records import Place
+from persipubsub import errors
+from persipubsub.dead_letters import DeadLetter
+from persipubsub.engine import checks, values
+from persipubsub.engine.values import Configuration, Violation
+from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import cursors, dead_letters, invariants, message_log, replay, settings, status
+from persipubsub.lmdb_engine.rules.dead_letters import Changed
+from persipubsub.queue import HighWaterMark, Strategy
 from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus
-from persipubsub.transaction import Transaction
 
 if TYPE_CHECKING:
     from persipubsub.environment import Environment
@@ -91,8 +95,8 @@ class Control:
         :raise ArgumentError: outside the limits, a time without a timezone, not for this kind of subscriber, or another
             kind than that of one that has messages in flight, or dead letters
         """
-        encoded, position = arguments.identifier(identifier), arguments.position("start", start, "latest", ids=False)
-        given = policies.delivering(shared, lease_s, max_deliveries, retry_delay_s, retry_delay_max_s, dead_letters_max)
+        encoded, position = checks.identifier(identifier), checks.position("start", start, "latest", ids=False)
+        given = checks.delivering(shared, lease_s, max_deliveries, retry_delay_s, retry_delay_max_s, dead_letters_max)
         dropped = self._handle.change(lambda txn: replay.add_subscriber(txn, encoded, position, given))
         if dropped:
             _LOGGER.warning(
@@ -115,7 +119,7 @@ class Control:
         :raise ArgumentError: outside the limits, or a time without a timezone
         :raise UnknownSubscriberError: there is no such subscriber
         """
-        encoded, position = arguments.identifier(identifier), arguments.position("to", to, "", ids=True)
+        encoded, position = checks.identifier(identifier), checks.position("to", to, "", ids=True)
         return self._handle.change(lambda txn: replay.rewind(txn, encoded, position))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
@@ -134,9 +138,9 @@ class Control:
         :raise ArgumentError: outside the limits, or a time without a timezone
         :raise ClosedError: the control was closed, also meanwhile
         """
-        return self._history(*arguments.span(start, end))
+        return self._history(*checks.span(start, end))
 
-    def _history(self, start: replay.Position, end: replay.Position) -> Iterator[StoredMessage]:
+    def _history(self, start: values.Position, end: values.Position) -> Iterator[StoredMessage]:
         self._require_open()
         left = self._handle.read_present(lambda txn: replay.span(txn, start, end))
         while messages := self._handle.read(functools.partial(replay.read, ids=left)):
@@ -156,8 +160,8 @@ class Control:
 
         :raise UnknownSubscriberError: there is no such subscriber
         """
-        encoded = arguments.identifier(identifier)
-        dead = self._handle.change(lambda txn: queue.remove_subscriber(txn, encoded))
+        encoded = checks.identifier(identifier)
+        dead = self._handle.change(lambda txn: cursors.remove_subscriber(txn, encoded))
         if dead:
             _LOGGER.warning("The subscriber %r of the queue at %s was removed with its dead letters: %d.", identifier,
                             self._environment.path, dead)
@@ -166,7 +170,7 @@ class Control:
     @icontract.ensure(lambda result: result >= 0)
     def prune_dangling_messages(self) -> int:
         """Let what is older than the timeout expire now, and delete what nobody awaits; give how many messages went."""
-        return self._handle.change(lambda txn: queue.expire(txn) + queue.prune_dangling(txn))
+        return self._handle.change(lambda txn: message_log.expire(txn) + message_log.prune_dangling(txn))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
@@ -175,8 +179,8 @@ class Control:
 
         :raise UnknownSubscriberError: there is no such subscriber
         """
-        encoded = arguments.identifier(identifier)
-        return self._handle.change(lambda txn: queue.take_all(txn, encoded))
+        encoded = checks.identifier(identifier)
+        return self._handle.change(lambda txn: cursors.take_all(txn, encoded))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
@@ -186,7 +190,7 @@ class Control:
         Those that had expired do not count: they had gone already.
         Dead letters, and those that were requeued, are not in the log and stay.
         """
-        return self._handle.change(queue.clear)
+        return self._handle.change(message_log.clear)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
@@ -195,7 +199,7 @@ class Control:
 
         The dead letters are deleted, too, with a warning in the log.
         """
-        messages, dead = self._handle.change(queue.clear_subscribers)
+        messages, dead = self._handle.change(cursors.clear_subscribers)
         if dead:
             _LOGGER.warning("All subscribers of the queue at %s were removed with their dead letters: %d.",
                             self._environment.path, dead)
@@ -232,10 +236,10 @@ class Control:
         :raise ArgumentTypeError: not a number
         :raise ArgumentError: outside the limits
         """
-        self._configure(Configuration(retention_s=arguments.retention(retention_s)))
+        self._configure(Configuration(retention_s=checks.retention(retention_s)))
 
     def _configure(self, configuration: Configuration) -> None:
-        self._handle.change(lambda txn: queue.configure(txn, configuration, ()))
+        self._handle.change(lambda txn: settings.configure(txn, configuration, ()))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def dead_letters(self, identifier: str) -> Iterator[DeadLetter]:
@@ -246,8 +250,8 @@ class Control:
         :raise UnknownSubscriberError: there is no such subscriber
         :raise ClosedError: the control was closed, also meanwhile
         """
-        encoded = arguments.identifier(identifier)
-        number = self._handle.read(lambda txn: queue.subscribe(txn, encoded)).number
+        encoded = checks.identifier(identifier)
+        number = self._handle.read(lambda txn: cursors.subscribe(txn, encoded)).number
         return self._dead_letters(number)
 
     def _dead_letters(self, number: int) -> Iterator[DeadLetter]:
@@ -274,7 +278,8 @@ class Control:
         :raise UnknownSubscriberError: there is no such subscriber
         """
         return self._change_dead_letters(
-            identifier, ids, lambda txn, place, chosen: dead_letters.requeue(txn, place, chosen, queue.now_us(txn)))
+            identifier, ids,
+            lambda txn, place, chosen: dead_letters.requeue(txn, place, chosen, message_log.now_us(txn)))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
@@ -284,15 +289,15 @@ class Control:
 
     def _change_dead_letters(self, identifier: str, ids: Optional[Iterable[int]],
                              change: Callable[[Transaction, Place, List[int]], Changed]) -> int:
-        encoded, chosen = arguments.identifier(identifier), arguments.message_ids(ids)
-        subscription = self._handle.read(lambda txn: queue.subscribe(txn, encoded))
+        encoded, chosen = checks.identifier(identifier), checks.message_ids(ids)
+        subscription = self._handle.read(lambda txn: cursors.subscribe(txn, encoded))
         if chosen is None:
             left = self._handle.read(lambda txn: dead_letters.all_ids(txn, subscription.number))
         else:
             left = sorted(set(chosen))
 
         def operation(txn: Transaction) -> Changed:
-            changed = change(txn, queue.own_place(txn, subscription), left)
+            changed = change(txn, cursors.own_place(txn, subscription), left)
             if changed.letters:
                 txn.put_place(encoded, changed.place)
             return changed
@@ -332,7 +337,7 @@ class Control:
         :raise ArgumentError: empty, or with a NUL
         :raise PathError: the directory cannot be made, or it is not empty
         """
-        self._handle.backup(pathlib.Path(os.path.abspath(arguments.directory(path))))
+        self._handle.backup(pathlib.Path(os.path.abspath(checks.directory(path))))
 
     def close(self) -> None:
         """Close the control; more than once is fine."""

@@ -16,11 +16,14 @@ import os
 import pathlib
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from persipubsub import arguments, environment, errors, files, policies
-from persipubsub.configuration import DEFAULTS, Configuration, fresh
+from persipubsub import environment, errors
 from persipubsub.deployment_config import (DURABILITIES, MARK, NUMBERS, STRATEGIES, Path, Queue, Settings, Value,
                                            mark_of, mark_settings, read, schema, settings_of)
-from persipubsub.queue import require_bindable
+from persipubsub.engine import checks
+from persipubsub.engine.values import DEFAULTS, Configuration
+from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.rules import policies
+from persipubsub.lmdb_engine.rules.settings import fresh, require_bindable
 
 __all__ = ["Change", "deploy", "describe", "plan", "schema"]
 
@@ -130,7 +133,7 @@ def describe(path: Path) -> str:
     :raise PathError: the path is a file, or its permissions forbid it
     :raise FormatError: the files there are not a queue of this version
     """
-    queue = _existing(pathlib.Path(os.path.abspath(arguments.directory(path))))
+    queue = _existing(pathlib.Path(os.path.abspath(checks.directory(path))))
     described: Dict[str, Any] = {
         "path":
         os.fspath(queue.path),
@@ -152,7 +155,7 @@ def _changes(steps: Sequence[_Step]) -> Tuple[Change, ...]:
 
 def _steps(config_path: Path, remove_subscribers: bool) -> List[_Step]:
     """Read the config and look at its queues; what is wrong is found here, before anything is changed."""
-    return [_step(wanted, remove_subscribers) for wanted in read(pathlib.Path(arguments.directory(config_path)))]
+    return [_step(wanted, remove_subscribers) for wanted in read(pathlib.Path(checks.directory(config_path)))]
 
 
 def _step(wanted: Queue, remove_subscribers: bool) -> _Step:
@@ -201,8 +204,8 @@ def _require_applicable(stored: Queue, identifier: str, policy: Settings) -> Non
     given: Dict[str, Any] = dict(policy)
     known: Dict[str, Any] = dict(stored.policies.get(identifier, {}))
     try:
-        before = policies.delivering(**known).applied(None)
-        after = policies.delivering(**given).applied(before)
+        before = policies.applied(checks.delivering(**known), None)
+        after = policies.applied(checks.delivering(**given), before)
         if stored.status is not None and identifier in stored.status.subscribers:
             status = stored.status.subscribers[identifier]
             policies.require_changeable(identifier, before, after, status.in_flight, status.dead_letters)

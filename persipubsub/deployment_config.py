@@ -17,9 +17,12 @@ from typing import Annotated, Any, Callable, Dict, List, Mapping, Optional, Sequ
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from persipubsub import arguments, errors, files, policies
-from persipubsub.configuration import (DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
-                                       RETENTION_S_MAX, Durability, HighWaterMark, Strategy, as_stored, stored_seconds)
+from persipubsub import errors, os_errors
+from persipubsub.engine import checks, limits, values
+from persipubsub.engine.limits import (DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
+                                       RETENTION_S_MAX)
+from persipubsub.lmdb_engine.rules.settings import as_stored, stored_seconds
+from persipubsub.queue import Durability, HighWaterMark, Strategy
 from persipubsub.status import QueueStatus
 
 Path = Union[str, "os.PathLike[str]"]
@@ -41,9 +44,9 @@ DIGITS_MAX = 100
 POLICY = ("shared", "lease_s", "max_deliveries", "retry_delay_s", "retry_delay_max_s", "dead_letters_max")
 #: The settings that are numbers, and how each is checked.
 NUMBERS: Dict[str, Callable[[object], Union[int, float]]] = {
-    "retention_s": arguments.retention,
-    "deduplication_window_s": arguments.deduplication_window,
-    "deduplication_max": arguments.deduplication_max
+    "retention_s": checks.retention,
+    "deduplication_window_s": checks.deduplication_window,
+    "deduplication_max": checks.deduplication_max
 }
 
 
@@ -71,7 +74,7 @@ _Identifier = Annotated[str,
                         Meta(description="1 to 255 bytes of UTF-8 without NUL.",
                              extra_json_schema={
                                  "minLength": 1,
-                                 "maxLength": arguments.IDENTIFIER_BYTES_MAX
+                                 "maxLength": checks.IDENTIFIER_BYTES_MAX
                              })]
 
 
@@ -88,21 +91,21 @@ class SubscriberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                             Meta(description="Whether workers share its messages, so that each goes to one of them.")],
                   UnsetType] = UNSET
     lease_s: Union[Annotated[float,
-                             _between(policies.LEASE_S_MIN, policies.
+                             _between(limits.LEASE_S_MIN, limits.
                                       SECONDS_MAX, "Seconds after which another worker is given a shared message.")],
                    UnsetType] = UNSET
     max_deliveries: Union[Annotated[
         int,
-        _between(1, policies.MAX_DELIVERIES_MAX, "How often a message is handed out before it is a dead letter.")],
+        _between(1, limits.MAX_DELIVERIES_MAX, "How often a message is handed out before it is a dead letter.")],
                           UnsetType] = UNSET
     retry_delay_s: Union[Annotated[
         float,
-        _between(0, policies.SECONDS_MAX, "Seconds until a shared message comes again that was given back.")],
+        _between(0, limits.SECONDS_MAX, "Seconds until a shared message comes again that was given back.")],
                          UnsetType] = UNSET
     retry_delay_max_s: Union[Annotated[
-        float, _between(0, policies.SECONDS_MAX, "The longest such delay; it doubles each time.")], UnsetType] = UNSET
+        float, _between(0, limits.SECONDS_MAX, "The longest such delay; it doubles each time.")], UnsetType] = UNSET
     dead_letters_max: Union[Annotated[int,
-                                      _between(1, policies.DEAD_LETTERS_MAX_MAX, "How many dead letters it keeps.")],
+                                      _between(1, limits.DEAD_LETTERS_MAX_MAX, "How many dead letters it keeps.")],
                             UnsetType] = UNSET
 
 
@@ -126,8 +129,8 @@ class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(description="The full name of the protobuf type of all messages, such as shop.Order.",
              extra_json_schema={
-                 "pattern": f"^{arguments.MESSAGE_TYPE}$",
-                 "maxLength": arguments.MESSAGE_TYPE_BYTES_MAX
+                 "pattern": f"^{checks.MESSAGE_TYPE}$",
+                 "maxLength": limits.MESSAGE_TYPE_BYTES_MAX
              })], UnsetType] = UNSET
     retention_s: Union[Annotated[
         float,
@@ -214,7 +217,7 @@ def read(config_path: pathlib.Path) -> List[Queue]:
     try:
         text = config_path.read_bytes()
     except OSError as error:
-        raise files.path_error(error, config_path) from error
+        raise os_errors.path_error(error, config_path) from error
     try:
         config = msgspec.convert(_parsed(text), Config)
         directory = os.path.dirname(os.path.abspath(config_path))
@@ -265,8 +268,7 @@ def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
 
 def _checked(queue: QueueConfig, place: str, directory: str) -> Queue:
     """Check the limits of what has the right types."""
-    path = pathlib.Path(os.path.normpath(os.path.join(directory, _at(f"{place}.path", arguments.directory,
-                                                                     queue.path))))
+    path = pathlib.Path(os.path.normpath(os.path.join(directory, _at(f"{place}.path", checks.directory, queue.path))))
     settings: Settings = {}
     if not isinstance(queue.high_watermark, UnsetType):
         for name, value in msgspec.structs.asdict(queue.high_watermark).items():
@@ -282,7 +284,7 @@ def _checked(queue: QueueConfig, place: str, directory: str) -> Queue:
                 raise _wrong(f"{place}.{name}", f"{name} must be one of {', '.join(choices)}, got {given!r}.")
             settings[name] = given
     if not isinstance(queue.message_type, UnsetType):
-        settings["message_type"] = _at(f"{place}.message_type", arguments.message_type, queue.message_type)
+        settings["message_type"] = _at(f"{place}.message_type", checks.message_type, queue.message_type)
     settings.update(_checked_numbers(queue, place))
     if not isinstance(queue.mode, UnsetType):
         if not re.fullmatch(_MODE, queue.mode):
@@ -311,7 +313,7 @@ def _with_subscribers(queue: Queue, subscribers: Sequence[SubscriberConfig], pla
     starts: Dict[str, Start] = {}
     given: Dict[str, Settings] = {}
     for index, one in enumerate(subscribers):
-        _at(f"{place}[{index}]", arguments.identifier, one.identifier)
+        _at(f"{place}[{index}]", checks.identifier, one.identifier)
         if not isinstance(one.start, UnsetType):
             starts[one.identifier] = _at(f"{place}[{index}].start", _start, one.start)
         policy = _checked_policy(one, f"{place}[{index}]")
@@ -332,15 +334,15 @@ def _checked_policy(subscriber: SubscriberConfig, place: str) -> Settings:
     return settings
 
 
-def _delivering(name: str, value: object) -> policies.Delivering:
-    return policies.delivering(**{name: value})
+def _delivering(name: str, value: object) -> values.Delivering:
+    return checks.delivering(**{name: value})
 
 
 def _start(text: str) -> Start:
     start: Start = text
     with contextlib.suppress(ValueError):
         start = datetime.datetime.fromisoformat(f"{text[:-1]}+00:00" if text.endswith("Z") else text)
-    arguments.position("start", start, "latest", ids=False)
+    checks.position("start", start, "latest", ids=False)
     return start
 
 

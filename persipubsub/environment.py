@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional,
 
 import icontract
 
-from persipubsub import arguments, errors, files, filesystem, queue
-from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy, fresh
+from persipubsub import errors
 from persipubsub.control import Control
-from persipubsub.handle import Handle, Use
+from persipubsub.engine import checks
+from persipubsub.engine.values import Configuration
+from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.open_queues import Use
+from persipubsub.lmdb_engine.process import files, filesystem
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import settings
+from persipubsub.lmdb_engine.rules.settings import fresh
 from persipubsub.publisher import Publisher
+from persipubsub.queue import Durability, HighWaterMark, Strategy
+from persipubsub.shared_subscriber import SharedSubscriber
 from persipubsub.subscriber import Subscriber
-from persipubsub.transaction import Transaction
-from persipubsub.worker import SharedSubscriber
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -44,7 +50,7 @@ def _full_name(message_type: "Union[str, Type[Message]]") -> str:
     if not isinstance(message_type, str):
         from persipubsub import typed  # here, since it imports protobuf
         message_type = typed.full_name(message_type)
-    return arguments.message_type(message_type)
+    return checks.message_type(message_type)
 
 
 #: What is closed when the interpreter ends. What a program registers with atexit after its import still sends.
@@ -79,7 +85,7 @@ class Environment:
         :raise ArgumentError: empty, or with a NUL
         """
         # Absolute, so that a later change of the working directory does not make it another queue.
-        self._path = pathlib.Path(os.path.abspath(arguments.directory(path)))
+        self._path = pathlib.Path(os.path.abspath(checks.directory(path)))
         self._allow_remote = allow_remote
         self._closed = False
         self._use = Use(self._path, allow_remote)
@@ -165,11 +171,11 @@ class Environment:
         :raise InUseError: it has to be verified after a crash of the machine, and another process keeps it open
         :raise ClosedError: the Environment is closed
         """
-        identifiers = arguments.identifiers(subscriber_ids)
+        identifiers = checks.identifiers(subscriber_ids)
         configuration = Configuration(high_watermark if high_water_mark is None else high_water_mark, strategy,
-                                      durability, _checked(arguments.retention, retention_s),
-                                      _checked(arguments.deduplication_window, deduplication_window_s),
-                                      _checked(arguments.deduplication_max, deduplication_max),
+                                      durability, _checked(checks.retention, retention_s),
+                                      _checked(checks.deduplication_window, deduplication_window_s),
+                                      _checked(checks.deduplication_max, deduplication_max),
                                       None if message_type is None else _full_name(message_type))
         if not self._allow_remote:
             filesystem.require_local(self._path)
@@ -184,7 +190,7 @@ class Environment:
     def _configure(self, txn: Transaction, configuration: Configuration, identifiers: List[bytes],
                    mode: Optional[int]) -> None:
         """Change the queue, and then the modes of its files, so that where either is refused nothing is changed."""
-        queue.configure(txn, configuration, identifiers)
+        settings.configure(txn, configuration, identifiers)
         if mode is not None:
             files.set_modes(self._path, mode)
 
@@ -241,7 +247,7 @@ class Environment:
         :raise ClosedError: the Environment is closed
         """
         codec, opened = self._codec(message_type), self._opened()
-        subscription = opened.subscribe(arguments.identifier(identifier))
+        subscription = opened.subscribe(checks.identifier(identifier))
         kind = SharedSubscriber if subscription.shared else Subscriber
         return self._keep(kind(self, opened, identifier, subscription, codec))
 
@@ -251,7 +257,7 @@ class Environment:
             return None
         from persipubsub import typed  # here, since it imports protobuf
         codec = typed.Codec(message_type)
-        self._opened().read(lambda txn: queue.require_message_type(txn, codec.name))
+        self._opened().read(lambda txn: settings.require_message_type(txn, codec.name))
         return codec
 
     @overload

@@ -11,9 +11,10 @@ try:
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(f"{_error}. pip install 'persipubsub[prometheus]' brings it.", name=_error.name) from None
 
-from persipubsub import arguments, errors, looker
-from persipubsub.looker import Looker
+from persipubsub import errors, status_reader
+from persipubsub.engine import checks
 from persipubsub.status import QueueStatus
+from persipubsub.status_reader import Looker
 
 __all__ = ["QueueCollector"]
 
@@ -96,9 +97,9 @@ class QueueCollector(Collector):
             raise errors.ArgumentTypeError(
                 f"paths must be an iterable of paths, got {type(paths).__name__}: for one, give a list of one.")
         # Each once: Prometheus refuses all that it is given where a series is there twice.
-        self._paths = tuple(dict.fromkeys(pathlib.Path(os.path.abspath(arguments.directory(path))) for path in paths))
+        self._paths = tuple(dict.fromkeys(pathlib.Path(os.path.abspath(checks.directory(path))) for path in paths))
         self._unreadable: Dict[pathlib.Path, str] = {}
-        self._read_status = Looker().read_status if isolated else looker.read_status
+        self._read_status = Looker().read_status if isolated else status_reader.read_status
 
     def describe(self) -> List[core.Metric]:
         """Name all metrics, without values: to register a collector, no queue has to be read."""

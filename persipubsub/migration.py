@@ -22,12 +22,17 @@ import os
 import pathlib
 from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Union
 
-from persipubsub import arguments, clock, database, errors, files, filesystem, page_walk, queue
-from persipubsub.configuration import Configuration, fresh
-from persipubsub.legacy import LegacyQueue
-from persipubsub.page_walk import PageError, PageFile
-from persipubsub.records import Place
-from persipubsub.transaction import SubDatabases, Transaction
+from persipubsub import clock, errors
+from persipubsub.engine import checks
+from persipubsub.engine.values import Configuration
+from persipubsub.lmdb_engine.process import files, filesystem, opening_check
+from persipubsub.lmdb_engine.records import database
+from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.page_file import PageError, PageFile
+from persipubsub.lmdb_engine.records.transaction import SubDatabases, Transaction
+from persipubsub.lmdb_engine.repair.legacy import LegacyQueue
+from persipubsub.lmdb_engine.rules import message_log
+from persipubsub.lmdb_engine.rules.settings import fresh
 
 #: One transaction of the new queue.
 MESSAGES_PER_STEP = 1000
@@ -80,7 +85,7 @@ def migrate(old: Path, new: Path, progress: Optional[Progress] = None) -> Report
     :raise PathError: there is a queue or something else at the new path, or this user may not read or write
     :raise DiskFullError: there is no room for the new one
     """
-    source, target = (pathlib.Path(os.path.abspath(arguments.directory(path))) for path in (old, new))
+    source, target = (pathlib.Path(os.path.abspath(checks.directory(path))) for path in (old, new))
     if source.resolve() in (target.resolve(), *target.resolve().parents):
         raise errors.ArgumentError(
             f"The new directory {target} lies in the old one, which stays as it is. Give another.")
@@ -88,8 +93,8 @@ def migrate(old: Path, new: Path, progress: Optional[Progress] = None) -> Report
     filesystem.require_local(target)
     data_file = source / files.DATA_FILE
     with PageFile(data_file) as opened:
-        if not page_walk.is_of_1_0(opened):
-            page_walk.require_queue(data_file, SubDatabases._fields)
+        if not opening_check.is_of_1_0(opened):
+            opening_check.require_queue(data_file, SubDatabases._fields)
             raise errors.FormatError(f"The queue at {source} is of this version already: there is nothing to migrate.")
         try:
             return _built(LegacyQueue(opened), source, target, opened.size_bytes(), progress)
@@ -185,8 +190,8 @@ class _Building:
 
     def _look_at_mark(self, txn: Transaction) -> None:
         header = txn.header
-        self._at_high_watermark = (queue.live_messages(txn) >= header.max_messages
-                                   or queue.live_bytes(txn) >= header.hwm_db_size)
+        self._at_high_watermark = (message_log.live_messages(txn) >= header.max_messages
+                                   or message_log.live_bytes(txn) >= header.hwm_db_size)
 
     def report(self, path: pathlib.Path) -> Report:
         """Tell what was done."""

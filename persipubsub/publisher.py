@@ -4,22 +4,15 @@ import datetime
 import logging
 from typing import TYPE_CHECKING, Any, Generic, Iterable, Optional, Sequence, Tuple
 
-from persipubsub import arguments, errors
+from persipubsub import errors
 from persipubsub.delayed import DelayedMessage
-from persipubsub.engine import Engine
-from persipubsub.queue import Batch
+from persipubsub.engine import checks
+from persipubsub.engine.protocols import Engine
+from persipubsub.engine.values import Batch, Msg
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
     from persipubsub.environment import Environment
     from persipubsub.typed import Codec
-
-    # With a default, so that a plain Publisher is one of bytes. Python itself has that from 3.13 on.
-    Msg = TypeVar("Msg", default=bytes)
-else:
-    from typing import TypeVar
-    Msg = TypeVar("Msg")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -58,9 +51,9 @@ class Publisher(Generic[Msg]):
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be stored; the queue is as before
         """
-        payload = arguments.payload(msg if self._codec is None else self._codec.encode(msg))
+        payload = checks.payload(msg if self._codec is None else self._codec.encode(msg))
         if deduplication_id is not None:
-            return self._put_once(payload, arguments.deduplication_id(deduplication_id))
+            return self._put_once(payload, checks.deduplication_id(deduplication_id))
         return self._put(Batch((payload, ), len(payload), len(payload))).start
 
     def send_many(self, msgs: Iterable[Msg]) -> Sequence[int]:
@@ -78,7 +71,7 @@ class Publisher(Generic[Msg]):
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: they could not be stored; the queue is as before
         """
-        batch = arguments.batch(msgs if self._codec is None else self._codec.encode_all(msgs))
+        batch = checks.batch(msgs if self._codec is None else self._codec.encode_all(msgs))
         if self._autosync:
             return [self._put(Batch((payload, ), len(payload), len(payload))).start for payload in batch.payloads]
         return self._put(batch)
@@ -103,8 +96,8 @@ class Publisher(Generic[Msg]):
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be stored; the queue is as before
         """
-        payload = arguments.payload(msg if self._codec is None else self._codec.encode(msg))
-        due = arguments.due(delay_s, at)
+        payload = checks.payload(msg if self._codec is None else self._codec.encode(msg))
+        due = checks.due(delay_s, at)
         self._require_open()
         return self._engine.put_later(payload, due)
 

@@ -3,14 +3,12 @@
 import threading
 from typing import Callable, List, Optional, Sequence
 
-from persipubsub import deduplication, delayed, failures, leases, queue
-from persipubsub.delayed import DelayedMessage, Due
-from persipubsub.deliveries import Claims, Settled
-from persipubsub.delivery_records import Failure
-from persipubsub.engine import Engine, Watch
-from persipubsub.queue import Batch, Found, Sent, Subscription
-from persipubsub.transaction import Transaction
-from persipubsub.writer import Write
+from persipubsub.delayed import DelayedMessage
+from persipubsub.engine.protocols import Engine, Watch
+from persipubsub.engine.values import Batch, Claims, DueTime, Failure, Found, Sent, Settled, Subscription
+from persipubsub.lmdb_engine.process.group_commit import Write
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import appending, cursors, deduplication, delays, leases
 
 
 class Recorder(threading.local):
@@ -36,7 +34,7 @@ class Recorder(threading.local):
 
     def put(self, batch: Batch) -> Sent:
         """Note messages."""
-        self._writes.append(Write(lambda txn: queue.put(txn, batch), len(batch.payloads), batch.size_bytes))
+        self._writes.append(Write(lambda txn: appending.put(txn, batch), len(batch.payloads), batch.size_bytes))
         return Sent(range(0), True)
 
     def put_once(self, batch: Batch, deduplication_id: bytes) -> Sent:
@@ -45,19 +43,19 @@ class Recorder(threading.local):
             Write(lambda txn: deduplication.put(txn, batch, deduplication_id), len(batch.payloads), batch.size_bytes))
         return Sent(range(0), True)
 
-    def put_later(self, payload: bytes, due: Due) -> DelayedMessage:
+    def put_later(self, payload: bytes, due: DueTime) -> DelayedMessage:
         """Note a message that is to be appended when it is due."""
-        self._writes.append(Write(lambda txn: delayed.put(txn, payload, due), 1, len(payload)))
+        self._writes.append(Write(lambda txn: delays.put(txn, payload, due), 1, len(payload)))
         return DelayedMessage(0, 0)  # who writes it learns which it is
 
     def cancel(self, message: DelayedMessage) -> bool:
         """Note that a delayed message is to be deleted."""
-        self._writes.append(Write(lambda txn: delayed.cancel(txn, message)))
+        self._writes.append(Write(lambda txn: delays.cancel(txn, message)))
         return True  # who writes it learns whether it was
 
     def take(self, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
         """Note that messages are taken."""
-        self._writes.append(Write(lambda txn: queue.take(txn, subscription, ids, since)))
+        self._writes.append(Write(lambda txn: cursors.take(txn, subscription, ids, since)))
 
     def counts_failures(self, subscription: Subscription) -> bool:
         """Tell whether a subscriber that is not shared has its failures counted."""
@@ -67,7 +65,7 @@ class Recorder(threading.local):
         """Note that a block raised which was handed messages."""
         if not self._is_recording:
             return self._engine.fail(subscription, ids, failure)
-        return self._settle(lambda txn: failures.fail(txn, subscription, ids, failure))
+        return self._settle(lambda txn: cursors.fail(txn, subscription, ids, failure))
 
     def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
         """Hand messages out to one worker, at once."""

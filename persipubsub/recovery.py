@@ -10,16 +10,21 @@ import pathlib
 import re
 from typing import Callable, Iterator, List, Optional, Tuple, Union
 
-from persipubsub import admission, arguments, database, errors, files, mark, queue
-from persipubsub.configuration import Configuration, fresh
-from persipubsub.delivery_records import REQUEUED
-from persipubsub.page_guess import ID_MAX
-from persipubsub.page_walk import PageFile
-from persipubsub.records import NEVER_US, Header, Place, Run
-from persipubsub.recovered_subscribers import (SUBSCRIBER_NUMBER_MAX, RecoveredSubscriber, Step, letters_of_nobody,
-                                               recovered_subscribers)
-from persipubsub.salvage import Salvage
-from persipubsub.transaction import Transaction
+from persipubsub import errors, os_errors
+from persipubsub.engine import checks
+from persipubsub.engine.values import NEVER_US, Configuration
+from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
+from persipubsub.lmdb_engine.records import database
+from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
+from persipubsub.lmdb_engine.records.layouts import Header, Place, Run
+from persipubsub.lmdb_engine.records.page_file import PageFile
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX
+from persipubsub.lmdb_engine.repair.recovered_subscribers import (SUBSCRIBER_NUMBER_MAX, RecoveredSubscriber, Step,
+                                                                  letters_of_nobody, recovered_subscribers)
+from persipubsub.lmdb_engine.repair.salvage import Salvage
+from persipubsub.lmdb_engine.rules import message_log
+from persipubsub.lmdb_engine.rules.settings import fresh
 
 #: One transaction of the fresh queue.
 MESSAGES_PER_STEP = 1000
@@ -78,15 +83,15 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
     :raise InUseError: somebody has the queue open
     :raise DiskFullError: there is no room for the fresh one; nothing was changed
     """
-    directory = pathlib.Path(os.path.abspath(arguments.directory(path)))
-    with admission.alone(directory, "recovered"), PageFile(directory / files.DATA_FILE) as opened:
+    directory = pathlib.Path(os.path.abspath(checks.directory(path)))
+    with opening_check.alone(directory, "recovered"), PageFile(directory / files.DATA_FILE) as opened:
         mode = files.data_file_mode(directory)
         found = Salvage(opened)
         rebuilding = _Rebuilding(found, progress)
         with _kept(directory) as kept, files.new_data_file(directory, mode) as new_file:
             database.create(new_file.path, *rebuilding.beginning)
             database.fill(new_file.path, rebuilding.steps(), opened.size_bytes())
-        mark.remove(directory)
+        unclean_marker.remove(directory)
     return Report(path=directory,
                   damaged_file=kept,
                   messages=rebuilding.saved,
@@ -117,7 +122,7 @@ def _kept(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def _link(path: pathlib.Path) -> pathlib.Path:
     """Give the damaged file a second name, durably; it is the one that a try before this gave, if there was one."""
     data_file = path / files.DATA_FILE
-    with files.errors_about(path):
+    with os_errors.errors_about(path):
         names = [entry for entry in path.iterdir() if re.fullmatch(r"damaged-[0-9]+\.mdb", entry.name)]
         for entry in names:
             if entry.samefile(data_file):
@@ -245,7 +250,8 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         def append(txn: Transaction) -> None:
             log = txn.log()
             log.mark_end(first_id)
-            log.begin_run(max(queue.now_us(txn) if time_us is None else time_us, log.newest().time_us), largest_bytes)
+            log.begin_run(max(message_log.now_us(txn) if time_us is None else time_us,
+                              log.newest().time_us), largest_bytes)
             txn.append(first_id, payloads, largest_bytes)
 
         return append

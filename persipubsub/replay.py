@@ -1,25 +1,7 @@
-"""Reading again what is still stored: moving a subscriber back, beginning in the past, looking without a subscriber.
+"""The history of a queue: messages that are still stored."""
 
-What is stored are the messages that somebody awaits, and those that are retained (:mod:`persipubsub.retention`). A time
-is found by bisection of ``meta_db``. There a message has the time of its run, which began up to
-:data:`persipubsub.log.RUN_US_MAX` before it was committed. So a search for a time begins as much earlier: rather a
-message too many than one too few.
-"""
-
-import bisect
 import dataclasses
 import datetime
-import itertools
-from typing import List, NamedTuple, Optional
-
-from persipubsub import clock, dead_letters, policies, queue
-from persipubsub.log import RUN_US_MAX
-from persipubsub.policies import Delivering
-from persipubsub.transaction import Transaction
-
-#: So much of the history is read in one transaction; one message in any case.
-HISTORY_MESSAGES_MAX = 1000
-HISTORY_BYTES_MAX = 16 * 1024**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,79 +13,3 @@ class StoredMessage:
     #: When it was committed, in UTC, by the queue's clock; up to 10 ms before that.
     time: datetime.datetime
     payload: bytes
-
-
-class Position(NamedTuple):
-    """A place between two messages: before an id, or before what was sent at a time."""
-
-    message_id: Optional[int] = None
-    time_us: int = 0
-
-    def resolved(self, txn: Transaction) -> int:
-        """Give the id of the first message behind it, or the next id where there is none."""
-        if self.message_id is not None:
-            return min(self.message_id, txn.log().next_id())
-        return txn.log().first_id_since(self.time_us - RUN_US_MAX)
-
-
-EARLIEST = Position(message_id=0)
-LATEST = Position(message_id=2**64 - 1)
-
-
-def add_subscriber(txn: Transaction, identifier: bytes, start: Position, given: Delivering) -> int:
-    """Add a subscriber at a position, or where what is stored begins; or change how messages are handed out to it.
-
-    One that exists stays at its place.
-
-    :return: how many of its dead letters went, since they became too many
-    :raise ArgumentError: what is given does not fit to the subscriber
-    """
-    is_new = txn.place(identifier) is None
-    dropped = policies.apply(txn, identifier, given)
-    if is_new:
-        rewind(txn, identifier, start)
-    return dropped
-
-
-def rewind(txn: Transaction, identifier: bytes, position: Position) -> int:
-    """Move a subscriber back to a position, or to where what is stored begins; give how many messages it then awaits.
-
-    One that is before the position already stays where it is, so that nothing is skipped.
-
-    :raise UnknownSubscriberError: there is none
-    """
-    place = queue.own_place(txn, queue.subscribe(txn, identifier))
-    kept_id = queue.first_kept_id(txn, queue.now_us(txn))
-    start = queue.first_live_id(txn, max(position.resolved(txn), kept_id))
-    if start < place.next_id:
-        before = dead_letters.position(txn, place)
-        place = dead_letters.forget_from(txn, place, start)._replace(next_id=start)
-        queue.move(txn, identifier, place, before, dead_letters.position(txn, place))
-        txn.published = True
-    pending, _ = queue.count_from(txn, max(place.next_id, kept_id))
-    return pending if place.policy is None else pending + dead_letters.awaited(txn, place, kept_id).messages
-
-
-def span(txn: Transaction, start: Position, end: Position) -> range:
-    """Give the ids between two positions, of messages that are there or were."""
-    kept_id = max(queue.first_kept_id(txn, queue.now_us(txn)), txn.header.first)
-    # The end of a time takes in what may have been committed before it.
-    end_id = end.resolved(txn) if end.message_id is not None else txn.log().first_id_since(end.time_us)
-    return range(max(start.resolved(txn), kept_id), end_id)
-
-
-def read(txn: Transaction, ids: range) -> List[StoredMessage]:
-    """Read the first messages of a range that are there; none where there are none."""
-    start = max(ids.start, txn.header.first)
-    # Python cannot tell the length of a range of more than 2 ** 63 ids, which a damaged queue may have.
-    count = min(HISTORY_MESSAGES_MAX, max(1, ids.stop - ids.start))
-    found, payloads = txn.messages(start, count, HISTORY_BYTES_MAX)
-    found = found[:bisect.bisect_left(found, ids.stop)]
-    if not found:
-        return []
-    runs = list(itertools.takewhile(lambda run: run.first_id <= found[-1], txn.log().since(found[0])))
-    begin = [run.first_id for run in runs]
-    return [
-        StoredMessage(message_id, clock.utc(runs[bisect.bisect_right(begin, message_id) - 1].time_us), payload)
-        for message_id, payload in zip(found, payloads)
-    ]

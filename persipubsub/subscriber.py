@@ -4,26 +4,18 @@ import logging
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
 
-from persipubsub import arguments, clock, errors
-from persipubsub.deliveries import Settled
-from persipubsub.delivery_records import Failure, failure_of
-from persipubsub.engine import Engine, Watch
-from persipubsub.publisher import Msg
-from persipubsub.queue import Found, Subscription
-from persipubsub.records import NEVER_US
+from persipubsub import clock, errors
+from persipubsub.engine import checks, limits
+from persipubsub.engine.limits import RECEIVE_BYTES_MAX, RETRIES_MAX
+from persipubsub.engine.protocols import Engine, Watch
+from persipubsub.engine.values import NEVER_US, Failure, Found, Msg, Settled, Subscription, failure_of
 
 if TYPE_CHECKING:
     from persipubsub.environment import Environment
     from persipubsub.typed import Codec
 
-#: A batch ends here, so that a backlog of large messages does not fill the memory.
-RECEIVE_BYTES_MAX = 64 * 1024**2
-#: The longest sleep between two looks, so that a wait notices in any case what happens to the queue.
-SLEEP_S_MAX = 1.0
 #: So long do those who wait for a delayed message leave it to one of them to append it.
 APPENDING_S_MAX = 0.05
-#: More retries are this many, so that time can be reckoned with them.
-RETRIES_MAX = 10**9
 
 #: What is noted of a message at which a loop over messages() ended: a break and an exception look alike from there.
 LEFT = Failure("GeneratorExit", "The loop over messages() was left, by an exception or a break.")
@@ -187,8 +179,8 @@ class Subscriber(Generic[Msg]):
         :param max_bytes: at most so many bytes together, but always one message
         :return: a context manager of a list of messages, empty if none came in time
         """
-        look = self._next(arguments.at_least_one("max_messages", max_messages),
-                          arguments.at_least_one("max_bytes", max_bytes))
+        look = self._next(checks.at_least_one("max_messages", max_messages),
+                          checks.at_least_one("max_bytes", max_bytes))
         return Receipt(self, self._waiting(look, timeout, retries), _all)
 
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[Msg]:
@@ -205,7 +197,7 @@ class Subscriber(Generic[Msg]):
             taken
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
-        wait = self._waiting(self._next(arguments.at_least_one("acknowledge_every", acknowledge_every)), timeout, 1)
+        wait = self._waiting(self._next(checks.at_least_one("acknowledge_every", acknowledge_every)), timeout, 1)
         return self._messages(wait)
 
     def _messages(self, wait: Callable[[], Found]) -> Iterator[Any]:
@@ -338,9 +330,9 @@ class Subscriber(Generic[Msg]):
 
     def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
         """Give a function that looks until something is found or the time is over."""
-        timeout = arguments.timeout(timeout)
-        retries = min(arguments.at_least_one("retries", retries), RETRIES_MAX)
-        sleep_s = SLEEP_S_MAX if timeout is None else min(SLEEP_S_MAX, timeout / retries)
+        timeout = checks.timeout(timeout)
+        retries = min(checks.at_least_one("retries", retries), RETRIES_MAX)
+        sleep_s = limits.SLEEP_S_MAX if timeout is None else min(limits.SLEEP_S_MAX, timeout / retries)
 
         def wait() -> Found:
             self._require_open()
@@ -353,10 +345,10 @@ class Subscriber(Generic[Msg]):
                 watch.arm()
                 self._require_open()
                 found = look()
-                left_s = SLEEP_S_MAX if deadline is None else deadline - clock.monotonic_s()
+                left_s = limits.SLEEP_S_MAX if deadline is None else deadline - clock.monotonic_s()
                 if found.ids or left_s <= 0:
                     return found
-                _sleep(watch, min(SLEEP_S_MAX, left_s), found.due_us)
+                _sleep(watch, min(limits.SLEEP_S_MAX, left_s), found.due_us)
 
         return wait
 

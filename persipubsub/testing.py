@@ -8,9 +8,12 @@ import contextlib
 import pathlib
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Protocol
 
-from persipubsub import clock, errors, files, handle, invariants
-from persipubsub.configuration import Durability, HighWaterMark, Strategy
+from persipubsub import clock, errors
 from persipubsub.environment import Environment
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.rules import invariants
+from persipubsub.queue import Durability, HighWaterMark, Strategy
 
 __all__ = ["Clock", "QueueFactory", "checked_queues", "drain", "publish"]
 
@@ -108,7 +111,7 @@ def _broken(path: pathlib.Path) -> Iterator[str]:
         return
     try:
         # Not through a Control, which begins with a write, and a write mends some damage.
-        with handle.Use(path) as opened:
+        with open_queues.Use(path) as opened:
             violations = opened.read(invariants.check)
     except errors.PersipubsubError as error:
         yield f"The queue at {path} cannot be verified: {error}"

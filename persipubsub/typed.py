@@ -13,8 +13,8 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from persipubsub import errors
-from persipubsub.arguments import STRETCH_MESSAGES
-from persipubsub.queue import Found
+from persipubsub.engine.checks import STRETCH_MESSAGES
+from persipubsub.engine.values import Found
 
 __all__ = ["Codec", "full_name", "json_writer"]
 

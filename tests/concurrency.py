@@ -22,9 +22,10 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Control, Environment, HighWaterMark, Publisher, Subscriber, writer
-from persipubsub.handle import Handle
-from persipubsub.transaction import Transaction
+from persipubsub import Control, Environment, HighWaterMark, Publisher, Subscriber
+from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.process import group_commit
+from persipubsub.lmdb_engine.records.transaction import Transaction
 
 T = TypeVar("T")
 MakeEnvironment = Callable[..., Environment]
@@ -32,7 +33,7 @@ MakeEnvironment = Callable[..., Environment]
 WAIT_S = 60  # for what happens soon unless something is broken
 LOOK_S = 0.0005
 #: What a thread may have to wait when another one was interrupted: it looks again after a second. A busy machine adds.
-HELD_UP_S_MAX = writer.WAIT_S_MAX + 4
+HELD_UP_S_MAX = group_commit.WAIT_S_MAX + 4
 PACKAGE = os.path.dirname(persipubsub.__file__)
 TESTS = os.path.dirname(__file__)
 #: What measures the coverage, and what Python does before and after a fork, do not survive an interrupt. In what

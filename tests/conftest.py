@@ -30,7 +30,8 @@ import hypothesis  # noqa: E402  # pylint: disable=wrong-import-position  # see 
 import pytest  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 
 import persipubsub  # noqa: E402  # pylint: disable=wrong-import-position  # see above
-from persipubsub import Durability, handle  # noqa: E402  # pylint: disable=wrong-import-position  # see above
+from persipubsub import Durability  # noqa: E402  # pylint: disable=wrong-import-position  # see above
+from persipubsub.lmdb_engine import open_queues
 from tests.concurrency import MANY, WAIT_S, Opened  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 
 # How long an example takes tells of the machine: one that is busy for a moment would fail a test that is right.
@@ -75,16 +76,16 @@ def opened_fixture(new_environment: Callable[..., persipubsub.Environment], time
     """Set up a queue that does not wait for the disk."""
     del time_limit
     environment = new_environment("a", "b", "all", durability=Durability.PROCESS_CRASH, high_watermark=MANY)
-    held = handle.acquire(environment.path)
+    held = open_queues.acquire(environment.path)
     yield Opened(environment, environment.new_control(), environment.new_publisher(), environment.new_subscriber("a"),
                  held)
-    handle.release(held)
+    open_queues.release(held)
 
 
 @pytest.fixture(name="patient_forks")
 def patient_forks_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a fork wait longer than usual for the end of a transaction: the disk of a busy machine may be slow."""
-    monkeypatch.setattr(handle, "FORK_WAIT_S_MAX", WAIT_S)
+    monkeypatch.setattr(open_queues, "FORK_WAIT_S_MAX", WAIT_S)
 
 
 @pytest.fixture(autouse=True)

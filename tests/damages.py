@@ -6,9 +6,10 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 import lmdb
 
-from persipubsub import delivery_records, files, page_walk, records
-from persipubsub.delivery_records import DUE_KEY, ENTRY_KEY, LETTER_KEY, Delivery
-from persipubsub.transaction import SubDatabases
+from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.records import delivery_layouts, layouts, page_file
+from persipubsub.lmdb_engine.records.delivery_layouts import DUE_KEY, ENTRY_KEY, LETTER_KEY, Delivery
+from persipubsub.lmdb_engine.records.transaction import SubDatabases
 
 
 class Raw:
@@ -40,20 +41,20 @@ class Raw:
 
 def end_readers(path: pathlib.Path, sub_database: str = "subscriber_db") -> None:
     """Say of the topmost page of a sub-database that it is a branch, which ends whoever reads it by SIGABRT."""
-    with page_walk.PageFile(path / files.DATA_FILE) as opened:
+    with page_file.PageFile(path / files.DATA_FILE) as opened:
         meta = opened.newest_meta()
         found = opened.find(meta.main_root, sub_database.encode())
         assert found is not None
-        start = page_walk.decode_root(opened.value(*found)) * meta.page_bytes
+        start = page_file.decode_root(opened.value(*found)) * meta.page_bytes
     with open(path / files.DATA_FILE, "r+b") as file:
         file.seek(start + 10)
-        file.write(struct.pack("=H", page_walk.BRANCH))
+        file.write(struct.pack("=H", page_file.BRANCH))
 
 
 def change_place(raw: Raw, identifier: bytes, **fields: Any) -> None:
     """Change fields of a subscriber's record."""
-    place = records.decode_place(raw.get("subscriber_db", identifier))
-    raw.put("subscriber_db", identifier, records.encode_place(place._replace(**fields)))
+    place = layouts.decode_place(raw.get("subscriber_db", identifier))
+    raw.put("subscriber_db", identifier, layouts.encode_place(place._replace(**fields)))
 
 
 def pack(*numbers: int) -> bytes:
@@ -64,18 +65,18 @@ def pack(*numbers: int) -> bytes:
 def change_entry(raw: Raw, message_id: int, **fields: Any) -> None:
     """Change fields of an entry of the index of subscriber number 1."""
     key = ENTRY_KEY.pack(1, message_id)
-    entry = delivery_records.decode_delivery(raw.get("index_db", key))
-    raw.put("index_db", key, delivery_records.encode_delivery(entry._replace(**fields)))
+    entry = delivery_layouts.decode_delivery(raw.get("index_db", key))
+    raw.put("index_db", key, delivery_layouts.encode_delivery(entry._replace(**fields)))
 
 
 def change_policy(raw: Raw, identifier: bytes, **fields: Any) -> None:
     """Change fields of a subscriber's policy."""
-    place = records.decode_place(raw.get("subscriber_db", identifier))
+    place = layouts.decode_place(raw.get("subscriber_db", identifier))
     assert place.policy is not None
     change_place(raw, identifier, policy=place.policy._replace(**fields))
 
 
-ENTRY = delivery_records.encode_delivery(Delivery(1, bytes(8), 0))
+ENTRY = delivery_layouts.encode_delivery(Delivery(1, bytes(8), 0))
 
 # The queue: ids 1 to 6, 3 is long. Subscriber "shared" (number 1) has taken 2, holds 1, has the dead letters 3 and 4,
 # was requeued 5, and has its next at 6. "limited" (number 2) has its place at 1, which failed. "plain" is number 3.

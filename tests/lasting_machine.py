@@ -8,9 +8,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from persipubsub import clock, delayed, errors
+from persipubsub import clock, errors
 from persipubsub.delayed import DelayedMessage
-from persipubsub.log import RUN_US_MAX
+from persipubsub.engine import limits
+from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
 from tests.machine import Handle, Machine, pickled
 from tests.rules import ALL_NAMES, NAMES, SIZES_BYTES, WHICH, uses
 
@@ -117,7 +118,7 @@ class LastingMachine(Machine):
         model, payload = self.model, self.payloads([size_bytes])[0]
         at = clock.utc(model.now_us() + round(delay_s * 1e6))
         send = functools.partial(send_later, payload, delay_s=delay_s)
-        if absolute and at < delayed.AT_END:
+        if absolute and at < limits.AT_END:
             send = functools.partial(send_later, payload, at=at)
         model.write()
         if len(model.delayed) >= model.high_watermark.max_messages:

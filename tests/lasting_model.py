@@ -3,9 +3,9 @@
 import bisect
 from typing import Dict, Iterable, List, NamedTuple, Tuple
 
-from persipubsub.deduplication import FORGOTTEN_MAX
-from persipubsub.log import RUN_US_MAX
-from persipubsub.queue import Strategy
+from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
+from persipubsub.lmdb_engine.rules.deduplication import FORGOTTEN_MAX
+from persipubsub.lmdb_engine.rules.message_log import Strategy
 from tests.model import Message, Model
 
 

@@ -16,7 +16,9 @@ import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 import persipubsub
-from persipubsub import Control, Environment, Publisher, Subscriber, delayed, errors, transaction
+from persipubsub import Control, Environment, Publisher, Subscriber, errors
+from persipubsub.lmdb_engine.records import transaction
+from persipubsub.lmdb_engine.rules import delays, message_log
 from tests.model import Message, Place
 from tests.shared_model import PolicyPlace, SharedModel
 
@@ -48,9 +50,9 @@ class Opened:
 class Machine(RuleBasedStateMachine):
     """A queue and its model. The clocks of the library are those of the model."""
 
-    deletions_max = persipubsub.queue.DELETIONS_MAX
+    deletions_max = message_log.DELETIONS_MAX
     stretch_messages = transaction.STRETCH_MESSAGES
-    appended_max = delayed.APPENDED_MESSAGES_MAX
+    appended_max = delays.APPENDED_MESSAGES_MAX
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,9 +66,9 @@ class Machine(RuleBasedStateMachine):
         patch.setattr(persipubsub.clock, "boottime_us", lambda: self.model.boottime_us)
         patch.setattr(persipubsub.clock, "wall_us", lambda: self.model.wall_us)
         patch.setattr(persipubsub.clock, "boot_id", lambda: self.model.boot.to_bytes(16, "big"))
-        patch.setattr(persipubsub.queue, "DELETIONS_MAX", self.deletions_max)
+        patch.setattr(message_log, "DELETIONS_MAX", self.deletions_max)
         patch.setattr(transaction, "STRETCH_MESSAGES", self.stretch_messages)
-        patch.setattr(delayed, "APPENDED_MESSAGES_MAX", self.appended_max)
+        patch.setattr(delays, "APPENDED_MESSAGES_MAX", self.appended_max)
         # A report of a failure would drown in its warnings.
         patch.setattr(logging.getLogger("persipubsub.writer"), "disabled", True)
 

@@ -21,10 +21,14 @@ import uvloop
 from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, clock, errors, handle, queue, subscriber, writer
+from persipubsub import Durability, Environment, HighWaterMark, clock, errors
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
-from persipubsub.transaction import Transaction
-from persipubsub.writer import Write
+from persipubsub.engine import limits, values
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.process import group_commit
+from persipubsub.lmdb_engine.process.group_commit import Write
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import appending
 from tests.concurrency import MANY, WAIT_S, Opened, Sender, Task, by_sender, numbered, wait_until
 from tests.test_io_errors import outcomes
 
@@ -65,11 +69,11 @@ def environment_fixture(new_environment: MakeEnvironment) -> Environment:
 
 def commits(environment: Environment) -> int:
     """Give the number of the newest transaction that LMDB has committed."""
-    held = handle.acquire(environment.path)
+    held = open_queues.acquire(environment.path)
     try:
         return held.read(lambda txn: txn._txn.id())
     finally:
-        handle.release(held)
+        open_queues.release(held)
 
 
 def watch_threads() -> int:
@@ -440,7 +444,7 @@ def test_many_wait_on_one_thread(new_environment: MakeEnvironment, run: Run) -> 
 
 def test_no_wakeup_is_missed(environment: Environment, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only wake-ups end the waits here, and whatever the moment at which a message is sent, its receiver gets it."""
-    monkeypatch.setattr(subscriber, "SLEEP_S_MAX", 10 * WAIT_S)
+    monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     rounds = 500
 
     def answer() -> None:
@@ -468,7 +472,7 @@ def test_no_wakeup_is_missed(environment: Environment, run: Run, monkeypatch: py
 def test_delayed_message_ends_a_wait(polling: bool, opened: Opened, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but its due time ends these waits: of a task that waits already, and of one that comes after an answer.
     """
-    monkeypatch.setattr(subscriber, "SLEEP_S_MAX", 10 * WAIT_S)
+    monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     if polling:
         monkeypatch.setattr(opened.handle._wakeup, "_words", None)  # as on macOS
 
@@ -699,7 +703,7 @@ def test_io_error_in_a_commit_of_many(new_environment: MakeEnvironment) -> None:
 
 def test_large_group_is_split(environment: Environment, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than one commit may hold is committed in several, in order; each send has its own id."""
-    monkeypatch.setattr(writer, "GROUP_MESSAGES_MAX", 30)
+    monkeypatch.setattr(group_commit, "GROUP_MESSAGES_MAX", 30)
 
     async def main() -> None:
         pub = environment.new_async_publisher()
@@ -720,7 +724,7 @@ def test_operation_that_fails_amid_a_group(opened: Opened) -> None:
         raise ZeroDivisionError
 
     def put(payload: bytes) -> Callable[[Transaction], object]:
-        return lambda txn: queue.put(txn, queue.Batch([payload], len(payload), len(payload)))
+        return lambda txn: appending.put(txn, values.Batch([payload], len(payload), len(payload)))
 
     outcomes_of_all = opened.handle.run_all([Write(put(b"1")), Write(fail), Write(put(b"2"))])
     assert [type(outcome.error) for outcome in outcomes_of_all] == [type(None), ZeroDivisionError, type(None)]
@@ -734,7 +738,7 @@ def test_many_operations_that_fail_amid_a_group(opened: Opened) -> None:
 
     def operation(number: int, txn: Transaction) -> None:
         runs[number] += 1
-        queue.put(txn, queue.Batch([b"%d" % number], 3, 3))
+        appending.put(txn, values.Batch([b"%d" % number], 3, 3))
         if number % 3 == 0:
             raise errors.ArgumentError("wrong")
 

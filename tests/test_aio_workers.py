@@ -7,8 +7,9 @@ from typing import Any, Awaitable, Callable, List
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from persipubsub import Durability, Environment, clock, errors, subscriber
+from persipubsub import Durability, Environment, clock, errors
 from persipubsub.aio import AsyncSubscriber
+from persipubsub.engine import limits
 from tests.concurrency import wait_until
 from tests.test_aio import LOOPS, receive_one, run_in
 
@@ -207,7 +208,7 @@ def test_cancelled_waits_lose_nothing(seed: int, environment: Environment, run: 
 def test_a_task_has_a_delayed_message_when_it_is_due(environment: Environment, run: Run,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiting task wakes up for it, without looking now and then; also if it is delayed during the wait."""
-    monkeypatch.setattr(subscriber, "SLEEP_S_MAX", 1000.0)
+    monkeypatch.setattr(limits, "SLEEP_S_MAX", 1000.0)
 
     async def main() -> None:
         pub, sub = environment.new_async_publisher(), environment.new_async_subscriber("a")
@@ -225,7 +226,7 @@ def test_a_task_has_a_delayed_message_when_it_is_due(environment: Environment, r
 def test_a_task_has_a_message_when_its_lease_ends(environment: Environment, run: Run,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiting task wakes up for what a dead worker held, also where others wait for something else already."""
-    monkeypatch.setattr(subscriber, "SLEEP_S_MAX", 1000.0)
+    monkeypatch.setattr(limits, "SLEEP_S_MAX", 1000.0)
     environment.new_control().add_subscriber("workers", lease_s=0.3)
 
     async def main() -> None:

@@ -29,11 +29,14 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import (Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, arguments,
-                         clock, database, errors, handle, invariants, log, queue, records)
-from persipubsub.database import Database
-from persipubsub.handle import Handle
-from persipubsub.transaction import SubDatabases
+from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, clock, errors
+from persipubsub.engine import limits
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.records import database, layouts, runs
+from persipubsub.lmdb_engine.records.database import Database
+from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.rules import cursors, invariants, message_log
 from tests.damages import DELIVERY_DAMAGES, Raw, change_place, pack
 
 T = TypeVar("T")
@@ -714,9 +717,9 @@ def test_a_subscriber_that_is_removed_in_the_block(opened: Opened) -> None:
 
 def test_adding_a_subscriber_tells_whether_it_was_missing(opened: Opened) -> None:
     """The queue tells whether a subscriber is new."""
-    held = handle.acquire(opened.environment.path)
-    assert [held.change(lambda txn: queue.add_subscriber(txn, b"b")) for _ in range(3)] == [True, False, False]
-    handle.release(held)
+    held = open_queues.acquire(opened.environment.path)
+    assert [held.change(lambda txn: cursors.add_subscriber(txn, b"b")) for _ in range(3)] == [True, False, False]
+    open_queues.release(held)
 
 
 def test_removing_a_subscriber_frees_what_it_alone_awaited(opened: Opened) -> None:
@@ -1035,7 +1038,7 @@ def written_bytes(publish: Callable[[], object]) -> int:
 def test_publishing_writes_as_much_for_many_subscribers_as_for_one(new_environment: MakeEnvironment,
                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     """A publish to 1,000 subscribers writes exactly as many pages as one to a single subscriber."""
-    monkeypatch.setattr(log, "RUN_US_MAX", -1)  # whether a send joins a run must not depend on the time it takes
+    monkeypatch.setattr(runs, "RUN_US_MAX", -1)  # whether a send joins a run must not depend on the time it takes
     written = []
     for count in (1, 1000):
         publisher = new_environment(*map(str, range(count)), name=f"queue {count}").new_publisher()
@@ -1057,7 +1060,7 @@ def syncs_fixture(monkeypatch: pytest.MonkeyPatch) -> List[bool]:
             syncs.append(kwargs.get("sync", True))
         return original(*args, **kwargs)
 
-    monkeypatch.setattr("persipubsub.database.lmdb.Environment", environment)
+    monkeypatch.setattr("persipubsub.lmdb_engine.records.database.lmdb.Environment", environment)
     return syncs
 
 
@@ -1240,14 +1243,14 @@ def test_a_backup_never_overwrites(opened: Opened, tmp_path: pathlib.Path) -> No
 
 def change_header(raw: Raw, **fields: Any) -> None:
     """Change fields of the header."""
-    header = records.decode_header(raw.get("queue_db", records.HEADER_KEY))
-    raw.put("queue_db", records.HEADER_KEY, records.encode_header(header._replace(**fields)))
+    header = layouts.decode_header(raw.get("queue_db", layouts.HEADER_KEY))
+    raw.put("queue_db", layouts.HEADER_KEY, layouts.encode_header(header._replace(**fields)))
 
 
 def change_run(raw: Raw, index: int, **fields: Any) -> None:
     """Change fields of a run's record."""
     key, value = raw.all("meta_db")[index]
-    raw.put("meta_db", *records.encode_run(records.decode_run(key, value)._replace(**fields)))
+    raw.put("meta_db", *layouts.encode_run(layouts.decode_run(key, value)._replace(**fields)))
 
 
 def change_place_and_count(raw: Raw, identifier: bytes, place: int, new_place: int) -> None:
@@ -1259,16 +1262,16 @@ def change_place_and_count(raw: Raw, identifier: bytes, place: int, new_place: i
 
 def put_delayed(raw: Raw, payload: bytes = b"", **fields: int) -> None:
     """Store a delayed message, and say so in the header but for some fields."""
-    raw.put("delayed_db", records.DELAYED_KEY.pack(2**62, 1, 0), payload)
+    raw.put("delayed_db", layouts.DELAYED_KEY.pack(2**62, 1, 0), payload)
     change_header(raw, **{"delayed": 1, "next_due_us": 2**62, "next_delayed_number": 2, **fields})
 
 
 def put_once(raw: Raw, message_id: int = 1, by_id: bool = True, order: bool = True, times: int = 1) -> None:
     """Remember a deduplication id."""
     if by_id:
-        raw.put("once_db", b"x", records.encode_once(records.Once(message_id, times)))
+        raw.put("once_db", b"x", layouts.encode_once(layouts.Once(message_id, times)))
     for time_us in range(1, 1 + times * order):
-        raw.put("once_order_db", records.ONCE_ORDER_KEY.pack(time_us, message_id), b"x")
+        raw.put("once_order_db", layouts.ONCE_ORDER_KEY.pack(time_us, message_id), b"x")
 
 
 # The queue: ids 1 and 2 in one run, 3 in the second, 4 (three parts) in the third, each larger than those before.
@@ -1294,7 +1297,7 @@ DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I7", "there is no such strategy", lambda raw: change_header(raw, strategy=9)),
     ("I7", "the mark is 0 messages", lambda raw: change_header(raw, max_messages=0)),
     ("I7", "the mark is 0 bytes", lambda raw: change_header(raw, hwm_db_size=0)),
-    ("I7", "no message type has such a name", lambda raw: raw.put("queue_db", records.MESSAGE_TYPE_KEY, b"a b")),
+    ("I7", "no message type has such a name", lambda raw: raw.put("queue_db", layouts.MESSAGE_TYPE_KEY, b"a b")),
     ("I7", "the timeout is 0", lambda raw: change_header(raw, message_timeout_us=0)),
     ("I7", "the retention is over the timeout", lambda raw: change_header(raw, retention_us=10**18)),
     ("I9", "a long message lacks a part", lambda raw: raw.delete("chunk_db",
@@ -1367,10 +1370,10 @@ def test_every_invariant_is_damaged_by_a_test() -> None:
 
 def test_limits_are_those_documented() -> None:
     """The limits on messages, batches, identifiers and removals have the documented values."""
-    assert queue.MESSAGE_BYTES_MAX == arguments.BATCH_BYTES_MAX == 1024**3
-    assert arguments.BATCH_MESSAGES_MAX == 1_000_000
-    assert queue.IDENTIFIER_BYTES_MAX == 255 and queue.DELETIONS_MAX == 10_000 and records.PART_BYTES == 65520
-    assert persipubsub.subscriber.RECEIVE_BYTES_MAX == 64 * MIB and persipubsub.subscriber.SLEEP_S_MAX == 1
+    assert limits.MESSAGE_BYTES_MAX == limits.BATCH_BYTES_MAX == 1024**3
+    assert limits.BATCH_MESSAGES_MAX == 1_000_000
+    assert limits.IDENTIFIER_BYTES_MAX == 255 and message_log.DELETIONS_MAX == 10_000 and layouts.PART_BYTES == 65520
+    assert limits.RECEIVE_BYTES_MAX == 64 * MIB and limits.SLEEP_S_MAX == 1
 
 
 def test_a_queue_that_must_be_there_is_not_made(tmp_path: pathlib.Path) -> None:
@@ -1388,14 +1391,14 @@ def test_a_queue_that_must_be_there_is_not_made(tmp_path: pathlib.Path) -> None:
 def test_no_id_beyond_the_last(new_environment: MakeEnvironment) -> None:
     """The ids below 2 ** 63 are given; a send beyond them is refused, and what was sent arrives."""
     environment = new_environment("a")
-    held = handle.acquire(environment.path)
-    held.change(lambda txn: txn.log().mark_end(arguments.MESSAGE_ID_END - 2))
-    handle.release(held)
+    held = open_queues.acquire(environment.path)
+    held.change(lambda txn: txn.log().mark_end(limits.MESSAGE_ID_END - 2))
+    open_queues.release(held)
     publisher = environment.new_publisher()
-    assert publisher.send(b"1") == arguments.MESSAGE_ID_END - 2
+    assert publisher.send(b"1") == limits.MESSAGE_ID_END - 2
     with pytest.raises(errors.StorageError, match="Set up another queue"):
         publisher.send_many([b"2", b"3"])
-    assert publisher.send(b"2") == arguments.MESSAGE_ID_END - 1
+    assert publisher.send(b"2") == limits.MESSAGE_ID_END - 1
     with pytest.raises(errors.StorageError):
         publisher.send(b"3")
     assert list(environment.new_subscriber("a").messages(timeout=0)) == [b"1", b"2"]

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import persipubsub
-from persipubsub import cli, handle
+from persipubsub import cli
 from persipubsub.cli import formats, output, top_frame
 from persipubsub.cli.history import History
 from persipubsub.cli.opening import read_status
 from persipubsub.cli.verbs import VERBS
+from persipubsub.lmdb_engine import open_queues
 
 CLI = pathlib.Path(cli.__file__).parent
 #: Only these write to standard output and standard error.
@@ -87,9 +88,9 @@ def fixture_path(tmp_path: pathlib.Path) -> str:
             with contextlib.suppress(kind), env.new_subscriber(f"dying{ESCAPES}").receive(timeout=0):
                 raise kind(ESCAPES)
     # The library refuses such a message type, but a file may have it.
-    opened = handle.acquire(pathlib.Path(path))
+    opened = open_queues.acquire(pathlib.Path(path))
     opened.change(lambda txn: txn.put_message_type(f"shop.{ESCAPES}[red]"))
-    handle.release(opened)
+    open_queues.release(opened)
     return path
 
 

@@ -162,10 +162,10 @@ def test_set_refuses_what_is_impossible(path: pathlib.Path, options: "list[str]"
 #: What takes long to import, or what only other verbs need.
 NOT_FOR_STATUS = {
     "asyncio", "base64", "concurrent.futures", "email", "google.protobuf", "http", "importlib.metadata", "json",
-    "msgspec", "multiprocessing", "persipubsub.compaction", "persipubsub.deployment", "persipubsub.metrics",
-    "persipubsub.recovery", "persipubsub.salvage", "persipubsub.testing", "prometheus_client", "rich", "select",
-    "socket", "ssl", "subprocess", "tempfile", "termios", *(f"persipubsub.cli.{verb}"
-                                                            for verb in VERBS if verb != "status")
+    "msgspec", "multiprocessing", "persipubsub.compaction", "persipubsub.deployment",
+    "persipubsub.lmdb_engine.repair.salvage", "persipubsub.metrics", "persipubsub.recovery", "persipubsub.testing",
+    "prometheus_client", "rich", "select", "socket", "ssl", "subprocess", "tempfile", "termios",
+    *(f"persipubsub.cli.{verb}" for verb in VERBS if verb != "status")
 }
 
 

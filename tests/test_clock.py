@@ -10,7 +10,8 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Control, Environment, HighWaterMark, Publisher, Strategy, Subscriber, clock, errors, records
+from persipubsub import Control, Environment, HighWaterMark, Publisher, Strategy, Subscriber, clock, errors
+from persipubsub.lmdb_engine.records import layouts
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -86,7 +87,7 @@ def commit_times_s(path: pathlib.Path) -> List[float]:
         with lmdb.Environment(directory, readonly=True, lock=False, max_dbs=32) as raw:
             database = raw.open_db(b"meta_db", create=False)
             with raw.begin() as txn:
-                return [records.decode_run(key, value).time_us / 1e6 for key, value in txn.cursor(database)]
+                return [layouts.decode_run(key, value).time_us / 1e6 for key, value in txn.cursor(database)]
 
 
 # Expiry

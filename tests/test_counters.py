@@ -5,8 +5,9 @@ from typing import Callable, Dict
 
 import pytest
 
-from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, clock, records
-from persipubsub.records import Place
+from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, clock
+from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.records.layouts import Place
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -158,4 +159,4 @@ def test_a_subscriber_that_is_added_again_begins_at_0(new_environment: MakeEnvir
 
 def test_counters_begin_anew_behind_the_largest_number() -> None:
     """A counter beyond 64 bits, which only damage can bring about, does not keep anybody from taking."""
-    assert records.decode_place(records.encode_place(Place(1, 2, 2**64 + 3))) == Place(1, 2, 3)
+    assert layouts.decode_place(layouts.encode_place(Place(1, 2, 2**64 + 3))) == Place(1, 2, 3)

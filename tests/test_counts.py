@@ -15,7 +15,8 @@ from typing import Any, Callable, Counter, Dict
 import lmdb
 import pytest
 
-from persipubsub import Durability, Environment, Publisher, Subscriber, clock, handle
+from persipubsub import Durability, Environment, Publisher, Subscriber, clock
+from persipubsub.lmdb_engine import open_queues
 from tests.children import unmeasured
 
 MakeEnvironment = Callable[..., Environment]
@@ -30,7 +31,7 @@ class Opened:
         self.environment = environment
         self.publisher: Publisher = environment.new_publisher()
         self.subscriber: Subscriber = environment.new_subscriber("a")
-        self._handle = handle.acquire(environment.path)
+        self._handle = open_queues.acquire(environment.path)
 
     def commits(self) -> int:
         """Give the number of the newest transaction that LMDB has committed."""
@@ -38,7 +39,7 @@ class Opened:
 
     def close(self) -> None:
         """Give the queue back."""
-        handle.release(self._handle)
+        open_queues.release(self._handle)
 
     def receive(self) -> None:
         """Take a message."""

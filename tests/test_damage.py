@@ -14,8 +14,10 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Control, Durability, admission, clock, errors, files, page_walk, records
-from persipubsub.page_walk import PageFile
+from persipubsub import Control, Durability, clock, errors
+from persipubsub.lmdb_engine.process import files, opening_check
+from persipubsub.lmdb_engine.records import layouts, page_file
+from persipubsub.lmdb_engine.records.page_file import PageFile
 from tests.damages import Raw, change_place
 
 MakeEnvironment = Callable[..., persipubsub.Environment]
@@ -132,7 +134,7 @@ def test_kill_within_a_boot_needs_no_verification(new_environment: MakeEnvironme
     """After kill -9 the queue opens in the same boot without being read, and the mark goes with the last user."""
     path = leave_unclean(new_environment)
     assert (path / files.UNCLEAN_FILE).exists()
-    monkeypatch.setattr(admission, "require_sound", None)
+    monkeypatch.setattr(opening_check, "require_sound", None)
     assert received(path) == [b"1", b"2"]
     assert not (path / files.UNCLEAN_FILE).exists()
 
@@ -282,10 +284,10 @@ def test_a_damage_that_a_deletion_meets(new_environment: MakeEnvironment) -> Non
         meta = opened.newest_meta()
         found = opened.find(meta.main_root, b"data_db")
         assert found is not None
-        number, page = next(opened.leaves(page_walk.decode_root(opened.value(*found)), set(), []))
+        number, page = next(opened.leaves(page_file.decode_root(opened.value(*found)), set(), []))
         second = opened.nodes(page)[1]
     with open(environment.path / files.DATA_FILE, "r+b") as file:
-        file.seek(number * meta.page_bytes + second.start - len(second.key) - page_walk.NODE_BYTES)
+        file.seek(number * meta.page_bytes + second.start - len(second.key) - page_file.NODE_BYTES)
         file.write(struct.pack("=I", 2**30))  # the size of its value
     with persipubsub.new_environment(environment.path) as again:
         with pytest.raises(errors.DamagedError, match="damaged"):
@@ -295,15 +297,15 @@ def test_a_damage_that_a_deletion_meets(new_environment: MakeEnvironment) -> Non
 
 def contradict_log(raw: Raw) -> None:
     """Have the first run say that more messages were sent before it than in all."""
-    run = records.decode_run(*raw.all("meta_db")[0])
-    raw.put("meta_db", *records.encode_run(run._replace(messages_before=2**40)))
-    raw.put("meta_db", *records.encode_run(run._replace(first_id=5)))
+    run = layouts.decode_run(*raw.all("meta_db")[0])
+    raw.put("meta_db", *layouts.encode_run(run._replace(messages_before=2**40)))
+    raw.put("meta_db", *layouts.encode_run(run._replace(first_id=5)))
 
 
 def contradict_place(raw: Raw) -> None:
     """Have workers hold more messages that have gone than they hold in all."""
     for message_id in (1, 2):
-        raw.delete("data_db", records.pack_id(message_id))
+        raw.delete("data_db", layouts.pack_id(message_id))
     change_place(raw, b"workers", in_flight=1)
 
 
@@ -343,6 +345,6 @@ def test_history_of_a_damaged_queue_with_an_endless_id(new_environment: MakeEnvi
         environment.new_publisher().send(b"x")
     raw = Raw(environment.path)
     with contextlib.closing(raw.environment):
-        raw.put("data_db", records.pack_id(2**64 - 2), b"y")
+        raw.put("data_db", layouts.pack_id(2**64 - 2), b"y")
     with persipubsub.new_environment(environment.path) as environment:
         assert [message.payload for message in environment.new_control().history()] == [b"x", b"y"]

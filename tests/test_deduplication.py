@@ -13,7 +13,9 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, clock, deduplication, errors, handle
+from persipubsub import Durability, Environment, HighWaterMark, clock, errors
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.rules import deduplication
 from tests.children import unmeasured
 from tests.concurrency import Opened, Task
 
@@ -29,11 +31,11 @@ def pending(environment: Environment) -> List[bytes]:
 
 def remembered(environment: Environment) -> int:
     """Count the deduplication ids that are stored."""
-    opened = handle.acquire(environment.path)
+    opened = open_queues.acquire(environment.path)
     try:
         return opened.read(lambda txn: txn.once_count())
     finally:
-        handle.release(opened)
+        open_queues.release(opened)
 
 
 def test_a_second_send_does_nothing(new_environment: MakeEnvironment) -> None:
@@ -207,7 +209,7 @@ def test_what_cannot_be_set(setting: "dict[str, object]", error: type, text: str
 SEND_UNTIL_KNOWN = """
 import os, signal, sys
 import persipubsub
-from persipubsub import wakeup
+from persipubsub.lmdb_engine.process import wakeup
 if sys.argv[2] == "die after the commit":
     wakeup.Wakeup.notify = lambda self, number: os.kill(os.getpid(), signal.SIGKILL)
 publisher = persipubsub.new_environment(sys.argv[1]).new_publisher()

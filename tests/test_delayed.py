@@ -16,11 +16,13 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, clock, delayed, errors, futex, handle
-from persipubsub import subscriber as subscriber_module
-from persipubsub import writer
+from persipubsub import Durability, Environment, HighWaterMark, clock, errors
 from persipubsub.delayed import DelayedMessage
-from persipubsub.wakeup import Wakeup
+from persipubsub.engine import limits
+from persipubsub.lmdb_engine import engine
+from persipubsub.lmdb_engine.process import futex, group_commit, wakeup
+from persipubsub.lmdb_engine.process.wakeup import Wakeup
+from persipubsub.lmdb_engine.rules import delays
 from tests.concurrency import WAIT_S, Opened, Task, process, told
 
 MakeEnvironment = Callable[..., Environment]
@@ -92,7 +94,7 @@ def test_whoever_comes_appends_what_is_due(look: str, new_environment: MakeEnvir
 def test_the_order_of_delayed_messages(new_environment: MakeEnvironment, boots: Boots,
                                        monkeypatch: pytest.MonkeyPatch) -> None:
     """They come by due time, those of one due time as they were sent; a few with each transaction."""
-    monkeypatch.setattr(delayed, "APPENDED_MESSAGES_MAX", 3)
+    monkeypatch.setattr(delays, "APPENDED_MESSAGES_MAX", 3)
     environment = new_environment("a", durability=RELAXED)
     publisher, control = environment.new_publisher(), environment.new_control()
     at = clock.utc(boots.wall_us + 5_000_000)
@@ -295,7 +297,7 @@ def sleeping(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_who_waits_is_woken_when_a_message_is_due(polling: bool, opened: Opened,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """A subscriber that sleeps already learns of a message that is sent for later, and gets it in time."""
-    monkeypatch.setattr(subscriber_module, "SLEEP_S_MAX", 10 * WAIT_S)
+    monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     asleep = sleeping(monkeypatch)
     if polling:
         monkeypatch.setattr(opened.handle._wakeup, "_words", None)  # pylint: disable=protected-access  # as on macOS
@@ -308,7 +310,7 @@ def test_who_waits_is_woken_when_a_message_is_due(polling: bool, opened: Opened,
 
 def test_a_type_does_not_delay_a_delayed_message(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A subscriber of protobuf messages wakes up for what is due as well."""
-    monkeypatch.setattr(subscriber_module, "SLEEP_S_MAX", 10 * WAIT_S)
+    monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     typed = opened.environment.new_subscriber("a", StringValue)
     opened.publisher.send_later(StringValue(value="due").SerializeToString(), delay_s=0.2)
     assert Task(lambda: next(typed.messages())).result() == StringValue(value="due")
@@ -327,17 +329,17 @@ WAITERS = 20
 def receive(connection: Connection, path: pathlib.Path, name: str) -> None:
     """Receive a message in a process of its own; tell how many write transactions that took."""
     runs: List[object] = []
-    run = writer.Writer.run
+    run = group_commit.Writer.run
 
-    def counting_run(self: writer.Writer, operation: Callable[..., object], *arguments: object) -> object:
+    def counting_run(self: group_commit.Writer, operation: Callable[..., object], *arguments: object) -> object:
         runs.append(operation)
         return run(self, operation, *arguments)  # type: ignore[arg-type]  # what it was given
 
-    writer.Writer.run = counting_run  # type: ignore[assignment,method-assign]  # in this process only
+    group_commit.Writer.run = counting_run  # type: ignore[assignment,method-assign]  # in this process only
     with persipubsub.new_environment(path) as environment:
         connection.send("ready")
         message = next(environment.new_subscriber(name).messages())
-        connection.send((message, runs.count(handle.just_begin)))
+        connection.send((message, runs.count(engine.just_begin)))
 
 
 def test_of_many_who_wait_few_append(new_environment: MakeEnvironment) -> None:
@@ -374,8 +376,8 @@ def test_a_delayed_message_survives_its_sender(durability: Durability, new_envir
 
 def test_a_claim_of_one_that_died_delays_the_others_shortly(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the one that was to append what is due is gone, another one does it soon."""
-    monkeypatch.setattr(subscriber_module, "SLEEP_S_MAX", 10 * WAIT_S)
-    monkeypatch.setattr(persipubsub.wakeup.FutexWatch, "claim", lambda self, due_us: False)
+    monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
+    monkeypatch.setattr(wakeup.FutexWatch, "claim", lambda self, due_us: False)
     opened.publisher.send_later(b"due", delay_s=0.05)
     assert next(opened.subscriber.messages(timeout=WAIT_S)) == b"due"
 

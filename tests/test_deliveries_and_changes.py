@@ -8,8 +8,8 @@ from typing import Any, Callable, Dict, Iterator, List
 import pytest
 
 import persipubsub
-from persipubsub import (Control, Durability, Environment, HighWaterMark, Strategy, clock, compaction, errors, files,
-                         migration)
+from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, clock, compaction, errors, migration
+from persipubsub.lmdb_engine.process import files
 from persipubsub.subscriber import Receipt
 from tests.golden.make import records
 

@@ -7,7 +7,9 @@ from typing import Callable, Iterator, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import Environment, database, errors, invariants
+from persipubsub import Environment, errors
+from persipubsub.lmdb_engine.records import database
+from persipubsub.lmdb_engine.rules import invariants
 from tests.damages import DELIVERY_DAMAGES, Raw, change_place
 
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, Strategy, arguments, clock, deployment, errors
+from persipubsub import Durability, HighWaterMark, Strategy, clock, deployment, errors
+from persipubsub.engine import checks
 from persipubsub.status import QueueStatus
 from tests.test_repository import ROOT, code_blocks
 
@@ -524,7 +525,7 @@ queues = st.fixed_dictionaries({}, optional={
     }),
     "strategy": st.sampled_from(["prune_first", "prune_last"]),
     "durability": st.sampled_from(["power_loss", "process_crash"]),
-    "message_type": st.from_regex(arguments.MESSAGE_TYPE, fullmatch=True),
+    "message_type": st.from_regex(checks.MESSAGE_TYPE, fullmatch=True),
     "mode": st.sampled_from(["0600", "0660", "640", "0777"]),
 })  # yapf: disable
 

@@ -10,7 +10,9 @@ from typing import Callable
 import pytest
 
 import persipubsub
-from persipubsub import Environment, errors, handle, wakeup
+from persipubsub import Environment, errors
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.process import wakeup
 from tests.children import start_child, status_of
 
 MakeEnvironment = Callable[..., Environment]
@@ -41,9 +43,9 @@ def open_with(spare: int, path: pathlib.Path) -> int:
     environment.new_publisher().send(b"later")
     with environment.new_subscriber("a").receive_many(timeout=0) as messages:
         assert messages[-1] == b"later"
-    held = handle.acquire(path)
+    held = open_queues.acquire(path)
     assert isinstance(held.watch(1), wakeup.FutexWatch)
-    handle.release(held)
+    open_queues.release(held)
     environment.close()
     return 10 + status
 

@@ -14,8 +14,10 @@ from typing import Dict, Iterator, List, Sequence, Tuple, Union
 import pytest
 
 import persipubsub
-from persipubsub import errors, invariants, records
-from persipubsub.transaction import SubDatabases
+from persipubsub import errors
+from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.rules import invariants
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
 
@@ -98,14 +100,14 @@ def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tupl
 
 
 @pytest.mark.parametrize("title, layout, names", [
-    ("header", "records._HEADER", records.Header._fields),
-    ("run", "records._RUN", records.Run._fields),
-    ("subscriber", "records._PLACE", records.Place._fields),
+    ("header", "records._HEADER", layouts.Header._fields),
+    ("run", "records._RUN", layouts.Run._fields),
+    ("subscriber", "records._PLACE", layouts.Place._fields),
     ("key of a part", "records.PART_KEY", ("message_id", "number")),
     ("key of the index", "delivery_records.ENTRY_KEY", ("number", "message_id")),
     ("key of a delayed message", "records.DELAYED_KEY", ("due_us", "number", "part")),
-    ("deduplication", "records._ONCE", records.Once._fields),
-    ("policy of a subscriber", "records._POLICY", (*records.Policy._fields, "in_flight", "requeued", "dead_letters")),
+    ("deduplication", "records._ONCE", layouts.Once._fields),
+    ("policy of a subscriber", "records._POLICY", (*layouts.Policy._fields, "in_flight", "requeued", "dead_letters")),
     ("delivery", "delivery_records._DELIVERY", ("deliveries", "token", "due_us")),
     ("key of a due message", "delivery_records.DUE_KEY", ("subscriber_number", "due_us", "message_id")),
     ("key of a letter", "delivery_records.LETTER_KEY", ("subscriber_number", "message_id", "part")),
@@ -129,7 +131,7 @@ def test_every_sub_database_and_invariant_is_documented() -> None:
     for name in SubDatabases._fields:
         assert f"\n{name}\n~~~" in text, name
     assert re.findall(r"^- \*\*(I\d+)\*\*", text, re.MULTILINE) == list(invariants.INVARIANTS)
-    assert f"This is format version {records.FORMAT_VERSION}," in text
+    assert f"This is format version {layouts.FORMAT_VERSION}," in text
 
 
 def test_pictures_stay_within_their_bounds() -> None:

@@ -21,7 +21,7 @@ import pytest
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.delayed import DelayedMessage
-from persipubsub.handle import Handle
+from persipubsub.lmdb_engine.engine import Handle
 
 MakeEnvironment = Callable[..., Environment]
 

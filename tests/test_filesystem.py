@@ -10,7 +10,8 @@ from typing import Callable
 import pytest
 
 import persipubsub
-from persipubsub import Environment, errors, filesystem
+from persipubsub import Environment, errors
+from persipubsub.lmdb_engine.process import filesystem
 
 MakeEnvironment = Callable[..., Environment]
 

@@ -12,7 +12,9 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Durability, database, errors, handle
+from persipubsub import Durability, errors
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.records import database
 from tests.children import status_of
 from tests.concurrency import (WAIT_S, MakeEnvironment, Opened, Task, by_sender, hold_write_lock, numbered, process,
                                told, wait_until)
@@ -137,9 +139,9 @@ def test_several_queues_hold_up_a_fork_together(opened: Opened, new_environment:
             for publisher in publishers
         ]
         for environment in busy:
-            held = handle.acquire(environment.path)
+            held = open_queues.acquire(environment.path)
             wait_until(lambda: bool(held._storage._gate.inside))  # pylint: disable=cell-var-from-loop
-            handle.release(held)
+            open_queues.release(held)
         for _ in range(3):
             start_s = time.monotonic()
             child = fork(use)
@@ -177,7 +179,7 @@ def test_a_fork_while_a_thread_opens_the_queue(opened: Opened, monkeypatch: pyte
     """A fork while a thread waits in opening the queue: the child gets ForkError however it opens it."""
     path = opened.environment.path
     opened.environment.close()
-    handle.release(opened.handle)
+    open_queues.release(opened.handle)
     environment = persipubsub.new_environment(path)
     inside, go = threading.Event(), threading.Event()
     open_lmdb = lmdb.Environment

@@ -16,8 +16,9 @@ from typing import Callable, Dict, Iterator, List, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import (Control, Durability, Environment, Publisher, Subscriber, clock, compaction, errors, handle,
-                         invariants, recovery, status)
+from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, compaction, errors, recovery
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.rules import invariants, status
 from persipubsub.testing import Clock
 from tests.concurrency import CONTEXT, WAIT_S
 from tests.faults.shared_operations import LEASE_S, WORKERS, fail, held, look
@@ -280,12 +281,12 @@ APPENDING: Dict[str, Callable[[Environment], object]] = {
 
 def stored(environment: Environment) -> Tuple[object, ...]:
     """Give what the queue looks like, by a look that appends nothing."""
-    held = handle.acquire(environment.path)
+    held = open_queues.acquire(environment.path)
     try:
         assert not held.read(invariants.check)
         found = held.read(lambda txn: status.read(txn, environment.path, 0))
     finally:
-        handle.release(held)
+        open_queues.release(held)
     places = [(identifier, place.next_id) for identifier, place in sorted(found.subscribers.items())]
     return found.messages, found.next_id, found.delayed, found.pruned, places
 

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from persipubsub import looker
+from persipubsub import status_reader
 from tests.faults import fuzz
 
 CASES = 700
@@ -13,7 +13,7 @@ OUTCOMES = {"served", "DamagedError", "FormatError"}
 #: Where a file is something else, or somebody else's.
 REFUSALS = OUTCOMES | {"PathError", "StorageError", "NotInitializedError"}
 #: What LMDB may do to a process that uses a large damaged queue: SECURITY.rst says so.
-ENDS = OUTCOMES | {signal.Signals(end).name for end in looker.CRASHES} | {"SIGALRM"}
+ENDS = OUTCOMES | {signal.Signals(end).name for end in status_reader.CRASHES} | {"SIGALRM"}
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ from typing import Callable, Iterator, List
 
 import pytest
 
-from persipubsub import Durability, Environment, clock, wakeup
+from persipubsub import Durability, Environment, clock
+from persipubsub.lmdb_engine.process import wakeup
 from tests.concurrency import Task, hold_write_lock, process, told, wait_until
 
 MakeEnvironment = Callable[..., Environment]

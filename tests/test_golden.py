@@ -8,9 +8,10 @@ from typing import Any, Dict
 import pytest
 
 import persipubsub
-from persipubsub import delivery_records, files, records
-from persipubsub.delivery_records import REQUEUED
-from persipubsub.transaction import SubDatabases
+from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.records import delivery_layouts, layouts
+from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
+from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from tests.golden import make
 
 
@@ -84,19 +85,19 @@ def test_golden_queues_have_records_of_every_kind() -> None:
     found = {name: make.records(make.DIRECTORY / name) for name in make.MAKERS}
     for name in SubDatabases._fields:
         assert any(one[name] for one in found.values()), name
-    header = records.decode_header(found["log"]["queue_db"][records.HEADER_KEY])
+    header = layouts.decode_header(found["log"]["queue_db"][layouts.HEADER_KEY])
     assert header.waiting and header.pruned_timeout and header.pruned_overflow and header.pruned_dangling
-    lasting = records.decode_header(found["lasting"]["queue_db"][records.HEADER_KEY])
-    assert lasting.retention_us and lasting.delayed == 3 and records.MESSAGE_TYPE_KEY in found["lasting"]["queue_db"]
+    lasting = layouts.decode_header(found["lasting"]["queue_db"][layouts.HEADER_KEY])
+    assert lasting.retention_us and lasting.delayed == 3 and layouts.MESSAGE_TYPE_KEY in found["lasting"]["queue_db"]
     assert len(found["log"]["meta_db"]) > 1
-    assert any(records.DELAYED_KEY.unpack(key)[2] for key in found["lasting"]["delayed_db"])
+    assert any(layouts.DELAYED_KEY.unpack(key)[2] for key in found["lasting"]["delayed_db"])
     deliveries = found["deliveries"]
-    assert any(delivery_records.LETTER_KEY.unpack(key)[2] for key in deliveries["letter_db"])
-    ids = [delivery_records.ENTRY_KEY.unpack(key)[1] for key in deliveries["index_db"]]
+    assert any(delivery_layouts.LETTER_KEY.unpack(key)[2] for key in deliveries["letter_db"])
+    ids = [delivery_layouts.ENTRY_KEY.unpack(key)[1] for key in deliveries["index_db"]]
     assert any(one >= REQUEUED for one in ids) and any(one < REQUEUED for one in ids)
-    entries = list(map(delivery_records.decode_delivery, deliveries["index_db"].values()))
-    assert any(one.token != delivery_records.NO_TOKEN for one in entries) and any(one.failure.type for one in entries)
-    deaths = list(map(delivery_records.decode_death, deliveries["dead_letter_db"].values()))
-    assert {death.reason for death in deaths} == {delivery_records.RAISED, delivery_records.LEASE_RAN_OUT}
-    policies = [records.decode_place(value).policy for value in deliveries["subscriber_db"].values()]
+    entries = list(map(delivery_layouts.decode_delivery, deliveries["index_db"].values()))
+    assert any(one.token != delivery_layouts.NO_TOKEN for one in entries) and any(one.failure.type for one in entries)
+    deaths = list(map(delivery_layouts.decode_death, deliveries["dead_letter_db"].values()))
+    assert {death.reason for death in deaths} == {delivery_layouts.RAISED, delivery_layouts.LEASE_RAN_OUT}
+    policies = [layouts.decode_place(value).policy for value in deliveries["subscriber_db"].values()]
     assert {policy and policy.shared for policy in policies} == {None, False, True}

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import (Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, clock,
-                         errors, handle, queue)
-from persipubsub.transaction import Transaction
+from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, clock, errors
+from persipubsub.engine import values
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import appending
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -373,7 +375,7 @@ def surely_below_its_pages(txn: Transaction) -> Tuple[int, bool]:
     newest, next_id = log.end()
     header = txn.header._replace(hwm_db_size=pages_bytes)
     # pylint: disable-next=protected-access  # its bound is what a send relies on
-    return pages_bytes, queue._surely_below_the_mark(header, log.oldest(), newest, queue.Batch((), 0, 0), next_id)
+    return pages_bytes, appending._surely_below_the_mark(header, log.oldest(), newest, values.Batch((), 0, 0), next_id)
 
 
 @without_deadline(40)
@@ -383,7 +385,7 @@ def test_the_quick_bound_is_an_upper_bound(shared: Dict[Strategy, Opened], steps
     opened = shared[Strategy.prune_first]
     opened.control.clear_messages()
     opened.control.set_hwm(HighWaterMark(10**11, MANY, 2**46))
-    engine = handle.acquire(opened.environment.path)
+    engine = open_queues.acquire(opened.environment.path)
     try:
         for step in steps:
             if isinstance(step, list):
@@ -394,7 +396,7 @@ def test_the_quick_bound_is_an_upper_bound(shared: Dict[Strategy, Opened], steps
             pages_bytes, surely_below = engine.read(surely_below_its_pages)
             assert not surely_below, f"{pages_bytes} bytes of pages are taken to be less"
     finally:
-        handle.release(engine)
+        open_queues.release(engine)
 
 
 @without_deadline(40)

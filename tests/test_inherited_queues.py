@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from persipubsub import errors, futex
-from persipubsub import subscriber as subscriber_module
+from persipubsub import errors
+from persipubsub.engine import limits
+from persipubsub.lmdb_engine.process import futex
 from tests.children import status_of
 from tests.concurrency import WAIT_S, MakeEnvironment, Opened
 from tests.forking import FORK_ERROR, fork, use
@@ -21,7 +22,7 @@ def test_an_inherited_subscriber_waits_in_the_child(opened: Opened) -> None:
     asleep_read, asleep_write = os.pipe()
 
     def wait_in_the_child() -> None:
-        subscriber_module.SLEEP_S_MAX = 10 * WAIT_S
+        limits.SLEEP_S_MAX = 10 * WAIT_S
         wait = futex.wait
 
         def telling_wait(address: int, expected: int, timeout_s: float) -> None:
@@ -102,13 +103,14 @@ def test_a_child_that_closes_what_it_inherited(opened: Opened, used: bool) -> No
 EXITS = """
 import os, sys, threading, warnings
 import persipubsub
-from persipubsub import errors, handle
+from persipubsub.lmdb_engine import open_queues
+from persipubsub import errors
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of CPython 3.12 and later: it forks on purpose while threads run
 environment = persipubsub.new_environment(sys.argv[1])
 publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
 inside, go = threading.Event(), threading.Event()
-operation = {"write": handle.acquire(environment.path).change, "read": handle.acquire(environment.path).read}
+operation = {"write": open_queues.acquire(environment.path).change, "read": open_queues.acquire(environment.path).read}
 if sys.argv[2] in operation:
     run = operation[sys.argv[2]]
     thread = threading.Thread(target=run, args=(lambda txn: (inside.set(), go.wait()), ))

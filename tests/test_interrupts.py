@@ -11,9 +11,10 @@ from typing import Any, List, Sequence
 
 import pytest
 
-from persipubsub import Durability, HighWaterMark, errors, writer
-from persipubsub.database import Database
-from persipubsub.transaction import Transaction
+from persipubsub import Durability, HighWaterMark, errors
+from persipubsub.lmdb_engine.process import group_commit
+from persipubsub.lmdb_engine.records.database import Database
+from persipubsub.lmdb_engine.records.transaction import Transaction
 from tests.children import status_of
 from tests.concurrency import (HELD_UP_S_MAX, LOOK_S, STORMS_FORKS, STORMS_S, WAIT_S, Accounts, Opened, Sender, Task,
                                by_sender, drained, everywhere, interrupt, interrupted_at_random, interrupted_everywhere,
@@ -48,7 +49,7 @@ def test_interrupt_anywhere_in_a_receive(opened: Opened) -> None:
 def test_interrupt_anywhere_in_a_commit_for_others(opened: Opened, monkeypatch: pytest.MonkeyPatch,
                                                    failing: bool) -> None:
     """Wherever KeyboardInterrupt strikes who commits for others, they go on, and each message is there once."""
-    monkeypatch.setattr(writer, "WAIT_S_MAX", 0.05)
+    monkeypatch.setattr(group_commit, "WAIT_S_MAX", 0.05)
     opened.control.set_hwm(HighWaterMark(hwm_db_size=50_000_000))
     accounts = Accounts(opened)
     leading = threading.get_ident()
@@ -81,7 +82,7 @@ def test_interrupt_anywhere_in_a_commit_for_others(opened: Opened, monkeypatch: 
 
 def test_interrupt_anywhere_in_a_wait_for_another_ones_commit(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever KeyboardInterrupt strikes who waits for the commit of another thread, that one and others go on."""
-    monkeypatch.setattr(writer, "WAIT_S_MAX", 0.05)
+    monkeypatch.setattr(group_commit, "WAIT_S_MAX", 0.05)
     accounts = Accounts(opened)
     ended = threading.Event()
     tasks: List[Task[Any]] = []

@@ -23,7 +23,8 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, Strategy, clock, errors, queue
+from persipubsub import Durability, HighWaterMark, Strategy, clock, errors
+from persipubsub.lmdb_engine.rules import message_log
 from tests import history
 from tests.history import EMPTY, UNKNOWN, Done, Operation, Step, Subscription, is_linearizable, told
 from tests.model import Model
@@ -360,7 +361,7 @@ class Runner:
             raise failures[0]
 
 
-@pytest.fixture(name="runner", params=[3, queue.DELETIONS_MAX], ids="deletions_max={}".format)
+@pytest.fixture(name="runner", params=[3, message_log.DELETIONS_MAX], ids="deletions_max={}".format)
 def runner_fixture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
     """Have another process, with the same clock, and threads that take turns often."""
     model = Model()
@@ -368,7 +369,7 @@ def runner_fixture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(clock, "boottime_us", lambda: boottime_us.value)
     monkeypatch.setattr(clock, "wall_us", lambda: model.wall_us)
     monkeypatch.setattr(clock, "boot_id", lambda: model.boot.to_bytes(16, "big"))
-    monkeypatch.setattr(queue, "DELETIONS_MAX", request.param)
+    monkeypatch.setattr(message_log, "DELETIONS_MAX", request.param)
     monkeypatch.setattr(logging.getLogger("persipubsub.publisher"), "disabled", True)
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()

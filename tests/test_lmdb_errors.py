@@ -10,8 +10,10 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import database, errors, records
-from persipubsub.configuration import Configuration, fresh
+from persipubsub import errors
+from persipubsub.engine.values import Configuration
+from persipubsub.lmdb_engine.records import database, layouts
+from persipubsub.lmdb_engine.rules.settings import fresh
 
 OURS = [
     (lmdb.ReadersFullError, 0, errors.ReadersFullError, "more than 1024 readers at one time. Use fewer processes"),
@@ -115,9 +117,9 @@ def test_an_opening_that_is_refused_leaves_nothing_open(
     with lmdb.Environment(str(path), max_dbs=32) as raw, raw.begin(write=True) as txn:
         queue_db = raw.open_db(b"queue_db", txn=txn)
         if version is None:
-            txn.delete(records.FORMAT_KEY, db=queue_db)
+            txn.delete(layouts.FORMAT_KEY, db=queue_db)
         else:
-            txn.put(records.FORMAT_KEY, records.NUMBER.pack(version), db=queue_db)
+            txn.put(layouts.FORMAT_KEY, layouts.NUMBER.pack(version), db=queue_db)
     refused = []
     for _ in range(2):
         opened = database.Database(path, True)

@@ -9,7 +9,8 @@ from typing import Callable, List
 
 import pytest
 
-from persipubsub import Environment, lock_watch
+from persipubsub import Environment
+from persipubsub.lmdb_engine.process import write_lock_watchdog
 from tests.children import status_of
 from tests.concurrency import Task, drained, hold_write_lock, process, told, wait_until
 from tests.forking import fork
@@ -20,9 +21,9 @@ MakeEnvironment = Callable[..., Environment]
 @pytest.fixture(name="impatient", autouse=True)
 def impatient_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have it told soon who holds the lock."""
-    monkeypatch.setattr(lock_watch, "WARN_S", 0.2)
-    monkeypatch.setattr(lock_watch, "LOOK_S", 0.02)
-    lock_watch.end()  # it would look seldom
+    monkeypatch.setattr(write_lock_watchdog, "WARN_S", 0.2)
+    monkeypatch.setattr(write_lock_watchdog, "LOOK_S", 0.02)
+    write_lock_watchdog.end()  # it would look seldom
 
 
 def hold_and_tell(connection: Connection, path: pathlib.Path) -> None:
@@ -33,7 +34,7 @@ def hold_and_tell(connection: Connection, path: pathlib.Path) -> None:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> List[str]:
     """Give what was told about the lock."""
-    return [record.getMessage() for record in caplog.records if record.name == lock_watch.__name__]
+    return [record.getMessage() for record in caplog.records if record.name == write_lock_watchdog.__name__]
 
 
 def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture) -> None:
@@ -47,14 +48,14 @@ def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCa
         try:
             sending = [Task(lambda: publisher.send(b"waited")) for _ in range(3)]
             wait_until(lambda: bool(warnings(caplog)))
-            wait_until(lambda: "T (stopped)" in lock_watch.holder(environment.path))
+            wait_until(lambda: "T (stopped)" in write_lock_watchdog.holder(environment.path))
             looks: List[int] = []
 
             def look() -> List[object]:
                 looks.append(1)
                 return []
 
-            watch = lock_watch.LockWatch(environment.path, look)
+            watch = write_lock_watchdog.LockWatch(environment.path, look)
             wait_until(lambda: len(looks) > 1)  # so was at this one, after it was told
             watch.close()
             (warning, ) = warnings(caplog)
@@ -67,7 +68,7 @@ def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCa
         for task in sending:
             task.result()
     assert drained(environment.new_subscriber("a")) == [b"waited"] * 3
-    wait_until(lambda: lock_watch.holder(environment.path) == "nobody any more")
+    wait_until(lambda: write_lock_watchdog.holder(environment.path) == "nobody any more")
 
 
 def test_it_is_told_again_of_another_wait(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture) -> None:
@@ -86,13 +87,13 @@ def test_it_is_told_again_of_another_wait(new_environment: MakeEnvironment, capl
 def test_short_waits_are_not_told(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture,
                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait that is shorter than the limit is nobody's business."""
-    monkeypatch.setattr(lock_watch, "WARN_S", 60)
+    monkeypatch.setattr(write_lock_watchdog, "WARN_S", 60)
     environment = new_environment("a")
     publisher = environment.new_publisher()
     with process(hold_write_lock, environment.path) as holder:
         assert told(holder) == "held"
         sending = Task(lambda: publisher.send(b"waited"))
-        wait_until(lambda: bool(environment.new_control().status() and lock_watch.THREADS))
+        wait_until(lambda: bool(environment.new_control().status() and write_lock_watchdog.THREADS))
         holder.send("give it back")
         sending.result()
     assert not warnings(caplog)
@@ -103,12 +104,12 @@ def test_this_process_is_named(new_environment: MakeEnvironment) -> None:
     environment = new_environment("a")
     found: List[str] = []
     environment.new_control()._handle.change(  # pylint: disable=protected-access  # inside of a write
-        lambda _: found.append(lock_watch.holder(environment.path)))
+        lambda _: found.append(write_lock_watchdog.holder(environment.path)))
     assert f"process {os.getpid()} (" in found[0] and "which is this one" in found[0]
-    assert "cannot be told" in lock_watch.holder(environment.path / "nowhere")
+    assert "cannot be told" in write_lock_watchdog.holder(environment.path / "nowhere")
     link = environment.path.with_name("link")
     link.symlink_to(environment.path.parent)
-    assert lock_watch.holder(link / environment.path.name) == "nobody any more"
+    assert write_lock_watchdog.holder(link / environment.path.name) == "nobody any more"
 
 
 def test_the_thread_ends_before_a_fork(new_environment: MakeEnvironment) -> None:

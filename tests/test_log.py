@@ -4,9 +4,10 @@ from typing import Callable, Dict, List
 
 import pytest
 
-from persipubsub import Control, Environment, HighWaterMark, Publisher, Strategy, Subscriber, clock, handle
-from persipubsub.log import RUN_US_MAX, RUNS_PER_TIMEOUT
-from persipubsub.records import Run
+from persipubsub import Control, Environment, HighWaterMark, Publisher, Strategy, Subscriber, clock
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.records.layouts import Run
+from persipubsub.lmdb_engine.records.runs import RUN_US_MAX, RUNS_PER_TIMEOUT
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -31,11 +32,11 @@ class Opened:
 
     def runs(self) -> List[Run]:
         """List the records of the log."""
-        opened = handle.acquire(self.environment.path)
+        opened = open_queues.acquire(self.environment.path)
         try:
             return opened.read(lambda txn: list(txn.log().all()))
         finally:
-            handle.release(opened)
+            open_queues.release(opened)
 
 
 @pytest.fixture(name="opened")

@@ -11,8 +11,9 @@ from typing import Iterator, List, Optional
 import pytest
 
 import persipubsub
-from persipubsub import errors, files, looker
-from persipubsub.looker import Looker
+from persipubsub import errors, status_reader
+from persipubsub.lmdb_engine.process import files
+from persipubsub.status_reader import Looker
 from tests.damages import end_readers
 from tests.test_metrics import TIMEOUT_S, scrape, serving
 
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.damages_queues
 #: Reads a queue in this process, as a program does.
 READ_HERE = """
 import pathlib, sys
-from persipubsub import looker
-looker.read_status(pathlib.Path(sys.argv[1]))
+from persipubsub import status_reader
+status_reader.read_status(pathlib.Path(sys.argv[1]))
 """
 
 
@@ -47,7 +48,7 @@ def fixture_crashing(tmp_path: pathlib.Path) -> pathlib.Path:
         env.new_publisher().send(bytes(4 * 2**20))
     end_readers(path)
     ended = subprocess.run([sys.executable, "-c", READ_HERE, path], check=False, capture_output=True)
-    assert -ended.returncode in looker.CRASHES
+    assert -ended.returncode in status_reader.CRASHES
     return path
 
 
@@ -96,7 +97,7 @@ def test_a_queue_that_does_not_answer_holds_nobody_up(one: Looker, good: pathlib
     other = make(good.parent / "other")
     kept = files.UseLock(other, 0o600)
     assert kept.try_alone()
-    with pytest.raises(errors.StorageError, match=f"within {looker.LOOK_S_MAX} s"):
+    with pytest.raises(errors.StorageError, match=f"within {status_reader.LOOK_S_MAX} s"):
         one.read_status(other)
     assert one.read_status(good).messages == 1
     kept.close()

@@ -11,8 +11,9 @@ from typing import Callable, List, Set
 import pytest
 
 import persipubsub
-from persipubsub import Durability, Environment, errors, files, mark, storage
+from persipubsub import Durability, Environment, errors
 from persipubsub.compaction import compact
+from persipubsub.lmdb_engine.process import files, session, unclean_marker
 from tests.children import status_of
 from tests.concurrency import CONTEXT, Point, Task, drained, told
 from tests.forking import fork
@@ -69,7 +70,7 @@ def test_the_files_beside_it(name: str, damage: str, new_environment: MakeEnviro
     if damage == "replaced":
         shutil.copyfile(environment.path / "aside", environment.path / name)
     with pytest.raises(errors.ReplacedError, match=f"{damage} while it was open: {name}"):
-        for _ in range(storage.WRITES_BETWEEN_LOOKS + 1):
+        for _ in range(session.WRITES_BETWEEN_LOOKS + 1):
             publisher.send(b"x")
 
 
@@ -81,7 +82,7 @@ def test_a_directory_that_was_moved(new_environment: MakeEnvironment) -> None:
     path.rename(elsewhere)
     sent: List[bytes] = []
     with pytest.raises(errors.ReplacedError, match="deleted"):
-        while len(sent) <= storage.WRITES_BETWEEN_LOOKS:
+        while len(sent) <= session.WRITES_BETWEEN_LOOKS:
             publisher.send(b"%d" % len(sent))
             sent.append(b"%d" % len(sent))
     with pytest.raises(errors.ReplacedError):
@@ -189,8 +190,8 @@ def test_an_inherited_queue_that_was_compacted(new_environment: MakeEnvironment)
 @pytest.mark.parametrize("left", [True, False])
 def test_a_queue_deleted_while_it_is_closed_is_closed(left: bool, tmp_path: pathlib.Path) -> None:
     """Whoever closes a queue that is being deleted at that moment gets no error: nothing is left to be brought home."""
-    mark.write(tmp_path, 0o600)
+    unclean_marker.write(tmp_path, 0o600)
     if left:
         (tmp_path / files.DATA_FILE).touch()
-    mark.remove(tmp_path)
+    unclean_marker.remove(tmp_path)
     assert (tmp_path / files.UNCLEAN_FILE).exists() == (not left)

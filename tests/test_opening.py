@@ -20,8 +20,10 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Durability, Environment, admission, errors, files, handle, metrics
+from persipubsub import Durability, Environment, errors, metrics
 from persipubsub.cli import main
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.process import files, opening_check
 from tests.children import status_of
 from tests.concurrency import (MANY, STORMS_S, WAIT_S, Point, Task, drained, interrupt, interrupted_at_random, process,
                                serve_uses, told, wait_until)
@@ -111,10 +113,10 @@ def require_usable(path: pathlib.Path, other: Connection, payload: bytes) -> Non
 
 def require_closed(path: pathlib.Path) -> None:
     """Make sure that nothing of the queue is open in this process, nor its lock held."""
-    if handle._HANDLES:
+    if open_queues._HANDLES:
         gc.collect()  # an interrupt may have come before a ``with`` block could close what it had opened
-    assert not handle._HANDLES
-    alone = admission.try_alone(path)
+    assert not open_queues._HANDLES
+    alone = opening_check.try_alone(path)
     assert alone is not None
     alone.close()
 
@@ -288,7 +290,7 @@ def command(*arguments: object) -> str:
 
 def require_unused() -> None:
     """Make sure that this process has no queue open but those of fixtures."""
-    assert all(opened.users for opened in handle._HANDLES.values())
+    assert all(opened.users for opened in open_queues._HANDLES.values())
 
 
 def test_looking_past_a_stopped_writer(path: pathlib.Path, stopped: Callable[[], None],
@@ -322,7 +324,7 @@ def test_a_wait_for_a_stopped_writer(path: pathlib.Path, stopped: Callable[[], N
             use_environment_of(healthy)
             return environment.new_subscriber("a").front()
 
-        opened = handle._HANDLES[files.queue_key(path)]
+        opened = open_queues._HANDLES[files.queue_key(path)]
         wait_until(lambda: bool(opened._storage._waiting()))
         assert Task(use).result() == b"there"
         assert not sending.done()
@@ -342,9 +344,9 @@ def test_a_wait_while_somebody_has_the_queue_alone(path: pathlib.Path, new_envir
                                                    monkeypatch: pytest.MonkeyPatch,
                                                    caplog: pytest.LogCaptureFixture) -> None:
     """A thread that opens a queue which somebody has alone says so after a while, and holds up no other queue."""
-    monkeypatch.setattr(admission, "WARN_S", 0.05)
+    monkeypatch.setattr(opening_check, "WARN_S", 0.05)
     healthy = new_environment("a").path
-    alone = admission.try_alone(path)
+    alone = opening_check.try_alone(path)
     assert alone is not None
     opening = Task(lambda: use_environment_of(path))
     wait_until(lambda: "another process has it alone" in caplog.text)
@@ -369,7 +371,7 @@ def hold_open(connection: Connection, path: pathlib.Path) -> None:
 
 def test_a_mark_of_another_boot_on_an_open_queue(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a queue that bears a mark of another boot, and that somebody has open, fails after a bounded time."""
-    monkeypatch.setattr(admission, "VERIFY_WAIT_S_MAX", 0.2)
+    monkeypatch.setattr(opening_check, "VERIFY_WAIT_S_MAX", 0.2)
     with process(hold_open, path) as holder:
         assert told(holder) == "open"
         mark_of_another_boot(path)

@@ -13,7 +13,9 @@ from typing import Callable, Dict, Iterator, List, Set, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import Durability, compaction, database, descriptors, errors, files, migration, recovery
+from persipubsub import Durability, compaction, errors, migration, os_errors, recovery
+from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.records import database
 from tests.children import unmeasured
 
 #: The user and the group of a queue, and another user who is a member of the group.
@@ -176,7 +178,7 @@ def test_modes_change_all_or_none(place: pathlib.Path) -> None:
     os.chown(path / files.USE_FILE, MEMBER, -1)
     before = {entry: entry.stat().st_mode for entry in (path, *path.iterdir())}
     done = as_user(
-        OWNER, GROUP, "import pathlib, sys; from persipubsub import files; "
+        OWNER, GROUP, "import pathlib, sys; from persipubsub.lmdb_engine.process import files; "
         "files.set_modes(pathlib.Path(sys.argv[1]), 0o600)", path)
     assert "PathError" in done.stderr
     assert before == {entry: entry.stat().st_mode for entry in (path, *path.iterdir())}
@@ -316,7 +318,7 @@ def test_descriptors_of_a_queue(tmp_path: pathlib.Path) -> None:
     with persipubsub.new_environment(tmp_path / "queue") as environment:
         before = len(os.listdir("/proc/self/fd"))
         environment.new_publisher()
-        assert len(os.listdir("/proc/self/fd")) == before + descriptors.OF_A_QUEUE
+        assert len(os.listdir("/proc/self/fd")) == before + os_errors.OF_A_QUEUE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = [os.dup(0)]
     while fillers[-1] < max(map(int, os.listdir("/proc/self/fd"))) - 1:
@@ -324,7 +326,7 @@ def test_descriptors_of_a_queue(tmp_path: pathlib.Path) -> None:
     free = fillers[-1] + 1
     told: List[str] = []
     try:
-        for spare in range(2 * descriptors.OF_A_QUEUE):
+        for spare in range(2 * os_errors.OF_A_QUEUE):
             resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, hard))
             with persipubsub.new_environment(tmp_path / "queue") as environment:
                 try:

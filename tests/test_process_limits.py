@@ -12,7 +12,8 @@ from typing import Callable, Iterator, List
 import pytest
 
 import persipubsub
-from persipubsub import Environment, HighWaterMark, database, errors
+from persipubsub import Environment, HighWaterMark, errors
+from persipubsub.lmdb_engine.records import database
 from tests.concurrency import CONTEXT, WAIT_S
 
 MakeEnvironment = Callable[..., Environment]

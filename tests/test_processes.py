@@ -21,8 +21,9 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors, queue
-from persipubsub.handle import Handle
+from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
+from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.rules import message_log
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -282,7 +283,7 @@ def test_a_killed_publisher(batch: int, acknowledged: int, durability: Durabilit
 
 def child_stop_in_transaction(path: pathlib.Path, operation: str, connection: "Pipe") -> None:
     """Write, and stop at the end of the operation, before its commit."""
-    original = getattr(queue, operation)
+    original = getattr(message_log, operation)
 
     def stop(*args: Any) -> Any:
         result = original(*args)
@@ -292,7 +293,7 @@ def child_stop_in_transaction(path: pathlib.Path, operation: str, connection: "P
 
     with persipubsub.new_environment(path) as environment:
         publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
-        setattr(queue, operation, stop)
+        setattr(message_log, operation, stop)
         if operation == "put":
             publisher.send_many([b"lost"] * 1000)
         else:

@@ -17,7 +17,8 @@ from google.protobuf.message import Message
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, compaction, errors, files, recovery, typed
+from persipubsub import Durability, Environment, HighWaterMark, compaction, errors, recovery, typed
+from persipubsub.lmdb_engine.process import files
 from tests.shop import Invoice, Order
 
 MakeEnvironment = Callable[..., Environment]

@@ -23,7 +23,8 @@ MANUAL = "\n".join(code_blocks((ROOT / "docs" / "testing.rst").read_text(encodin
 HEAD = """
 import pathlib, shutil, sys
 import lmdb, pytest
-from persipubsub import Durability, HighWaterMark, Strategy, clock, errors, handle
+from persipubsub.lmdb_engine import engine
+from persipubsub import Durability, HighWaterMark, Strategy, clock, errors
 from persipubsub.testing import drain, publish
 """
 

@@ -13,9 +13,11 @@ from typing import Callable, Dict, List, Set
 import pytest
 
 import persipubsub
-from persipubsub import (Durability, HighWaterMark, Strategy, admission, compaction, errors, files, handle, page_walk,
-                         recovery)
-from persipubsub.page_walk import PageFile
+from persipubsub import Durability, HighWaterMark, Strategy, compaction, errors, recovery
+from persipubsub.lmdb_engine import engine, open_queues
+from persipubsub.lmdb_engine.process import files, opening_check
+from persipubsub.lmdb_engine.records import page_file
+from persipubsub.lmdb_engine.records.page_file import PageFile
 from tests.damages import end_readers
 
 MakeEnvironment = Callable[..., persipubsub.Environment]
@@ -179,7 +181,7 @@ def swap_leaves(path: pathlib.Path) -> None:
     with PageFile(path / files.DATA_FILE) as opened:
         data_db = opened.find(opened.newest_meta().main_root, b"data_db")
         assert data_db is not None
-        root = page_walk.decode_root(opened.value(*data_db))
+        root = page_file.decode_root(opened.value(*data_db))
         first, second, *_ = opened.leaves(root, set(), [])
     with open(path / files.DATA_FILE, "r+b") as file:
         file.seek(first[0] * 4096)
@@ -192,7 +194,7 @@ def test_a_damaged_queue_is_not_compacted(damage: Callable[[pathlib.Path], None]
     """A damaged file of any size stays as it is for ``recover``: no copy takes its place, and nothing crashes."""
     damage(path)
     before = (path / files.DATA_FILE).read_bytes()
-    assert len(before) > admission.VERIFIED_BYTES_MAX
+    assert len(before) > opening_check.VERIFIED_BYTES_MAX
     result = run("compact", path)
     assert (result.returncode, (path / files.DATA_FILE).read_bytes() == before) == (1, True), result.stdout
     assert f"persipubsub recover {path}" in result.stderr
@@ -209,7 +211,7 @@ def test_compacted_queue_has_the_same_mode(new_environment: MakeEnvironment) -> 
 
 def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for the end of a compact opens the fresh file, known by its own inode."""
-    alone = admission.try_alone(path)
+    alone = opening_check.try_alone(path)
     assert alone is not None
     waits, try_share = threading.Event(), files.UseLock.try_share
 
@@ -218,8 +220,8 @@ def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: 
         return try_share(self)
 
     monkeypatch.setattr(files.UseLock, "try_share", noting_try)
-    opened: List[handle.Handle] = []
-    thread = threading.Thread(target=lambda: opened.append(handle.acquire(path)))
+    opened: List[engine.Handle] = []
+    thread = threading.Thread(target=lambda: opened.append(open_queues.acquire(path)))
     thread.start()
     assert waits.wait(60)
     with files.new_data_file(path, 0o600) as new_file:
@@ -227,12 +229,13 @@ def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: 
     alone.close()
     thread.join(60)
     assert opened[0].key == files.queue_key(path)
-    handle.release(opened[0])
+    open_queues.release(opened[0])
 
 
 WORK = """
 import os, signal, sys
-from persipubsub import compaction, files, recovery
+from persipubsub.lmdb_engine.process import files
+from persipubsub import compaction, recovery
 at = int(sys.argv[3])
 def step(name, original):
     def counted(*args, **kwargs):

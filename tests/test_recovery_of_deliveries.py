@@ -10,10 +10,13 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Durability, Environment, admission, database, files, page_guess, recovery
-from persipubsub.delivery_records import REQUEUED
-from persipubsub.page_walk import PageFile
-from persipubsub.transaction import SubDatabases, Transaction
+from persipubsub import Durability, Environment, recovery
+from persipubsub.lmdb_engine.process import files, opening_check
+from persipubsub.lmdb_engine.records import database
+from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
+from persipubsub.lmdb_engine.records.page_file import PageFile
+from persipubsub.lmdb_engine.records.transaction import SubDatabases, Transaction
+from persipubsub.lmdb_engine.repair import orphan_pages
 
 MakeEnvironment = Callable[..., Environment]
 PAGE_BYTES = 4096
@@ -125,10 +128,10 @@ def compacted(path: pathlib.Path) -> None:
 
 def assert_report_is_true(path: pathlib.Path, report: recovery.Report, sent: Letters) -> None:
     """What a report says was saved is there, byte for byte, and the queue is sound."""
-    use_lock = admission.try_alone(path)
+    use_lock = opening_check.try_alone(path)
     assert use_lock is not None
     try:
-        assert not admission.violations(path)
+        assert not opening_check.violations(path)
     finally:
         use_lock.close()
     after = letters(path)
@@ -234,4 +237,4 @@ def test_pages_are_taken_for_what_they_are(compact: bool, path: pathlib.Path) ->
             for number in pages:
                 # Nothing tells whose deduplication ids are; those are in once_order_db as well.
                 expected = None if name == "once_db" else name
-                assert page_guess.guess(opened, opened.page(number)) == expected, name
+                assert orphan_pages.guess(opened, opened.page(number)) == expected, name

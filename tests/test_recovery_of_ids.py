@@ -7,7 +7,8 @@ from typing import Callable, List
 import pytest
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, HighWaterMark, queue, recovery
+from persipubsub import Control, Durability, Environment, HighWaterMark, recovery
+from persipubsub.lmdb_engine.rules import message_log
 from tests.damages import Raw
 
 MakeEnvironment = Callable[..., Environment]
@@ -36,7 +37,7 @@ def rewind_and_clear(control: Control) -> None:
 def test_what_had_gone_stays_away(let_go: Callable[[Control], object], retention_s: float,
                                   new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was let go, but is still to be deleted from the file, does not come back."""
-    monkeypatch.setattr(queue, "DELETIONS_MAX", 3)
+    monkeypatch.setattr(message_log, "DELETIONS_MAX", 3)
     hwm = HighWaterMark(RETENTION_S, 60)
     with new_environment("a", durability=Durability.PROCESS_CRASH, retention_s=retention_s,
                          high_watermark=hwm) as environment:
@@ -113,7 +114,7 @@ def test_no_id_is_given_twice(work: Callable[[Environment], None], left: str, ne
                               monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all other records are lost, one that names an id keeps that id from being given again."""
     if left == "queue_db":
-        monkeypatch.setattr(queue, "DELETIONS_MAX", 3)
+        monkeypatch.setattr(message_log, "DELETIONS_MAX", 3)
     with new_environment() as environment:
         work(environment)
         next_id = environment.new_control().status().next_id

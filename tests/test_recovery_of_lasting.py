@@ -7,8 +7,10 @@ from typing import Callable
 import pytest
 
 import persipubsub
-from persipubsub import Durability, Environment, clock, compaction, files, records, recovery
-from persipubsub.page_walk import PageFile
+from persipubsub import Durability, Environment, clock, compaction, recovery
+from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.records.page_file import PageFile
 from tests.damages import Raw
 
 MakeEnvironment = Callable[..., Environment]
@@ -82,7 +84,7 @@ def test_a_delayed_message_of_no_number(path: pathlib.Path) -> None:
     """A delayed message with a number that none can have is left out, and the others are there."""
     raw = Raw(path)
     with contextlib.closing(raw.environment):
-        raw.put("delayed_db", records.DELAYED_KEY.pack(2**51, 2**64 - 1, 0), bytes(8))
+        raw.put("delayed_db", layouts.DELAYED_KEY.pack(2**51, 2**64 - 1, 0), bytes(8))
     assert recovery.recover(path).delayed == len(DELAYED)
     with persipubsub.new_environment(path) as environment:
         assert environment.new_control().check() == ()

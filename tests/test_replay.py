@@ -12,8 +12,13 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, errors, futex, handle, replay
-from persipubsub.retention import giving_way
+from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, errors
+from persipubsub.engine import limits
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.process import futex
+from persipubsub.lmdb_engine.rules import replay
+from persipubsub.lmdb_engine.rules.retention import giving_way
+from persipubsub.replay import StoredMessage
 from tests.concurrency import WAIT_S, Opened, Task
 
 MakeEnvironment = Callable[..., Environment]
@@ -102,13 +107,13 @@ def test_what_was_retained_leaves_the_disk(new_environment: MakeEnvironment, tim
     environment.new_publisher().send_many([bytes(1000)] * 100)
     drained(environment, "a")
     time.us += 60_000_001
-    opened = handle.acquire(environment.path)
+    opened = open_queues.acquire(environment.path)
     try:
         assert opened.read(lambda txn: txn.stored_messages()) == 100
         environment.new_publisher().send(b"next")
         assert opened.read(lambda txn: txn.stored_messages()) == 1
     finally:
-        handle.release(opened)
+        open_queues.release(opened)
 
 
 def test_a_queue_without_subscribers_retains(new_environment: MakeEnvironment, time: Time) -> None:
@@ -252,7 +257,7 @@ def test_giving_way_is_what_one_by_one_gives(stored: int, new: int, mark: int, r
     assert giving_way(stored, new, mark, retained) == retained - left
 
 
-def assert_is_history(found: List[replay.StoredMessage], sent: List[Tuple[int, int, bytes]]) -> None:
+def assert_is_history(found: List[StoredMessage], sent: List[Tuple[int, int, bytes]]) -> None:
     """The history has all that was sent, and times that are at most 10 ms early."""
     assert [(one.id, one.payload) for one in found] == [(message_id, payload) for message_id, _, payload in sent]
     for one, (_, sent_us, _) in zip(found, sent):
@@ -324,7 +329,7 @@ def test_a_rewind_during_receive_to_top_stays(new_environment: MakeEnvironment, 
 
 def test_a_rewind_wakes_who_waits(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A subscriber that waits gets what it is moved back to, without looking again by itself."""
-    monkeypatch.setattr(persipubsub.subscriber, "SLEEP_S_MAX", 1000.0)
+    monkeypatch.setattr(limits, "SLEEP_S_MAX", 1000.0)
     opened.control.set_retention(60)
     opened.publisher.send(b"again")
     assert opened.sent() == [b"again"]

@@ -10,13 +10,13 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
-from persipubsub import (Control, Durability, Environment, Publisher, Subscriber, clock, dead_letters, errors, leases,
-                         recovery)
+from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, recovery
 from persipubsub.dead_letters import DeadLetter
-from persipubsub.deliveries import Settled
-from persipubsub.handle import Handle
-from persipubsub.storage import Storage
-from persipubsub.transaction import Transaction
+from persipubsub.engine.values import Settled
+from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.process.session import Storage
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import dead_letters, leases
 from tests.children import status_of
 from tests.forking import fork
 

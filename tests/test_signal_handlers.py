@@ -16,9 +16,10 @@ from typing import Callable, Dict, List, Optional
 import pytest
 
 import persipubsub
-from persipubsub import Durability, database, errors
-from persipubsub.database import Database
-from persipubsub.transaction import Transaction
+from persipubsub import Durability, errors
+from persipubsub.lmdb_engine.records import database
+from persipubsub.lmdb_engine.records.database import Database
+from persipubsub.lmdb_engine.records.transaction import Transaction
 from tests.children import status_of
 from tests.concurrency import (HELD_UP_S_MAX, STORMS_FORKS, STORMS_S, WAIT_S, Accounts, Opened, Sender, Task,
                                alarm_handler, by_sender, everywhere, holds_foreign_lock, numbered, wait_until)

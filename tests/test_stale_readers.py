@@ -18,8 +18,11 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Durability, Environment, database, errors, handle, reader_table, storage
-from persipubsub.transaction import Transaction
+from persipubsub import Durability, Environment, errors
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.process import session
+from persipubsub.lmdb_engine.records import database, reader_table
+from persipubsub.lmdb_engine.records.transaction import Transaction
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -92,7 +95,7 @@ def fork_readers(connection: Connection, path: pathlib.Path, count: int) -> None
         if not child:
             try:
                 signal.alarm(2 * WAIT_S)
-                handle.acquire(path).read(operation)
+                open_queues.acquire(path).read(operation)
             except BaseException:  # pylint: disable=broad-exception-caught  # nothing may return into the parent's code
                 traceback.print_exc()
             finally:
@@ -165,7 +168,7 @@ def test_dead_readers_do_not_make_the_file_grow(new_environment: MakeEnvironment
     grown_bytes = file_bytes(environment)
     # Until the slots are looked at.
     assert grown_bytes - before_bytes < (database.GROWTH_PAGES_MIN * 4096 +
-                                         storage.WRITES_BETWEEN_LOOKS * COMMIT_BYTES_MAX)
+                                         session.WRITES_BETWEEN_LOOKS * COMMIT_BYTES_MAX)
     run_cycles(environment, CYCLES // 2)
     assert file_bytes(environment) == grown_bytes
     assert start(count_stale_readers, environment.path).told() == 0
@@ -188,13 +191,13 @@ def test_dead_readers_are_looked_for_once_the_file_has_grown(grown_pages: int, l
     """Since looking takes long where there are many processes, it waits until the file has grown by 256 KiB."""
     environment = new_environment("a")
     run_cycles(environment, 1)
-    opened = handle.acquire(environment.path)
+    opened = open_queues.acquire(environment.path)
     present = opened._storage._database
     assert present is not None
     before = present._pages_at_check = present._pages() - grown_pages
     present.clear_stale_readers_if_grown()
     assert present._pages_at_check == (present._pages() if looks else before)
-    handle.release(opened)
+    open_queues.release(opened)
 
 
 # A full table
@@ -272,10 +275,10 @@ def test_one_reader_too_many_in_a_process(new_environment: MakeEnvironment, star
     assert filling.told() == database.MAX_READERS
     with pytest.raises(errors.ReadersFullError, match="Use fewer processes"):
         environment.new_subscriber("a")
-    opened = handle.acquire(environment.path)
+    opened = open_queues.acquire(environment.path)
     present = opened._storage._database
     assert present is not None and not present.gave_up()
-    handle.release(opened)
+    open_queues.release(opened)
     publisher.send(b"sent as well")
     filling.connection.send("close")
     assert filling.told() == "closed"
@@ -289,10 +292,10 @@ AS_FIRST_PROCESS = [
     "unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", """
 import pathlib, sys
 import persipubsub
-from persipubsub import handle
+from persipubsub.lmdb_engine import open_queues
 
 try:
-    opened = handle.acquire(pathlib.Path(sys.argv[1]))
+    opened = open_queues.acquire(pathlib.Path(sys.argv[1]))
 except persipubsub.errors.StorageError:
     print("refused")
 else:
@@ -307,7 +310,7 @@ else:
 def test_a_number_that_comes_again(new_environment: MakeEnvironment) -> None:
     """A process that opens frees what one of its number left when it died, and nothing of one that lives elsewhere."""
     environment = new_environment("a")
-    opened = handle.acquire(environment.path)
+    opened = open_queues.acquire(environment.path)
 
     def lag_commits() -> int:
         present = opened._storage._database
@@ -332,7 +335,7 @@ def test_a_number_that_comes_again(new_environment: MakeEnvironment) -> None:
         assert again.stdout is not None and [again.stdout.readline() for _ in range(2)] == ["reads\n", "read\n"]
         assert lag_commits() == 0
         again.communicate("", timeout=WAIT_S)
-    handle.release(opened)
+    open_queues.release(opened)
 
 
 def test_a_stopped_reader_is_told_of(new_environment: MakeEnvironment, start: Start, caplog: pytest.LogCaptureFixture,
@@ -348,7 +351,7 @@ def test_a_stopped_reader_is_told_of(new_environment: MakeEnvironment, start: St
     (warning, ) = [record.getMessage() for record in caplog.records]
     for part in (str(environment.path), "grows", "reading for", "SIGSTOP"):
         assert part in warning
-    opened = handle.acquire(environment.path)
+    opened = open_queues.acquire(environment.path)
     present = opened._storage._database
     assert present is not None
     reader = present.oldest_reader()
@@ -359,6 +362,6 @@ def test_a_stopped_reader_is_told_of(new_environment: MakeEnvironment, start: St
                            capture_output=True,
                            text=True)
     assert f"file grows  a process has been reading for {reader.lag_commits:,} commits" in shown.stdout
-    handle.release(opened)
+    open_queues.release(opened)
     readers.connection.send("die")
     readers.told()

@@ -19,8 +19,8 @@ from hypothesis.stateful import initialize, precondition, rule, run_state_machin
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
-from persipubsub.log import RUN_US_MAX
-from persipubsub.worker import SharedSubscriber
+from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
+from persipubsub.shared_subscriber import SharedSubscriber
 from tests.lasting_machine import RETENTIONS
 from tests.machine import Handle, Interrupted, Opened, first_of, is_shared, listed, payloads_of, pickled, within
 from tests.rules import ALL_NAMES, NAMES, RULES, SIZES_BYTES, WHICH, uses

@@ -12,7 +12,10 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import HighWaterMark, database, files, handle
+from persipubsub import HighWaterMark
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.records import database
 
 MakeEnvironment = Callable[..., persipubsub.Environment]
 
@@ -55,13 +58,13 @@ def test_a_map_fits_a_large_mark(new_environment: MakeEnvironment, monkeypatch: 
 
 def map_bytes(path: pathlib.Path) -> int:
     """Give the size of the map of an open queue."""
-    held = handle.acquire(path)
+    held = open_queues.acquire(path)
     try:
         opened = held._storage._database
         assert opened is not None
         return int(opened._environment.info()["map_size"])
     finally:
-        handle.release(held)
+        open_queues.release(held)
 
 
 @pytest.mark.parametrize("hwm_db_size, map_size", [

@@ -4,7 +4,8 @@ from typing import Iterator, List
 
 import pytest
 
-from persipubsub.queue import Strategy, survivors
+from persipubsub.lmdb_engine.rules.appending import survivors
+from persipubsub.lmdb_engine.rules.message_log import Strategy
 
 STORED_MAX = 40
 NEW_MAX = 40

@@ -15,9 +15,13 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, clock, errors, handle, queue, writer
-from persipubsub.database import Database
-from persipubsub.transaction import Transaction
+from persipubsub import Durability, HighWaterMark, clock, errors
+from persipubsub.engine import values
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.process import group_commit
+from persipubsub.lmdb_engine.records.database import Database
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import appending
 from tests.concurrency import CONTEXT, MANY, WAIT_S, Opened, Task, by_sender, numbered, process, told, wait_until
 
 
@@ -119,8 +123,8 @@ def test_eight_processes_of_eight_threads(opened: Opened) -> None:
 
 def test_limits_are_those_documented() -> None:
     """A commit takes in as many messages and bytes of other threads as documented, and no thread waits for long."""
-    assert (writer.GROUP_MESSAGES_MAX, writer.GROUP_BYTES_MAX) == (10_000, 64 * 1024**2)
-    assert 0 < writer.GATHER_LOOK_S < writer.GATHER_S_MAX < 0.001 < writer.WAIT_S_MAX <= 1
+    assert (group_commit.GROUP_MESSAGES_MAX, group_commit.GROUP_BYTES_MAX) == (10_000, 64 * 1024**2)
+    assert 0 < group_commit.GATHER_LOOK_S < group_commit.GATHER_S_MAX < 0.001 < group_commit.WAIT_S_MAX <= 1
 
 
 def test_operations_of_waiting_threads_share_one_commit(opened: Opened, transactions: List[Transaction]) -> None:
@@ -151,11 +155,11 @@ def test_a_durable_leader_waits_for_its_company(opened: Opened, monkeypatch: pyt
         company = [Task(opened.send(b"x")), Task(opened.send(b"x"))]
         wait_until(lambda: opened.queued() == 2)
     assert sorted(task.result() for task in company) == [1, 2]
-    monkeypatch.setattr(writer, "GATHER_S_MAX", WAIT_S)
+    monkeypatch.setattr(group_commit, "GATHER_S_MAX", WAIT_S)
     gathering, sleep = threading.Event(), clock.sleep
 
     def noting_sleep(seconds: float) -> None:
-        if seconds == writer.GATHER_LOOK_S:
+        if seconds == group_commit.GATHER_LOOK_S:
             gathering.set()
         sleep(seconds)
 
@@ -174,7 +178,7 @@ def test_a_relaxed_leader_waits_for_nobody(opened: Opened, monkeypatch: pytest.M
         company = [Task(opened.send(b"x")), Task(opened.send(b"x"))]
         wait_until(lambda: opened.queued() == 2)
     assert sorted(task.result() for task in company) == [1, 2]
-    monkeypatch.setattr(writer, "GATHER_S_MAX", 2 * WAIT_S)
+    monkeypatch.setattr(group_commit, "GATHER_S_MAX", 2 * WAIT_S)
     assert Task(opened.send(b"x")).result() == 3
 
 
@@ -203,7 +207,7 @@ def test_relaxed_tasks_do_not_wait_for_the_disk(opened: Opened, monkeypatch: pyt
     """What tasks write to a relaxed queue is not brought to the disk before it returns."""
     synced: List[Database] = []
     monkeypatch.setattr(Database, "sync", synced.append)
-    assert opened.handle.run_all([writer.Write(lambda txn: 1)]) == [writer.Outcome(1, None)]
+    assert opened.handle.run_all([group_commit.Write(lambda txn: 1)]) == [group_commit.Outcome(1, None)]
     assert not synced
 
 
@@ -211,7 +215,7 @@ def test_relaxed_tasks_do_not_wait_for_the_disk(opened: Opened, monkeypatch: pyt
 def test_a_commit_takes_in_only_so_much(opened: Opened, transactions: List[Transaction],
                                         monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     """A commit joins at most so many messages and bytes; what is over it goes into the next one."""
-    monkeypatch.setattr(writer, bound, 10)
+    monkeypatch.setattr(group_commit, bound, 10)
     with opened.writing():
         tasks = [Task(lambda: opened.publisher.send_many([b"x"] * 5)) for _ in range(6)]
         wait_until(lambda: opened.queued() == 6)
@@ -223,7 +227,7 @@ def test_a_commit_takes_in_only_so_much(opened: Opened, transactions: List[Trans
 def test_more_than_a_commit_takes_in_goes_alone(opened: Opened, transactions: List[Transaction],
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that is alone over the bound of a commit is sent all the same, by itself."""
-    monkeypatch.setattr(writer, "GROUP_MESSAGES_MAX", 10)
+    monkeypatch.setattr(group_commit, "GROUP_MESSAGES_MAX", 10)
     with opened.writing():
         tasks = [Task(lambda: opened.publisher.send_many([b"x"] * 20)) for _ in range(3)]
         wait_until(lambda: opened.queued() == 3)
@@ -253,7 +257,7 @@ def test_an_operation_that_breaks_breaks_alone(opened: Opened, count: int, place
 
     def operation(txn: Transaction) -> None:
         runs.append(txn)
-        queue.put(txn, queue.Batch([b"never"], 5, 5))
+        appending.put(txn, values.Batch([b"never"], 5, 5))
         raise ZeroDivisionError
 
     broken, tasks = None, []
@@ -342,7 +346,7 @@ def test_nobody_is_done_before_the_commit(opened: Opened, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("followers", [1, 2])
 def test_a_follower_is_woken_by_its_leader(opened: Opened, monkeypatch: pytest.MonkeyPatch, followers: int) -> None:
     """Who waits for the commit of another thread goes on when it is there, and not when it looks again by itself."""
-    monkeypatch.setattr(writer, "WAIT_S_MAX", 2 * WAIT_S)
+    monkeypatch.setattr(group_commit, "WAIT_S_MAX", 2 * WAIT_S)
     with opened.writing():
         tasks = [Task(opened.send(b"x")) for _ in range(1 + followers)]
         wait_until(lambda: opened.queued() == 1 + followers)
@@ -412,7 +416,7 @@ def write_and_die(connection: Connection, path: pathlib.Path, by_itself: bool) -
             os._exit(0)
         told(connection)
 
-    opened = handle.acquire(path)
+    opened = open_queues.acquire(path)
     publisher = persipubsub.new_environment(path).new_publisher()
     waiting = threading.Thread(target=publisher.send, args=(b"never", ), daemon=True)
 

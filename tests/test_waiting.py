@@ -19,10 +19,10 @@ from typing import Callable, Dict, List, Optional, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import Durability, Environment, clock, errors, futex
-from persipubsub import subscriber as subscriber_module
-from persipubsub import wakeup
-from persipubsub.wakeup import FutexWatch, Wakeup
+from persipubsub import Durability, Environment, clock, errors
+from persipubsub.engine import limits
+from persipubsub.lmdb_engine.process import futex, wakeup
+from persipubsub.lmdb_engine.process.wakeup import FutexWatch, Wakeup
 from tests.concurrency import WAIT_S, process, told
 
 MakeEnvironment = Callable[..., Environment]
@@ -30,7 +30,7 @@ MakeEnvironment = Callable[..., Environment]
 #: Where only a wake-up may end a wait, not the look that is taken each second in any case.
 SLEEP_S_NEVER = 10 * WAIT_S
 #: No sleep is longer than a second. A busy machine adds.
-FOUND_S_MAX = subscriber_module.SLEEP_S_MAX + 1
+FOUND_S_MAX = limits.SLEEP_S_MAX + 1
 WAITERS = 200
 CPU_S_MAX = 0.05
 ROUNDS = 4000
@@ -51,13 +51,13 @@ def call_before_sleeping(function: Callable[[], None]) -> None:
 
 def sleep_until_woken() -> None:
     """Turn off the look that a waiting subscriber of this process takes each second in any case."""
-    subscriber_module.SLEEP_S_MAX = SLEEP_S_NEVER
+    limits.SLEEP_S_MAX = SLEEP_S_NEVER
 
 
 @pytest.fixture(name="until_woken")
 def until_woken_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turn off the look that a waiting subscriber takes each second in any case."""
-    monkeypatch.setattr(subscriber_module, "SLEEP_S_MAX", SLEEP_S_NEVER)
+    monkeypatch.setattr(limits, "SLEEP_S_MAX", SLEEP_S_NEVER)
 
 
 @pytest.fixture(name="sleeping")

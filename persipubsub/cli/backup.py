@@ -5,11 +5,11 @@ import pathlib
 
 import click
 
-from persipubsub import files
 from persipubsub.cli import output
 from persipubsub.cli.command import Command
 from persipubsub.cli.opening import opened_control
 from persipubsub.cli.progress import progress_bar
+from persipubsub.lmdb_engine.process import files
 
 
 @click.command(cls=Command, example="persipubsub backup ./queue ./copy")

@@ -5,11 +5,11 @@ import pathlib
 
 import click
 
-from persipubsub import admission
 from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
 from persipubsub.cli.opening import opened_control
 from persipubsub.cli.progress import progress_bar
+from persipubsub.lmdb_engine.process import opening_check
 
 
 @click.command(cls=Command, example="persipubsub check ./queue")
@@ -25,10 +25,10 @@ def check(ctx: click.Context, path: str) -> None:
     """
     directory = pathlib.Path(os.path.abspath(path))
     with progress_bar("check"):
-        use_lock = admission.try_alone(directory)
+        use_lock = opening_check.try_alone(directory)
         if use_lock is not None:
             try:
-                found = admission.violations(directory)
+                found = opening_check.violations(directory)
             finally:
                 use_lock.close()
         else:

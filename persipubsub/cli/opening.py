@@ -8,7 +8,7 @@ from typing import Iterator, List
 
 import click
 
-from persipubsub import environment, errors, looker
+from persipubsub import environment, errors, status_reader
 from persipubsub.control import Control
 from persipubsub.status import QueueStatus
 
@@ -28,7 +28,7 @@ def read_status(path: str) -> QueueStatus:
 
     :raise NotInitializedError: there is none
     """
-    return looker.read_status(pathlib.Path(os.path.abspath(path)))
+    return status_reader.read_status(pathlib.Path(os.path.abspath(path)))
 
 
 def complete_subscriber(ctx: click.Context, _param: click.Parameter, incomplete: str) -> List[str]:

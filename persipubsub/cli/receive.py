@@ -7,15 +7,17 @@ from typing import List, Optional, Tuple
 
 import click
 
-from persipubsub import arguments, clock, environment, handle
-from persipubsub import peek as look
+from persipubsub import clock, environment
 from persipubsub.cli import formats
 from persipubsub.cli.command import Command
 from persipubsub.cli.formats import FORMATS, PROTOBUF_JSON, Format, protobuf_json
 from persipubsub.cli.message_output import Messages
 from persipubsub.cli.opening import complete_subscriber
 from persipubsub.cli.waiting import Seconds
+from persipubsub.engine import checks
 from persipubsub.environment import Environment
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.rules import peek as look
 from persipubsub.subscriber import Subscriber
 
 #: So many messages are taken in one commit, after they are written to a file or a pipe.
@@ -93,8 +95,8 @@ def _protobuf_json(env: Environment, modules: Tuple[str, ...]) -> Format:
 
 def _peek(path: pathlib.Path, identifier: str, max_messages: int, timeout: float) -> List[bytes]:
     """Look at the next messages, waiting for the first; nothing is handed out, so nothing counts."""
-    encoded, deadline = arguments.identifier(identifier), clock.monotonic_s() + timeout
-    with handle.Use(path) as opened:
+    encoded, deadline = checks.identifier(identifier), clock.monotonic_s() + timeout
+    with open_queues.Use(path) as opened:
         watch = opened.watch(LOOK_S)
         while True:
             watch.arm()

@@ -6,12 +6,15 @@ from typing import Dict, List, Optional, Union
 
 import click
 
-from persipubsub import handle
 from persipubsub.cli import output
 from persipubsub.cli.command import Command
-from persipubsub.configuration import Configuration, Durability, HighWaterMark, Strategy, stored_high_watermark
-from persipubsub.records import Header
-from persipubsub.transaction import Transaction
+from persipubsub.engine.values import Configuration
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.records.layouts import Header
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import settings
+from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
+from persipubsub.queue import Durability, HighWaterMark, Strategy
 
 
 @click.command(cls=Command, example="persipubsub set ./queue --max-messages 100000")
@@ -47,10 +50,10 @@ def set(path: str, message_timeout: Optional[float], max_messages: Optional[int]
                              stored.hwm_db_size if hwm_db_size is None else given.hwm_db_size)
         wanted = Configuration(mark, None if strategy is None else Strategy[strategy],
                                None if durability is None else Durability[durability.upper()])
-        txn.put_header(wanted.applied(before))
+        txn.put_header(settings.applied(wanted, before))
         return _changes(before, txn.header)
 
-    with handle.Use(pathlib.Path(os.path.abspath(path))) as opened:
+    with open_queues.Use(pathlib.Path(os.path.abspath(path))) as opened:
         changes = opened.change(change)
     output.lines(changes or ["Nothing to change."])
 

@@ -12,8 +12,8 @@ from persipubsub import errors
 from persipubsub.cli import exit_status, output, subscriber_cells
 from persipubsub.cli.command import Command
 from persipubsub.cli.opening import read_status
-from persipubsub.configuration import HighWaterMark
-from persipubsub.database import LAG_COMMITS_MIN
+from persipubsub.lmdb_engine.records.database import LAG_COMMITS_MIN
+from persipubsub.queue import HighWaterMark
 from persipubsub.status import QueueStatus, SubscriberPolicy
 
 

@@ -17,7 +17,7 @@ from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
 from persipubsub.cli.history import History
 from persipubsub.cli.waiting import Seconds
-from persipubsub.looker import Looker
+from persipubsub.status_reader import Looker
 
 #: The width where there is no terminal to ask.
 WIDTH = 120

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from persipubsub.cli import output, subscriber_cells
 from persipubsub.cli.history import History
-from persipubsub.database import LAG_COMMITS_MIN
+from persipubsub.lmdb_engine.records.database import LAG_COMMITS_MIN
 from persipubsub.status import QueueStatus
 
 BARS = "▁▂▃▄▅▆▇█"

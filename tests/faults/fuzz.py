@@ -28,10 +28,10 @@ from typing import Callable, Counter, List
 import lmdb
 
 import persipubsub
-from persipubsub import (Control, Durability, Environment, HighWaterMark, admission, clock, errors, files, looker,
-                         recovery)
-from persipubsub.delivery_records import DUE_KEY, ENTRY_KEY, LETTER_KEY
-from persipubsub.transaction import SubDatabases
+from persipubsub import Control, Durability, Environment, HighWaterMark, clock, errors, recovery, status_reader
+from persipubsub.lmdb_engine.process import files, opening_check
+from persipubsub.lmdb_engine.records.delivery_layouts import DUE_KEY, ENTRY_KEY, LETTER_KEY
+from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from tests.children import start_child, status_of
 
 #: A case takes some milliseconds.
@@ -66,7 +66,7 @@ def make_small_queue(path: pathlib.Path) -> None:
         with environment.new_subscriber("a").receive_many(100):
             pass
         add_deliveries(environment, control)
-    assert (path / files.DATA_FILE).stat().st_size <= admission.VERIFIED_BYTES_MAX
+    assert (path / files.DATA_FILE).stat().st_size <= opening_check.VERIFIED_BYTES_MAX
 
 
 def make_queue(path: pathlib.Path) -> None:
@@ -293,7 +293,7 @@ def use_plainly(path: pathlib.Path) -> List[bytes]:
 
 def read_plainly(path: pathlib.Path) -> List[bytes]:
     """Read the status, as a program does."""
-    looker.read_status(path)
+    status_reader.read_status(path)
     return []
 
 
@@ -316,10 +316,10 @@ def use_after_boot(path: pathlib.Path) -> List[bytes]:
 
 def check(path: pathlib.Path) -> List[bytes]:
     """Check the queue as the command does."""
-    use_lock = admission.try_alone(path)
+    use_lock = opening_check.try_alone(path)
     assert use_lock is not None
     try:
-        found = admission.violations(path)
+        found = opening_check.violations(path)
     finally:
         use_lock.close()
     if found:
@@ -365,7 +365,7 @@ KINDS = [Kind(damage, used, False) for damage in (flip, swap_pages) for used in 
 ]
 
 
-def run_case(templates: pathlib.Path, server: looker.Looker, number: int, seed: int) -> str:
+def run_case(templates: pathlib.Path, server: status_reader.Looker, number: int, seed: int) -> str:
     """Run one case in a child and give what came of it; what is wrong begins with "BAD"."""
     kind = KINDS[number % len(KINDS)]
     path = templates / "queue"
@@ -377,7 +377,7 @@ def run_case(templates: pathlib.Path, server: looker.Looker, number: int, seed: 
     if code == ENDED_WELL:
         return f"{kind}: {(templates / 'outcome').read_text()}"
     ended = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-    if kind.may_end and -code in (*looker.CRASHES, signal.SIGALRM):
+    if kind.may_end and -code in (*status_reader.CRASHES, signal.SIGALRM):
         return f"{kind}: {ended}"
     return f"BAD {kind} case {number}: {ended}"
 
@@ -389,7 +389,7 @@ def _lay_out(template: pathlib.Path, path: pathlib.Path) -> None:
     (path / files.USE_FILE).touch()
 
 
-def _require_survival(server: looker.Looker, path: pathlib.Path, good: pathlib.Path) -> None:
+def _require_survival(server: status_reader.Looker, path: pathlib.Path, good: pathlib.Path) -> None:
     """Have a server look at a damaged queue, and make sure that it can look at another one afterwards."""
     copy = path.parent / "looked-at"
     shutil.rmtree(copy, ignore_errors=True)
@@ -424,7 +424,7 @@ def run(cases: int, seed: int) -> Counter[str]:
         directory.chmod(0o711)  # for another user to get to the queue
         make_queue(directory / "large")
         make_small_queue(directory / "small")
-        server = looker.Looker()
+        server = status_reader.Looker()
         for number in range(cases):
             outcomes[run_case(directory, server, number, seed)] += 1
         server.close()

@@ -5,12 +5,13 @@ import time
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
 import persipubsub
-from persipubsub import handle, queue
-from persipubsub.dead_letters import payload_of
-from persipubsub.delivery_records import NO_TOKEN, REQUEUED
-from persipubsub.records import Place
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.records.delivery_layouts import NO_TOKEN, REQUEUED
+from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import message_log
+from persipubsub.lmdb_engine.rules.dead_letters import payload_of
 from persipubsub.subscriber import Receipt, Subscriber
-from persipubsub.transaction import Transaction
 from tests.faults.journal import name_of
 
 WORKERS = "workers"
@@ -157,11 +158,11 @@ def extend_lease(path: pathlib.Path) -> Action:
 
 def look(path: pathlib.Path) -> Shared:
     """Look at the shared subscriber, if there is one, without being handed anything out."""
-    opened = handle.acquire(path)
+    opened = open_queues.acquire(path)
     try:
         return opened.read(_seen)
     finally:
-        handle.release(opened)
+        open_queues.release(opened)
 
 
 def _seen(txn: Transaction) -> Shared:
@@ -174,7 +175,7 @@ def _seen(txn: Transaction) -> Shared:
     letters = txn.letters(place.number)
     found.update((message_id, letters.get(message_id).payload) for message_id in list(letters.dead_ids()))
     names = [_name(found[message_id]) for message_id in sorted(found, key=lambda message_id: message_id % REQUEUED)]
-    now_us = queue.now_us(txn)
+    now_us = message_log.now_us(txn)
     deliveries = [
         f"{message_id}: {entry.deliveries} times, {'waits' if entry.token == NO_TOKEN else 'held'} for "
         f"{round(max(0, entry.due_us - now_us) / 1e6 / UNIT_S)} units, {entry.failure.type}"

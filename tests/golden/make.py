@@ -20,9 +20,10 @@ from unittest import mock
 import lmdb
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, queue
-from persipubsub.delivery_records import NO_TOKEN
-from persipubsub.transaction import SubDatabases
+from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock
+from persipubsub.lmdb_engine.records.delivery_layouts import NO_TOKEN
+from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.rules import message_log
 
 DIRECTORY = pathlib.Path(__file__).parent / "1"
 EXPECTED_FILE = "expected.json"
@@ -65,7 +66,7 @@ def standing_still(boot_id: bytes = BOOT_ID, passed_us: int = 0) -> Iterator[Clo
     with contextlib.ExitStack() as stack:
         for module, name, value in ((clock, "boottime_us", lambda: SINCE_BOOT_US + moved.passed_us),
                                     (clock, "wall_us", lambda: START_US + moved.passed_us),
-                                    (clock, "boot_id", lambda: boot_id), (os, "urandom", token), (queue,
+                                    (clock, "boot_id", lambda: boot_id), (os, "urandom", token), (message_log,
                                                                                                   "DELETIONS_MAX", 3)):
             stack.enter_context(mock.patch.object(module, name, value))
         yield moved

@@ -1,0 +1,163 @@
+"""Values that pass between the endpoints and an engine."""
+
+from typing import TYPE_CHECKING, List, Mapping, NamedTuple, Optional, Sequence
+
+from persipubsub.engine.limits import ERROR_TEXT_CHARACTERS_MAX, ERROR_TYPE_CHARACTERS_MAX
+from persipubsub.queue import Durability, HighWaterMark, Strategy
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # With a default, so that a plain Publisher is one of bytes. Python itself has that from 3.13 on.
+    Msg = TypeVar("Msg", default=bytes)
+else:
+    from typing import TypeVar
+    Msg = TypeVar("Msg")
+
+#: A moment that never comes, on the clock of :func:`persipubsub.clock.boottime_us`.
+NEVER_US = 2**64 - 1
+
+# Sending
+
+
+class Batch(NamedTuple):
+    """Messages to send together, at least one."""
+
+    payloads: Sequence[bytes]
+    size_bytes: int
+    largest_bytes: int
+
+
+class Sent(NamedTuple):
+    """The ids of the messages that were sent, and whether any subscriber awaits them."""
+
+    ids: range
+    awaited: bool
+
+
+class DueTime(NamedTuple):
+    """When a delayed message is due: at a time since the epoch, or after a delay."""
+
+    delay_us: int = 0
+    at_us: Optional[int] = None
+
+
+# Receiving
+
+
+class Subscription(NamedTuple):
+    """A subscriber as its endpoint knows it. The number tells it from a later one with the same identifier."""
+
+    identifier: bytes
+    number: int
+    shared: bool
+
+
+class Found(NamedTuple):
+    """The messages that come next for a subscriber: ids and payloads, in order.
+
+    Moments are on the clock of :func:`persipubsub.clock.boottime_us`, which goes on while the machine sleeps.
+    """
+
+    ids: Sequence[int]
+    payloads: List[bytes]
+    #: When the first of them expires, or is given to another worker.
+    expires_us: int = 0
+    #: When there may be something though nobody sends: a delayed message is due or, where nothing was found, the lease
+    #: of another worker ends.
+    due_us: int = NEVER_US
+    #: Of the claim of a shared subscriber.
+    token: bytes = b""
+    #: How many dead letters were deleted, since there were too many.
+    dropped: int = 0
+    #: Of the latest message: the id from which on those before it are skipped with it.
+    since: Optional[int] = None
+
+
+NOTHING = Found((), [])
+
+#: The ids of the messages that a worker claimed, by the token of the claim.
+Claims = Mapping[bytes, Sequence[int]]
+
+
+class Settled(NamedTuple):
+    """What became of messages that were acknowledged or given back, beside what was wanted."""
+
+    #: The ids of those that the worker no longer held.
+    lost: Sequence[int] = ()
+    #: How many dead letters were deleted, since there were too many.
+    dropped: int = 0
+
+
+class Failure(NamedTuple):
+    """The exception that the block of a receive raised, as far as it is kept."""
+
+    type: str
+    text: str
+
+
+NO_FAILURE = Failure("", "")
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return what is kept of an exception."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        text = str(error)
+    except Exception:  # pylint: disable=broad-exception-caught  # somebody else's __str__
+        text = ""
+    return Failure(name[:ERROR_TYPE_CHARACTERS_MAX], text[:ERROR_TEXT_CHARACTERS_MAX])
+
+
+# Administration
+
+
+class Configuration(NamedTuple):
+    """What Control sets: each part that is None stays as stored."""
+
+    high_watermark: Optional[HighWaterMark] = None
+    strategy: Optional[Strategy] = None
+    durability: Optional[Durability] = None
+    retention_s: Optional[float] = None
+    deduplication_window_s: Optional[float] = None
+    deduplication_max: Optional[int] = None
+    #: The full name of the protobuf type that the queue is bound to.
+    message_type: Optional[str] = None
+
+
+#: What a new queue has where nothing else is given, in the order of the fields of Configuration.
+DEFAULTS = (HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS, 0, 120, 100_000)
+
+
+class Delivering(NamedTuple):
+    """How messages are handed out to a subscriber: each part that is None stays as stored, or is the default."""
+
+    shared: Optional[bool] = None
+    max_deliveries: Optional[int] = None
+    dead_letters_max: Optional[int] = None
+    lease_us: Optional[int] = None
+    retry_delay_us: Optional[int] = None
+    retry_delay_max_us: Optional[int] = None
+
+
+class Position(NamedTuple):
+    """A point between two messages: before an id, or before what was sent at a time since the epoch."""
+
+    message_id: Optional[int] = None
+    time_us: int = 0
+
+
+EARLIEST = Position(message_id=0)
+LATEST = Position(message_id=2**64 - 1)
+
+
+class Violation(NamedTuple):
+    """An invariant that does not hold: its name, where, and its meaning."""
+
+    invariant: str
+    found: str
+    meaning: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} ({self.meaning}): {self.found}"

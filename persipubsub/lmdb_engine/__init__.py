@@ -1,0 +1,1 @@
+"""The engine for the processes of one machine, on LMDB."""

@@ -1,0 +1,1 @@
+"""Threads, processes, forks and files: who may use the database when."""

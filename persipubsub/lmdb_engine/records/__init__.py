@@ -1,0 +1,1 @@
+"""The bytes of a queue: LMDB, transactions and the layouts of records."""

@@ -1,0 +1,353 @@
+"""The LMDB environment of a queue. The only module that imports lmdb."""
+
+import errno
+import logging
+import os
+import pathlib
+from typing import Callable, Iterable, List, NamedTuple, NoReturn, Optional, Type, TypeVar
+
+import lmdb
+
+from persipubsub import clock, errors, os_errors
+from persipubsub.lmdb_engine.records import layouts, reader_table
+from persipubsub.lmdb_engine.records.layouts import Header, Run
+from persipubsub.lmdb_engine.records.transaction import HANDLES, SubDatabases, Transaction
+from persipubsub.lmdb_engine.records.turns import Turn, Turns
+
+T = TypeVar("T")
+
+_LOGGER = logging.getLogger("persipubsub.database")  # the name that programs filter by
+#: Of LMDB. :mod:`persipubsub.lmdb_engine.process.files`, which has the names, imports this module.
+_LOCK_FILE = "lock.mdb"
+
+MAX_READERS = 1024
+#: What LMDB makes of its lock file for MAX_READERS.
+LOCK_FILE_BYTES = 65664
+MAP_BYTES_MIN = 40 * 1024**3
+#: A file that has grown by so much may have done so because of readers that died. Looking at all readers takes longer
+#: the more processes there are: 0.3 ms for 200.
+GROWTH_PAGES_MIN = 64
+#: A read that goes on for this many commits is told about, where the file grows.
+LAG_COMMITS_MIN = 1000
+WARN_EVERY_S = 60.0
+#: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error. It writes
+#: 256 KiB at once, and what ext4 keeps for itself comes and goes.
+ROOM_BYTES_MIN = 1024 * 1024
+#: Ten are used; the rest is room for later ones.
+SUB_DATABASES_MAX = 32
+
+
+class Reader(NamedTuple):
+    """A read that goes on: how many commits have come since it began, and in which process."""
+
+    lag_commits: int
+    process: int
+
+
+class Database:
+    """The open LMDB environment of a queue. One in a process for a queue: a second open would drop LMDB's locks."""
+
+    _environment: "lmdb.Environment" = None  # type: ignore[assignment]  # from open() on it is there
+
+    def __init__(self, path: pathlib.Path, sync: bool) -> None:
+        """Open nothing yet, so that whoever opens it has it already, to close it if something raises."""
+        self.path = path
+        self.sync_commits = sync
+        self._pages_at_check = 0
+        self._warned_s = -WARN_EVERY_S
+        self._dbs: Optional[SubDatabases] = None  # until the first write
+        self._turns: Turns[str] = Turns()
+
+    def open(self) -> None:
+        """Open the environment. This waits for no other process, whatever transaction that is in.
+
+        :raise FormatError: it is another program's file, or another version's
+        """
+        try:
+            reader_table.free_own_slots(self.path / _LOCK_FILE)
+            self._environment = _open_environment(self.path, self.sync_commits)
+            self.clear_stale_readers()
+            txn = Transaction()
+            try:
+                self.begin(txn, False)
+                hwm_db_size = txn.header.hwm_db_size
+            finally:
+                txn.abort()
+            if hwm_db_size * 5 // 4 > MAP_BYTES_MIN:
+                self._environment.set_mapsize(hwm_db_size * 5 // 4)
+        except lmdb.Error as error:
+            raise_translated(error, self.path)
+
+    def begin(self, txn: Transaction, write: bool) -> None:
+        """Begin a transaction; a write transaction waits for the other writers of all processes.
+
+        The handles of the sub-databases last from the first write on: py-lmdb keeps only those that a write transaction
+        has committed. To open them so at once would have whoever only reads wait for writers. Until then each read
+        opens them for itself, and reads come one after the other, since LMDB lets one transaction at a time open some.
+        """
+        if self._dbs is not None:
+            txn.begin(self._environment, self._dbs, write)
+        elif write:
+            txn.begin(self._environment, self._kept_handles(), True)
+        else:
+            txn.begin_in_turn(self._environment, self._turns, _open_sub_databases)
+
+    def _kept_handles(self) -> SubDatabases:
+        turn = Turn()
+        try:
+            with self._environment.begin(write=True) as opening:  # nothing is written in it
+                self._turns.begin(HANDLES, turn)
+                dbs = _open_sub_databases(self._environment, opening)
+        finally:
+            # Twice, for an interrupt may come in the first.
+            try:
+                self._turns.end(HANDLES, turn)
+            finally:
+                self._turns.end(HANDLES, turn)
+        self._dbs = dbs
+        return dbs
+
+    def sync(self) -> None:
+        """Bring everything committed to the disk."""
+        self._environment.sync(True)
+
+    def grow(self) -> None:
+        """Double the map: LMDB refused a write, also a delete, because the map is full."""
+        self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+
+    def adopt_size(self) -> None:
+        """Take over the map size of another process that has grown it."""
+        self._environment.set_mapsize(0)
+
+    def clear_stale_readers(self) -> None:
+        """Free the reader slots of processes that died in the midst of a read."""
+        self._environment.reader_check()
+        self._pages_at_check = self._pages()
+
+    def oldest_reader(self) -> Reader:
+        """Find the read that began longest ago."""
+        last = self._environment.info()["last_txnid"]
+        # A line for each slot: the process, its thread, and the transaction that it reads, or "-".
+        slots = [line.split() for line in self._environment.readers().splitlines()]
+        reads = [
+            Reader(max(0, last - int(slot[2])), int(slot[0])) for slot in slots
+            if len(slot) == 3 and slot[0].isdecimal() and slot[2].isdecimal()
+        ]
+        return max(reads, default=Reader(0, 0))
+
+    def _warn_of_old_reader(self) -> None:
+        """Say why the file grows, once a minute."""
+        reader, now_s = self.oldest_reader(), clock.monotonic_s()
+        if reader.lag_commits >= LAG_COMMITS_MIN and now_s >= self._warned_s + WARN_EVERY_S:
+            self._warned_s = now_s
+            _LOGGER.warning(
+                "The file of the queue at %s grows: process %d has been reading for %d commits, and no page that was "
+                "freed since can be used again. If it is stopped (SIGSTOP, a debugger, a frozen container), let it go "
+                "on or end it; a backup ends by itself.", self.path, reader.process, reader.lag_commits)
+
+    def clear_stale_readers_if_grown(self) -> None:
+        """Do so if the file has grown: a stale reader keeps pages from being used again, so it grows without end."""
+        if self._pages() >= self._pages_at_check + GROWTH_PAGES_MIN:
+            self.clear_stale_readers()
+            self._warn_of_old_reader()
+
+    def _pages(self) -> int:
+        return self._environment.info()["last_pgno"]
+
+    def gave_up(self) -> bool:
+        """Tell whether LMDB refuses everything until it is opened again: its root may be written or not."""
+        try:
+            self._environment.begin().abort()
+        except lmdb.PanicError:
+            return True
+        except lmdb.Error:
+            pass  # it is busy, or full: that is another matter
+        return False
+
+    def copy(self, fd: int) -> None:
+        """Write a compact, consistent copy to a descriptor of an empty file."""
+        self._environment.copyfd(fd, compact=True)
+
+    def close(self) -> None:
+        """Close the environment, more than once if need be. No transaction may be open."""
+        if self._environment is not None:
+            self._environment.close()
+
+
+def _open_environment(path: pathlib.Path, sync: bool) -> lmdb.Environment:
+    """Open the environment of a queue, also where all slots for readers are taken by processes that died."""
+    try:
+        return _try_open_environment(path, sync)
+    except lmdb.ReadersFullError:
+        reader_table.free_stale_slots(path)
+        return _try_open_environment(path, sync)
+
+
+def _try_open_environment(path: pathlib.Path, sync: bool) -> lmdb.Environment:
+    return lmdb.Environment(os.fsencode(path),
+                            map_size=MAP_BYTES_MIN,
+                            sync=sync,
+                            create=False,
+                            max_readers=MAX_READERS,
+                            max_dbs=SUB_DATABASES_MAX)
+
+
+def _open_sub_databases(environment: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> SubDatabases:
+    """Open the sub-databases of this version.
+
+    :raise FormatError: it is another program's file, or another version's
+    """
+    version = None
+    try:
+        dbs = SubDatabases(*(environment.open_db(name.encode(), txn=txn, create=False)
+                             for name in SubDatabases._fields))
+        version = txn.get(layouts.FORMAT_KEY, db=dbs.queue_db)
+    except (lmdb.NotFoundError, lmdb.IncompatibleError):
+        pass
+    if version != layouts.NUMBER.pack(layouts.FORMAT_VERSION):
+        found = "none" if version is None else int.from_bytes(version, "big")
+        raise errors.FormatError(
+            f"The queue at {environment.path()} is not of format version {layouts.FORMAT_VERSION}, which this version "
+            f"reads and writes (found: {found}). Use the version of persipubsub that made it, or another directory.")
+    return dbs
+
+
+def verify(file: pathlib.Path) -> List[str]:
+    """Read a whole data file in Python, without LMDB, and give what is wrong with its pages. Nobody may write to it."""
+    from lmdb import verify as walker  # here, since it is seldom needed
+    try:
+        return list(walker.verify(os.fspath(file), subdir=False))  # type: ignore[no-untyped-call]  # it has no hints
+    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a hostile file makes of it
+        return [str(error) or repr(error)]
+
+
+def inspect(path: pathlib.Path, operation: Callable[[Transaction], T]) -> T:
+    """Open a queue whose pages are sound, and run an operation in a read transaction."""
+    opened, txn = Database(path, True), Transaction()
+    try:
+        opened.open()
+        opened.begin(txn, False)
+        return operation(txn)
+    except lmdb.Error as error:
+        raise_translated(error, path)
+    finally:
+        txn.abort()
+        opened.close()
+
+
+def compact(file: pathlib.Path, fd: int) -> None:
+    """Write a compact copy of a data file that nobody has open to a descriptor of an empty file."""
+    try:
+        with lmdb.Environment(os.fsencode(file), subdir=False, readonly=True, lock=False,
+                              max_dbs=SUB_DATABASES_MAX) as environment:
+            environment.copyfd(fd, compact=True)
+    except lmdb.Error as error:
+        raise_translated(error, file.parent)
+
+
+def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]], size_bytes: int) -> None:
+    """Write into a data file that :func:`create` has made, a transaction for each step, and bring it to the disk.
+
+    :param size_bytes: a bound of what will be written
+    """
+    try:
+        with lmdb.Environment(os.fsencode(file),
+                              subdir=False,
+                              lock=False,
+                              sync=False,
+                              map_size=MAP_BYTES_MIN + 2 * size_bytes,
+                              max_dbs=SUB_DATABASES_MAX) as environment:
+            with environment.begin(write=True) as opening:
+                dbs = _open_sub_databases(environment, opening)
+            for step in steps:
+                txn = Transaction()
+                try:
+                    txn.begin(environment, dbs, True)
+                    step(txn)
+                    txn.commit()
+                finally:
+                    txn.abort()
+            environment.sync(True)
+    except lmdb.Error as error:
+        raise_translated(error, file)
+
+
+def create(file: pathlib.Path, header: Header, first_run: Run) -> None:
+    """Write a fresh queue into an empty data file, durably, under a name under which nobody looks for it yet."""
+    try:
+        # Without lib_version the default of the installed py-lmdb would decide which of LMDB's formats it becomes.
+        with lmdb.Environment(os.fsencode(file),
+                              subdir=False,
+                              lock=False,
+                              map_size=MAP_BYTES_MIN,
+                              max_dbs=SUB_DATABASES_MAX,
+                              mode=0o600,
+                              lib_version=0) as environment, environment.begin(write=True) as txn:
+            dbs = SubDatabases(*(environment.open_db(name.encode(), txn=txn) for name in SubDatabases._fields))
+            txn.put(layouts.FORMAT_KEY, layouts.NUMBER.pack(layouts.FORMAT_VERSION), db=dbs.queue_db)
+            txn.put(layouts.HEADER_KEY, layouts.encode_header(header), db=dbs.queue_db)
+            txn.put(*layouts.encode_run(first_run), db=dbs.meta_db)
+    except lmdb.Error as error:
+        raise_translated(error, file)
+
+
+MapFullError = lmdb.MapFullError
+MapResizedError = lmdb.MapResizedError
+ReadersFullError = lmdb.ReadersFullError
+LmdbError = lmdb.Error
+PanicError = lmdb.PanicError
+#: What LMDB's methods raise. py-lmdb loses some errors on the way, and Python makes a SystemError of that.
+LMDB_ERRORS = (lmdb.Error, SystemError)
+#: What hinders a transaction, but not the next try once something was done about it.
+REMOVABLE_ERRORS = (MapFullError, MapResizedError, ReadersFullError, PanicError)
+
+
+def unwrapped(error: Exception) -> Exception:
+    """Return LMDB's own error where Python made a SystemError of it, and any other error as it is.
+
+    :raise SystemError: it has nothing to do with LMDB
+    """
+    if isinstance(error, SystemError):
+        if not isinstance(error.__cause__, lmdb.Error):
+            raise error
+        return error.__cause__
+    return error
+
+
+def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False) -> NoReturn:
+    """Raise LMDB's error as one of ours, which says what happened, to which queue, and what to do.
+
+    :param unknown: whether the changes are stored
+    """
+    code = getattr(error, "code", 0)
+    shortage = os_errors.shortage(code)
+    kind: Type[errors.PersipubsubError] = errors.StorageError
+    what = "was refused by LMDB; nothing was changed"
+    if unknown:
+        kind, what = errors.CommitUnknownError, (
+            "met an error in the commit itself, so nobody knows whether the change is "
+            "stored: look before you do it again. The queue goes on when the disk does")
+    elif isinstance(error, lmdb.ReadersFullError):
+        kind, what = errors.ReadersFullError, f"has more than {MAX_READERS} readers at one time. Use fewer processes"
+    elif code in os_errors.NO_ROOM or code == errno.EIO and not os_errors.has_room(path, ROOM_BYTES_MIN):
+        kind, what = errors.DiskFullError, "has no room left on its disk; nothing was changed. Make room and try again"
+    elif shortage is not None:
+        what = f"cannot be opened: {shortage}. Nothing was changed"
+    elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        kind, what = errors.PathError, "may not be opened by this user. Correct the permissions of its files"
+    elif isinstance(error, (lmdb.MemoryError, MemoryError)):
+        what = ("finds no memory, or no address space for its file: a queue takes "
+                f"{MAP_BYTES_MIN >> 30} GiB of it or more (not of memory). Raise the limit, see ulimit -v. "
+                "Nothing was changed")
+    elif code == errno.EAGAIN:
+        what = (f"is used by another process of the same number ({os.getpid()}), so this one runs in another pid "
+                "namespace, as containers do. Let both share one (docker run --pid=container:NAME or --pid=host; "
+                "shareProcessNamespace in Kubernetes). Nothing was changed")
+    elif isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError)):
+        kind, what = errors.FormatError, "is no LMDB file that this version can read. It was not touched"
+    elif isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PageFullError, lmdb.CursorFullError)):
+        kind = errors.DamagedError
+        what = (
+            "has a damaged file. Close it, and have persipubsub recover save what can still be read, or put a backup "
+            "in its place")
+    raise kind(f"The queue at {path} {what} (LMDB: {error}).") from error

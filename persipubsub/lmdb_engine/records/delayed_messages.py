@@ -1,0 +1,93 @@
+"""The delayed messages within one transaction: the records of ``delayed_db``, in the order in which they become due."""
+
+from typing import TYPE_CHECKING, Iterator, List, Optional, Tuple
+
+from persipubsub import errors
+from persipubsub.engine import values
+from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.records.layouts import DELAYED_KEY
+
+if TYPE_CHECKING:
+    import lmdb
+
+#: Due time and number: with these a key begins, and the parts of one message follow each other.
+_MESSAGE_KEY_BYTES = 16
+
+
+class Schedule:
+    """The records of ``delayed_db``. Messages of one due time are in the order of their numbers."""
+
+    __slots__ = ("_parts", )
+
+    def __init__(self, parts: "lmdb.Cursor[bytes]") -> None:
+        self._parts = parts
+
+    def put(self, due_us: int, number: int, payload: bytes) -> None:
+        """Store a message."""
+        head, parts = layouts.split(payload) if layouts.is_long(len(payload)) else (payload, iter(()))
+        for index, part in enumerate((head, *parts)):
+            self._parts.put(DELAYED_KEY.pack(due_us, number, index), part)
+
+    def delete(self, due_us: int, number: int) -> bool:
+        """Delete a message; tell whether it was there."""
+        key = DELAYED_KEY.pack(due_us, number, 0)
+        return self._parts.set_key(key) and bool(self._take_parts())
+
+    def next_due_us(self) -> int:
+        """Give the due time of the first message, or NEVER_US where there is none."""
+        return DELAYED_KEY.unpack(self._parts.key())[0] if self._parts.first() else values.NEVER_US
+
+    def take_due(self, time_us: int, max_messages: int, max_bytes: int) -> List[bytes]:
+        """Delete the first messages that are due at a time, and give them; at most so many, and one more than fits."""
+        payloads: List[bytes] = []
+        size_bytes = 0
+        while len(payloads) < max_messages and size_bytes <= max_bytes and self.next_due_us() <= time_us:
+            parts = self._take_parts()
+            try:
+                payloads.append(joined(parts))
+            except ValueError as error:
+                raise errors.DamagedError(f"A part of a delayed message is missing: {error}.") from error
+            size_bytes += len(payloads[-1])
+        return payloads
+
+    def _take_parts(self) -> List[bytes]:
+        """Delete the message at whose first part the cursor stands, and give its parts."""
+        key, parts = self._parts.key()[:_MESSAGE_KEY_BYTES], []
+        while self._parts.key()[:_MESSAGE_KEY_BYTES] == key:
+            parts.append(self._parts.value())
+            self._parts.delete()
+        return parts
+
+    def all(self) -> Iterator[Tuple[int, int, Optional[int]]]:
+        """Iterate over due time, number and size of all messages; one that lacks a part has no size."""
+        found: List[Tuple[bytes, List[bytes]]] = []
+        for key, part in self._parts if self._parts.first() else ():
+            if found and found[0][0] == key[:_MESSAGE_KEY_BYTES]:
+                found[0][1].append(part)
+            else:
+                yield from map(_described, found)
+                found = [(key[:_MESSAGE_KEY_BYTES], [part])]
+        yield from map(_described, found)
+
+
+def _described(found: Tuple[bytes, List[bytes]]) -> Tuple[int, int, Optional[int]]:
+    key, parts = found
+    due_us, number, _ = DELAYED_KEY.unpack(key + bytes(DELAYED_KEY.size - _MESSAGE_KEY_BYTES))
+    try:
+        return due_us, number, len(joined(parts))
+    except ValueError:
+        return due_us, number, None
+
+
+def joined(parts: List[bytes]) -> bytes:
+    """Put the parts of a delayed message together.
+
+    :raise ValueError: one is missing
+    """
+    if not parts:
+        raise ValueError("its first part is missing")
+    if layouts.is_long(len(parts[0])):
+        return layouts.joined(parts[0], iter(parts[1:]))
+    if len(parts) > 1:
+        raise ValueError(f"{len(parts)} parts of a message that has one")
+    return parts[0]

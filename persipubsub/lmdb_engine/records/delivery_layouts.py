@@ -1,0 +1,125 @@
+"""The bytes of messages that were handed out and not yet taken, and of dead letters: read and written, side by side.
+
+An id in ``index_db`` and ``due_db`` is that of a message in the log, or, with the bit :data:`REQUEUED`, that of one
+whose payload lies in ``letter_db``. So those sort behind all that are in the log, and the first entry of a shared
+subscriber tells its place.
+"""
+
+import struct
+from typing import Iterator, NamedTuple, Tuple
+
+from persipubsub.engine.values import NO_FAILURE, Failure
+from persipubsub.lmdb_engine.records.layouts import PART_BYTES
+
+REQUEUED = 2**63
+#: No claim: the message waits for its next delivery.
+NO_TOKEN = bytes(8)
+
+ENTRY_KEY = struct.Struct(">IQ")
+DUE_KEY = struct.Struct(">IQQ")
+LETTER_KEY = struct.Struct(">IQI")
+
+
+def _encode_failure(failure: Failure) -> bytes:
+    return f"{failure.type}\0{failure.text}".encode("utf-8", "backslashreplace") if failure.type else b""
+
+
+def _decode_failure(value: bytes) -> Failure:
+    kind, _, text = value.decode().partition("\0")
+    return Failure(kind, text)
+
+
+class Delivery(NamedTuple):
+    """A value of ``index_db``: how often a message was handed out, and to whom it is at the moment."""
+
+    deliveries: int
+    token: bytes  # of the claim that holds it
+    due_us: int  # when another one may claim it, in the queue's time; 0 where nobody shares it
+    failure: Failure = NO_FAILURE  # the last one
+
+
+_DELIVERY = struct.Struct(">I8sQ")
+
+
+def decode_delivery(value: bytes) -> Delivery:
+    """Decode a value of ``index_db``."""
+    deliveries, token, due_us = _DELIVERY.unpack_from(value)
+    return Delivery(deliveries, token, due_us, _decode_failure(value[_DELIVERY.size:]))
+
+
+def encode_delivery(delivery: Delivery) -> bytes:
+    """Encode a value of ``index_db``."""
+    return _DELIVERY.pack(*delivery[:3]) + _encode_failure(delivery.failure)
+
+
+class Letter(NamedTuple):
+    """A message outside the log: when it was sent, in microseconds since the epoch, and its payload."""
+
+    sent_us: int
+    payload: bytes
+
+
+_LETTER = struct.Struct(">QQ")
+LETTER_BYTES = _LETTER.size
+
+
+def split_letter(letter: Letter) -> Iterator[bytes]:
+    """Encode a letter: its parts, of which none needs more adjacent pages than one of a long message."""
+    payload, head = letter.payload, _LETTER.pack(letter.sent_us, len(letter.payload))
+    yield head + payload[:PART_BYTES - len(head)]
+    for start in range(PART_BYTES - len(head), len(payload), PART_BYTES):
+        yield payload[start:start + PART_BYTES]
+
+
+def joined_letter(parts: Iterator[bytes]) -> Letter:
+    """Decode a letter.
+
+    :raise ValueError: a part is missing
+    """
+    whole = b"".join(parts)
+    if len(whole) < _LETTER.size:
+        raise ValueError("its first part is missing")
+    sent_us, size_bytes = _LETTER.unpack_from(whole)
+    if len(whole) != _LETTER.size + size_bytes:
+        raise ValueError(f"{len(whole) - _LETTER.size} bytes of {size_bytes} are there")
+    return Letter(sent_us, whole[_LETTER.size:])
+
+
+def letter_bytes(first_part: bytes) -> int:
+    """Give the size of all parts of a letter together."""
+    return _LETTER.size + int(_LETTER.unpack_from(first_part)[1])
+
+
+#: Why a message became a dead letter: the block of its last receive raised, or its last lease ran out.
+RAISED, LEASE_RAN_OUT = 0, 1
+
+
+class Death(NamedTuple):
+    """A value of ``dead_letter_db``."""
+
+    reason: int
+    deliveries: int
+    died_us: int  # since the epoch
+    failure: Failure
+
+
+_DEATH = struct.Struct(">BIQ")
+
+
+def decode_death(value: bytes) -> Death:
+    """Decode a value of ``dead_letter_db``."""
+    reason, deliveries, died_us = _DEATH.unpack_from(value)
+    if reason not in (RAISED, LEASE_RAN_OUT):
+        raise struct.error(f"a death of the unknown reason {reason}")
+    return Death(reason, deliveries, died_us, _decode_failure(value[_DEATH.size:]))
+
+
+def encode_death(death: Death) -> bytes:
+    """Encode a value of ``dead_letter_db``."""
+    return _DEATH.pack(*death[:3]) + _encode_failure(death.failure)
+
+
+def split_due_key(key: bytes) -> Tuple[int, int]:
+    """Decode a key of ``due_db``: time and id."""
+    _, due_us, message_id = DUE_KEY.unpack(key)
+    return due_us, message_id

@@ -1,0 +1,234 @@
+"""The bytes of a queue: how its records are written and read, side by side.
+
+Integers in keys are big-endian and of fixed width, so the order of the keys is the order of the messages.
+
+==================  ==========================  ======================================================
+sub-database        key                         value
+==================  ==========================  ======================================================
+``queue_db``        field name                  ``format``: its version; ``header``: :class:`Header`;
+                                                ``message_type``: if it is bound to one, its full name
+``data_db``         message id                  the payload; of a long one its length and first part
+``chunk_db``        message id, part number     the further parts of a long payload
+``meta_db``         id of a run's first         :class:`Run`; the newest record always stays, since the
+                    message                     next id is that behind its messages
+``pending_db``      message id P                how many subscribers have their place at P
+``subscriber_db``   identifier                  :class:`Place`
+``index_db``        subscriber number, id       what became of a message that was handed out and not yet taken
+``due_db``          subscriber number, time,    (empty) when the message of that entry of ``index_db`` is given
+                    id                          to another worker
+``letter_db``       subscriber number, id,      a payload that lies outside the log: of a dead letter, or of one
+                    part number                 that was requeued
+``dead_letter_db``  subscriber number, id       why the message became a dead letter
+``delayed_db``      due time, number, part      a delayed message, in parts as in ``data_db`` and ``chunk_db``
+``once_db``         deduplication id            :class:`Once`: the message that was sent with it
+``once_order_db``   time, message id            the deduplication id that the message was sent with then
+==================  ==========================  ======================================================
+
+The values of ``index_db``, ``letter_db`` and ``dead_letter_db`` are in ``delivery_layouts``.
+"""
+
+import functools
+import struct
+from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
+
+FORMAT_VERSION = 1
+FORMAT_KEY = b"format"
+HEADER_KEY = b"header"
+MESSAGE_TYPE_KEY = b"message_type"
+#: The value of ``Header.durability`` under which commits are synced.
+POWER_LOSS = 0
+#: One stretch of a payload: with LMDB's page header of 16 bytes it fills 16 pages. Longer values need longer runs of
+#: adjacent free pages, which a queue in motion does not have: the file would grow instead.
+PART_BYTES = 65520
+
+NUMBER = struct.Struct(">Q")
+PART_KEY = struct.Struct(">QI")
+DELAYED_KEY = struct.Struct(">QQI")
+ONCE_ORDER_KEY = struct.Struct(">QQ")
+_UINT64 = 2**64 - 1
+
+#: What decoding a record raises that nobody of ours has written, and encoding what was made of such a record.
+DECODING_ERRORS = (struct.error, UnicodeDecodeError)
+
+
+def require_count(count: int) -> int:
+    """Return a count of messages that was computed from records.
+
+    :raise struct.error: it is below 0, so these records contradict each other
+    """
+    if count < 0:
+        raise struct.error(f"the records tell of {count} messages")
+    return count
+
+
+pack_id = NUMBER.pack
+
+
+def unpack_id(key: bytes) -> int:
+    """Decode the message id with which a key begins."""
+    return int.from_bytes(key[:8], "big")
+
+
+def unpack_ids(keys: Sequence[bytes]) -> Tuple[int, ...]:
+    """Decode the message ids of many keys."""
+    return struct.unpack(f">{len(keys)}Q", b"".join(keys))
+
+
+def is_long(size_bytes: int) -> bool:
+    """Tell whether a payload of that size, or the value in ``data_db`` of that size, has further parts."""
+    return size_bytes >= PART_BYTES
+
+
+def split(payload: bytes) -> Tuple[bytes, Iterator[bytes]]:
+    """Encode a long payload: its value in ``data_db``, which is exactly PART_BYTES long, and the further parts."""
+    head_bytes = PART_BYTES - NUMBER.size
+    starts = range(head_bytes, len(payload), PART_BYTES)
+    return NUMBER.pack(len(payload)) + payload[:head_bytes], (payload[start:start + PART_BYTES] for start in starts)
+
+
+def joined(value: bytes, parts: Iterator[bytes]) -> bytes:
+    """Decode a long payload.
+
+    :raise ValueError: a part is missing
+    """
+    payload = b"".join((value[NUMBER.size:], *parts))
+    if len(payload) != NUMBER.unpack_from(value)[0]:
+        raise ValueError(f"{len(payload)} bytes of {NUMBER.unpack_from(value)[0]} are there")
+    return payload
+
+
+class Header(NamedTuple):
+    """What every transaction reads: the configuration, which Control sets, and the few numbers that operations keep."""
+
+    message_timeout_us: int
+    max_messages: int
+    hwm_db_size: int
+    strategy: int
+    durability: int
+    next_subscriber_number: int
+    first: int  # ids below are gone for everybody, though `waiting` of their messages are still to be deleted
+    waiting: int
+    boot_id: bytes  # the boot for which the offset holds
+    clock_offset_us: int  # the queue's time is the time since boot plus this
+    retention_us: int  # so old do messages become that all subscribers have taken; 0: they go at once
+    next_due_us: int  # of the first message in `delayed_db`, or NEVER_US
+    delayed: int  # how many messages are in `delayed_db`
+    next_delayed_number: int
+    deduplication_window_us: int
+    deduplication_max: int  # of the ids that are remembered
+    # How many messages went for each reason, since the queue was made; modulo 2 ** 64.
+    pruned_timeout: int
+    pruned_overflow: int
+    pruned_dangling: int
+
+
+_HEADER = struct.Struct(">QQQBBIQQ16sqQQQQQQQQQ")
+
+
+@functools.lru_cache(maxsize=64)
+def decode_header(value: bytes) -> Header:
+    """Decode the value of the header."""
+    return Header(*_HEADER.unpack(value))
+
+
+def encode_header(header: Header) -> bytes:
+    """Encode the value of the header."""
+    return _HEADER.pack(*header[:-3], *(count & _UINT64 for count in header[-3:]))
+
+
+class Run(NamedTuple):
+    """Messages that were committed at nearly the same time. They end where the totals of the next run say.
+
+    The running totals make counting between two ids arithmetic. Ids behind the last message of a run are those of
+    messages that ``prune_last`` took, or that nobody awaited.
+    """
+
+    first_id: int
+    time_us: int  # of the first commit of the run, since the epoch
+    largest_bytes: int  # no message of the run is larger
+    messages_before: int  # in all earlier runs
+    bytes_before: int  # their payloads are at most so many bytes; modulo 2 ** 64
+
+
+_RUN = struct.Struct(">QQIQQ")
+
+
+def decode_run(key: bytes, value: bytes) -> Run:
+    """Decode a record of ``meta_db``."""
+    # Not Run._make: it is twice as slow, and every operation reads some.
+    return tuple.__new__(Run, _RUN.unpack(key + value))
+
+
+def encode_run(run: Run) -> Tuple[bytes, bytes]:
+    """Encode a record of ``meta_db``: key and value."""
+    record = _RUN.pack(*run[:-1], run.bytes_before & _UINT64)
+    return record[:NUMBER.size], record[NUMBER.size:]
+
+
+def bytes_between(first: Run, second: Run) -> int:
+    """Give what the payloads of all runs from one on, and before another, have at most."""
+    return (second.bytes_before - first.bytes_before) & _UINT64
+
+
+class Policy(NamedTuple):
+    """How often, and for how long, messages are handed out to a subscriber that is shared or limits its deliveries."""
+
+    shared: bool
+    max_deliveries: int
+    dead_letters_max: int
+    lease_us: int = 0  # this and what follows: of a shared one
+    retry_delay_us: int = 0
+    retry_delay_max_us: int = 0
+
+
+class Place(NamedTuple):
+    """A subscriber's number, which is never given again, and the first id that was never handed out to it for good."""
+
+    number: int
+    next_id: int
+    taken: int = 0  # how many messages it has taken; modulo 2 ** 64
+    policy: Optional[Policy] = None  # with it, ...
+    in_flight: int = 0  # how many messages before `next_id` a shared one has not taken
+    requeued: int = 0  # how many messages outside the log it awaits
+    dead_letters: int = 0
+
+
+_PLACE = struct.Struct(">IQQ")
+PLACE_BYTES = _PLACE.size
+_POLICY = struct.Struct(">?IIQQQQQQ")
+PLACE_WITH_POLICY_BYTES = PLACE_BYTES + _POLICY.size
+
+
+def decode_place(value: bytes) -> Place:
+    """Decode a value of ``subscriber_db``."""
+    if len(value) != PLACE_WITH_POLICY_BYTES:
+        return Place(*_PLACE.unpack(value))
+    number, next_id, taken = _PLACE.unpack_from(value)
+    *policy, in_flight, requeued, dead_letters = _POLICY.unpack_from(value, PLACE_BYTES)
+    return Place(number, next_id, taken, Policy(*policy), in_flight, requeued, dead_letters)
+
+
+def encode_place(place: Place) -> bytes:
+    """Encode a value of ``subscriber_db``."""
+    value = _PLACE.pack(place.number, place.next_id, place.taken & _UINT64)
+    return value if place.policy is None else value + _POLICY.pack(*place.policy, *place[4:])
+
+
+class Once(NamedTuple):
+    """A message that was sent with a deduplication id, and when."""
+
+    message_id: int
+    time_us: int
+
+
+_ONCE = struct.Struct(">QQ")
+
+
+def decode_once(value: bytes) -> Once:
+    """Decode a value of ``once_db``."""
+    return Once(*_ONCE.unpack(value))
+
+
+def encode_once(once: Once) -> bytes:
+    """Encode a value of ``once_db``."""
+    return _ONCE.pack(*once)

@@ -1,0 +1,173 @@
+"""The log of messages within one transaction: which ids there are, when they were committed, how many lie between.
+
+Messages that came at nearly the same time are a *run*, and a run has one record in ``meta_db``: a send that comes
+within :data:`RUN_US_MAX` of the newest run joins it and writes no record, since every further sub-database that a
+commit touches costs as much as the message itself. So the end of the newest run is not stored but found, behind the
+latest message; where that message goes, :meth:`Log.mark_end` writes down where it was.
+"""
+
+from typing import TYPE_CHECKING, Callable, Iterator, Optional, Tuple
+
+from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.records.layouts import Run, pack_id, unpack_id
+
+if TYPE_CHECKING:
+    import lmdb
+
+#: The commit time of a message is that of its run: at most so much earlier, ...
+RUN_US_MAX = 10_000
+#: ... and at most this part of the message timeout: what expires early does so by less than any clock errs.
+RUNS_PER_TIMEOUT = 1000
+
+
+def joins(newest: Run, time_us: int, largest_bytes: int, timeout_us: int) -> bool:
+    """Tell whether messages of this time and size belong to the newest run, so that no record is written for them.
+
+    :param timeout_us: the message timeout
+    """
+    age_us = time_us - newest.time_us
+    return (largest_bytes <= newest.largest_bytes and age_us <= RUN_US_MAX and age_us * RUNS_PER_TIMEOUT <= timeout_us)
+
+
+class Log:
+    """The records of ``meta_db``, and the ids of ``data_db``, within one transaction."""
+
+    __slots__ = ("_runs", "_messages")
+
+    def __init__(self, runs: "lmdb.Cursor[bytes]", messages: "lmdb.Cursor[bytes]") -> None:
+        self._runs = runs
+        self._messages = messages
+
+    # Looking
+
+    def newest(self) -> Run:
+        """Give the newest run, which always has a record."""
+        self._runs.last()
+        return layouts.decode_run(*self._runs.item())
+
+    def oldest(self) -> Run:
+        """Give the oldest run."""
+        self._runs.first()
+        return layouts.decode_run(*self._runs.item())
+
+    def end(self) -> Tuple[Run, int]:
+        """Give the newest run, and the id that the next message will get."""
+        newest = self.newest()
+        if self._messages.last():
+            next_id = unpack_id(self._messages.key()) + 1
+            if next_id > newest.first_id:
+                return newest, next_id
+        return newest, newest.first_id
+
+    def next_id(self) -> int:
+        """Give the id that the next message will get."""
+        return self.end()[1]
+
+    def at(self, message_id: int) -> Run:
+        """Give the newest run that does not begin after the id, or the oldest if all do."""
+        self._go_to(message_id)
+        return layouts.decode_run(*self._runs.item())
+
+    def _go_to(self, message_id: int) -> None:
+        runs, key = self._runs, pack_id(message_id)
+        if not runs.set_range(key):
+            runs.last()
+        elif runs.key() != key and not runs.prev():
+            runs.first()
+
+    def first_where(self, predicate: Callable[[Run], bool]) -> Optional[Run]:
+        """Give the first run for which the predicate holds, which must then hold for all later ones. Bisection."""
+        newest = self.newest()
+        if not predicate(newest):
+            return None
+        low, high = self.oldest().first_id, newest.first_id
+        while low < high:
+            middle = (low + high) // 2
+            self._runs.set_range(pack_id(middle))
+            run = layouts.decode_run(*self._runs.item())
+            if predicate(run):
+                high = middle
+            else:
+                low = run.first_id + 1
+        self._runs.set_range(pack_id(low))
+        return layouts.decode_run(*self._runs.item())
+
+    def first_id_since(self, time_us: int) -> int:
+        """Give the id of the first run that was not committed before a time; the next id where there is none."""
+        run = self.first_where(lambda one: one.time_us >= time_us)
+        return self.next_id() if run is None else run.first_id
+
+    def since(self, message_id: int) -> Iterator[Run]:
+        """Iterate over the runs, from that of a message on."""
+        self._go_to(message_id)
+        for key, value in self._runs:
+            yield layouts.decode_run(key, value)
+
+    def all(self) -> Iterator[Run]:
+        """Iterate over all runs, the oldest first."""
+        if self._runs.first():
+            for key, value in self._runs:
+                yield layouts.decode_run(key, value)
+
+    # Counting
+
+    def messages_before(self, message_id: int) -> int:
+        """Count the messages with smaller ids; exact as a difference between two ids of the present log."""
+        run = self.at(message_id)
+        if self._runs.next():
+            messages = layouts.decode_run(*self._runs.item()).messages_before - run.messages_before
+        else:
+            messages = self.next_id() - run.first_id
+        return run.messages_before + max(0, min(message_id - run.first_id, messages))
+
+    def id_of(self, rank: int) -> int:
+        """Give the id of the message with that many messages before it: the inverse of messages_before."""
+        later = self.first_where(lambda run: run.messages_before > rank)
+        if later is None:
+            self._runs.last()
+        elif not self._runs.prev():
+            return later.first_id
+        run = layouts.decode_run(*self._runs.item())
+        return run.first_id + max(0, rank - run.messages_before)
+
+    # Writing
+
+    def begin_run(self, time_us: int, largest_bytes: int) -> None:
+        """Have the next messages be a run of their own.
+
+        :param time_us: of their commit, not before that of the newest run
+        :param largest_bytes: no message of the run will be larger
+        """
+        self._put(self.next_id(), time_us, largest_bytes)
+
+    def mark_end(self, next_id: int) -> None:
+        """Write down the next id: it is behind messages that go, or that nobody awaits."""
+        newest = self.newest()
+        if next_id > newest.first_id:
+            self._put(next_id, newest.time_us, 0)
+
+    def _put(self, first_id: int, time_us: int, largest_bytes: int) -> None:
+        """Store a run with the totals of all before it."""
+        newest, end_id = self.end()
+        messages = end_id - newest.first_id
+        self._runs.put(*layouts.encode_run(
+            Run(first_id, time_us, largest_bytes, newest.messages_before + messages, newest.bytes_before +
+                messages * newest.largest_bytes)))
+
+    def delete_below(self, bound: int) -> None:
+        """Delete the records of runs that lie wholly below the bound, but never the newest."""
+        runs = self._runs
+        self._go_to(bound)
+        kept = runs.key()
+        runs.first()
+        while runs.key() != kept:
+            runs.delete()
+
+    def cut(self, bound: int) -> None:
+        """Have the messages from an id on count no more, since they are about to be deleted. No id is given again."""
+        newest, next_id = self.end()
+        messages_before, run = self.messages_before(bound), self.at(bound)
+        bytes_before = run.bytes_before + (messages_before - run.messages_before) * run.largest_bytes
+        while self._runs.last() and self._runs.key() >= pack_id(bound):
+            self._runs.delete()
+        self._runs.put(*layouts.encode_run(Run(next_id, newest.time_us, 0, messages_before, bytes_before)))

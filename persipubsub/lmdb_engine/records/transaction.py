@@ -1,0 +1,408 @@
+"""One transaction in terms of the queue's records: cursors, order and counting, but not what they mean.
+
+The meaning is in :mod:`persipubsub.lmdb_engine.rules`, the bytes are in :mod:`persipubsub.lmdb_engine.records.layouts`.
+"""
+
+import itertools
+from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from persipubsub import errors
+from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.records.deduplication_ids import SentOnce
+from persipubsub.lmdb_engine.records.delayed_messages import Schedule
+from persipubsub.lmdb_engine.records.in_flight import Deliveries
+from persipubsub.lmdb_engine.records.layouts import Header, Place, pack_id, unpack_id
+from persipubsub.lmdb_engine.records.letters import Letters
+from persipubsub.lmdb_engine.records.runs import Log
+from persipubsub.lmdb_engine.records.turns import Turn, Turns
+
+if TYPE_CHECKING:
+    import lmdb
+
+#: So many records are read from LMDB in one go.
+STRETCH_MESSAGES = 1000
+#: The key of the turns of transactions that open the sub-databases.
+HANDLES = "handles"
+
+
+class SubDatabases(NamedTuple):
+    """The open handles of the sub-databases: see :mod:`persipubsub.lmdb_engine.records.layouts`."""
+
+    queue_db: "lmdb._Database"
+    data_db: "lmdb._Database"
+    chunk_db: "lmdb._Database"
+    meta_db: "lmdb._Database"
+    pending_db: "lmdb._Database"
+    subscriber_db: "lmdb._Database"
+    index_db: "lmdb._Database"
+    delayed_db: "lmdb._Database"
+    once_db: "lmdb._Database"
+    once_order_db: "lmdb._Database"
+    due_db: "lmdb._Database"
+    letter_db: "lmdb._Database"
+    dead_letter_db: "lmdb._Database"
+
+
+class Transaction:  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
+    """One LMDB transaction in terms of the queue's records.
+
+    It is made before it begins, so that who made it can end it wherever an interrupt strikes.
+    """
+
+    published = False  # whether there is something new for those who wait
+    expired = 0  # how many messages went since they were too old
+    overflowed = 0  # how many went since a mark was reached
+    durable = False  # whether it goes to the disk, whatever the durability of the queue
+    number = 0  # LMDB's number of the transaction, once it has published something
+    header: Header
+    _dbs: SubDatabases
+    _txn: "lmdb.Transaction[bytes]" = None  # type: ignore[assignment]  # but while it goes on it is there
+    commit_failed = False
+    _committing = False
+    _turn: Optional[Tuple[Turns[str], Turn]] = None  # what this one has to end
+
+    def begin(self, environment: "lmdb.Environment", dbs: SubDatabases, write: bool) -> None:
+        """Begin; a write transaction waits for the other writers of all processes."""
+        self._txn = txn = environment.begin(write=write)
+        self._dbs = dbs
+        self.header = layouts.decode_header(txn.get(layouts.HEADER_KEY, b"", db=dbs.queue_db))
+
+    def begin_in_turn(self, environment: "lmdb.Environment", turns: Turns[str],
+                      opened: "Callable[[lmdb.Environment, lmdb.Transaction[bytes]], SubDatabases]") -> None:
+        """Begin a read that opens the sub-databases for itself, once no other one that does so goes on.
+
+        :param turns: of those that do
+        :param opened: opens the sub-databases
+        """
+        turn = Turn()
+        self._turn = (turns, turn)  # before it begins, so that abort() ends it in any case
+        turns.begin(HANDLES, turn)
+        self._txn = txn = environment.begin()
+        self._dbs = opened(environment, txn)
+        self.header = layouts.decode_header(txn.get(layouts.HEADER_KEY, b"", db=self._dbs.queue_db))
+
+    @property
+    def has_begun(self) -> bool:
+        """Tell whether it goes on, and does not wait for others. To be asked by any thread."""
+        return self._txn is not None
+
+    def commit(self) -> None:
+        """Make the changes; after an error nothing of them is there, unless LMDB gives up the environment."""
+        txn = self._txn
+        if self.published:
+            self.number = txn.id()
+        self._committing = True
+        try:
+            txn.commit()
+        except Exception:
+            self._committing = False
+            self.commit_failed = True
+            raise
+        self._txn = None  # type: ignore[assignment]  # it has ended
+
+    def abort(self) -> None:
+        """Forget the changes, unless they are committed; more than once, and before it began, is fine."""
+        txn = self._txn
+        if txn is not None:
+            if self._committing and _is_open(txn):
+                self._committing = False  # an interrupt struck before LMDB was called
+            txn.abort()
+            self._txn = None  # type: ignore[assignment]  # a reader's slot is free once nobody refers to it
+        if self._turn is not None:
+            turns, turn = self._turn
+            turns.end(HANDLES, turn)
+
+    @property
+    def committed(self) -> bool:
+        """Tell whether the changes are made. To be asked when the transaction has ended."""
+        return self._committing
+
+    def disown(self) -> object:
+        """Give the LMDB transaction away for good: the copy that a forked child finds must not end there."""
+        txn = self._txn
+        self._txn = None  # type: ignore[assignment]  # it is out of reach
+        return txn
+
+    def put_header(self, header: Header) -> None:
+        """Store the header, unless it is as stored."""
+        if header != self.header:
+            self._txn.put(layouts.HEADER_KEY, layouts.encode_header(header), db=self._dbs.queue_db)
+            self.header = header
+
+    def message_type(self) -> Optional[str]:
+        """Give the full name of the protobuf type that the queue is bound to. Not in the header, which all read."""
+        value = self._txn.get(layouts.MESSAGE_TYPE_KEY, db=self._dbs.queue_db)
+        return None if value is None else value.decode()
+
+    def put_message_type(self, name: str) -> None:
+        """Bind the queue to a protobuf type."""
+        self._txn.put(layouts.MESSAGE_TYPE_KEY, name.encode(), db=self._dbs.queue_db)
+
+    def log(self) -> Log:
+        """Give the log, that is, what ``meta_db`` tells of the messages."""
+        cursor = self._txn.cursor
+        return Log(cursor(self._dbs.meta_db), cursor(self._dbs.data_db))
+
+    def schedule(self) -> Schedule:
+        """Give the delayed messages."""
+        return Schedule(self._txn.cursor(self._dbs.delayed_db))
+
+    def clear_schedule(self) -> None:
+        """Delete all delayed messages."""
+        self._txn.drop(self._dbs.delayed_db, delete=False)
+
+    def delayed_bytes(self) -> int:
+        """Give the size of the pages of ``delayed_db``."""
+        return self._pages_bytes(self._dbs.delayed_db)
+
+    def once(self) -> SentOnce:
+        """Give the remembered deduplication ids."""
+        cursor = self._txn.cursor
+        return SentOnce(cursor(self._dbs.once_db), cursor(self._dbs.once_order_db))
+
+    def once_count(self) -> int:
+        """Count them."""
+        return self._txn.stat(self._dbs.once_db)["entries"]
+
+    # Messages
+
+    def append(self, first_id: int, payloads: Sequence[bytes], largest_bytes: int) -> None:
+        """Append messages behind all stored ones.
+
+        :param largest_bytes: a bound of the size of each
+        """
+        long = largest_bytes >= layouts.PART_BYTES
+        if len(payloads) == 1 and not long:
+            complete = self._txn.put(pack_id(first_id), payloads[0], append=True, db=self._dbs.data_db)
+        else:
+            heads = [self._put_parts(id_, payload)
+                     for id_, payload in enumerate(payloads, first_id)] if long else payloads
+            keys = map(pack_id, range(first_id, first_id + len(heads)))
+            _, count = self._txn.cursor(self._dbs.data_db).putmulti(zip(keys, heads), append=True)
+            complete = count == len(heads)
+        # LMDB skips keys out of order without an error.
+        if not complete:
+            raise errors.DamagedError(f"message id {first_id} is not behind all stored ones")
+
+    def _put_parts(self, message_id: int, payload: bytes) -> bytes:
+        """Store the further parts of a long payload and give what goes into ``data_db``."""
+        if not layouts.is_long(len(payload)):
+            return payload
+        head, parts = layouts.split(payload)
+        for number, part in enumerate(parts, 1):
+            self._txn.put(layouts.PART_KEY.pack(message_id, number), part, append=True, db=self._dbs.chunk_db)
+        return head
+
+    def _payload(self, key: bytes, value: bytes) -> bytes:
+        """Undo :meth:`_put_parts`."""
+        if not layouts.is_long(len(value)):
+            return value
+        try:
+            return layouts.joined(value, self._parts(key))
+        except ValueError as error:
+            raise errors.DamagedError(f"A part of message {unpack_id(key)} is missing: {error}.") from error
+
+    def _parts(self, key: bytes) -> Iterator[bytes]:
+        cursor = self._txn.cursor(self._dbs.chunk_db)
+        if cursor.set_range(key):
+            for part_key, part in cursor:
+                if part_key[:len(key)] != key:
+                    break
+                yield part
+
+    def first_id(self, start: int) -> Optional[int]:
+        """Give the id of the first stored message from an id on."""
+        cursor = self._txn.cursor(self._dbs.data_db)
+        return unpack_id(cursor.key()) if cursor.set_range(pack_id(start)) else None
+
+    def last_id(self) -> Optional[int]:
+        """Give the id of the latest stored message."""
+        cursor = self._txn.cursor(self._dbs.data_db)
+        return unpack_id(cursor.key()) if cursor.last() else None
+
+    def messages(self, start: int, max_messages: int, max_bytes: int) -> Tuple[List[int], List[bytes]]:
+        """Read the next messages from an id on: ids and payloads; at most so many bytes, but at least one message."""
+        ids: List[int] = []
+        payloads: List[bytes] = []
+        cursor = self._txn.cursor(self._dbs.data_db)
+        if not cursor.set_range(pack_id(start)):
+            return ids, payloads
+        if max_messages == 1:
+            key, value = cursor.item()
+            return [unpack_id(key)], [self._payload(key, value)]
+        records_left = iter(cursor)
+        while len(ids) < max_messages:
+            stretch = list(itertools.islice(records_left, min(max_messages - len(ids), STRETCH_MESSAGES)))
+            if not stretch:
+                break
+            keys = [key for key, _ in stretch]
+            values = [value for _, value in stretch]
+            sizes = list(map(len, values))
+            if layouts.is_long(max(sizes)) or sum(sizes) > max_bytes:
+                values = self._payloads_within(stretch, max_bytes, bool(ids))
+            ids += layouts.unpack_ids(keys[:len(values)])
+            payloads += values
+            max_bytes -= sum(map(len, values))
+            if len(values) < len(stretch):
+                break
+        return ids, payloads
+
+    def _payloads_within(self, stretch: Sequence[Tuple[bytes, bytes]], max_bytes: int, some_found: bool) -> List[bytes]:
+        """Give the payloads of the first records, as many as fit; one in any case, unless some were found before."""
+        payloads: List[bytes] = []
+        for key, value in stretch:
+            payload = self._payload(key, value)
+            max_bytes -= len(payload)
+            if max_bytes < 0 and (payloads or some_found):
+                break
+            payloads.append(payload)
+        return payloads
+
+    def delete_below(self, bound: int, limit: int) -> Tuple[int, bool]:
+        """Delete the messages below an id, at most a limit of them and of their parts.
+
+        :return: the number deleted, and whether all below the bound are gone
+        """
+        reached = key_bound = pack_id(bound)
+        chunks = self._txn.cursor(self._dbs.chunk_db)
+        if chunks.first():
+            _delete_while_below(chunks, key_bound, limit)
+            # A message whose parts did not all go stays until they have.
+            reached = min(key_bound, chunks.key()[:len(key_bound)] or key_bound)
+        log, data, deleted = self.log(), self._txn.cursor(self._dbs.data_db), 0
+        if data.last() and data.key() < reached:
+            latest = data.key()
+            log.mark_end(log.next_id())
+            data.first()
+            if data.key() != latest and self.stored_messages() <= limit:
+                # All go, as when a subscriber has caught up: far cheaper than one by one.
+                deleted = self.stored_messages()
+                self._txn.drop(self._dbs.data_db, delete=False)
+        if not deleted:
+            data.first()
+            deleted = _delete_while_below(data, reached, limit)
+        rest = data.key()
+        all_gone = not rest or rest >= key_bound
+        log.delete_below(bound if all_gone else unpack_id(rest))
+        return deleted, all_gone
+
+    def delete_last(self, count: int) -> None:
+        """Delete that many of the latest messages."""
+        log = self.log()
+        first_id = log.id_of(log.messages_before(log.next_id()) - count)
+        log.cut(first_id)
+        for sub_database in (self._dbs.data_db, self._dbs.chunk_db):
+            cursor = self._txn.cursor(sub_database)
+            if cursor.set_range(pack_id(first_id)):
+                while cursor.key():
+                    cursor.delete()
+
+    def stored_messages(self) -> int:
+        """Count the messages in ``data_db``, those that wait to be deleted included."""
+        return self._txn.stat(self._dbs.data_db)["entries"]
+
+    def stored_bytes(self) -> int:
+        """Give the size of the pages of ``data_db`` and ``chunk_db``."""
+        return sum(map(self._pages_bytes, (self._dbs.data_db, self._dbs.chunk_db)))
+
+    def _pages_bytes(self, sub_database: "lmdb._Database") -> int:
+        stat = self._txn.stat(sub_database)
+        return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
+    def sizes(self) -> Iterator[Tuple[int, Optional[int]]]:
+        """Iterate over id and size of all messages; a message that lacks a part has no size."""
+        for key, value in self._txn.cursor(self._dbs.data_db):
+            try:
+                yield unpack_id(key), len(self._payload(key, value))
+            except errors.DamagedError:
+                yield unpack_id(key), None
+
+    def part_ids(self) -> Iterator[int]:
+        """Iterate over the message id of every part."""
+        for key in self._txn.cursor(self._dbs.chunk_db).iternext(values=False):
+            yield unpack_id(key)
+
+    # Subscribers and their places
+
+    def place(self, identifier: bytes) -> Optional[Place]:
+        """Give a subscriber's record."""
+        value = self._txn.get(identifier, db=self._dbs.subscriber_db)
+        return None if value is None else layouts.decode_place(value)
+
+    def places(self) -> List[Tuple[bytes, Place]]:
+        """List all subscribers' records."""
+        return [(key, layouts.decode_place(value)) for key, value in self._txn.cursor(self._dbs.subscriber_db)]
+
+    def put_place(self, identifier: bytes, place: Place) -> None:
+        """Store a subscriber's record."""
+        self._txn.put(identifier, layouts.encode_place(place), db=self._dbs.subscriber_db)
+
+    def delete_place(self, identifier: bytes) -> None:
+        """Delete a subscriber's record."""
+        self._txn.delete(identifier, db=self._dbs.subscriber_db)
+
+    def floor(self) -> Optional[int]:
+        """Give the smallest place of all subscribers, or None where there are none."""
+        cursor = self._txn.cursor(self._dbs.pending_db)
+        return unpack_id(cursor.key()) if cursor.first() else None
+
+    def has_subscribers(self) -> bool:
+        """Tell whether there is any subscriber."""
+        return self._txn.cursor(self._dbs.pending_db).first()
+
+    def count_place(self, message_id: int, change: int) -> None:
+        """Change by one, up or down, how many subscribers have their place at an id."""
+        key = pack_id(message_id)
+        value = self._txn.get(key, db=self._dbs.pending_db)
+        count = change + (0 if value is None else layouts.NUMBER.unpack(value)[0])
+        if count:
+            self._txn.put(key, layouts.NUMBER.pack(count), db=self._dbs.pending_db)
+        else:
+            self._txn.delete(key, db=self._dbs.pending_db)
+
+    def place_counts(self) -> List[Tuple[int, int]]:
+        """List all of ``pending_db``: places and how many subscribers have theirs there."""
+        cursor = self._txn.cursor(self._dbs.pending_db)
+        return [(unpack_id(key), layouts.NUMBER.unpack(value)[0]) for key, value in cursor]
+
+    # Messages that were handed out and not yet taken
+
+    def deliveries(self, place: Place) -> Deliveries:
+        """Give the entries of a subscriber with a policy."""
+        cursor = self._txn.cursor
+        shared = place.policy is not None and place.policy.shared
+        return Deliveries(place.number, shared, cursor(self._dbs.index_db), cursor(self._dbs.due_db))
+
+    def letters(self, number: int) -> Letters:
+        """Give the messages that a subscriber has outside the log."""
+        cursor = self._txn.cursor
+        return Letters(number, cursor(self._dbs.letter_db), cursor(self._dbs.dead_letter_db))
+
+    def has_message(self, message_id: int) -> bool:
+        """Tell whether a message is in ``data_db``."""
+        return self._txn.cursor(self._dbs.data_db).set_key(pack_id(message_id))
+
+    def delivery_keys(self) -> Iterator[Tuple[str, bytes]]:
+        """Iterate over all keys that begin with the number of a subscriber, each with its sub-database."""
+        for name in ("index_db", "due_db", "letter_db", "dead_letter_db"):
+            for key in self._txn.cursor(getattr(self._dbs, name)).iternext(values=False):
+                yield name, key
+
+
+def _is_open(txn: "lmdb.Transaction[bytes]") -> bool:
+    """Tell whether an LMDB transaction is still going on: it forgets its number when it ends."""
+    try:
+        txn.id()
+    except Exception:  # pylint: disable=broad-exception-caught  # lmdb.Error, which only database.py imports
+        return False
+    return True
+
+
+def _delete_while_below(cursor: "lmdb.Cursor[bytes]", bound: bytes, limit: int) -> int:
+    """Delete from where the cursor stands, which then stands at the first record left. The end of all has no key."""
+    deleted = 0
+    key, delete = cursor.key, cursor.delete
+    while deleted < limit and b"" < key() < bound:
+        delete()
+        deleted += 1
+    return deleted

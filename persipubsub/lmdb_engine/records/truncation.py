@@ -1,0 +1,48 @@
+"""Finding the values of a data file whose last pages are not in the file: who reads them from memory, crashes.
+
+LMDB leaves a file shorter than it says where the pages at its end are free. A large value has several pages, of which
+the first may be in the file and the last not; what verifies the pages looks at the first.
+"""
+
+import pathlib
+from typing import List
+
+from persipubsub.lmdb_engine.records import page_file
+from persipubsub.lmdb_engine.records.page_file import SUB_DATABASE, PageError, PageFile
+
+#: LMDB's own lists of free pages are the largest values; no value is larger than a file.
+_VALUE_BYTES_MAX = 2**46
+
+
+def cut_off(file: pathlib.Path) -> List[str]:
+    """Give what cannot be read of a data file whose pages are sound as far as they are there."""
+    problems: List[str] = []
+    with PageFile(file) as opened:
+        try:
+            meta = opened.newest_meta()
+            if opened.pages() > meta.last_page:
+                return problems
+            roots = [meta.free_root, meta.main_root, *_sub_databases(opened, meta.main_root, problems)]
+        except PageError as error:
+            return [str(error)]
+        for root in roots:
+            for _, page in opened.leaves(root, set(), problems):
+                problems += _unreadable(opened, page)
+    return problems
+
+
+def _sub_databases(opened: PageFile, main_root: int, problems: List[str]) -> List[int]:
+    return [
+        page_file.decode_root(opened.value(page, node)) for _, page in opened.leaves(main_root, set(), problems)
+        for node in opened.nodes(page) if node.flags & SUB_DATABASE
+    ]
+
+
+def _unreadable(opened: PageFile, page: bytes) -> List[str]:
+    problems = []
+    try:
+        for node in opened.nodes(page):
+            opened.value(page, node, _VALUE_BYTES_MAX)
+    except PageError as error:
+        problems.append(str(error))
+    return problems

@@ -1,0 +1,1 @@
+"""What reads and writes files without the rest: recovery, compaction, migration."""

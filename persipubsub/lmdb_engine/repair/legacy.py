@@ -1,0 +1,141 @@
+"""What a queue of persipubsub 1.0.0 holds, read from its data file without LMDB: nothing in its directory changes.
+
+==================  ===================  =========================================================================
+sub-database        key                  value
+==================  ===================  =========================================================================
+``queue_db``        name of a limit      its number: ``message_timeout`` (seconds), ``max_messages``, ``hwm_db_size``
+``queue_db``        ``strategy``         ``PRUNE_FIRST`` or ``PRUNE_LAST``
+``subscriber_db``   name                 nothing
+that name           message key          nothing: the message is pending for the subscriber
+``data_db``         message key          payload
+==================  ===================  =========================================================================
+
+Numbers are big-endian in 8 bytes. A message key is the time of sending as decimal text, in seconds, and directly behind
+it the 36 characters of a random UUID. ``meta_db`` has the same time in whole seconds, and ``pending_db`` counts what
+the subscribers' own databases say: neither is read.
+"""
+
+import decimal
+import re
+import struct
+from typing import Dict, Iterator, List, NamedTuple, Set, Tuple
+
+from persipubsub import errors
+from persipubsub.engine import checks
+from persipubsub.engine.limits import MESSAGE_BYTES_MAX
+from persipubsub.lmdb_engine.records import page_file
+from persipubsub.lmdb_engine.records.layouts import NUMBER
+from persipubsub.lmdb_engine.records.page_file import SUB_DATABASE, Node, PageError, PageFile
+from persipubsub.queue import HighWaterMark, Strategy
+
+SUB_DATABASES = frozenset((b"queue_db", b"subscriber_db", b"data_db", b"meta_db", b"pending_db"))
+#: Larger ones mean the same: none.
+LIMITS = (("message_timeout", int(HighWaterMark.MESSAGE_TIMEOUT_S_MAX)),
+          ("max_messages", HighWaterMark.MAX_MESSAGES_MAX), ("hwm_db_size", HighWaterMark.HWM_DB_SIZE_BYTES_MAX))
+_KEY = re.compile(rb"([0-9]{1,20}(?:\.[0-9]+)?).{36}", re.DOTALL)
+
+
+def sent_s(key: bytes) -> decimal.Decimal:
+    """Give the time of sending in a message key: seconds since the epoch, by the sender's clock without time zone.
+
+    :raise PageError: it is no message key
+    """
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise PageError(f"{key!r} is no key of a message")
+    return decimal.Decimal(match[1].decode())
+
+
+class LegacyMessage(NamedTuple):
+    """A message whose payload is there: when it was sent, and where it lies."""
+
+    sent_s: decimal.Decimal
+    page: int
+    node: int
+
+
+class LegacyQueue:
+    """The records of a queue; payloads stay in the file until they are asked for.
+
+    :raise PageError: something cannot be read
+    :raise FormatError: a name or a number is none that a queue of this version can have
+    """
+
+    def __init__(self, opened: PageFile) -> None:
+        self._file = opened
+        self._meta = opened.newest_meta()
+        self._page: Tuple[int, bytes, List[Node]] = (0, b"", [])
+        roots = {
+            node.key: page_file.decode_root(opened.value(page, node))
+            for _, page, _, node in self._nodes(self._meta.main_root) if node.flags & SUB_DATABASE
+        }
+        missing = sorted(SUB_DATABASES - roots.keys())
+        if missing:
+            raise PageError(f"the sub-database {missing[0].decode()} is missing")
+        self.high_watermark, self.strategy = self._configuration(roots[b"queue_db"])
+        self.messages = {
+            node.key: LegacyMessage(sent_s(node.key), number, index)
+            for number, _, index, node in self._nodes(roots[b"data_db"])
+        }
+        #: The keys of what is pending for each subscriber, also of messages that are not there.
+        self.pending: Dict[str, Set[bytes]] = {}
+        for _, _, _, subscriber in self._nodes(roots[b"subscriber_db"]):
+            name = _identifier(subscriber.key)
+            # One that is not there is one to which nobody has sent anything.
+            root = roots.get(subscriber.key, page_file.NO_ROOT)
+            self.pending[name] = {node.key for _, _, _, node in self._nodes(root)}
+
+    def payload(self, key: bytes) -> bytes:
+        """Read the payload of a message.
+
+        :raise PageError: it cannot be read
+        """
+        where = self.messages[key]
+        if self._page[0] != where.page:
+            page = self._file.page(where.page)
+            self._page = where.page, page, self._file.nodes(page)
+        _, page, nodes = self._page
+        return self._file.value(page, nodes[where.node], MESSAGE_BYTES_MAX)
+
+    def changed(self) -> bool:
+        """Tell whether somebody has committed since this was made: then what was read may be a mixture.
+
+        LMDB writes to no page of the newest commit, so without another commit all of it is as it was.
+        """
+        return self._file.newest_meta() != self._meta
+
+    def _nodes(self, root: int) -> Iterator[Tuple[int, bytes, int, Node]]:
+        """Iterate over the records of a tree: number of the page, page, index in it, record."""
+        problems: List[str] = []
+        for number, page in self._file.leaves(root, set(), problems):
+            for index, node in enumerate(self._file.nodes(page)):
+                yield number, page, index, node
+        if problems:
+            raise PageError(problems[0])
+
+    def _configuration(self, root: int) -> Tuple[HighWaterMark, Strategy]:
+        fields = {
+            node.key.decode("ascii", "replace"): self._file.value(page, node)
+            for _, page, _, node in self._nodes(root)
+        }
+        try:
+            timeout, messages, size = (min(NUMBER.unpack(fields[name])[0], limit) for name, limit in LIMITS)
+            return HighWaterMark(timeout, messages, size), Strategy[fields["strategy"].decode("ascii")]
+        except errors.ArgumentError as error:
+            raise errors.FormatError(f"The configuration of the queue is none of this version: {error}") from error
+        except (KeyError, ValueError, struct.error) as error:
+            raise PageError(f"the configuration is broken ({error!r})") from error
+
+
+def _identifier(name: bytes) -> str:
+    try:
+        identifier = name.decode()
+        checks.identifier(identifier)
+    except ValueError as error:
+        raise errors.FormatError(
+            f"The queue has a subscriber that no queue of this version can have: {error}") from error
+    if name in SUB_DATABASES:
+        raise errors.FormatError(
+            f"The queue has a subscriber {identifier!r}, for which persipubsub 1.0.0 wrote into its own records: what "
+            "is the subscriber's cannot be told from what is the queue's. Remove it with persipubsub 1.0.0.")
+    return identifier

@@ -1,0 +1,279 @@
+"""What can still be read of a broken data file: where each record lies, found without LMDB.
+
+First the trees are followed as far as they hold together, from the newest commit, then from the one before. Where any
+page of them cannot be read, every leaf page of the file is looked at as well. Payloads never change and ids are not
+given twice, so that a message on a page that no tree leads to is that message, though it may have been taken.
+"""
+
+import collections
+import itertools
+import struct
+from typing import DefaultDict, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+from persipubsub import errors
+from persipubsub.engine import checks
+from persipubsub.lmdb_engine.process import opening_check
+from persipubsub.lmdb_engine.records import delayed_messages, delivery_layouts, layouts, page_file
+from persipubsub.lmdb_engine.records.delivery_layouts import ENTRY_KEY, LETTER_KEY, REQUEUED, Death, Delivery, Letter
+from persipubsub.lmdb_engine.records.layouts import Header, Once, Place, Run
+from persipubsub.lmdb_engine.records.page_file import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
+from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.repair import orphan_pages
+from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX, PART_NUMBER_MAX
+from persipubsub.lmdb_engine.rules import policies
+
+MESSAGE_BYTES_MAX = 2**30
+
+
+class Where(NamedTuple):
+    """A record in a leaf page."""
+
+    page: int
+    node: int
+
+
+class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for each sub-database
+    """The readable records of a data file. It is read when made; payloads stay in the file until asked for."""
+
+    def __init__(self, opened: PageFile) -> None:
+        self._file = opened
+        self.problems: List[str] = []
+        self.header: Optional[Header] = None
+        self.message_type: Optional[str] = None
+        self.places: Dict[bytes, Place] = {}
+        #: The places that pending_db counts.
+        self.positions: Set[int] = set()
+        #: These by the number of a subscriber, then by message id; the parts of a letter by their number.
+        self.entries: DefaultDict[int, Dict[int, Delivery]] = collections.defaultdict(dict)
+        self.deaths: DefaultDict[int, Dict[int, Death]] = collections.defaultdict(dict)
+        self.letters: DefaultDict[int, Dict[int, Dict[int, Where]]] = collections.defaultdict(dict)
+        self.runs: Dict[int, Run] = {}
+        self.messages: Dict[int, Where] = {}
+        self._parts: Dict[Tuple[int, int], Where] = {}
+        #: By due time and number.
+        self.delayed: Dict[Tuple[int, int], Dict[int, Where]] = {}
+        self.once: Dict[bytes, Once] = {}
+        self._found: Set[str] = set()
+        self._page: Tuple[int, bytes, List[Node]] = (0, b"", [])
+        self._read_trees()
+        if self.problems:
+            self._read_all_pages()
+
+    # Trees
+
+    def _read_trees(self) -> None:
+        for age, meta in enumerate(self._metas()):
+            roots = self._roots(meta.main_root)
+            # The order matters: of two versions of a record, the first that is found stays.
+            for name in SubDatabases._fields:
+                if name in roots and name not in self._found:
+                    count = len(self.problems)
+                    for number, page in self._file.leaves(roots[name], set(), self.problems):
+                        # A page of the commit before may have been used again since, for something else.
+                        if not age or orphan_pages.guess(self._file, page) == name:
+                            self._keep(name, number, page)
+                    if not age and len(self.problems) == count:
+                        self._found.add(name)
+            if len(self._found) == len(SubDatabases._fields):
+                return
+            self.problems.append(f"the trees of commit {meta.transaction} are broken")
+
+    def _metas(self) -> List[page_file.Meta]:
+        """Give the meta pages that can be read, the newest first, and know the size of pages."""
+        metas = []
+        sizes = [page_file.PAGE_BYTES_MIN << shift for shift in range(8)]
+        for start in (0, *sizes):
+            try:
+                meta = self._file.meta_at(start)
+            except PageError as error:
+                if not start:
+                    self.problems.append(str(error))
+                continue
+            if start in (0, meta.page_bytes):
+                metas.append(meta)
+        if len(metas) < META_PAGES:
+            self.problems.append(f"{len(metas)} of {META_PAGES} meta pages can be read")
+        if metas:
+            self._file.page_bytes = metas[0].page_bytes
+        return sorted(metas, key=lambda meta: -meta.transaction)
+
+    def _roots(self, main_root: int) -> Dict[str, int]:
+        roots = {}
+        for _, page in self._file.leaves(main_root, set(), self.problems):
+            roots.update(self._roots_in(page))
+        for name in SubDatabases._fields:
+            if name not in roots:
+                self.problems.append(f"{name} is not to be found")
+        return roots
+
+    def _roots_in(self, page: bytes) -> Dict[str, int]:
+        roots = {}
+        try:
+            for node in self._file.nodes(page):
+                name = node.key.decode("ascii", "replace")
+                if node.flags & SUB_DATABASE and name in SubDatabases._fields:
+                    roots[name] = page_file.decode_root(self._file.value(page, node))
+        except PageError as error:
+            self.problems.append(str(error))
+        return roots
+
+    # All pages
+
+    def _read_all_pages(self) -> None:
+        for number in range(META_PAGES, self._file.pages()):
+            try:
+                page = self._file.page(number)
+            except PageError:
+                continue  # what is in no tree may be anything
+            name = orphan_pages.guess(self._file, page) if page_file.kind(page) == LEAF else None
+            if name is not None and name not in self._found:
+                self._keep(name, number, page)
+
+    # Records
+
+    def _keep(self, name: str, number: int, page: bytes) -> None:
+        """Note what a leaf page of a sub-database holds, as far as it is not known yet."""
+        try:
+            nodes = self._file.nodes(page)
+        except PageError as error:
+            self.problems.append(str(error))
+            return
+        for index, node in enumerate(nodes):
+            try:
+                self._keep_record(name, page, node, Where(number, index))
+            except (PageError, struct.error, ValueError) as error:
+                self.problems.append(f"a record of {name} in page {number}: {error}")
+
+    # pylint: disable-next=too-many-branches  # one for each sub-database
+    def _keep_record(self, name: str, page: bytes, node: Node, where: Where) -> None:
+        key = node.key
+        if name == "data_db":
+            message_id, = layouts.NUMBER.unpack(key)
+            if 0 < message_id < ID_MAX:
+                self.messages.setdefault(message_id, where)
+        elif name == "chunk_db":
+            message_id, part = layouts.PART_KEY.unpack(key)
+            self._parts.setdefault((message_id, part), where)
+        elif name == "delayed_db":
+            due_us, number, part = layouts.DELAYED_KEY.unpack(key)
+            if number < ID_MAX:
+                self.delayed.setdefault((due_us, number), {}).setdefault(part, where)
+        elif name == "once_order_db":
+            time_us, message_id = layouts.ONCE_ORDER_KEY.unpack(key)
+            identifier = self._file.value(page, node)
+            if not orphan_pages.is_identifier(identifier):
+                raise ValueError("no deduplication id")
+            if message_id < ID_MAX:
+                self.once[identifier] = max(Once(message_id, time_us), self.once.get(identifier, Once(0, 0)))
+        elif name == "meta_db":
+            run = layouts.decode_run(key, self._file.value(page, node))
+            if run.first_id < ID_MAX:
+                # The later one: in a queue without messages the newest run begins again at its id.
+                self.runs[run.first_id] = max(run, self.runs.get(run.first_id, run))
+        elif name == "subscriber_db":
+            self._keep_place(key, layouts.decode_place(self._file.value(page, node)))
+        elif name == "pending_db":
+            position, = layouts.NUMBER.unpack(key)
+            if position < ID_MAX:
+                self.positions.add(position)
+        elif name == "queue_db":
+            self._keep_setting(key, self._file.value(page, node))
+        elif name == "letter_db":
+            subscriber_number, message_id, part = LETTER_KEY.unpack(key)
+            if 0 < message_id < ID_MAX:
+                self.letters[subscriber_number].setdefault(message_id, {}).setdefault(part, where)
+        elif name in ("index_db", "dead_letter_db"):
+            subscriber_number, message_id = ENTRY_KEY.unpack(key)
+            self._keep_delivery(name, subscriber_number, message_id, self._file.value(page, node))
+
+    def _keep_place(self, key: bytes, place: Place) -> None:
+        if not orphan_pages.is_identifier(key) or place.next_id >= ID_MAX or not place.number:
+            raise ValueError("no subscriber")
+        if place.policy is not None and not policies.can_be_set(place.policy):
+            raise ValueError("no policy")
+        # The later one: it is on the disk because somebody took what is before it.
+        self.places[key] = max(place, self.places.get(key, place), key=lambda one: (one.number, one.next_id, one.taken))
+
+    def _keep_delivery(self, name: str, number: int, message_id: int, value: bytes) -> None:
+        if message_id % REQUEUED >= ID_MAX:
+            raise ValueError("no message")
+        if name == "index_db":
+            self.entries[number].setdefault(message_id, orphan_pages.require_delivery(value))
+        else:
+            self.deaths[number].setdefault(message_id, orphan_pages.require_death(value))
+
+    def _keep_setting(self, key: bytes, value: bytes) -> None:
+        if key == layouts.HEADER_KEY:
+            header = opening_check.require_configuration(value)
+            if self.header is None or _age(header) > _age(self.header):
+                self.header = header
+        elif key == layouts.MESSAGE_TYPE_KEY and self.message_type is None:
+            self.message_type = checks.message_type(value.decode())
+
+    def letter(self, number: int, message_id: int) -> Letter:
+        """Read a letter that was found.
+
+        :raise DamagedError: it cannot be read
+        """
+        try:
+            return delivery_layouts.joined_letter(self._adjacent(self.letters[number][message_id]))
+        except ValueError as error:
+            raise errors.DamagedError(f"The letter of message {message_id} cannot be read: {error}.") from error
+
+    def ids_by_subscriber(self) -> Iterator[Iterable[int]]:
+        """Return the message ids of all entries, deaths and letters, for one subscriber after the other."""
+        yield from self.entries.values()
+        yield from self.deaths.values()
+        yield from self.letters.values()
+
+    def is_whole(self, name: str) -> bool:
+        """Tell whether all records of a sub-database were found, and no others, as of the newest commit."""
+        return name in self._found
+
+    def payload(self, message_id: int) -> bytes:
+        """Read a message that was found.
+
+        :raise DamagedError: it cannot be read
+        """
+        try:
+            value = self._value(self.messages[message_id])
+            if not layouts.is_long(len(value)):
+                return value
+            size, = layouts.NUMBER.unpack_from(value)
+            if size > MESSAGE_BYTES_MAX:
+                raise PageError(f"it would have {size} bytes")
+            return layouts.joined(value, self._parts_of(message_id))
+        except ValueError as error:
+            raise errors.DamagedError(f"Message {message_id} cannot be read: {error}.") from error
+
+    def delayed_payload(self, key: Tuple[int, int]) -> bytes:
+        """Read a delayed message that was found.
+
+        :raise DamagedError: it cannot be read
+        """
+        try:
+            return delayed_messages.joined(list(self._adjacent(self.delayed[key])))
+        except ValueError as error:
+            raise errors.DamagedError(f"The delayed message {key[1]} cannot be read: {error}.") from error
+
+    def _adjacent(self, parts: Dict[int, Where]) -> Iterator[bytes]:
+        """Read parts from number 0 on, up to the first that is missing."""
+        return (self._value(parts[number]) for number in itertools.takewhile(parts.__contains__, itertools.count()))
+
+    def _parts_of(self, message_id: int) -> Iterator[bytes]:
+        part = 1
+        while (message_id, part) in self._parts and part <= PART_NUMBER_MAX:
+            yield self._value(self._parts[message_id, part])
+            part += 1
+
+    def _value(self, where: Where) -> bytes:
+        if self._page[0] != where.page:
+            page = self._file.page(where.page)
+            self._page = where.page, page, self._file.nodes(page)
+        _, page, nodes = self._page
+        return self._file.value(page, nodes[where.node])
+
+
+def _age(header: Header) -> Tuple[int, int]:
+    """Give what only grows in a header."""
+    return header.next_subscriber_number, header.first

@@ -1,0 +1,1 @@
+"""What the life of a message means: each step on an open transaction."""

@@ -1,0 +1,187 @@
+"""Appending messages, and keeping the high-water mark; on an open transaction."""
+
+from typing import Sequence, Tuple
+
+from persipubsub import clock, errors
+from persipubsub.engine.limits import RECORD_BYTES_MAX
+from persipubsub.engine.values import Batch, Sent
+from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
+from persipubsub.lmdb_engine.records.layouts import Header, Run, bytes_between
+from persipubsub.lmdb_engine.records.runs import joins
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import retention
+from persipubsub.lmdb_engine.rules.message_log import (expire, first_live_id, live_bytes, live_messages, remove_below,
+                                                       retained_messages)
+from persipubsub.queue import Strategy
+
+
+def put(txn: Transaction, batch: Batch) -> Sent:
+    """Append messages, keeping the high-water mark as if each had been put alone."""
+    header, log = txn.header, txn.log()
+    if batch.largest_bytes > header.hwm_db_size:
+        require_below_mark(header, batch.largest_bytes)
+    newest, first_id = log.end()
+    ids = range(first_id, first_id + len(batch.payloads))
+    if ids.stop > REQUEUED:
+        raise errors.StorageError(
+            f"The queue has given the message ids up to {first_id - 1}, and there are none from 2 ** 63 on, so "
+            f"{len(ids)} messages cannot be sent. Set up another queue.")
+    if not txn.has_subscribers() and not header.retention_us:
+        log.mark_end(ids.stop)
+        remove_below(txn, ids.stop)
+        header = txn.header
+        txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + len(ids)))
+        return Sent(ids, False)
+    txn.published = True
+    # Not now_us: begin() has seen to it that the offset is of this boot.
+    time_us = max(clock.boottime_us() + header.clock_offset_us, newest.time_us)
+    oldest = log.oldest()
+    if oldest.time_us < time_us - header.message_timeout_us:
+        expire(txn)
+        newest, oldest = log.newest(), log.oldest()
+    if not _surely_below_the_mark(header, oldest, newest, batch, first_id):
+        _put_at_the_mark(txn, time_us, first_id, batch.payloads)
+        return Sent(ids, True)
+    if not joins(newest, time_us, batch.largest_bytes, header.message_timeout_us):
+        log.begin_run(time_us, batch.largest_bytes)
+    txn.append(first_id, batch.payloads, batch.largest_bytes)
+    return Sent(ids, True)
+
+
+def require_below_mark(header: Header, size_bytes: int) -> None:
+    """Refuse a message that is larger than the queue may be.
+
+    :raise MessageTooLargeError: it is
+    """
+    if size_bytes > header.hwm_db_size:
+        raise errors.MessageTooLargeError(
+            f"A message of {size_bytes} bytes is over the high-water mark of the queue, hwm_db_size="
+            f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
+
+
+def pass_over(txn: Transaction, count: int) -> None:
+    """Give ids to messages that the mark does not let in."""
+    if count:
+        log = txn.log()
+        log.mark_end(log.next_id() + count)
+        _count_overflow(txn, count)
+
+
+def _surely_below_the_mark(header: Header, oldest: Run, newest: Run, batch: Batch, first_id: int) -> bool:
+    """Tell, from the totals of the log, that no mark is reached: cheaper than asking LMDB for its pages.
+
+    A page is at least half full.
+    """
+    in_newest = first_id - newest.first_id
+    messages = newest.messages_before + in_newest + len(batch.payloads) - oldest.messages_before
+    if messages > header.max_messages:
+        return False
+    payload_bytes = bytes_between(oldest, newest) + in_newest * newest.largest_bytes + batch.size_bytes
+    return 2 * (payload_bytes + RECORD_BYTES_MAX * messages) + 16 * 4096 < header.hwm_db_size
+
+
+def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int, int]:
+    """Tell what stays when messages are put one by one, each after an overflow where the mark is reached.
+
+    An overflow at n messages takes n // 2 + 1 of them. Once the mark is reached, each further overflow comes after as
+    many messages as the one before took, so there is no need to go through them.
+
+    :param stored: how many messages are in the queue
+    :param new: how many are put, at least 1
+    :param mark: ``max_messages``
+    :param strategy: which go
+    :return: of stored and new messages, in their order: how many of the first stay, how many of the last
+    """
+    while stored >= mark:
+        stored -= stored // 2 + 1
+    lowest, until_overflow = stored, mark - stored
+    if new <= until_overflow:
+        stored += new
+    else:
+        period = mark // 2 + 1
+        lowest = mark - period  # the first overflow that a new message meets leaves no more, and no later one less
+        stored = mark - period + 1 + (new - until_overflow - 1) % period
+    return (0, stored) if strategy == Strategy.prune_first else (lowest, stored - lowest)
+
+
+def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> None:
+    """Append messages where a mark may be reached."""
+    live = live_messages(txn)
+    if txn.header.retention_us:
+        count = retention.giving_way(live, len(payloads), txn.header.max_messages, retained_messages(txn))
+        _remove_oldest(txn, count)
+        live -= count
+    strategy = Strategy(txn.header.strategy)
+    head, tail = survivors(live, len(payloads), txn.header.max_messages, strategy)
+    _remove(txn, live - min(live, head if strategy == Strategy.prune_last else max(0, tail - len(payloads))))
+    overflowed = live + len(payloads) - head - tail
+    # Of the new messages stay those that belong to the first `head` of all, and the last ones.
+    first, last = payloads[:max(0, head - live)], payloads[-tail:]
+    overflowed += _append_below_size_mark(txn, time_us, first)
+    txn.log().mark_end(first_id + len(payloads) - len(last))
+    overflowed += _append_below_size_mark(txn, time_us, last)
+    _count_overflow(txn, overflowed)
+
+
+def _count_overflow(txn: Transaction, count: int) -> None:
+    """Count messages that a mark has let go. Nobody is warned of them where the mark is to keep the latest only."""
+    header = txn.header
+    txn.put_header(header._replace(pruned_overflow=header.pruned_overflow + count))
+    if header.max_messages > 1:
+        txn.overflowed += count
+
+
+def _append_below_size_mark(txn: Transaction, time_us: int, payloads: Sequence[bytes]) -> int:
+    """Append messages, making room wherever the bytes reach the mark; give how many messages went for it."""
+    overflowed = start = 0
+    while start < len(payloads):
+        if live_bytes(txn) >= txn.header.hwm_db_size:
+            overflowed += _make_room(txn)
+        part = payloads[start:start + _count_that_fits(payloads, start, txn.header.hwm_db_size - live_bytes(txn))]
+        largest_bytes = max(map(len, part))
+        log = txn.log()
+        log.begin_run(time_us, largest_bytes)
+        txn.append(log.next_id(), part, largest_bytes)
+        start += len(part)
+    return overflowed
+
+
+def _count_that_fits(payloads: Sequence[bytes], start: int, room_bytes: int) -> int:
+    """Count the messages that surely fit into the room; one goes in anyhow."""
+    count, used_bytes = 0, 0
+    for payload in payloads[start:]:
+        used_bytes += 2 * (len(payload) + RECORD_BYTES_MAX)
+        if used_bytes >= room_bytes and count:
+            break
+        count += 1
+    return count
+
+
+def _make_room(txn: Transaction) -> int:
+    """Remove messages until at most half of the bytes of the mark are used; give how many went."""
+    removed = 0
+    while live_bytes(txn) > txn.header.hwm_db_size // 2:
+        count = live_messages(txn) // 2 + 1
+        retained = min(count, retained_messages(txn)) if txn.header.retention_us else 0
+        if retained:
+            _remove_oldest(txn, retained)
+        else:
+            _remove(txn, count)
+            removed += count
+    return removed
+
+
+def _remove(txn: Transaction, count: int) -> None:
+    """Remove the oldest or the latest messages, as the strategy says."""
+    if not count:
+        return
+    if Strategy(txn.header.strategy) == Strategy.prune_last:
+        txn.delete_last(count)
+    else:
+        _remove_oldest(txn, count)
+
+
+def _remove_oldest(txn: Transaction, count: int) -> None:
+    if count:
+        log = txn.log()
+        remove_below(txn, log.id_of(log.messages_before(first_live_id(txn)) + count))

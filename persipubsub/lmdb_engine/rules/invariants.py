@@ -1,0 +1,191 @@
+"""What is true of every queue after every transaction, and the check that it is."""
+
+import collections
+import itertools
+import struct
+from typing import Iterator, List, Tuple
+
+from persipubsub import errors
+from persipubsub.engine import checks, values
+from persipubsub.engine.values import Violation
+from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
+from persipubsub.lmdb_engine.records.layouts import Place, Policy
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import dead_letters, message_log
+from persipubsub.lmdb_engine.rules.settings import require_retention_within_timeout, stored_high_watermark
+from persipubsub.queue import Durability, Strategy
+
+INVARIANTS = {
+    "I0": "the pages of the file are sound, and every record can be read",
+    "I1": "pending_db holds exactly the multiset of all places",
+    "I2": "no message lies below the floor, but for those that are retained, and those that wait below `first` to be "
+    "deleted, and they are counted",
+    "I3": "every message lies in the range of exactly one run, and the running totals of runs agree",
+    "I4": "no place is beyond the next id",
+    "I5": "the ranges of runs do not overlap",
+    "I6": "every entry of index_db, due_db, letter_db and dead_letter_db belongs to a subscriber with a policy",
+    "I7": "the configuration is one that can be set",
+    "I8":
+    "an entry of index_db is below the next of its subscriber if that is shared, otherwise not; or it is requeued",
+    "I9": "every part belongs to a long message, and every long message has all its parts",
+    "I10": "due_db holds exactly when the messages of the index of shared subscribers can be claimed",
+    "I11": "every letter is either dead or has an entry in index_db as requeued, and all of both have a whole letter",
+    "I12":
+    "a subscriber's record counts what it has in the index and its dead letters, of which there are not too many",
+    "I13": "the delayed messages are counted, the first due time is that of the first, and each has all its parts",
+    "I14": "once_db and once_order_db hold the same, of messages that were sent",
+}
+
+
+def violation(invariant: str, found: str) -> Violation:
+    """Return the violation of an invariant, by its name."""
+    return Violation(invariant, found, INVARIANTS[invariant])
+
+
+def check(txn: Transaction) -> Tuple[Violation, ...]:
+    """Read the whole queue and return all violations. Bytes within messages are not verified."""
+    parts = (_configuration, _places, _messages, _runs, _owners, _deliveries, _delayed, _once)
+    return tuple(violation(*found) for part in parts for found in _readable(part(txn)))
+
+
+_Found = Iterator[Tuple[str, str]]
+
+
+def _readable(found: _Found) -> _Found:
+    """Have a record that cannot be decoded be a violation like the others."""
+    try:
+        yield from found
+    except (struct.error, ValueError, LookupError, OverflowError, errors.DamagedError) as error:
+        yield "I0", f"{type(error).__name__}: {error}"
+
+
+def _configuration(txn: Transaction) -> _Found:
+    try:
+        stored_high_watermark(txn.header)
+        require_retention_within_timeout(txn.header)
+        Strategy(txn.header.strategy)
+        Durability(txn.header.durability)
+        message_type = txn.message_type()
+        if message_type is not None:
+            checks.message_type(message_type)
+    except ValueError as error:
+        yield "I7", str(error)
+
+
+def _places(txn: Transaction) -> _Found:
+    places = [place for _, place in txn.places()]
+    counted = dict(txn.place_counts())
+    if counted != collections.Counter(dead_letters.position(txn, place) for place in places):
+        yield "I1", f"{counted} for {places}"
+    numbers = [place.number for place in places]
+    if len(set(numbers)) != len(numbers) or max(numbers, default=0) >= txn.header.next_subscriber_number:
+        yield "I1", f"subscriber numbers {numbers}, next {txn.header.next_subscriber_number}"
+    next_id = txn.log().next_id()
+    if max(counted, default=0) > next_id:
+        yield "I4", f"a place at {max(counted)}, next id {next_id}"
+
+
+def _messages(txn: Transaction) -> _Found:
+    header, floor = txn.header, txn.floor()
+    ranges = collections.deque(_ranges(txn))
+    waiting = 0
+    ids_in_parts = set(txn.part_ids())
+    for message_id, size_bytes in txn.sizes():
+        while ranges[0].stop <= message_id:
+            ranges.popleft()
+        if message_id not in ranges[0]:
+            yield "I3", f"message {message_id}"
+        if message_id < header.first and header.waiting:
+            waiting += 1
+        elif not header.retention_us and (floor is None or message_id < floor):
+            yield "I2", f"message {message_id}, floor {floor}"
+        if size_bytes is None and not (header.waiting and message_id < header.first):
+            yield "I9", f"message {message_id} lacks a part"
+        if size_bytes is None or layouts.is_long(size_bytes):
+            ids_in_parts.discard(message_id)
+    if waiting != header.waiting:
+        yield "I2", f"{waiting} messages wait, counted are {header.waiting}"
+    if ids_in_parts:
+        yield "I9", f"parts of no long message: {sorted(ids_in_parts)[:10]}"
+
+
+def _ranges(txn: Transaction) -> List[range]:
+    """List the ids that the messages of each run have, and at last those that were not given yet."""
+    runs = list(txn.log().all())
+    ends = [run.first_id + later.messages_before - run.messages_before for run, later in zip(runs, runs[1:])]
+    next_id = txn.log().next_id()
+    return [*itertools.starmap(range, zip([run.first_id for run in runs], [*ends, next_id])), range(next_id, 2**64)]
+
+
+def _runs(txn: Transaction) -> _Found:
+    runs = list(txn.log().all())
+    for run, later in zip(runs, runs[1:]):
+        messages = later.messages_before - run.messages_before
+        if not 0 <= messages <= later.first_id - run.first_id:
+            yield "I5", f"{run} and {later}"
+        if run.time_us > later.time_us or layouts.bytes_between(run, later) > messages * run.largest_bytes:
+            yield "I3", f"{run} and {later}"
+    counted, _ = message_log.count_from(txn, 0)
+    if counted != message_log.live_messages(txn):
+        yield "I3", f"the totals of the log tell {counted} messages, there are {message_log.live_messages(txn)}"
+
+
+def _owners(txn: Transaction) -> _Found:
+    with_policy = {place.number for _, place in txn.places() if place.policy is not None}
+    for name, key in txn.delivery_keys():
+        number = int.from_bytes(key[:4], "big")
+        if number not in with_policy:
+            yield "I6", f"{name}: {key.hex()} of subscriber number {number}"
+
+
+def _deliveries(txn: Transaction) -> _Found:
+    for _, place in txn.places():
+        if place.policy is not None:
+            yield from _deliveries_of(txn, place, place.policy)
+
+
+def _deliveries_of(txn: Transaction, place: Place, policy: Policy) -> _Found:
+    entries = dict(txn.deliveries(place).all())
+    for message_id in entries:
+        if message_id < REQUEUED and (message_id < place.next_id) != policy.shared:
+            yield "I8", f"message {message_id} of subscriber number {place.number}, next {place.next_id}"
+    due = sorted((entry.due_us, message_id) for message_id, entry in entries.items()) if policy.shared else []
+    found = list(txn.deliveries(place).due())
+    if due != found:
+        yield "I10", f"{found[:10]} for {due[:10]} of subscriber number {place.number}"
+    requeued = {message_id - REQUEUED for message_id in entries if message_id >= REQUEUED}
+    letters = txn.letters(place.number)
+    dead, stored = list(letters.dead_ids()), list(letters.ids())
+    if sorted([*dead, *requeued]) != stored:
+        yield "I11", f"letters {stored[:10]}, dead {dead[:10]}, requeued {sorted(requeued)[:10]}"
+    for message_id in stored:
+        letters.get(message_id)
+    for message_id in dead:
+        letters.death(message_id)
+    in_flight = len(entries) - len(requeued) if policy.shared else 0
+    counted = (place.in_flight, place.requeued, place.dead_letters)
+    if counted != (in_flight, len(requeued), len(dead)) or len(dead) > policy.dead_letters_max:
+        yield "I12", f"{(in_flight, len(requeued), len(dead))}, counted are {counted}, of {policy.dead_letters_max}"
+
+
+def _delayed(txn: Transaction) -> _Found:
+    header, found = txn.header, list(txn.schedule().all())
+    if len(found) != header.delayed:
+        yield "I13", f"{len(found)} messages are delayed, counted are {header.delayed}"
+    next_due_us = min((due_us for due_us, _, _ in found), default=values.NEVER_US)
+    if next_due_us != header.next_due_us:
+        yield "I13", f"the first is due at {next_due_us}, not at {header.next_due_us}"
+    for due_us, number, size_bytes in found:
+        if size_bytes is None or number >= header.next_delayed_number:
+            yield "I13", f"delayed message {number}, due at {due_us}"
+
+
+def _once(txn: Transaction) -> _Found:
+    once, next_id = txn.once(), txn.log().next_id()
+    by_id, by_time = dict(once.by_id()), dict(once.by_time())
+    if by_id != by_time or txn.once_count() != sum(1 for _ in once.by_time()):
+        yield "I14", f"{len(by_id)} ids, of which {len(by_id.items() & by_time.items())} are in order"
+    for identifier, found in by_id.items():
+        if not 0 < found.message_id < next_id:
+            yield "I14", f"message {found.message_id} with {identifier!r}"

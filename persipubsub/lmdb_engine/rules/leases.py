@@ -1,0 +1,250 @@
+"""The deliveries of a shared subscriber, from claim to acknowledgement, each step on an open transaction.
+
+Any number of workers receive as one shared subscriber, and each message goes to one of them at a time. A worker
+*claims* messages (:func:`claim`): each gets an entry in ``index_db`` that counts its deliveries and names the claim by
+a token, and an entry in ``due_db`` with the end of the lease. It *acknowledges* them (:func:`acknowledge`), *gives them
+back* (:func:`give_back`), or dies; when the lease has ended, or the delay before a retry, another worker claims them.
+The entries of ``due_db`` are in the order of time, so that finding the next one costs the same however many there are.
+
+A message that was not acknowledged comes again alone, so that others do not fail with it; once it was handed out as
+often as the policy allows, it becomes a dead letter. Where that is once, each message comes alone.
+
+A message may go from the log while a worker holds it, by the timeout, by an overflow or by ``clear``. Its entry stays
+until the worker acknowledges it, or until its lease has ended.
+"""
+
+import os
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+from persipubsub import clock, errors
+from persipubsub.engine.values import NEVER_US, NO_FAILURE, NOTHING, Claims, Failure, Found, Settled, Subscription
+from persipubsub.lmdb_engine.records.delivery_layouts import LEASE_RAN_OUT, NO_TOKEN, RAISED, REQUEUED, Death, Delivery
+from persipubsub.lmdb_engine.records.layouts import Place, Policy
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
+from persipubsub.lmdb_engine.rules.dead_letters import policy_of
+
+#: So many messages does one claim hand out at most, since they are acknowledged or given back in one transaction, too.
+CLAIMED_MAX = 10_000
+#: So many entries does a claim settle at most, of messages that went or become dead letters; so many bytes of those.
+SETTLED_MAX = 1000
+SETTLED_BYTES_MAX = 64 * 1024**2
+
+
+def due_us(txn: Transaction, subscription: Subscription) -> int:
+    """Tell when there may be something to claim though nobody sends, as time since boot; 0 if there is now.
+
+    :raise UnknownSubscriberError: the subscriber was removed
+    """
+    place = cursors.own_place(txn, subscription)
+    if txn.first_id(max(place.next_id, txn.header.first)) is not None:
+        return 0
+    # Nobody is woken by a claim, but no claim made from now on ends earlier than this.
+    found_us = min(cursors.delayed_until_us(txn), clock.boottime_us() + policy_of(place).lease_us)
+    due = txn.deliveries(place).next_due()
+    if due is not None:
+        if txn.header.boot_id != clock.boot_id():
+            return 0  # time may stand still until somebody writes: have the claim do it
+        found_us = min(found_us, max(0, due.due_us - message_log.now_us(txn) + clock.boottime_us()))
+    return found_us
+
+
+def claim(txn: Transaction, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+    """Hand messages out to one worker, for as long as the lease: at most so many, and at most so many bytes.
+
+    :raise UnknownSubscriberError: the subscriber was removed
+    """
+    place = cursors.own_place(txn, subscription)
+    now_us = message_log.now_us(txn)
+    if txn.log().oldest().time_us < now_us - txn.header.message_timeout_us:
+        message_log.expire(txn)
+    claiming = _Claiming(txn, place, now_us, max_messages, max_bytes)
+    claiming.claim_due()
+    if not claiming.ids:
+        claiming.claim_next()
+    cursors.move(txn, subscription.identifier, claiming.place, claiming.before,
+                 dead_letters.position(txn, claiming.place))
+    return claiming.found()
+
+
+class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim finds on its way
+    """One claim."""
+
+    def __init__(self, txn: Transaction, place: Place, now_us: int, max_messages: int, max_bytes: int) -> None:
+        self._txn = txn
+        self._now_us = now_us
+        self._boottime_us = clock.boottime_us()
+        self._policy = policy_of(place)
+        # The last try is alone, so that no other message becomes a dead letter with it.
+        self._max_messages = 1 if self._policy.max_deliveries == 1 else min(max_messages, CLAIMED_MAX)
+        self._max_bytes = max_bytes
+        self._deliveries = txn.deliveries(place)
+        self._token = os.urandom(len(NO_TOKEN))
+        self.place = place
+        self.before = dead_letters.position(txn, place)
+        self.ids: Sequence[int] = []
+        self.payloads: List[bytes] = []
+        self._settled = self._settled_bytes = 0
+        self._dropped = 0
+
+    def claim_due(self) -> None:
+        """Claim what was handed out before: alone what was not acknowledged, together what was not even begun."""
+        ids: List[int] = []
+        while (due := self._deliveries.next_due()) is not None and due.due_us <= self._now_us:
+            entry = self._deliveries.get(due.message_id)
+            if entry is None:
+                raise errors.DamagedError(f"Subscriber number {self.place.number} has no entry of a message: {due}.")
+            payload = dead_letters.payload_of(self._txn, self.place, due.message_id)
+            if payload is None or entry.deliveries >= self._policy.max_deliveries:
+                if ids or self._settled >= SETTLED_MAX or self._settled_bytes >= SETTLED_BYTES_MAX:
+                    break
+                self._settled_bytes += len(payload or b"")
+                payload = None  # it is read again where it is buried: a long one shall not be there twice
+                self._settle(due.message_id, entry)
+                continue
+            self._max_bytes -= len(payload)
+            if ids and (entry.deliveries or self._max_bytes < 0):
+                break
+            ids.append(due.message_id)
+            self.payloads.append(payload)
+            self._deliveries.put(due.message_id, self._claimed(entry), entry)
+            if entry.deliveries or len(ids) == self._max_messages:
+                break
+        self.ids = ids
+
+    def _settle(self, message_id: int, entry: Delivery) -> None:
+        """Have a message be handed out no more: it went from the log, or it becomes a dead letter."""
+        reason = RAISED if entry.token == NO_TOKEN and entry.failure != NO_FAILURE else LEASE_RAN_OUT
+        death = Death(reason, entry.deliveries, self._now_us, entry.failure)
+        self.place, dropped = _bury_or_forget(self._txn, self.place, message_id, entry, death)
+        self._dropped += dropped
+        self._settled += 1
+
+    def claim_next(self) -> None:
+        """Claim what was not handed out before."""
+        start = max(self.place.next_id, self._txn.header.first)
+        self.ids, self.payloads = self._txn.messages(start, self._max_messages, self._max_bytes)
+        if self.ids:
+            self._deliveries.put_many(self.ids, self._claimed(Delivery(0, NO_TOKEN, 0)))
+            self.place = self.place._replace(next_id=self.ids[-1] + 1, in_flight=self.place.in_flight + len(self.ids))
+
+    def _claimed(self, entry: Delivery) -> Delivery:
+        return Delivery(entry.deliveries + 1, self._token, self._now_us + self._policy.lease_us, entry.failure)
+
+    def found(self) -> Found:
+        """Give what was claimed."""
+        if not self.ids:
+            return NOTHING._replace(dropped=self._dropped)
+        expires_us = NEVER_US
+        if self.ids[0] < REQUEUED:
+            expires_us = self._txn.log().at(self.ids[0]).time_us + self._txn.header.message_timeout_us
+        ends_us = min(expires_us, self._now_us + self._policy.lease_us) - self._now_us + self._boottime_us
+        return Found(self.ids, self.payloads, expires_us=ends_us, token=self._token, dropped=self._dropped)
+
+
+class _Held(NamedTuple):
+    """Messages that a worker was handed out: with the entries of those that are still its own; those that are not."""
+
+    groups: List[Tuple[List[int], Delivery]]  # of messages whose entries are alike
+    lost: List[int]
+
+
+def _held(txn: Transaction, place: Place, ids: Sequence[int], token: bytes) -> _Held:
+    held = _Held([], [])
+    for message_id, entry in zip(ids, txn.deliveries(place).get_many(ids)):
+        if entry is None or entry.token != token:
+            held.lost.append(message_id)
+        elif held.groups and held.groups[-1][1] == entry:
+            held.groups[-1][0].append(message_id)
+        else:
+            held.groups.append(([message_id], entry))
+    return held
+
+
+def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
+    """Take messages that a worker has claimed, as far as they are still its own.
+
+    They are its own as long as no other worker has claimed them, also after the lease has ended. Those of a subscriber
+    that was removed are left alone.
+    """
+    place = cursors.known_place(txn, subscription)
+    if place is None:
+        return Settled()
+    before, deliveries, held = dead_letters.position(txn, place), txn.deliveries(place), _held(txn, place, ids, token)
+    for own_ids, entry in held.groups:
+        deliveries.delete_many(own_ids, entry)
+        requeued = [message_id for message_id in own_ids if message_id >= REQUEUED]
+        for message_id in requeued:
+            txn.letters(place.number).delete(message_id - REQUEUED)
+        place = place._replace(taken=place.taken + len(own_ids),
+                               in_flight=place.in_flight - len(own_ids) + len(requeued),
+                               requeued=place.requeued - len(requeued))
+    if held.groups:
+        cursors.move(txn, subscription.identifier, place, before, dead_letters.position(txn, place))
+    return Settled(lost=held.lost)
+
+
+def give_back(txn: Transaction, subscription: Subscription, ids: Sequence[int], token: bytes,
+              failure: Optional[Failure]) -> Settled:
+    """Give messages back that a worker has claimed, as far as they are still its own, and wake those who wait.
+
+    :param failure: what the worker met; None if it did not even begin, so that it counts as no delivery
+    """
+    place = cursors.known_place(txn, subscription)
+    if place is None:
+        return Settled()
+    before, dropped = dead_letters.position(txn, place), 0
+    for own_ids, entry in _held(txn, place, ids, token).groups:
+        place, more = _give_back_alike(txn, place, own_ids, entry, failure)
+        dropped += more
+        txn.published = True
+    cursors.move(txn, subscription.identifier, place, before, dead_letters.position(txn, place))
+    return Settled(dropped=dropped)
+
+
+def _give_back_alike(txn: Transaction, place: Place, ids: Sequence[int], entry: Delivery,
+                     failure: Optional[Failure]) -> dead_letters.Buried:
+    """Give messages back whose entries are alike: to be claimed again at once, or later, or never."""
+    now_us, policy, dropped = message_log.now_us(txn), policy_of(place), 0
+    if failure is None:
+        waiting = Delivery(entry.deliveries - 1, NO_TOKEN, now_us, entry.failure)
+        txn.deliveries(place).put_many(ids, waiting, entry)
+    elif entry.deliveries < policy.max_deliveries:
+        waiting = Delivery(entry.deliveries, NO_TOKEN, now_us + _delay_us(policy, entry.deliveries), failure)
+        txn.deliveries(place).put_many(ids, waiting, entry)
+    else:
+        death = Death(RAISED, entry.deliveries, now_us, failure)
+        for message_id in ids:
+            if txn.deliveries(place).get(message_id) is None:
+                continue  # it was requeued, and the same message of the log was buried just before
+            place, more = _bury_or_forget(txn, place, message_id, entry, death)
+            dropped += more
+    return dead_letters.Buried(place, dropped)
+
+
+def _bury_or_forget(txn: Transaction, place: Place, message_id: int, entry: Delivery,
+                    death: Death) -> dead_letters.Buried:
+    if dead_letters.is_there(txn, message_id):
+        return dead_letters.bury(txn, place, message_id, death, entry)
+    txn.deliveries(place).delete_many((message_id, ), entry)
+    return dead_letters.Buried(place._replace(in_flight=place.in_flight - 1), 0)
+
+
+def _delay_us(policy: Policy, deliveries: int) -> int:
+    """Give the time before the next delivery, which doubles each time."""
+    return min(policy.retry_delay_us << min(deliveries - 1, 63), policy.retry_delay_max_us)
+
+
+def extend(txn: Transaction, subscription: Subscription, claims: Claims) -> Settled:
+    """Have the lease of all messages of some claims begin now, as far as they are still the worker's own."""
+    place, lost = cursors.known_place(txn, subscription), list[int]()
+    for token, ids in claims.items():
+        if place is None:
+            lost += ids
+            continue
+        held = _held(txn, place, ids, token)
+        due_us = message_log.now_us(txn) + policy_of(place).lease_us
+        for own_ids, entry in held.groups:
+            txn.deliveries(place).put_many(own_ids, entry._replace(due_us=due_us), entry)
+        lost += held.lost
+    return Settled(lost=lost)

@@ -1,0 +1,131 @@
+"""The settings of a queue, as Control sets them and as the header stores them; on an open transaction."""
+
+from typing import Optional, Sequence, Tuple, Union
+
+from persipubsub import errors
+from persipubsub.engine.values import DEFAULTS, NEVER_US, Configuration
+from persipubsub.lmdb_engine.records.layouts import Header, Run
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules.cursors import add_subscriber
+from persipubsub.lmdb_engine.rules.message_log import count_from, first_unexpired_id, now_us, remove_dangling
+from persipubsub.queue import HighWaterMark
+
+
+def applied(configuration: Configuration, header: Header) -> Header:
+    """Return the header with a configuration in it.
+
+    :raise ArgumentError: the message timeout ends before the retention
+    """
+    if configuration.high_watermark is not None:
+        header = header._replace(message_timeout_us=max(1, round(configuration.high_watermark.message_timeout * 1e6)),
+                                 max_messages=configuration.high_watermark.max_messages,
+                                 hwm_db_size=configuration.high_watermark.hwm_db_size)
+    if configuration.strategy is not None:
+        header = header._replace(strategy=configuration.strategy.value)
+    if configuration.durability is not None:
+        header = header._replace(durability=configuration.durability.value)
+    if configuration.retention_s is not None:
+        header = header._replace(retention_us=round(configuration.retention_s * 1e6))
+    if configuration.deduplication_window_s is not None:
+        header = header._replace(deduplication_window_us=max(1, round(configuration.deduplication_window_s * 1e6)))
+    if configuration.deduplication_max is not None:
+        header = header._replace(deduplication_max=configuration.deduplication_max)
+    require_retention_within_timeout(header)
+    return header
+
+
+def require_retention_within_timeout(header: Header) -> None:
+    """Refuse a retention that promises more than the message timeout lets be true.
+
+    :raise ArgumentError: the message timeout ends before the retention
+    """
+    if header.retention_us > header.message_timeout_us:
+        raise errors.ArgumentError(
+            f"retention_s={stored_seconds(header.retention_us)} is over the message timeout of "
+            f"{stored_seconds(header.message_timeout_us)} seconds, at which messages go in any case. Raise "
+            "message_timeout of the high-water mark first, or keep them for less.")
+
+
+def stored_high_watermark(header: Header) -> HighWaterMark:
+    """Give the high-water mark in the header."""
+    return HighWaterMark(stored_seconds(header.message_timeout_us), header.max_messages, header.hwm_db_size)
+
+
+def stored_seconds(time_us: int) -> Union[int, float]:
+    """Give a stored time in seconds, an int where it is whole."""
+    seconds, rest_us = divmod(time_us, 1_000_000)
+    return time_us / 1e6 if rest_us else seconds
+
+
+def as_stored(mark: HighWaterMark) -> HighWaterMark:
+    """Give a high-water mark as a queue tells it once it is set there: the timeout in whole microseconds."""
+    return stored_high_watermark(fresh(Configuration(mark))[0])
+
+
+def fresh(configuration: Configuration) -> Tuple[Header, Run]:
+    """Give the records of a queue without messages, in which the first id will be 1."""
+    header = Header(message_timeout_us=0,
+                    max_messages=0,
+                    hwm_db_size=0,
+                    strategy=0,
+                    durability=0,
+                    next_subscriber_number=1,
+                    first=0,
+                    waiting=0,
+                    boot_id=bytes(16),
+                    clock_offset_us=0,
+                    retention_us=0,
+                    next_due_us=NEVER_US,
+                    delayed=0,
+                    next_delayed_number=1,
+                    deduplication_window_us=0,
+                    deduplication_max=0,
+                    pruned_timeout=0,
+                    pruned_overflow=0,
+                    pruned_dangling=0)
+    return applied(configuration, applied(Configuration(*DEFAULTS), header)), Run(1, 0, 0, 0, 0)
+
+
+def configure(txn: Transaction, configuration: Configuration, identifiers: Sequence[bytes]) -> None:
+    """Apply a configuration, and add the subscribers that are missing.
+
+    :raise MessageTypeError: it binds the queue to another message type while there are messages
+    """
+    if configuration.message_type is not None:
+        _bind(txn, configuration.message_type)
+    retention_us = txn.header.retention_us
+    txn.put_header(applied(configuration, txn.header))
+    if txn.header.retention_us < retention_us:
+        remove_dangling(txn)
+    for identifier in identifiers:
+        add_subscriber(txn, identifier)
+
+
+def _bind(txn: Transaction, message_type: str) -> None:
+    """Bind the queue to a protobuf type, by its full name."""
+    messages, _ = count_from(txn, first_unexpired_id(txn, now_us(txn)))
+    require_bindable(txn.message_type(), message_type, messages)
+    txn.put_message_type(message_type)
+
+
+def require_bindable(bound: Optional[str], wanted: str, messages: int) -> None:
+    """Make sure that a queue with so many messages may be bound to a protobuf type.
+
+    :param bound: the type that it is bound to
+    :raise MessageTypeError: it may not
+    """
+    if bound is not None and bound != wanted and messages:
+        raise errors.MessageTypeError(f"The queue is bound to the message type {bound} and has {messages} messages, so "
+                                      f"it cannot be bound to {wanted}. Let the subscribers take them first, or drop "
+                                      "them with Control.clear_messages.")
+
+
+def require_message_type(txn: Transaction, wanted: str) -> None:
+    """Make sure that messages of a protobuf type may be sent and received.
+
+    :raise MessageTypeError: the queue is bound to another
+    """
+    bound = txn.message_type()
+    if bound is not None and bound != wanted:
+        raise errors.MessageTypeError(f"The queue is bound to the message type {bound}, not to {wanted}. Open it with "
+                                      f"message_type={bound.rpartition('.')[2]}, or without one for the bytes.")

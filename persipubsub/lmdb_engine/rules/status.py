@@ -1,0 +1,73 @@
+"""The status of a queue, read in one transaction."""
+
+import pathlib
+from typing import Optional, Tuple
+
+from persipubsub.lmdb_engine.records.layouts import Place, Policy
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import dead_letters, message_log
+from persipubsub.lmdb_engine.rules.settings import stored_high_watermark, stored_seconds
+from persipubsub.queue import Durability, Strategy
+from persipubsub.status import PrunedStatus, QueueStatus, SubscriberPolicy, SubscriberStatus
+
+
+def _public(policy: Policy) -> SubscriberPolicy:
+    times_us = (policy.lease_us, policy.retry_delay_us, policy.retry_delay_max_us)
+    lease_s, delay_s, delay_max_s = (stored_seconds(time_us) if policy.shared else None for time_us in times_us)
+    return SubscriberPolicy(policy.shared, lease_s, policy.max_deliveries, delay_s, delay_max_s,
+                            policy.dead_letters_max)
+
+
+def read(txn: Transaction, path: pathlib.Path, reader_lag: int) -> QueueStatus:
+    """Read the status of a queue in one transaction. Its cost does not depend on the backlog.
+
+    :param reader_lag: which no transaction can tell
+    """
+    header = txn.header
+    now_us = message_log.now_us(txn)
+    kept_id = message_log.first_kept_id(txn, now_us)
+    next_id = txn.log().next_id()
+    floor = txn.floor()
+
+    def counted(start: int) -> Tuple[int, Optional[float]]:
+        """Count the messages from an id on, and tell the age of the oldest of them."""
+        messages, first_id = message_log.count_from(txn, max(start, kept_id))
+        age_us = max(0, now_us - txn.log().at(first_id).time_us)
+        return messages, age_us / 1e6 if messages else None
+
+    def plain(place: Place) -> SubscriberStatus:
+        return SubscriberStatus(place.next_id, *counted(place.next_id), place.taken, 0, 0, None)
+
+    def with_policy(place: Place) -> SubscriberStatus:
+        """Tell of one that awaits messages before its next, or outside the log."""
+        pending, age_s = counted(place.next_id)
+        earlier = dead_letters.awaited(txn, place, max(kept_id, message_log.first_live_id(txn)))
+        if earlier.oldest_us is not None:
+            age_s = max(age_s or 0, (now_us - earlier.oldest_us) / 1e6)
+        return SubscriberStatus(place.next_id, pending + earlier.messages, age_s, place.taken, earlier.messages,
+                                place.dead_letters, _public(dead_letters.policy_of(place)))
+
+    messages, oldest_age_s = counted(0)
+    awaited, _ = (0, None) if floor is None else counted(floor)
+    return QueueStatus(path=path,
+                       messages=messages,
+                       size_bytes=message_log.live_bytes(txn),
+                       oldest_age_s=oldest_age_s,
+                       next_id=next_id,
+                       sent=next_id - 1,
+                       pruned=PrunedStatus(header.pruned_timeout, header.pruned_overflow, header.pruned_dangling),
+                       floor=next_id if floor is None else floor,
+                       high_watermark=stored_high_watermark(header),
+                       strategy=Strategy(header.strategy),
+                       durability=Durability(header.durability),
+                       message_type=txn.message_type(),
+                       retention_s=stored_seconds(header.retention_us),
+                       retained=messages - awaited,
+                       deduplication_window_s=stored_seconds(header.deduplication_window_us),
+                       deduplication_max=header.deduplication_max,
+                       delayed=header.delayed,
+                       reader_lag=reader_lag,
+                       subscribers={
+                           identifier.decode(): plain(place) if place.policy is None else with_policy(place)
+                           for identifier, place in txn.places()
+                       })

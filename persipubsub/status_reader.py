@@ -1,0 +1,200 @@
+"""Reading the status of queues in another process, which a damaged queue may end in place of the caller.
+
+LMDB maps a file and believes what it says, so a damaged page can end the process that reads it by a signal. Whatever
+looks at many queues lets a child do it: the child is started once, and again after a queue has ended it.
+"""
+
+import logging
+import os
+import pathlib
+import resource
+import signal
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, List, Optional, Tuple, Union
+
+from persipubsub import errors
+from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine.process import opening_check
+from persipubsub.lmdb_engine.rules import status
+from persipubsub.status import QueueStatus
+
+if TYPE_CHECKING:
+    import subprocess
+    from multiprocessing.connection import Connection
+
+#: A look that takes longer ends the child: some process holds the queue alone, or is stopped.
+LOOK_S_MAX = 3
+#: How long a child that has closed its connection may take to end.
+_END_S_MAX = 5
+#: What a damaged file ends a process by.
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
+# Not -m, which would import from the working directory, whoever may write there.
+_PROGRAM = ("import sys; sys.path[:] = sys.argv[2:]; from persipubsub import status_reader; "
+            "status_reader.serve(int(sys.argv[1]))")
+
+# Pickled by code of this very version, which runs as the same user.
+_Answer = Tuple[Union[QueueStatus, errors.PersipubsubError], List[logging.LogRecord]]
+
+
+def read_status(path: pathlib.Path) -> QueueStatus:
+    """Read the status of a queue in this process, without a write, which a Control begins with.
+
+    :raise NotInitializedError: there is none
+    """
+    with open_queues.Use(path) as opened:
+        lag = opened.reader_lag()
+        return opened.read(lambda txn: status.read(txn, path, lag))
+
+
+class Looker:
+    """Reads queues in a child. One look at a time; any thread may ask, and so may a process that was forked."""
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._child: Optional[_Child] = None
+
+    def read_status(self, path: pathlib.Path) -> QueueStatus:
+        """Read the status of a queue; an absolute path.
+
+        :raise NotInitializedError: there is none
+        :raise DamagedError: it ended the child, or is known to be damaged
+        :raise StorageError: there was no answer in time, or the child cannot be started
+        """
+        if getattr(sys, "frozen", False) or not sys.executable:
+            return read_status(path)  # there is no interpreter to start
+        if self._owner != os.getpid():
+            # A fork: the child and the lock belong to the parent.
+            self._owner, self._lock, self._child = os.getpid(), threading.Lock(), None
+        with self._lock:
+            found, logged = self._ask(path)
+        for record in logged:
+            logging.getLogger(record.name).handle(record)
+        if isinstance(found, errors.PersipubsubError):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """End the child. The next look starts another one."""
+        with self._lock:
+            if self._child is not None:
+                self._child.end()
+
+    def _ask(self, path: pathlib.Path) -> _Answer:
+        if self._child is None or self._child.has_ended():
+            try:
+                self._child = _Child()
+            except OSError as error:
+                raise errors.StorageError(
+                    f"No process can be started to look at the queue at {path}: {error.strerror}. Allow more processes "
+                    "or descriptors (ulimit -u, ulimit -n).") from error
+        child = self._child
+        try:
+            child.connection.send(path)
+            answer: _Answer = child.connection.recv()
+            return answer
+        except (EOFError, OSError) as error:
+            raise child.obituary(path) from error
+        except BaseException:
+            # An interrupt: nobody may take this answer for that to the next question.
+            child.end()
+            raise
+
+
+class _Child:
+    """The process that reads queues, and the connection to it. It ends when the connection does."""
+
+    def __init__(self) -> None:
+        # Imported here: whoever looks in its own process needs neither.
+        import subprocess
+        from multiprocessing.connection import Pipe
+        self.connection, there = Pipe()
+        try:
+            self._process = subprocess.Popen(  # pylint: disable=consider-using-with  # it lasts as long as this object
+                [sys.executable, "-c", _PROGRAM, str(there.fileno()), *sys.path],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[there.fileno()],
+                start_new_session=True)  # Ctrl-C is the caller's
+        except BaseException:
+            self.connection.close()
+            raise
+        finally:
+            there.close()
+        #: Ends the process; so does forgetting this object. In a forked child only the copies are closed.
+        self.end = weakref.finalize(self, _end, self._process, self.connection)
+
+    def has_ended(self) -> bool:
+        """Tell whether the process ended between two looks."""
+        return self._process.poll() is not None
+
+    def obituary(self, path: pathlib.Path) -> errors.PersipubsubError:
+        """Return the error that says how a queue ended the process."""
+        import subprocess
+        try:
+            self._process.wait(_END_S_MAX)
+        except subprocess.TimeoutExpired:
+            pass
+        said = self.end()
+        code = self._process.returncode
+        if -code in CRASHES:
+            return opening_check.damaged(path, f"reading it ended a process by {signal.Signals(-code).name}")
+        if code == -signal.SIGALRM:
+            return errors.StorageError(
+                f"The queue at {path} could not be read within {LOOK_S_MAX} s: some process keeps it locked, or reads "
+                "all of it. Look for a process that is stopped, or wait.")
+        return errors.StorageError(f"The process that looked at the queue at {path} ended with status {code}: {said}. "
+                                   "Look again.")
+
+
+def _end(process: "subprocess.Popen[bytes]", connection: "Connection") -> str:
+    """End the process of a child; return the last line that it wrote to standard error."""
+    connection.close()
+    process.kill()
+    _, written = process.communicate()
+    lines = [line for line in written.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it wrote nothing"
+
+
+class _Collecting(logging.Handler):
+    """Keep records so that they can be sent to another process."""
+
+    def __init__(self, records: List[logging.LogRecord]) -> None:
+        super().__init__()
+        self._records = records
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record, with its text made: what it was made of may not be sent."""
+        record.msg, record.args, record.exc_info = record.getMessage(), None, None
+        self._records.append(record)
+
+
+def serve(descriptor: int) -> None:
+    """Read the queues that the other end of a connection names, until it closes. This is what the child runs."""
+    from multiprocessing.connection import Connection
+
+    # A damaged queue ends this process at every look: core dumps would fill the disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The kernel ends a look that takes too long, also where it waits in LMDB.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    logged: List[logging.LogRecord] = []
+    logging.getLogger("persipubsub").addHandler(_Collecting(logged))
+    with Connection(descriptor) as connection:
+        while True:
+            try:
+                path = connection.recv()
+            except (EOFError, OSError):
+                return
+            logged.clear()
+            found: Union[QueueStatus, errors.PersipubsubError]
+            signal.alarm(LOOK_S_MAX)
+            try:
+                found = read_status(path)
+            except errors.PersipubsubError as error:
+                found = error
+            signal.alarm(0)
+            connection.send((found, logged))
