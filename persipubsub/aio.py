@@ -16,10 +16,11 @@ from persipubsub import clock
 from persipubsub.bridge import Bridge, Seen
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine import checks
+from persipubsub.engine.limits import RECEIVE_BYTES_MAX
 from persipubsub.engine.values import Sent, Settled
 from persipubsub.publisher import Publisher
 from persipubsub.recorder import Recorder
-from persipubsub.subscriber import RECEIVE_BYTES_MAX, Receipt, Subscriber
+from persipubsub.subscriber import Receipt, Subscriber
 
 __all__ = ["AsyncPublisher", "AsyncReceipt", "AsyncSubscriber"]
 

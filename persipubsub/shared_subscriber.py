@@ -4,8 +4,9 @@ import os
 from typing import Callable, Dict, FrozenSet, Optional, Sequence
 
 from persipubsub import errors
+from persipubsub.engine.limits import RECEIVE_BYTES_MAX
 from persipubsub.engine.values import Failure, Found, Msg, Settled, failure_of
-from persipubsub.subscriber import LEFT, RECEIVE_BYTES_MAX, Receipt, Subscriber
+from persipubsub.subscriber import LEFT, Receipt, Subscriber
 
 
 class SharedSubscriber(Subscriber[Msg]):
