@@ -12,7 +12,7 @@ import persipubsub
 from benchmarks import floors, measure, queues
 from benchmarks.results import OURS, Duration, Latency, Setting
 from benchmarks.scale import Scale
-from persipubsub.lmdb_engine.rules.message_log import HighWaterMark
+from persipubsub.queue import HighWaterMark
 
 DAY_S = 24 * 60 * 60
 #: Of a mark that single sends would take minutes to reach, batches fill all but this; then single sends go over it.

@@ -9,7 +9,7 @@ from benchmarks.floors import backlog, fill_count, payload
 from benchmarks.measure import Bounds, Steps
 from benchmarks.results import Setting
 from persipubsub.engine.values import Msg
-from persipubsub.lmdb_engine.rules.message_log import Durability, HighWaterMark
+from persipubsub.queue import Durability, HighWaterMark
 
 #: Nothing expires or overflows by chance.
 NO_MARK = HighWaterMark(message_timeout=24 * 60 * 60, max_messages=100_000_000, hwm_db_size=32 * 1024**3)

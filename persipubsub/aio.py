@@ -9,22 +9,20 @@ When an ``await`` has ended, by its result, by an error or by a cancellation, no
 import datetime
 import functools
 from types import TracebackType
-from typing import (Any, AsyncContextManager, AsyncGenerator, Callable, Generic, Iterable, List, Optional, Sequence,
-                    Tuple, Type, TypeVar)
+from typing import (Any, AsyncContextManager, AsyncGenerator, Awaitable, Callable, Generic, Iterable, List, Optional,
+                    Sequence, Tuple, Type, TypeVar, Union)
 
 from persipubsub import clock
 from persipubsub.bridge import Bridge, Seen
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine import checks
+from persipubsub.engine.commands import Command, Put, PutOnce
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX
-from persipubsub.engine.values import Sent, Settled
-from persipubsub.publisher import Publisher
-from persipubsub.recorder import Recorder
-from persipubsub.subscriber import Receipt, Subscriber
+from persipubsub.engine.values import Found, Origin, Sent
+from persipubsub.receiving import Receiver
+from persipubsub.sending import Sender
 
 __all__ = ["AsyncPublisher", "AsyncReceipt", "AsyncSubscriber"]
-
-# pylint: disable=protected-access  # this module is the other face of Publisher, Subscriber and Receipt
 
 Msg = TypeVar("Msg")
 T = TypeVar("T")
@@ -37,15 +35,15 @@ class AsyncPublisher(Generic[Msg]):
     commit.
     """
 
-    def __init__(self, publisher: Publisher, bridge: Bridge) -> None:
-        """Take over a publisher.
+    def __init__(self, origin: Origin, sender: Sender, bridge: Bridge) -> None:
+        """Prepare to send.
 
-        :param publisher: it checks and encodes; what it would write is committed by the bridge
-        :param bridge: of its Environment
+        :param sender: it checks and encodes
+        :param bridge: of its Environment: it commits
         """
-        self._publisher = publisher
+        self._origin = origin
+        self._sender = sender
         self._bridge = bridge
-        self._recorder = publisher._engine = Recorder(publisher._engine)
 
     async def send(self, msg: Msg, deduplication_id: Optional[str] = None) -> int:
         """Send a message. Once this returns, the message survives what the queue's durability names.
@@ -58,9 +56,7 @@ class AsyncPublisher(Generic[Msg]):
         :return: the message id
         :raise PersipubsubError: as :meth:`Publisher.send`
         """
-        message: Any = msg  # of the type that the publisher takes
-        ids = await self._put(lambda: self._publisher.send(message, deduplication_id))
-        return ids[0]
+        return (await self._put(self._sender.put(msg, deduplication_id))).start
 
     async def send_many(self, msgs: Iterable[Msg]) -> Sequence[int]:
         """Send messages in the order given, all or none of them, in one commit.
@@ -71,19 +67,14 @@ class AsyncPublisher(Generic[Msg]):
         :return: the message ids, a range unless ``autosync``
         :raise PersipubsubError: as :meth:`Publisher.send_many`
         """
-        messages: Any = msgs  # of the type that the publisher takes
-        return await self._put(lambda: self._publisher.send_many(messages))
-
-    async def _put(self, call: Callable[[], object]) -> Sequence[int]:
-        all_ids: List[range] = []
-        for write in self._recorder.recorded(call):
-            sent: Sent = await self._bridge.write(write, withdraws=True)
-            if not sent.awaited:
-                self._publisher._warn()
-            all_ids.append(sent.ids)
-        if self._publisher._autosync:
-            return [message_id for ids in all_ids for message_id in ids]
+        all_ids = [await self._put(command) for command in self._sender.put_many(msgs)]
+        if self._sender.autosync:
+            return [ids.start for ids in all_ids]
         return all_ids[0] if all_ids else range(0)
+
+    async def _put(self, command: Union[Put, PutOnce]) -> range:
+        sent: Sent = await self._bridge.write(command, withdraws=True)
+        return self._sender.note(sent)
 
     async def send_later(self,
                          msg: Msg,
@@ -95,8 +86,7 @@ class AsyncPublisher(Generic[Msg]):
         :return: by which it can be cancelled
         :raise PersipubsubError: as :meth:`Publisher.send_later`
         """
-        message: Any = msg  # of the type that the publisher takes
-        delayed: DelayedMessage = await self._write(lambda: self._publisher.send_later(message, delay_s, at))
+        delayed: DelayedMessage = await self._bridge.write(self._sender.put_later(msg, delay_s, at), withdraws=True)
         return delayed
 
     async def cancel(self, message: DelayedMessage) -> bool:
@@ -106,16 +96,12 @@ class AsyncPublisher(Generic[Msg]):
         :return: whether it was still delayed; if not, it has come, or was cancelled before
         :raise PersipubsubError: as :meth:`Publisher.cancel`
         """
-        was_delayed: bool = await self._write(lambda: self._publisher.cancel(message))
+        was_delayed: bool = await self._bridge.write(self._sender.cancel(message), withdraws=True)
         return was_delayed
-
-    async def _write(self, call: Callable[[], object]) -> Any:
-        [write] = self._recorder.recorded(call)
-        return await self._bridge.write(write, withdraws=True)
 
     def close(self) -> None:
         """Close the publisher; more than once is fine. What is being sent is sent."""
-        self._publisher.close()
+        self._sender.closed = True
 
     async def __aenter__(self) -> "AsyncPublisher[Msg]":
         return self
@@ -124,36 +110,41 @@ class AsyncPublisher(Generic[Msg]):
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        inner: Any = self._publisher.__reduce__()
-        _make, (environment, *rest) = inner
-        return type(environment).new_async_publisher, (environment, *rest)
+        codec = self._sender.codec
+        return self._origin.reopening("new_async_publisher", self._sender.autosync,
+                                      None if codec is None else codec.message_type)
 
     def __repr__(self) -> str:
-        return repr(self._publisher).replace("<", "<Async", 1)
+        return repr(self._sender)
 
 
 class AsyncReceipt(Generic[T]):
-    """What an ``async with`` block receives: taken when the block ends, kept if it raises or is cancelled."""
+    """What an ``async with`` block receives: acknowledged when the block ends, kept if it raises or is cancelled."""
 
-    def __init__(self, wait: Callable[[], Any], end: "Callable[[Callable[[], object], bool], Any]") -> None:
+    def __init__(self, wait: Callable[[], Awaitable[Found]], value: Callable[[Found], T],
+                 end: "Callable[[Found, Optional[BaseException]], Awaitable[None]]") -> None:
         self._wait = wait
+        self._value = value
         self._end = end
-        self._receipt: Optional[Receipt[T]] = None
+        self._found: Optional[Found] = None
 
     async def __aenter__(self) -> T:
-        value: T
-        self._receipt, value = await self._wait()
-        return value
+        self._found = await self._wait()
+        return self._value(self._found)
 
     async def __aexit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                         traceback: Optional[TracebackType]) -> None:
-        receipt = self._receipt
-        if receipt is not None:
-            await self._end(lambda: receipt.__exit__(exc_type, exc, traceback), isinstance(exc, Exception))
+        found = self._found
+        if found is not None and found.ids:
+            await self._end(found, exc)
 
 
-def _is_one(value: object) -> bool:
-    return value is not None
+def _one(found: Found) -> Any:
+    return found.payloads[0] if found.payloads else None
+
+
+def _all(found: Found) -> Any:
+    return found.payloads
 
 
 class AsyncSubscriber(Generic[Msg]):
@@ -163,20 +154,20 @@ class AsyncSubscriber(Generic[Msg]):
     many tasks wait, they hold one thread.
     """
 
-    def __init__(self, subscriber: Subscriber, bridge: Bridge) -> None:
-        """Take over a subscriber.
+    def __init__(self, origin: Origin, receiver: Receiver, bridge: Bridge) -> None:
+        """Prepare to receive.
 
-        :param subscriber: it looks and decodes; what it would write is committed by the bridge
-        :param bridge: of its Environment
+        :param receiver: it looks and decodes
+        :param bridge: of its Environment: it commits
         """
-        self._subscriber = subscriber
+        self._origin = origin
+        self._receiver = receiver
         self._bridge = bridge
-        self._recorder = subscriber._engine = Recorder(subscriber._engine)
 
     @property
     def identifier(self) -> str:
         """Give the name of the subscriber."""
-        return self._subscriber.identifier
+        return self._receiver.identifier
 
     def receive(self, timeout: Optional[float] = 60) -> AsyncContextManager[Optional[Msg]]:
         """Receive the next message, or None if none comes in time. It is taken when the ``async with`` block ends.
@@ -186,14 +177,15 @@ class AsyncSubscriber(Generic[Msg]):
         :param timeout: seconds to wait; 0 looks once, None waits for ever
         :raise PersipubsubError: as :meth:`Subscriber.receive`
         """
-        return self._receipt(lambda: self._subscriber.receive(0), _is_one, timeout)
+        return self._receipt(functools.partial(self._receiver.look, 1), _one, timeout)
 
     def receive_to_top(self, timeout: Optional[float] = 60) -> AsyncContextManager[Optional[Msg]]:
         """Receive the latest message; everything up to it is taken when the ``async with`` block ends.
 
         What is sent during the block stays. Arguments and errors are those of :meth:`receive`.
         """
-        return self._receipt(lambda: self._subscriber.receive_to_top(0), _is_one, timeout)
+        self._receiver.require_plain("receive_to_top")
+        return self._receipt(self._receiver.look_at_top, _one, timeout, skipping=True)
 
     def receive_many(self,
                      max_messages: int = 1000,
@@ -206,8 +198,9 @@ class AsyncSubscriber(Generic[Msg]):
         :param max_messages: at most so many, and at most 10,000 for one of the workers of a shared subscriber
         :param max_bytes: at most so many bytes together, but always one message
         """
-        self._subscriber.receive_many(max_messages, 0, max_bytes=max_bytes)  # so that a mistake is found here
-        return self._receipt(lambda: self._subscriber.receive_many(max_messages, 0, max_bytes=max_bytes), bool, timeout)
+        look = functools.partial(self._receiver.look, checks.at_least_one("max_messages", max_messages),
+                                 checks.at_least_one("max_bytes", max_bytes))
+        return self._receipt(look, _all, timeout)
 
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> AsyncGenerator[Msg, None]:
         """Iterate over messages; each is taken when the loop asks for the next one.
@@ -222,17 +215,16 @@ class AsyncSubscriber(Generic[Msg]):
         """
         timeout = checks.timeout(timeout)
         count = checks.at_least_one("acknowledge_every", acknowledge_every)
-        return self._messages(lambda: self._subscriber.receive_many(count, 0), timeout)
+        return self._messages(functools.partial(self._receiver.look, count), timeout)
 
-    async def _messages(self, look: Callable[[], Receipt[Any]], timeout: Optional[float]) -> AsyncGenerator[Msg, None]:
+    async def _messages(self, look: Callable[[], Found], timeout: Optional[float]) -> AsyncGenerator[Msg, None]:
         while True:
-            receipt, msgs = await self._wait(look, bool, timeout)
-            found = receipt._found
-            if not msgs or found is None:
+            found = await self._wait(look, timeout)
+            if not found.ids:
                 return
-            inner, finished, begun = self._subscriber, 0, 0
+            finished = begun = 0
             try:
-                for msg in msgs:
+                for msg in _all(found):
                     if begun and clock.boottime_us() > found.expires_us:
                         break  # some have expired while the loop was at others before them: look again
                     begun += 1
@@ -241,17 +233,18 @@ class AsyncSubscriber(Generic[Msg]):
             finally:
                 try:
                     if finished:
-                        await self._end(functools.partial(inner._take, found, finished), False)
+                        await self._run(self._receiver.acknowledge(found, finished))
                 finally:
-                    await self._end(functools.partial(inner._abandon, found, finished, begun), begun > finished)
+                    await self._run(self._receiver.leave(found, finished, begun))
 
     async def front(self) -> Optional[Msg]:
         """Look at the next message without taking it; None if there is none.
 
         :raise PersipubsubError: as :meth:`Subscriber.front`
         """
-        look: Any = self._subscriber.front
-        message: Optional[Msg] = await self._bridge.read(look)
+        self._receiver.require_plain("front")
+        self._receiver.require_open()
+        message: Optional[Msg] = _one(await self._bridge.read(self._receiver.front))
         return message
 
     async def pop(self) -> None:
@@ -259,54 +252,54 @@ class AsyncSubscriber(Generic[Msg]):
 
         :raise PersipubsubError: as :meth:`Subscriber.pop`
         """
-        for write in await self._bridge.read(lambda: self._recorder.recorded(self._subscriber.pop)):
-            await self._bridge.write(write, withdraws=True)
+        self._receiver.require_plain("pop")
+        self._receiver.require_open()
+        found = await self._bridge.read(self._receiver.undecoded)
+        await self._run(self._receiver.acknowledge(found, 1), withdraws=True)
 
     async def extend_lease(self) -> None:
         """Have the lease of all messages that this object of a shared subscriber holds begin again now.
 
         :raise PersipubsubError: as :meth:`Subscriber.extend_lease`
         """
-        await self._end(self._subscriber.extend_lease, False)
+        for command in self._receiver.extend():
+            self._receiver.settle_extension(await self._bridge.write(command, withdraws=False))
 
-    def _receipt(self, look: Callable[[], Receipt[Any]], found: Callable[[Any], bool],
-                 timeout: Optional[float]) -> AsyncReceipt[Any]:
+    def _receipt(self,
+                 look: Callable[[], Found],
+                 value: Callable[[Found], Any],
+                 timeout: Optional[float],
+                 skipping: bool = False) -> AsyncReceipt[Any]:
         timeout = checks.timeout(timeout)
-        return AsyncReceipt(lambda: self._wait(look, found, timeout), self._end)
 
-    async def _wait(self, look: Callable[[], Receipt[T]], found: Callable[[T], bool],
-                    timeout: Optional[float]) -> Tuple[Receipt[T], T]:
+        async def end(found: Found, error: Optional[BaseException]) -> None:
+            if error is None:
+                await self._run(self._receiver.acknowledge(found, len(found.ids)))
+            elif not skipping:
+                await self._run(self._receiver.fail(found, error))
 
-        def enter() -> Seen[Tuple[Receipt[T], T]]:
-            receipt = look()
-            msgs = receipt.__enter__()  # pylint: disable=unnecessary-dunder-call  # its exit comes later
-            assert receipt._found is not None
-            return Seen((receipt, msgs), found(msgs), receipt._found.due_us)
+        return AsyncReceipt(lambda: self._wait(look, timeout), value, end)
 
-        def give_back(entered: Tuple[Receipt[T], T]) -> None:
-            receipt, msgs = entered
-            if found(msgs):
-                self._bridge.write_later(self._recorder.recorded(receipt.give_back))
+    async def _wait(self, look: Callable[[], Found], timeout: Optional[float]) -> Found:
 
-        return await self._bridge.wait_for(enter, timeout, give_back)
+        def seen() -> Seen[Found]:
+            self._receiver.require_open()
+            found = look()
+            return Seen(found, bool(found.ids), found.due_us)
 
-    async def _end(self, call: Callable[[], object], fails: bool) -> None:
-        """Write what a call wants to write. It is not withdrawn: the program has done its work on the messages.
+        def give_back(found: Found) -> None:
+            self._bridge.write_later(self._receiver.leave(found, 0, 0))
 
-        :param call: of the subscriber
-        :param fails: whether it says that the work has failed. Then it looks whether such failures are counted
-        """
-        off_loop = fails and not self._subscriber._subscription.shared
-        writes = await self._bridge.read(lambda: self._recorder.recorded(call)) if off_loop else \
-            self._recorder.recorded(call)
-        for write in writes:
-            settled: Optional[Settled] = await self._bridge.write(write, withdraws=False)
-            if settled is not None:
-                self._subscriber._end(settled)
+        return await self._bridge.wait_for(seen, timeout, give_back)
+
+    async def _run(self, commands: Sequence[Command], withdraws: bool = False) -> None:
+        """Commit commands. They are not withdrawn where the program has done its work on the messages."""
+        for command in commands:
+            self._receiver.settle(await self._bridge.write(command, withdraws))
 
     def close(self) -> None:
         """Close the subscriber; more than once is fine. Who waits gets ``ClosedError`` within a second."""
-        self._subscriber.close()
+        self._receiver.closed = True
 
     async def __aenter__(self) -> "AsyncSubscriber[Msg]":
         return self
@@ -315,9 +308,9 @@ class AsyncSubscriber(Generic[Msg]):
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        inner: Any = self._subscriber.__reduce__()
-        _make, (environment, *rest) = inner
-        return type(environment).new_async_subscriber, (environment, *rest)
+        codec = self._receiver.codec
+        return self._origin.reopening("new_async_subscriber", self.identifier,
+                                      None if codec is None else codec.message_type)
 
     def __repr__(self) -> str:
-        return repr(self._subscriber).replace("<", "<Async", 1)
+        return repr(self._receiver).replace("<", "<Async", 1)

@@ -24,11 +24,10 @@ from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional
 
 from persipubsub import clock, errors
 from persipubsub.engine import limits
+from persipubsub.engine.commands import Command, Outcome
 from persipubsub.engine.limits import DELAY_S_MAX
-from persipubsub.engine.protocols import Watch
+from persipubsub.engine.protocols import Engine, Watch
 from persipubsub.engine.values import NEVER_US
-from persipubsub.lmdb_engine.engine import Handle
-from persipubsub.lmdb_engine.process.group_commit import Outcome, Write
 
 T = TypeVar("T")
 
@@ -66,9 +65,9 @@ class Job:
 
     outcome: Optional[Outcome] = None
 
-    def __init__(self, port: Port, write: Write) -> None:
+    def __init__(self, port: Port, command: Command) -> None:
         self.port = port
-        self.write = write
+        self.command = command
         self.future: "asyncio.Future[None]" = port.loop.create_future()
         self._claim = threading.Lock()
 
@@ -198,7 +197,7 @@ def _started(run: Callable[[], None], name: str) -> threading.Thread:
     return thread
 
 
-class Worker(Generic[T]):
+class BatchThread(Generic[T]):
     """A thread that handles what it is given, all that has come at one time together, as long as something comes."""
 
     def __init__(self, name: str, handle: Callable[[List[T]], None]) -> None:
@@ -265,6 +264,7 @@ class Watcher:
                 waiting = list(self._waiting)
                 if not waiting:
                     self._thread = None
+                    watch.close()
                     return
             for look in waiting:
                 if look.run(final=False) or look.port.loop.is_closed():
@@ -275,11 +275,11 @@ class Watcher:
 class _Threads:
     """The threads of one process."""
 
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-        self.reading: Worker[Callable[[], object]] = Worker("persipubsub-read", _call_all)
-        self.writing: Worker[Job] = Worker("persipubsub-write", self._write)
-        self.watcher = Watcher(handle.watch)
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.reading: BatchThread[Callable[[], object]] = BatchThread("persipubsub-read", _call_all)
+        self.writing: BatchThread[Job] = BatchThread("persipubsub-write", self._write)
+        self.watcher = Watcher(engine.watch)
 
     def begin(self, look: Look[Any], final: bool) -> None:
         """Look for a task, and have it wait if there is nothing."""
@@ -302,7 +302,7 @@ class _Threads:
     def _write(self, jobs: List[Job]) -> None:
         jobs = [job for job in jobs if job.claim()]
         if jobs:
-            for job, outcome in zip(jobs, self._handle.run_all([job.write for job in jobs])):
+            for job, outcome in zip(jobs, self._engine.submit([job.command for job in jobs])):
                 job.outcome = outcome
                 job.port.post(job.done)
 
@@ -321,31 +321,31 @@ class _Here(threading.local):
 class Bridge:
     """What the endpoints of one Environment share to serve tasks. Any number of loops and threads may use it."""
 
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._here = _Here()
         # By process: a forked child has none of the threads of its parent, and makes its own.
         self._threads: Dict[int, _Threads] = {}
 
-    async def write(self, write: Write, withdraws: bool) -> Any:
+    async def write(self, command: Command, withdraws: bool) -> Any:
         """Commit a write together with those of other tasks. When this has ended, it is decided.
 
-        :param write: the write
+        :param command: what to write
         :param withdraws: whether it is withdrawn by a cancellation that comes before it has begun
         :return: its result
         """
         port = self._port()
-        job = Job(port, write)
+        job = Job(port, command)
         if not port.outgoing:
             # After all tasks that can go on now: they may want to write, too.
             port.loop.call_soon(self._flush, port)
         port.outgoing.append(job)
         return await job.result(withdraws)
 
-    def write_later(self, writes: Iterable[Write]) -> None:
+    def write_later(self, commands: Iterable[Command]) -> None:
         """Commit writes for which no task waits, where the machine has a thread for it."""
         with contextlib.suppress(errors.StorageError):
-            self._own_threads().writing.give([Job(self._port(), write) for write in writes])
+            self._own_threads().writing.give([Job(self._port(), command) for command in commands])
 
     def _flush(self, port: Port) -> None:
         jobs, port.outgoing = port.outgoing, []
@@ -390,7 +390,7 @@ class Bridge:
     def _own_threads(self) -> _Threads:
         """Give the threads of this process."""
         pid = os.getpid()
-        return self._threads.get(pid) or self._threads.setdefault(pid, _Threads(self._handle))
+        return self._threads.get(pid) or self._threads.setdefault(pid, _Threads(self._engine))
 
     def _port(self) -> Port:
         """Give the port of the running loop."""

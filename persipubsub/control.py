@@ -1,34 +1,22 @@
 """Setting up a queue, changing it, looking at it and clearing it."""
 
 import datetime
-import functools
 import logging
 import os
 import pathlib
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Iterable, Iterator, Optional, Tuple, Union
 
 import icontract
 
 from persipubsub import errors
 from persipubsub.dead_letters import DeadLetter
-from persipubsub.engine import checks, values
-from persipubsub.engine.values import Configuration, Violation
-from persipubsub.lmdb_engine.engine import Handle
-from persipubsub.lmdb_engine.process import files
-from persipubsub.lmdb_engine.records.layouts import Place
-from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import cursors, dead_letters, invariants, message_log, replay, settings, status
-from persipubsub.lmdb_engine.rules.dead_letters import Changed
+from persipubsub.engine import checks
+from persipubsub.engine.protocols import Administration
+from persipubsub.engine.values import Configuration, Origin, Position, Violation
 from persipubsub.queue import HighWaterMark, Strategy
 from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus
 
-if TYPE_CHECKING:
-    from persipubsub.environment import Environment
-
-#: So much of the dead letters is read in one transaction.
-DEAD_LETTERS_AT_ONCE_MAX = 100
-DEAD_LETTERS_AT_ONCE_BYTES_MAX = 1024**2
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -44,9 +32,9 @@ class Control:
     returns, under either durability.
     """
 
-    def __init__(self, environment: "Environment", handle: Handle) -> None:
-        self._environment = environment
-        self._handle = handle
+    def __init__(self, origin: Origin, administration: Administration) -> None:
+        self._origin = origin
+        self._administration = administration
         self._closed = False
 
     @property
@@ -60,7 +48,7 @@ class Control:
 
         :raise PathError: its directory may not be looked into
         """
-        return files.is_queue(self._environment.path)
+        return self._administration.is_initialized()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def add_subscriber(self,
@@ -97,11 +85,11 @@ class Control:
         """
         encoded, position = checks.identifier(identifier), checks.position("start", start, "latest", ids=False)
         given = checks.delivering(shared, lease_s, max_deliveries, retry_delay_s, retry_delay_max_s, dead_letters_max)
-        dropped = self._handle.change(lambda txn: replay.add_subscriber(txn, encoded, position, given))
+        dropped = self._administration.add_subscriber(encoded, position, given)
         if dropped:
             _LOGGER.warning(
                 "The subscriber %r of the queue at %s had too many dead letters: the oldest were deleted, %d.",
-                identifier, self._environment.path, dropped)
+                identifier, self._origin.location, dropped)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
@@ -120,7 +108,7 @@ class Control:
         :raise UnknownSubscriberError: there is no such subscriber
         """
         encoded, position = checks.identifier(identifier), checks.position("to", to, "", ids=True)
-        return self._handle.change(lambda txn: replay.rewind(txn, encoded, position))
+        return self._administration.rewind(encoded, position)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def history(self,
@@ -140,12 +128,10 @@ class Control:
         """
         return self._history(*checks.span(start, end))
 
-    def _history(self, start: values.Position, end: values.Position) -> Iterator[StoredMessage]:
+    def _history(self, start: Position, end: Position) -> Iterator[StoredMessage]:
         self._require_open()
-        left = self._handle.read_present(lambda txn: replay.span(txn, start, end))
-        while messages := self._handle.read(functools.partial(replay.read, ids=left)):
-            left = range(messages[-1].id + 1, left.stop)
-            yield from messages
+        for message in self._administration.history(start, end):
+            yield message
             self._require_open()
 
     def _require_open(self) -> None:
@@ -161,16 +147,16 @@ class Control:
         :raise UnknownSubscriberError: there is no such subscriber
         """
         encoded = checks.identifier(identifier)
-        dead = self._handle.change(lambda txn: cursors.remove_subscriber(txn, encoded))
+        dead = self._administration.remove_subscriber(encoded)
         if dead:
             _LOGGER.warning("The subscriber %r of the queue at %s was removed with its dead letters: %d.", identifier,
-                            self._environment.path, dead)
+                            self._origin.location, dead)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def prune_dangling_messages(self) -> int:
         """Let what is older than the timeout expire now, and delete what nobody awaits; give how many messages went."""
-        return self._handle.change(lambda txn: message_log.expire(txn) + message_log.prune_dangling(txn))
+        return self._administration.expire_and_prune()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
@@ -180,7 +166,7 @@ class Control:
         :raise UnknownSubscriberError: there is no such subscriber
         """
         encoded = checks.identifier(identifier)
-        return self._handle.change(lambda txn: cursors.take_all(txn, encoded))
+        return self._administration.acknowledge_all(encoded)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
@@ -190,7 +176,7 @@ class Control:
         Those that had expired do not count: they had gone already.
         Dead letters, and those that were requeued, are not in the log and stay.
         """
-        return self._handle.change(message_log.clear)
+        return self._administration.clear_messages()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
@@ -199,10 +185,10 @@ class Control:
 
         The dead letters are deleted, too, with a warning in the log.
         """
-        messages, dead = self._handle.change(cursors.clear_subscribers)
+        messages, dead = self._administration.clear_subscribers()
         if dead:
             _LOGGER.warning("All subscribers of the queue at %s were removed with their dead letters: %d.",
-                            self._environment.path, dead)
+                            self._origin.location, dead)
         return messages
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
@@ -239,7 +225,7 @@ class Control:
         self._configure(Configuration(retention_s=checks.retention(retention_s)))
 
     def _configure(self, configuration: Configuration) -> None:
-        self._handle.change(lambda txn: settings.configure(txn, configuration, ()))
+        self._administration.configure(configuration, (), None)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def dead_letters(self, identifier: str) -> Iterator[DeadLetter]:
@@ -250,19 +236,11 @@ class Control:
         :raise UnknownSubscriberError: there is no such subscriber
         :raise ClosedError: the control was closed, also meanwhile
         """
-        encoded = checks.identifier(identifier)
-        number = self._handle.read(lambda txn: cursors.subscribe(txn, encoded)).number
-        return self._dead_letters(number)
+        return self._dead_letters(self._administration.dead_letters(checks.identifier(identifier)))
 
-    def _dead_letters(self, number: int) -> Iterator[DeadLetter]:
-        start = 0
-
-        def read(txn: Transaction) -> List[DeadLetter]:
-            return dead_letters.read(txn, number, start, DEAD_LETTERS_AT_ONCE_MAX, DEAD_LETTERS_AT_ONCE_BYTES_MAX)
-
-        while found := self._handle.read(read):
-            yield from found
-            start = found[-1].id + 1
+    def _dead_letters(self, found: Iterator[DeadLetter]) -> Iterator[DeadLetter]:
+        for dead_letter in found:
+            yield dead_letter
             self._require_open()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
@@ -277,43 +255,18 @@ class Control:
         :raise ArgumentTypeError: an argument of the wrong type
         :raise UnknownSubscriberError: there is no such subscriber
         """
-        return self._change_dead_letters(
-            identifier, ids,
-            lambda txn, place, chosen: dead_letters.requeue(txn, place, chosen, message_log.now_us(txn)))
+        return self._administration.requeue_dead_letters(checks.identifier(identifier), checks.message_ids(ids))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def discard_dead_letters(self, identifier: str, ids: Optional[Iterable[int]] = None) -> int:
         """Delete dead letters of a subscriber. Arguments, result and errors are those of requeue_dead_letters."""
-        return self._change_dead_letters(identifier, ids, dead_letters.discard)
-
-    def _change_dead_letters(self, identifier: str, ids: Optional[Iterable[int]],
-                             change: Callable[[Transaction, Place, List[int]], Changed]) -> int:
-        encoded, chosen = checks.identifier(identifier), checks.message_ids(ids)
-        subscription = self._handle.read(lambda txn: cursors.subscribe(txn, encoded))
-        if chosen is None:
-            left = self._handle.read(lambda txn: dead_letters.all_ids(txn, subscription.number))
-        else:
-            left = sorted(set(chosen))
-
-        def operation(txn: Transaction) -> Changed:
-            changed = change(txn, cursors.own_place(txn, subscription), left)
-            if changed.letters:
-                txn.put_place(encoded, changed.place)
-            return changed
-
-        count = 0
-        while True:
-            changed = self._handle.change(operation)
-            count, left = count + changed.letters, left[changed.ids:]
-            if not left:
-                return count
+        return self._administration.discard_dead_letters(checks.identifier(identifier), checks.message_ids(ids))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def status(self) -> QueueStatus:
         """Tell what the queue looks like at this moment."""
-        lag = self._handle.reader_lag()
-        return self._handle.read_present(lambda txn: status.read(txn, self._environment.path, lag))
+        return self._administration.status()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def check(self) -> Tuple[Violation, ...]:
@@ -323,7 +276,7 @@ class Control:
         all its parts. It cannot notice that bytes within a message have changed: there are no checksums. It does not
         verify the pages that hold the records; ``persipubsub check`` does so while nobody has the queue open.
         """
-        return self._handle.read(invariants.check)
+        return self._administration.check()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def backup(self, path: Union[str, "os.PathLike[str]"]) -> None:
@@ -337,7 +290,7 @@ class Control:
         :raise ArgumentError: empty, or with a NUL
         :raise PathError: the directory cannot be made, or it is not empty
         """
-        self._handle.backup(pathlib.Path(os.path.abspath(checks.directory(path))))
+        self._administration.backup(pathlib.Path(os.path.abspath(checks.directory(path))))
 
     def close(self) -> None:
         """Close the control; more than once is fine."""
@@ -350,7 +303,7 @@ class Control:
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        return type(self._environment).new_control, (self._environment, )
+        return self._origin.reopening("new_control")
 
     def __repr__(self) -> str:
-        return f"<Control of {self._environment.path}{' (closed)' if self._closed else ''}>"
+        return f"<Control of {self._origin.location}{' (closed)' if self._closed else ''}>"

@@ -19,7 +19,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from persipubsub import environment, errors
 from persipubsub.deployment_config import (DURABILITIES, MARK, NUMBERS, STRATEGIES, Path, Queue, Settings, Value,
                                            mark_of, mark_settings, read, schema, settings_of)
-from persipubsub.engine import checks
+from persipubsub.engine import checks, limits
 from persipubsub.engine.values import DEFAULTS, Configuration
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.rules import policies
@@ -162,7 +162,7 @@ def _step(wanted: Queue, remove_subscribers: bool) -> _Step:
     try:
         stored = _existing(wanted.path)
     except errors.NotInitializedError:
-        stored = Queue(wanted.path, [], settings_of(*DEFAULTS, files.MODE_DEFAULT))
+        stored = Queue(wanted.path, [], settings_of(*DEFAULTS, limits.MODE_DEFAULT))
     changes: List[Change] = []
 
     def add(what: str, before: Optional[Value], after: Optional[Value]) -> None:

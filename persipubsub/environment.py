@@ -5,22 +5,20 @@ import contextlib
 import os
 import pathlib
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Type, TypeVar, Union, overload
 
 import icontract
 
 from persipubsub import errors
 from persipubsub.control import Control
-from persipubsub.engine import checks
-from persipubsub.engine.values import Configuration
-from persipubsub.lmdb_engine.engine import Handle
-from persipubsub.lmdb_engine.open_queues import Use
-from persipubsub.lmdb_engine.process import files, filesystem
-from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import settings
-from persipubsub.lmdb_engine.rules.settings import fresh
+from persipubsub.engine import checks, location
+from persipubsub.engine.limits import MODE_DEFAULT
+from persipubsub.engine.protocols import Engine
+from persipubsub.engine.values import Configuration, Origin
 from persipubsub.publisher import Publisher
 from persipubsub.queue import Durability, HighWaterMark, Strategy
+from persipubsub.receiving import Receiver, SharedReceiver
+from persipubsub.sending import Sender
 from persipubsub.shared_subscriber import SharedSubscriber
 from persipubsub.subscriber import Subscriber
 
@@ -31,8 +29,9 @@ if TYPE_CHECKING:
     from persipubsub.bridge import Bridge
     from persipubsub.typed import Codec
 
+Endpoint = Union[Control, Publisher[Any], Subscriber[Any], "AsyncPublisher[Any]", "AsyncSubscriber[Any]"]
 Path = Union[str, "os.PathLike[str]"]
-T = TypeVar("T", bound=Union[Control, Publisher[Any], Subscriber[Any]])
+T = TypeVar("T", bound="Endpoint")
 M = TypeVar("M", bound="Message")
 N = TypeVar("N", int, float)
 
@@ -88,10 +87,10 @@ class Environment:
         self._path = pathlib.Path(os.path.abspath(checks.directory(path)))
         self._allow_remote = allow_remote
         self._closed = False
-        self._use = Use(self._path, allow_remote)
-        self._handle: Optional[Handle] = None
+        self._access = location.access(self._path, allow_remote)
+        self._engine: Optional[Engine] = None
         self._bridges: "Dict[int, Bridge]" = {}  # one, made when first needed
-        self._made: "weakref.WeakSet[Union[Control, Publisher[Any], Subscriber[Any]]]" = weakref.WeakSet()
+        self._made: "weakref.WeakSet[Endpoint]" = weakref.WeakSet()
 
     @property
     def path(self) -> pathlib.Path:
@@ -177,22 +176,13 @@ class Environment:
                                       _checked(checks.deduplication_window, deduplication_window_s),
                                       _checked(checks.deduplication_max, deduplication_max),
                                       None if message_type is None else _full_name(message_type))
-        if not self._allow_remote:
-            filesystem.require_local(self._path)
-        if create and not files.is_queue(self._path):
-            files.create(self._path, *fresh(configuration), files.MODE_DEFAULT if mode is None else mode)
-        opened = self._opened()
+        if create:
+            self._access.create(configuration, MODE_DEFAULT if mode is None else mode)
+        engine = self._opened()
         # Whoever only looks writes nothing, not even what the first commit since the boot would.
         if identifiers or mode is not None or configuration != Configuration():
-            opened.change(lambda txn: self._configure(txn, configuration, identifiers, mode))
-        return self._keep(Control(self, opened))
-
-    def _configure(self, txn: Transaction, configuration: Configuration, identifiers: List[bytes],
-                   mode: Optional[int]) -> None:
-        """Change the queue, and then the modes of its files, so that where either is refused nothing is changed."""
-        settings.configure(txn, configuration, identifiers)
-        if mode is not None:
-            files.set_modes(self._path, mode)
+            engine.administration.configure(configuration, identifiers, mode)
+        return self._keep(Control(self._origin(), engine.administration))
 
     @overload
     def new_publisher(self, autosync: bool = False, message_type: None = None) -> Publisher[bytes]:
@@ -220,7 +210,7 @@ class Environment:
         :raise ClosedError: the Environment is closed
         """
         codec = self._codec(message_type)
-        return self._keep(Publisher(self, self._opened(), autosync, codec))
+        return self._keep(Publisher(self._origin(), self._opened(), autosync, codec))
 
     @overload
     def new_subscriber(self, identifier: str, message_type: None = None) -> Subscriber[bytes]:
@@ -246,10 +236,15 @@ class Environment:
         :raise InUseError: it has to be verified after a crash of the machine, and another process keeps it open
         :raise ClosedError: the Environment is closed
         """
-        codec, opened = self._codec(message_type), self._opened()
-        subscription = opened.subscribe(checks.identifier(identifier))
-        kind = SharedSubscriber if subscription.shared else Subscriber
-        return self._keep(kind(self, opened, identifier, subscription, codec))
+        receiver = self._receiver(identifier, message_type)
+        kind = SharedSubscriber if receiver.subscription.shared else Subscriber
+        return self._keep(kind(self._origin(), receiver))
+
+    def _receiver(self, identifier: str, message_type: "Optional[Type[Message]]") -> Receiver:
+        codec, engine = self._codec(message_type), self._opened()
+        subscription = engine.subscribe(checks.identifier(identifier))
+        kind = SharedReceiver if subscription.shared else Receiver
+        return kind(engine, self._path, identifier, subscription, codec)
 
     def _codec(self, message_type: "Optional[Type[M]]") -> "Optional[Codec[M]]":
         """Give what makes bytes of messages of a type, which the queue must take; None for bytes."""
@@ -257,7 +252,7 @@ class Environment:
             return None
         from persipubsub import typed  # here, since it imports protobuf
         codec = typed.Codec(message_type)
-        self._opened().read(lambda txn: settings.require_message_type(txn, codec.name))
+        self._opened().administration.require_message_type(codec.name)
         return codec
 
     @overload
@@ -268,13 +263,18 @@ class Environment:
     def new_async_publisher(self, autosync: bool = False, *, message_type: Type[M]) -> "AsyncPublisher[M]":
         ...
 
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
+    @icontract.require(lambda autosync: autosync is None or isinstance(autosync, bool),
+                       error=lambda autosync: errors.ArgumentTypeError(_wrong_type("autosync", bool, autosync)),
+                       enabled=True)
     def new_async_publisher(self,
                             autosync: bool = False,
                             message_type: "Optional[Type[Message]]" = None) -> "AsyncPublisher[Any]":
         """Make a publisher for tasks of asyncio. Arguments and errors are those of :meth:`new_publisher`."""
         from persipubsub import aio  # here, since it imports asyncio
-        make: Callable[..., Publisher[Any]] = self.new_publisher
-        return aio.AsyncPublisher(make(autosync, message_type=message_type), self._bridged())
+        codec = self._codec(message_type)
+        sender = Sender(self._path, autosync, codec, "AsyncPublisher")
+        return self._keep(aio.AsyncPublisher(self._origin(), sender, self._bridged()))
 
     @overload
     def new_async_subscriber(self, identifier: str, message_type: None = None) -> "AsyncSubscriber[bytes]":
@@ -284,29 +284,33 @@ class Environment:
     def new_async_subscriber(self, identifier: str, message_type: Type[M]) -> "AsyncSubscriber[M]":
         ...
 
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def new_async_subscriber(self,
                              identifier: str,
                              message_type: "Optional[Type[Message]]" = None) -> "AsyncSubscriber[Any]":
         """Make a subscriber for tasks of asyncio. Arguments and errors are those of :meth:`new_subscriber`."""
         from persipubsub import aio  # here, since it imports asyncio
-        make: Callable[..., Subscriber[Any]] = self.new_subscriber
-        return aio.AsyncSubscriber(make(identifier, message_type=message_type), self._bridged())
+        receiver = self._receiver(identifier, message_type)
+        return self._keep(aio.AsyncSubscriber(self._origin(), receiver, self._bridged()))
 
     def _bridged(self) -> "Bridge":
         """Give what all endpoints of this Environment for tasks share."""
         from persipubsub import bridge  # here, since it imports asyncio
         return self._bridges.get(0) or self._bridges.setdefault(0, bridge.Bridge(self._opened()))
 
-    def _opened(self) -> Handle:
-        """Give the open queue, which all Environments of this process share; opened when first needed."""
-        opened = self._handle
-        if opened is None:
-            opened = self._handle = self._use.open()
+    def _opened(self) -> Engine:
+        """Return the engine of the queue, opened when first needed."""
+        engine = self._engine
+        if engine is None:
+            engine = self._engine = self._access.open()
             _OPENED.add(self)
             if self._closed:  # by another thread meanwhile
-                self._use.close()
+                self._access.close()
                 raise _closed_error(self)
-        return opened
+        return engine
+
+    def _origin(self) -> Origin:
+        return Origin(self._path, self)
 
     def _keep(self, made: T) -> T:
         self._made.add(made)
@@ -317,7 +321,7 @@ class Environment:
         self._closed = True
         for made in list(self._made):
             made.close()
-        self._use.close()
+        self._access.close()
 
     def __enter__(self) -> "Environment":
         return self

@@ -23,7 +23,7 @@ import pathlib
 from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Union
 
 from persipubsub import clock, errors
-from persipubsub.engine import checks
+from persipubsub.engine import checks, limits
 from persipubsub.engine.values import Configuration
 from persipubsub.lmdb_engine.process import files, filesystem, opening_check
 from persipubsub.lmdb_engine.records import database
@@ -107,7 +107,7 @@ def migrate(old: Path, new: Path, progress: Optional[Progress] = None) -> Report
 def _built(found: LegacyQueue, source: pathlib.Path, target: pathlib.Path, size_bytes: int,
            progress: Optional[Progress]) -> Report:
     building = _Building(found, progress)
-    with files.new_queue(target, files.MODE_DEFAULT, source) as new_file:
+    with files.new_queue(target, limits.MODE_DEFAULT, source) as new_file:
         header, first_run = fresh(Configuration(found.high_watermark, found.strategy))
         header = header._replace(next_subscriber_number=len(found.pending) + 1)
         database.create(new_file.path, header, first_run)

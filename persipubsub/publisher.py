@@ -1,20 +1,15 @@
 """Sending messages."""
 
 import datetime
-import logging
 from typing import TYPE_CHECKING, Any, Generic, Iterable, Optional, Sequence, Tuple
 
-from persipubsub import errors
 from persipubsub.delayed import DelayedMessage
-from persipubsub.engine import checks
 from persipubsub.engine.protocols import Engine
-from persipubsub.engine.values import Batch, Msg
+from persipubsub.engine.values import Msg, Origin
+from persipubsub.sending import Sender
 
 if TYPE_CHECKING:
-    from persipubsub.environment import Environment
     from persipubsub.typed import Codec
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class Publisher(Generic[Msg]):
@@ -25,17 +20,10 @@ class Publisher(Generic[Msg]):
     Any number of threads may use one publisher, and any number of publishers one queue.
     """
 
-    def __init__(self,
-                 environment: "Environment",
-                 engine: Engine,
-                 autosync: bool,
-                 codec: "Optional[Codec[Any]]" = None) -> None:
-        self._environment = environment
+    def __init__(self, origin: Origin, engine: Engine, autosync: bool, codec: "Optional[Codec[Any]]" = None) -> None:
+        self._origin = origin
         self._engine = engine
-        self._autosync = autosync
-        self._codec = codec  # None: messages are bytes
-        self._closed = False
-        self._warned = False
+        self._sender = Sender(origin.location, autosync, codec, "Publisher")
 
     def send(self, msg: Msg, deduplication_id: Optional[str] = None) -> int:
         """Send a message. Once this returns, the message survives what the queue's durability names.
@@ -51,10 +39,7 @@ class Publisher(Generic[Msg]):
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be stored; the queue is as before
         """
-        payload = checks.payload(msg if self._codec is None else self._codec.encode(msg))
-        if deduplication_id is not None:
-            return self._put_once(payload, checks.deduplication_id(deduplication_id))
-        return self._put(Batch((payload, ), len(payload), len(payload))).start
+        return self._sender.note(self._engine.run(self._sender.put(msg, deduplication_id))).start
 
     def send_many(self, msgs: Iterable[Msg]) -> Sequence[int]:
         """Send messages in the order given, all or none of them, in one commit.
@@ -71,10 +56,10 @@ class Publisher(Generic[Msg]):
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: they could not be stored; the queue is as before
         """
-        batch = checks.batch(msgs if self._codec is None else self._codec.encode_all(msgs))
-        if self._autosync:
-            return [self._put(Batch((payload, ), len(payload), len(payload))).start for payload in batch.payloads]
-        return self._put(batch)
+        commands = self._sender.put_many(msgs)
+        if self._sender.autosync:
+            return [self._sender.note(self._engine.run(command)).start for command in commands]
+        return self._sender.note(self._engine.run(commands[0])) if commands else range(0)
 
     def send_later(self,
                    msg: Msg,
@@ -96,10 +81,7 @@ class Publisher(Generic[Msg]):
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be stored; the queue is as before
         """
-        payload = checks.payload(msg if self._codec is None else self._codec.encode(msg))
-        due = checks.due(delay_s, at)
-        self._require_open()
-        return self._engine.put_later(payload, due)
+        return self._engine.run(self._sender.put_later(msg, delay_s, at))
 
     def cancel(self, message: DelayedMessage) -> bool:
         """Take back what was sent for later.
@@ -110,43 +92,11 @@ class Publisher(Generic[Msg]):
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be cancelled; the queue is as before
         """
-        if not isinstance(message, DelayedMessage):
-            raise errors.ArgumentTypeError(
-                f"cancel takes what send_later gave, a DelayedMessage; got {type(message).__name__}.")
-        self._require_open()
-        return self._engine.cancel(message)
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_publisher.")
-
-    def _put(self, batch: Batch) -> range:
-        if self._closed:
-            self._require_open()
-        if not batch.payloads:
-            return range(0)
-        sent = self._engine.put(batch)
-        if not sent.awaited:
-            self._warn()
-        return sent.ids
-
-    def _put_once(self, payload: bytes, deduplication_id: bytes) -> int:
-        self._require_open()
-        sent = self._engine.put_once(Batch((payload, ), len(payload), len(payload)), deduplication_id)
-        if not sent.awaited:
-            self._warn()
-        return sent.ids.start
-
-    def _warn(self) -> None:
-        """Say that nobody gets what is sent: nobody should find out by missing it."""
-        if not self._warned:
-            self._warned = True
-            _LOGGER.warning("The queue at %s has no subscribers, so it stores nothing of what is sent.",
-                            self._environment.path)
+        return self._engine.run(self._sender.cancel(message))
 
     def close(self) -> None:
         """Close the publisher; more than once is fine."""
-        self._closed = True
+        self._sender.closed = True
 
     def __enter__(self) -> "Publisher[Msg]":
         return self
@@ -155,9 +105,9 @@ class Publisher(Generic[Msg]):
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        return type(self._environment).new_publisher, (self._environment, self._autosync,
-                                                       None if self._codec is None else self._codec.message_type)
+        codec = self._sender.codec
+        return self._origin.reopening("new_publisher", self._sender.autosync,
+                                      None if codec is None else codec.message_type)
 
     def __repr__(self) -> str:
-        messages = "" if self._codec is None else f" for {self._codec.name}"
-        return f"<Publisher of {self._environment.path}{messages}{' (closed)' if self._closed else ''}>"
+        return repr(self._sender)

@@ -5,6 +5,8 @@ from typing import Optional, Tuple
 
 from persipubsub import errors
 
+__all__ = ["Durability", "HighWaterMark", "Strategy"]
+
 
 class Strategy(enum.Enum):
     """Which messages go when the queue overflows."""

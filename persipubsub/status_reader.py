@@ -43,7 +43,7 @@ def read_status(path: pathlib.Path) -> QueueStatus:
 
     :raise NotInitializedError: there is none
     """
-    with open_queues.Use(path) as opened:
+    with open_queues.LmdbAccess(path) as opened:
         lag = opened.reader_lag()
         return opened.read(lambda txn: status.read(txn, path, lag))
 

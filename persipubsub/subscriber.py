@@ -1,24 +1,20 @@
 """Receiving messages."""
 
+import functools
 import logging
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Iterator, List, Optional, Sequence, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Generic, Iterator, List, Optional, Tuple, Type, TypeVar
 
 from persipubsub import clock, errors
 from persipubsub.engine import checks, limits
+from persipubsub.engine.commands import Settlement
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX, RETRIES_MAX
-from persipubsub.engine.protocols import Engine, Watch
-from persipubsub.engine.values import NEVER_US, Failure, Found, Msg, Settled, Subscription, failure_of
+from persipubsub.engine.protocols import Watch
+from persipubsub.engine.values import NEVER_US, Found, Msg, Origin
+from persipubsub.receiving import Receiver
 
-if TYPE_CHECKING:
-    from persipubsub.environment import Environment
-    from persipubsub.typed import Codec
-
-#: So long do those who wait for a delayed message leave it to one of them to append it.
+#: Subscribers that wait for a delayed message leave it to one of them to append it, for this long.
 APPENDING_S_MAX = 0.05
-
-#: What is noted of a message at which a loop over messages() ended: a break and an exception look alike from there.
-LEFT = Failure("GeneratorExit", "The loop over messages() was left, by an exception or a break.")
 _LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -49,9 +45,9 @@ class Receipt(Generic[T]):
             return
         # pylint: disable=protected-access  # of this module
         if exc is None:
-            self._subscriber._take(found, len(found.ids))
+            self._subscriber._run(self._subscriber._receiver.acknowledge(found, len(found.ids)))
         elif not self._skipping:
-            self._subscriber._fail(found, exc)
+            self._subscriber._run(self._subscriber._receiver.fail(found, exc))
 
     def give_back(self, finished: int = 0) -> None:
         """Take the first messages, and give the others back as if they had not been received.
@@ -82,7 +78,7 @@ def _sleep(watch: Watch, longest_s: float, due_us: int) -> None:
     """Sleep until something was published, or a delayed message is due; of many who wait for that one looks first."""
     due_s = longest_s if due_us == NEVER_US else max(0, due_us - clock.boottime_us()) / 1e6
     watch.wait(min(longest_s, due_s))
-    if due_us <= clock.boottime_us() and not watch.claim(due_us):
+    if due_us <= clock.boottime_us() and not watch.reserve(due_us):
         watch.wait(min(longest_s, APPENDING_S_MAX))
 
 
@@ -118,24 +114,15 @@ class Subscriber(Generic[Msg]):
     once.
     """
 
-    def __init__(self,
-                 environment: "Environment",
-                 engine: Engine,
-                 identifier: str,
-                 subscription: Subscription,
-                 codec: "Optional[Codec[Any]]" = None) -> None:
-        self._environment = environment
-        self._engine = engine
-        self._identifier = identifier
-        self._subscription = subscription
-        self._codec = codec  # None: messages are bytes
-        self._closed = False
+    def __init__(self, origin: Origin, receiver: Receiver) -> None:
+        self._origin = origin
+        self._receiver = receiver
         self._loops: Dict[_Loop, None] = {}  # that have begun and not ended
 
     @property
     def identifier(self) -> str:
         """Give the name of the subscriber."""
-        return self._identifier
+        return self._receiver.identifier
 
     def receive(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
         """Receive the next message, or None if none comes in time. It is taken when the ``with`` block ends.
@@ -151,7 +138,7 @@ class Subscriber(Generic[Msg]):
         :raise DecodeError: it is no message of the subscriber's type; it stays
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
-        return Receipt(self, self._waiting(self._next(1), timeout, retries), _one)
+        return Receipt(self, self._waiting(functools.partial(self._receiver.look, 1), timeout, retries), _one)
 
     def receive_to_top(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
         """Receive the latest message; everything up to it is taken when the ``with`` block ends.
@@ -159,10 +146,8 @@ class Subscriber(Generic[Msg]):
         What is sent during the block stays. If the subscriber is moved back during the block, nothing is taken.
         Arguments and errors are those of :meth:`receive`.
         """
-
-        def look() -> Found:
-            return self._decoded(self._engine.look_at_top(self._subscription))
-
+        self._receiver.require_plain("receive_to_top")
+        look = self._receiver.look_at_top
         return Receipt(self, self._waiting(look, timeout, retries), _one, skipping=True)
 
     def receive_many(self,
@@ -179,8 +164,8 @@ class Subscriber(Generic[Msg]):
         :param max_bytes: at most so many bytes together, but always one message
         :return: a context manager of a list of messages, empty if none came in time
         """
-        look = self._next(checks.at_least_one("max_messages", max_messages),
-                          checks.at_least_one("max_bytes", max_bytes))
+        look = functools.partial(self._receiver.look, checks.at_least_one("max_messages", max_messages),
+                                 checks.at_least_one("max_bytes", max_bytes))
         return Receipt(self, self._waiting(look, timeout, retries), _all)
 
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[Msg]:
@@ -197,7 +182,8 @@ class Subscriber(Generic[Msg]):
             taken
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
-        wait = self._waiting(self._next(checks.at_least_one("acknowledge_every", acknowledge_every)), timeout, 1)
+        count = checks.at_least_one("acknowledge_every", acknowledge_every)
+        wait = self._waiting(functools.partial(self._receiver.look, count), timeout, 1)
         return self._messages(wait)
 
     def _messages(self, wait: Callable[[], Found]) -> Iterator[Any]:
@@ -227,14 +213,13 @@ class Subscriber(Generic[Msg]):
         """Take the first messages of a batch, whose turn of the loop has ended; the next one may have begun."""
         try:
             if finished:
-                self._take(found, finished)
+                self._run(self._receiver.acknowledge(found, finished))
         finally:
-            self._abandon(found, finished, begun)
+            self._run(self._receiver.leave(found, finished, begun))
 
-    def _abandon(self, found: Found, finished: int, begun: int) -> None:
-        """Do what is to be done with the messages of a batch whose turn has begun and not ended, or not begun."""
-        if begun > finished and not self._closed:
-            self._count_failure(found.ids[finished:begun], LEFT)
+    def _run(self, commands: List[Settlement]) -> None:
+        for command in commands:
+            self._receiver.settle(self._receiver.engine.run(command))
 
     def front(self) -> Optional[Msg]:
         """Look at the next message without taking it; None if there is none.
@@ -243,8 +228,9 @@ class Subscriber(Generic[Msg]):
         :raise DecodeError: it is no message of the subscriber's type
         :raise ClosedError: the subscriber or its Environment is closed
         """
-        self._require_open()
-        message: Optional[Msg] = _one(self._decoded(self._engine.look(self._subscription, 1, RECEIVE_BYTES_MAX)))
+        self._receiver.require_plain("front")
+        self._receiver.require_open()
+        message: Optional[Msg] = _one(self._receiver.front())
         return message
 
     def pop(self) -> None:
@@ -254,12 +240,9 @@ class Subscriber(Generic[Msg]):
         :raise UnknownSubscriberError: the subscriber was removed
         :raise ClosedError: the subscriber or its Environment is closed
         """
-        self._require_open()
-        found = self._engine.look(self._subscription, 1, RECEIVE_BYTES_MAX)  # not to be decoded
-        if not found.ids:
-            raise errors.EmptyError(f"Nothing is pending for the subscriber {self._identifier!r}. "
-                                    "Look with front(), or receive with a timeout.")
-        self._take(found, len(found.ids))
+        self._receiver.require_plain("pop")
+        self._receiver.require_open()
+        self._run(self._receiver.acknowledge(self._receiver.undecoded(), 1))
 
     def extend_lease(self) -> None:
         """Have the lease of all messages that this object of a shared subscriber holds begin again now.
@@ -268,65 +251,8 @@ class Subscriber(Generic[Msg]):
         :raise SubscriberKindError: the subscriber is not shared, so that its messages have no lease
         :raise ClosedError: the subscriber or its Environment is closed
         """
-        self._require_open()
-        raise errors.SubscriberKindError(
-            f"The subscriber {self._identifier!r} is not shared: its messages have no lease. "
-            "See Control.add_subscriber.")
-
-    def _next(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Callable[[], Found]:
-
-        def look() -> Found:
-            return self._engine.look(self._subscription, max_messages, max_bytes)
-
-        def read() -> Found:
-            found = look()
-            try:
-                return self._decoded(found)
-            except errors.DecodeError as error:
-                self._fail(found._replace(ids=found.ids[:1]), error)
-                raise
-
-        # No call where there is nothing to do: this is done for every message.
-        return look if self._codec is None else read
-
-    def _decoded(self, found: Found) -> Found:
-        """Put messages in the place of payloads, if the subscriber has a type."""
-        codec = self._codec
-        return found if codec is None else codec.decoded(found, self._identifier, self._environment.path)
-
-    def _take(self, found: Found, count: int) -> None:
-        """Take the first messages of what was found."""
-        self._require_open()
-        self._engine.take(self._subscription, found.ids[:count], found.since)
-
-    def _fail(self, found: Found, error: BaseException) -> None:
-        """Do what is to be done when the block raises which received messages."""
-        if isinstance(error, Exception) and not self._closed:
-            self._count_failure(found.ids, failure_of(error))
-
-    def _count_failure(self, ids: Sequence[int], failure: Failure) -> None:
-        if self._engine.counts_failures(self._subscription):
-            self._end(self._engine.fail(self._subscription, ids, failure))
-
-    def _end(self, settled: Settled) -> None:
-        """Say what became of messages, beside what was wanted.
-
-        :raise LeaseLostError: some were another worker's
-        """
-        self._warn(settled.dropped)
-        if settled.lost:
-            raise errors.LeaseLostError(
-                f"{len(settled.lost)} messages are no longer held for the subscriber {self._identifier!r}, the first "
-                f"of them {settled.lost[0]}: their lease had ended, and another worker was given them, or they were "
-                "pruned, or the subscriber was moved back. Give a longer lease_s with Control.add_subscriber, or call "
-                "extend_lease() in time.")
-
-    def _warn(self, dropped: int) -> None:
-        """Say that dead letters were deleted: nobody should find out by missing them."""
-        if dropped:
-            _LOGGER.warning(
-                "The subscriber %r of the queue at %s has too many dead letters: the oldest were deleted, %d.",
-                self._identifier, self._environment.path, dropped)
+        for command in self._receiver.extend():
+            self._receiver.settle_extension(self._receiver.engine.run(command))
 
     def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
         """Give a function that looks until something is found or the time is over."""
@@ -335,26 +261,25 @@ class Subscriber(Generic[Msg]):
         sleep_s = limits.SLEEP_S_MAX if timeout is None else min(limits.SLEEP_S_MAX, timeout / retries)
 
         def wait() -> Found:
-            self._require_open()
+            self._receiver.require_open()
             found = look()
             if found.ids or timeout == 0:
                 return found
             deadline = None if timeout is None else clock.monotonic_s() + timeout
-            watch = self._engine.watch(sleep_s)
-            while True:
-                watch.arm()
-                self._require_open()
-                found = look()
-                left_s = limits.SLEEP_S_MAX if deadline is None else deadline - clock.monotonic_s()
-                if found.ids or left_s <= 0:
-                    return found
-                _sleep(watch, min(limits.SLEEP_S_MAX, left_s), found.due_us)
+            watch = self._receiver.engine.watch(sleep_s)
+            try:
+                while True:
+                    watch.arm()
+                    self._receiver.require_open()
+                    found = look()
+                    left_s = limits.SLEEP_S_MAX if deadline is None else deadline - clock.monotonic_s()
+                    if found.ids or left_s <= 0:
+                        return found
+                    _sleep(watch, min(limits.SLEEP_S_MAX, left_s), found.due_us)
+            finally:
+                watch.close()
 
         return wait
-
-    def _require_open(self) -> None:
-        if self._closed:
-            raise errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_subscriber.")
 
     def close(self) -> None:
         """Close the subscriber; more than once is fine. Its place in the queue stays.
@@ -363,14 +288,14 @@ class Subscriber(Generic[Msg]):
         """
         for loop in list(self._loops):
             self._take_finished(loop)
-        self._closed = True
+        self._receiver.closed = True
 
     def _take_finished(self, loop: _Loop) -> None:
         found = loop.end()
-        if found is None or not loop.finished or self._closed:
+        if found is None or not loop.finished or self._receiver.closed:
             return
         try:
-            self._take(found, loop.finished)
+            self._run(self._receiver.acknowledge(found, loop.finished))
         except errors.PersipubsubError as error:
             _LOGGER.warning(
                 "Messages that a loop over messages() of %r had finished could not be acknowledged, so they "
@@ -383,10 +308,8 @@ class Subscriber(Generic[Msg]):
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        return type(self._environment).new_subscriber, (self._environment, self._identifier,
-                                                        None if self._codec is None else self._codec.message_type)
+        codec = self._receiver.codec
+        return self._origin.reopening("new_subscriber", self.identifier, None if codec is None else codec.message_type)
 
     def __repr__(self) -> str:
-        messages = "" if self._codec is None else f" for {self._codec.name}"
-        return (f"<Subscriber {self._identifier!r} of {self._environment.path}{messages}"
-                f"{' (closed)' if self._closed else ''}>")
+        return repr(self._receiver)

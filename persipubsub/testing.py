@@ -111,7 +111,7 @@ def _broken(path: pathlib.Path) -> Iterator[str]:
         return
     try:
         # Not through a Control, which begins with a write, and a write mends some damage.
-        with open_queues.Use(path) as opened:
+        with open_queues.LmdbAccess(path) as opened:
             violations = opened.read(invariants.check)
     except errors.PersipubsubError as error:
         yield f"The queue at {path} cannot be verified: {error}"

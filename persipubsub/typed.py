@@ -6,7 +6,6 @@ Imported only where a message type is given: who sends bytes does not wait for t
 import contextlib
 import importlib
 import itertools
-import pathlib
 from typing import Any, Callable, Generic, Iterable, Iterator, List, Type, TypeVar
 
 from google.protobuf import descriptor_pool, json_format, message_factory
@@ -84,12 +83,12 @@ class Codec(Generic[M]):
             raise ValueError(f"it lacks required fields: {_missing(message)}")
         return message
 
-    def decoded(self, found: Found, identifier: str, path: pathlib.Path) -> Found:
+    def decoded(self, found: Found, identifier: str, location: object) -> Found:
         """Put messages in the place of the payloads that a look has found, up to the first that is no message.
 
         :param found: what a subscriber found
         :param identifier: the subscriber's, for the error
-        :param path: of the queue, for the error
+        :param location: of the queue, for the error
         :raise DecodeError: the first is none
         """
         try:
@@ -107,7 +106,7 @@ class Codec(Generic[M]):
                 if messages:
                     break
                 error = errors.DecodeError(
-                    f"Message {message_id} of the queue at {path}, for the subscriber {identifier!r}, is no "
+                    f"Message {message_id} of the queue at {location}, for the subscriber {identifier!r}, is no "
                     f"{self.name}: {reason}. It stays. Take it unread with pop(), or look at its bytes: they are the "
                     "payload of this error.")
                 error.message_id, error.payload = message_id, payload

@@ -23,7 +23,7 @@ import pytest
 
 import persipubsub
 from persipubsub import Control, Environment, HighWaterMark, Publisher, Subscriber
-from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.engine import LmdbEngine
 from persipubsub.lmdb_engine.process import group_commit
 from persipubsub.lmdb_engine.records.transaction import Transaction
 
@@ -131,7 +131,7 @@ class Opened(NamedTuple):
     control: Control
     publisher: Publisher
     subscriber: Subscriber  # "a"
-    handle: Handle
+    handle: LmdbEngine
 
     def send(self, payload: bytes) -> Callable[[], int]:
         """Give a function that sends a message."""

@@ -5,7 +5,7 @@ from typing import Dict, Iterable, List, NamedTuple, Tuple
 
 from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
 from persipubsub.lmdb_engine.rules.deduplication import FORGOTTEN_MAX
-from persipubsub.lmdb_engine.rules.message_log import Strategy
+from persipubsub.queue import Strategy
 from tests.model import Message, Model
 
 

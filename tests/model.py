@@ -4,7 +4,7 @@ import collections
 import dataclasses
 from typing import Counter, Dict, Iterable, List, NamedTuple
 
-from persipubsub.lmdb_engine.rules.message_log import Durability, HighWaterMark, Strategy
+from persipubsub.queue import Durability, HighWaterMark, Strategy
 
 
 class Message(NamedTuple):

@@ -726,7 +726,7 @@ def test_operation_that_fails_amid_a_group(opened: Opened) -> None:
     def put(payload: bytes) -> Callable[[Transaction], object]:
         return lambda txn: appending.put(txn, values.Batch([payload], len(payload), len(payload)))
 
-    outcomes_of_all = opened.handle.run_all([Write(put(b"1")), Write(fail), Write(put(b"2"))])
+    outcomes_of_all = opened.handle._writer.run_all([Write(put(b"1")), Write(fail), Write(put(b"2"))])
     assert [type(outcome.error) for outcome in outcomes_of_all] == [type(None), ZeroDivisionError, type(None)]
     assert opened.drain() == [b"1", b"2"]
     opened.assert_quiet()
@@ -742,7 +742,7 @@ def test_many_operations_that_fail_amid_a_group(opened: Opened) -> None:
         if number % 3 == 0:
             raise errors.ArgumentError("wrong")
 
-    outcomes = opened.handle.run_all([Write(functools.partial(operation, number)) for number in range(count)])
+    outcomes = opened.handle._writer.run_all([Write(functools.partial(operation, number)) for number in range(count)])
     assert [number for number, outcome in enumerate(outcomes) if outcome.error is not None] == [*range(0, count, 3)]
     assert max(runs.values()) == 2
     assert opened.drain() == [b"%d" % number for number in range(count) if number % 3]

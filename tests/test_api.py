@@ -32,7 +32,7 @@ import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, clock, errors
 from persipubsub.engine import limits
 from persipubsub.lmdb_engine import open_queues
-from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.engine import LmdbEngine
 from persipubsub.lmdb_engine.records import database, layouts, runs
 from persipubsub.lmdb_engine.records.database import Database
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
@@ -115,14 +115,14 @@ def in_thread(function: Callable[[], T]) -> "concurrent.futures.Future[T]":
 def waiting_fixture(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Give an event that is set when a subscriber has found nothing and is about to wait."""
     event = threading.Event()
-    original = Handle.watch
+    original = LmdbEngine.watch
 
-    def watch(self: Handle, longest_sleep_s: float) -> Any:
+    def watch(self: LmdbEngine, longest_sleep_s: float) -> Any:
         result = original(self, longest_sleep_s)
         event.set()
         return result
 
-    monkeypatch.setattr(Handle, "watch", watch)
+    monkeypatch.setattr(LmdbEngine, "watch", watch)
     return event
 
 
@@ -443,14 +443,14 @@ def test_timeout_zero_looks_once(receive: Receive, received: object, left: List[
     """With a timeout of 0 an empty queue is looked at once, without waiting, and nothing is written."""
     looks: List[str] = []
     for name in ("look", "look_at_top"):
-        original = getattr(Handle, name)
+        original = getattr(LmdbEngine, name)
 
-        def look(self: Handle, *args: Any, _name: str = name, _original: Callable[..., Any] = original) -> Any:
+        def look(self: LmdbEngine, *args: Any, _name: str = name, _original: Callable[..., Any] = original) -> Any:
             looks.append(_name)
             return _original(self, *args)
 
-        monkeypatch.setattr(Handle, name, look)
-    monkeypatch.setattr(Handle, "watch", lambda *_: pytest.fail("it waits"))
+        monkeypatch.setattr(LmdbEngine, name, look)
+    monkeypatch.setattr(LmdbEngine, "watch", lambda *_: pytest.fail("it waits"))
     before = commits_so_far(opened.environment)
     with receive(opened.subscriber, 0) as got:
         assert got == ([] if isinstance(received, list) else None)
@@ -475,7 +475,7 @@ def test_a_timeout_passes(receive: Receive, received: object, left: List[bytes],
     clock_s = itertools.count(1000.0, 0.25)
     watch = FakeWatch(lambda: None)
     set_clock(monkeypatch, lambda: next(clock_s))
-    monkeypatch.setattr(Handle, "watch", lambda *_: watch)
+    monkeypatch.setattr(LmdbEngine, "watch", lambda *_: watch)
     with receive(opened.subscriber, 1.5) as got:
         assert got == ([] if isinstance(received, list) else None)
     assert watch.waits_s == [1.0, 1.0, 0.75, 0.5, 0.25]
@@ -508,11 +508,11 @@ def test_retries_bound_the_sleep(timeout: Optional[float], retries: int, longest
     """No sleep between two looks is longer than timeout / retries, nor than a second."""
     asked_s: List[float] = []
 
-    def watch(_: Handle, longest_s: float) -> FakeWatch:
+    def watch(_: LmdbEngine, longest_s: float) -> FakeWatch:
         asked_s.append(longest_s)
         return FakeWatch(lambda: opened.publisher.send(b"x"))
 
-    monkeypatch.setattr(Handle, "watch", watch)
+    monkeypatch.setattr(LmdbEngine, "watch", watch)
     for receive in (opened.subscriber.receive, opened.subscriber.receive_to_top):
         with receive(timeout=timeout, retries=retries) as msg:
             assert msg == b"x"
@@ -591,7 +591,7 @@ def test_messages_go_on_with_what_comes(opened: Opened, monkeypatch: pytest.Monk
         else:
             set_clock(monkeypatch, lambda: math.inf)
 
-    monkeypatch.setattr(Handle, "watch", lambda *_: FakeWatch(happen))
+    monkeypatch.setattr(LmdbEngine, "watch", lambda *_: FakeWatch(happen))
     opened.publisher.send(b"1")
     assert list(opened.subscriber.messages(timeout=WAIT_S)) == [b"1", b"2", b"3", b"4"]
 
@@ -605,7 +605,7 @@ def test_messages_wait_for_ever_by_default(opened: Opened, monkeypatch: pytest.M
         if publisher is not None:
             publisher.send(b"x")
 
-    monkeypatch.setattr(Handle, "watch", lambda *_: FakeWatch(happen))
+    monkeypatch.setattr(LmdbEngine, "watch", lambda *_: FakeWatch(happen))
     assert next(iter(opened.subscriber.messages())) == b"x"
 
 

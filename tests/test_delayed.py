@@ -319,8 +319,10 @@ def test_a_type_does_not_delay_a_delayed_message(opened: Opened, monkeypatch: py
 def test_one_of_those_who_wait_claims(opened: Opened) -> None:
     """Of those who wait for the same due time the first is told to append, whichever process they are in."""
     first, second = opened.handle.watch(1), Wakeup(opened.environment.path, 0o600).watch(1)
-    assert [first.claim(7 * 2**32 + 5), second.claim(7 * 2**32 + 5), first.claim(7 * 2**32 + 5)] == [True, False, False]
-    assert [second.claim(8 * 2**32 + 6), first.claim(8 * 2**32 + 6)] == [True, False]
+    assert [first.reserve(7 * 2**32 + 5),
+            second.reserve(7 * 2**32 + 5),
+            first.reserve(7 * 2**32 + 5)] == [True, False, False]
+    assert [second.reserve(8 * 2**32 + 6), first.reserve(8 * 2**32 + 6)] == [True, False]
 
 
 WAITERS = 20
@@ -339,7 +341,7 @@ def receive(connection: Connection, path: pathlib.Path, name: str) -> None:
     with persipubsub.new_environment(path) as environment:
         connection.send("ready")
         message = next(environment.new_subscriber(name).messages())
-        connection.send((message, runs.count(engine.just_begin)))
+        connection.send((message, runs.count(engine.append_due)))
 
 
 def test_of_many_who_wait_few_append(new_environment: MakeEnvironment) -> None:
@@ -377,7 +379,7 @@ def test_a_delayed_message_survives_its_sender(durability: Durability, new_envir
 def test_a_claim_of_one_that_died_delays_the_others_shortly(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the one that was to append what is due is gone, another one does it soon."""
     monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
-    monkeypatch.setattr(wakeup.FutexWatch, "claim", lambda self, due_us: False)
+    monkeypatch.setattr(wakeup.FutexWatch, "reserve", lambda self, due_us: False)
     opened.publisher.send_later(b"due", delay_s=0.05)
     assert next(opened.subscriber.messages(timeout=WAIT_S)) == b"due"
 

@@ -21,7 +21,7 @@ import pytest
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.delayed import DelayedMessage
-from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.engine import LmdbEngine
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -373,13 +373,13 @@ def test_closed_in_the_block(opened: Opened) -> None:
 def test_closed_while_it_waits(close: str, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A receive that waits while its subscriber or its Environment is closed ends with ClosedError."""
     waiting = threading.Event()
-    original = Handle.watch
+    original = LmdbEngine.watch
 
-    def watch(self: Handle, longest_sleep_s: float) -> Any:
+    def watch(self: LmdbEngine, longest_sleep_s: float) -> Any:
         waiting.set()
         return original(self, longest_sleep_s)
 
-    monkeypatch.setattr(Handle, "watch", watch)
+    monkeypatch.setattr(LmdbEngine, "watch", watch)
     opened.control.clear_messages()
     future: "concurrent.futures.Future[None]" = concurrent.futures.Future()
 

@@ -181,7 +181,7 @@ class Worker:
         def number() -> Hashable:
             opened.append(self._environment.new_subscriber(name))
             # There is no other way to tell which one of that name it is.
-            subscription = opened[0]._subscription  # pylint: disable=protected-access
+            subscription = opened[0]._receiver.subscription  # pylint: disable=protected-access
             return subscription.number
 
         opened: List[persipubsub.Subscriber] = []

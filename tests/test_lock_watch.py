@@ -10,6 +10,7 @@ from typing import Callable, List
 import pytest
 
 from persipubsub import Environment
+from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.process import write_lock_watchdog
 from tests.children import status_of
 from tests.concurrency import Task, drained, hold_write_lock, process, told, wait_until
@@ -103,8 +104,9 @@ def test_this_process_is_named(new_environment: MakeEnvironment) -> None:
     """Where a thread of the process itself holds the lock, that is said; a queue that is not open tells nothing."""
     environment = new_environment("a")
     found: List[str] = []
-    environment.new_control()._handle.change(  # pylint: disable=protected-access  # inside of a write
-        lambda _: found.append(write_lock_watchdog.holder(environment.path)))
+    held = open_queues.acquire(environment.path)
+    held.change(lambda _: found.append(write_lock_watchdog.holder(environment.path)))
+    open_queues.release(held)
     assert f"process {os.getpid()} (" in found[0] and "which is this one" in found[0]
     assert "cannot be told" in write_lock_watchdog.holder(environment.path / "nowhere")
     link = environment.path.with_name("link")

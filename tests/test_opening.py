@@ -113,9 +113,9 @@ def require_usable(path: pathlib.Path, other: Connection, payload: bytes) -> Non
 
 def require_closed(path: pathlib.Path) -> None:
     """Make sure that nothing of the queue is open in this process, nor its lock held."""
-    if open_queues._HANDLES:
+    if open_queues._OPEN:
         gc.collect()  # an interrupt may have come before a ``with`` block could close what it had opened
-    assert not open_queues._HANDLES
+    assert not open_queues._OPEN
     alone = opening_check.try_alone(path)
     assert alone is not None
     alone.close()
@@ -290,7 +290,7 @@ def command(*arguments: object) -> str:
 
 def require_unused() -> None:
     """Make sure that this process has no queue open but those of fixtures."""
-    assert all(opened.users for opened in open_queues._HANDLES.values())
+    assert all(opened.users for opened in open_queues._OPEN.values())
 
 
 def test_looking_past_a_stopped_writer(path: pathlib.Path, stopped: Callable[[], None],
@@ -324,7 +324,7 @@ def test_a_wait_for_a_stopped_writer(path: pathlib.Path, stopped: Callable[[], N
             use_environment_of(healthy)
             return environment.new_subscriber("a").front()
 
-        opened = open_queues._HANDLES[files.queue_key(path)]
+        opened = open_queues._OPEN[files.queue_key(path)].engine
         wait_until(lambda: bool(opened._storage._waiting()))
         assert Task(use).result() == b"there"
         assert not sending.done()

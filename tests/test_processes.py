@@ -22,7 +22,7 @@ import pytest
 
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
-from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.lmdb_engine.engine import LmdbEngine
 from persipubsub.lmdb_engine.rules import message_log
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ def drain(subscriber: Subscriber) -> List[bytes]:
 
 def tell_when_waiting(connection: "Pipe") -> None:
     """Have this process say so when a subscriber has found nothing and is about to wait."""
-    original = Handle.watch
+    original = LmdbEngine.watch
 
-    def watch(self: Handle, longest_sleep_s: float) -> Any:
+    def watch(self: LmdbEngine, longest_sleep_s: float) -> Any:
         result = original(self, longest_sleep_s)
         connection.send("waiting")
         return result
 
-    Handle.watch = watch  # type: ignore[method-assign]  # for the rest of this process
+    LmdbEngine.watch = watch  # type: ignore[method-assign]  # for the rest of this process
 
 
 # Everybody gets everything once and in order

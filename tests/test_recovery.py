@@ -220,7 +220,7 @@ def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: 
         return try_share(self)
 
     monkeypatch.setattr(files.UseLock, "try_share", noting_try)
-    opened: List[engine.Handle] = []
+    opened: List[engine.LmdbEngine] = []
     thread = threading.Thread(target=lambda: opened.append(open_queues.acquire(path)))
     thread.start()
     assert waits.wait(60)

@@ -12,8 +12,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 import persipubsub
 from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, recovery
 from persipubsub.dead_letters import DeadLetter
-from persipubsub.engine.values import Settled
-from persipubsub.lmdb_engine.engine import Handle
+from persipubsub.engine.commands import Command, Extend
+from persipubsub.lmdb_engine.engine import LmdbEngine
 from persipubsub.lmdb_engine.process.session import Storage
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import dead_letters, leases
@@ -199,15 +199,16 @@ def test_extend_lease_while_another_thread_acknowledges(opened: Queue, monkeypat
     opened.send(b"1", b"2")
     worker = opened.worker()
     receipts = [worker.receive(timeout=0) for _ in range(2)]
-    extend = Handle.extend
+    run = LmdbEngine.run
     with receipts[0]:
         receipts[1].__enter__()  # pylint: disable=unnecessary-dunder-call  # it ends in the midst of another call
 
-        def acknowledge_and_extend(*args: Any) -> Settled:
-            receipts[1].__exit__(None, None, None)
-            return extend(*args)
+        def acknowledge_and_extend(engine: LmdbEngine, command: Command) -> object:
+            if isinstance(command, Extend):
+                receipts[1].__exit__(None, None, None)
+            return run(engine, command)
 
-        monkeypatch.setattr(Handle, "extend", acknowledge_and_extend)
+        monkeypatch.setattr(LmdbEngine, "run", acknowledge_and_extend)
         opened.clock.move(9)
         worker.extend_lease()
         opened.clock.move(9)

@@ -5,7 +5,7 @@ from typing import Iterator, List
 import pytest
 
 from persipubsub.lmdb_engine.rules.appending import survivors
-from persipubsub.lmdb_engine.rules.message_log import Strategy
+from persipubsub.queue import Strategy
 
 STORED_MAX = 40
 NEW_MAX = 40

@@ -17,6 +17,7 @@ import pytest
 import persipubsub
 from persipubsub import Durability, HighWaterMark, clock, errors
 from persipubsub.engine import values
+from persipubsub.engine.commands import Outcome
 from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.process import group_commit
 from persipubsub.lmdb_engine.records.database import Database
@@ -207,7 +208,7 @@ def test_relaxed_tasks_do_not_wait_for_the_disk(opened: Opened, monkeypatch: pyt
     """What tasks write to a relaxed queue is not brought to the disk before it returns."""
     synced: List[Database] = []
     monkeypatch.setattr(Database, "sync", synced.append)
-    assert opened.handle.run_all([group_commit.Write(lambda txn: 1)]) == [group_commit.Outcome(1, None)]
+    assert opened.handle._writer.run_all([group_commit.Write(lambda txn: 1)]) == [Outcome(1, None)]
     assert not synced
 
 

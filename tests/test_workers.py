@@ -25,7 +25,7 @@ def use_in_process(publisher: Publisher, subscriber: Subscriber) -> None:
     publisher.send(b"process:0")
     with subscriber.receive(timeout=WAIT_S) as msg:
         assert msg is not None
-    with persipubsub.new_environment(publisher._environment.path) as fresh:
+    with persipubsub.new_environment(publisher._origin.location) as fresh:
         fresh.new_publisher().send(b"process:1")
         with fresh.new_subscriber("b").receive(timeout=WAIT_S) as msg:
             assert msg is not None

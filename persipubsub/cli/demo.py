@@ -15,7 +15,7 @@ from persipubsub.cli.command import Command
 from persipubsub.cli.demo_crew import Crew
 from persipubsub.cli.demo_lines import Source
 from persipubsub.engine.limits import RECORD_BYTES_MAX
-from persipubsub.lmdb_engine.rules.message_log import HighWaterMark
+from persipubsub.queue import HighWaterMark
 
 if TYPE_CHECKING:
     from rich.progress import Progress

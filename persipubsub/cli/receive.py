@@ -96,7 +96,7 @@ def _protobuf_json(env: Environment, modules: Tuple[str, ...]) -> Format:
 def _peek(path: pathlib.Path, identifier: str, max_messages: int, timeout: float) -> List[bytes]:
     """Look at the next messages, waiting for the first; nothing is handed out, so nothing counts."""
     encoded, deadline = checks.identifier(identifier), clock.monotonic_s() + timeout
-    with open_queues.Use(path) as opened:
+    with open_queues.LmdbAccess(path) as opened:
         watch = opened.watch(LOOK_S)
         while True:
             watch.arm()

@@ -53,7 +53,7 @@ def set(path: str, message_timeout: Optional[float], max_messages: Optional[int]
         txn.put_header(settings.applied(wanted, before))
         return _changes(before, txn.header)
 
-    with open_queues.Use(pathlib.Path(os.path.abspath(path))) as opened:
+    with open_queues.LmdbAccess(pathlib.Path(os.path.abspath(path))) as opened:
         changes = opened.change(change)
     output.lines(changes or ["Nothing to change."])
 

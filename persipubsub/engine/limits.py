@@ -31,6 +31,9 @@ DELAY_S_MAX = 10**9
 #: Due times are before this one.
 AT_END = datetime.datetime(4000, 1, 1, tzinfo=datetime.timezone.utc)
 
+#: Of the files of a queue: for their owner alone.
+MODE_DEFAULT = 0o600
+
 # Of subscribers that are shared or limit their deliveries.
 LEASE_S_DEFAULT = 30.0
 LEASE_S_MIN = 0.01

@@ -1,13 +1,20 @@
-"""What publishers and subscribers ask of a queue. The seam behind which another engine could store the messages."""
+"""What an engine does for the endpoints. Behind these protocols, messages are stored by LMDB or by something else."""
 
-from typing import Optional, Protocol, Sequence
+import pathlib
+from typing import Any, Iterator, List, Optional, Protocol, Sequence, Tuple, Union, overload
 
+from persipubsub.dead_letters import DeadLetter
 from persipubsub.delayed import DelayedMessage
-from persipubsub.engine.values import Batch, Claims, DueTime, Failure, Found, Sent, Settled, Subscription
+from persipubsub.engine.commands import (Acknowledge, AcknowledgeClaimed, Cancel, Command, Extend, Fail, GiveBack,
+                                         Outcome, Put, PutLater, PutOnce, Settlement)
+from persipubsub.engine.values import (Cleared, Configuration, Delivering, Found, Position, Sent, Settled, Subscription,
+                                       Violation)
+from persipubsub.replay import StoredMessage
+from persipubsub.status import QueueStatus
 
 
 class Watch(Protocol):
-    """One call that waits for messages."""
+    """The wait of one call for messages."""
 
     def arm(self) -> None:
         """Note what has been published so far. To be called before looking into the queue."""
@@ -15,57 +22,149 @@ class Watch(Protocol):
     def wait(self, timeout_s: float) -> None:
         """Return once something was published since arm(); also after the timeout, and sometimes for no reason."""
 
-    def claim(self, due_us: int) -> bool:
-        """Take it upon oneself to look for a delayed message that is due; False if another one who waits did."""
+    def reserve(self, due_us: int) -> bool:
+        """Return True for one of those who wait for a moment: it looks first. The others wait a little longer."""
+
+    def close(self) -> None:
+        """End the wait; more than once is fine."""
 
 
 class Engine(Protocol):
-    """The queue as its endpoints know it."""
+    """A queue as its endpoints know it. Any thread may use it."""
 
-    def put(self, batch: Batch) -> Sent:
-        """Append messages, all or none."""
+    @overload
+    def run(self, command: Union[Put, PutOnce]) -> Sent:
+        ...
 
-    def put_once(self, batch: Batch, deduplication_id: bytes) -> Sent:
-        """Append a message, unless one was sent with the id; then give the id of that one."""
+    @overload
+    def run(self, command: PutLater) -> DelayedMessage:
+        ...
 
-    def put_later(self, payload: bytes, due: DueTime) -> DelayedMessage:
-        """Store a message that is to be appended when it is due."""
+    @overload
+    def run(self, command: Cancel) -> bool:
+        ...
 
-    def cancel(self, message: DelayedMessage) -> bool:
-        """Delete a delayed message; tell whether it was not appended yet."""
+    @overload
+    def run(self, command: Acknowledge) -> None:
+        ...
+
+    @overload
+    def run(self, command: Union[Fail, AcknowledgeClaimed, GiveBack, Extend]) -> Settled:
+        ...
+
+    @overload
+    def run(self, command: Settlement) -> Optional[Settled]:
+        ...
+
+    @overload
+    def run(self, command: Command) -> object:
+        ...
+
+    def run(self, command: Command) -> Any:
+        """Run a command to its end, all of it or nothing."""
+
+    def submit(self, commands: Sequence[Command]) -> List[Outcome]:
+        """Run commands in order, together where that is faster; each succeeds or fails alone."""
 
     def subscribe(self, identifier: bytes) -> Subscription:
-        """Find a subscriber, or raise UnknownSubscriberError."""
+        """Find a subscriber.
+
+        :raise UnknownSubscriberError: there is none
+        """
 
     def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Find the next messages of a subscriber without taking them. None of them has expired."""
+        """Find the next messages of a subscriber, none of which has expired; nothing is handed out."""
 
     def look_at_top(self, subscription: Subscription) -> Found:
-        """Find the latest message of a subscriber without taking it."""
-
-    def take(self, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
-        """Take messages that a subscriber was handed out, and those before them from an id on, which were skipped."""
-
-    def counts_failures(self, subscription: Subscription) -> bool:
-        """Tell whether a subscriber that is not shared has its failures counted."""
-
-    def fail(self, subscription: Subscription, ids: Sequence[int], failure: Failure) -> Settled:
-        """Count that a block raised which was handed messages. To be called only where failures are counted."""
-
-    # Of shared subscribers
+        """Find the latest message of a subscriber; nothing is handed out."""
 
     def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Hand messages out to one worker, for as long as the lease of the subscriber."""
-
-    def acknowledge(self, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
-        """Take messages that a worker has claimed."""
-
-    def give_back(self, subscription: Subscription, ids: Sequence[int], token: bytes,
-                  failure: Optional[Failure]) -> Settled:
-        """Give messages back, which counts as a delivery if there was a failure."""
-
-    def extend(self, subscription: Subscription, claims: Claims) -> Settled:
-        """Have the lease of all messages of some claims begin now."""
+        """Hand messages of a shared subscriber out to one worker, for as long as the lease."""
 
     def watch(self, longest_sleep_s: float) -> Watch:
-        """Prepare to wait; the bound holds where the wait has to poll."""
+        """Prepare to wait for messages of the queue; the bound holds where the wait has to poll."""
+
+    @property
+    def administration(self) -> "Administration":
+        """Return what sets the queue up and looks after it."""
+
+
+class Administration(Protocol):
+    """What sets a queue up, changes it and looks after it. Every change is durable when the method returns."""
+
+    def is_initialized(self) -> bool:
+        """Return whether the queue exists still."""
+
+    def configure(self, configuration: Configuration, identifiers: Sequence[bytes], mode: Optional[int]) -> None:
+        """Apply a configuration, and add the subscribers that are missing; all of it or nothing.
+
+        :param mode: of the files, where the engine has files
+        """
+
+    def require_message_type(self, name: str) -> None:
+        """Make sure that messages of a type may be sent and received.
+
+        :raise MessageTypeError: the queue is bound to another
+        """
+
+    def add_subscriber(self, identifier: bytes, start: Position, given: Delivering) -> int:
+        """Add a subscriber at a position, or change one; return how many dead letters were deleted."""
+
+    def remove_subscriber(self, identifier: bytes) -> int:
+        """Remove a subscriber; return how many dead letters were deleted with it."""
+
+    def rewind(self, identifier: bytes, position: Position) -> int:
+        """Move the cursor of a subscriber back; return how many messages the subscriber then awaits."""
+
+    def expire_and_prune(self) -> int:
+        """Delete what has expired and what nobody awaits; return how many messages."""
+
+    def acknowledge_all(self, identifier: bytes) -> int:
+        """Move the cursor of a subscriber to the end; return how many messages it will not get."""
+
+    def clear_messages(self) -> int:
+        """Delete all messages; return how many."""
+
+    def clear_subscribers(self) -> Cleared:
+        """Remove all subscribers and delete all messages."""
+
+    def history(self, start: Position, end: Position) -> Iterator[StoredMessage]:
+        """Iterate over the messages that are stored between two positions."""
+
+    def peek(self, identifier: bytes, max_messages: int) -> List[bytes]:
+        """Return the messages that a subscriber of any kind would be handed out next; nothing is handed out."""
+
+    def dead_letters(self, identifier: bytes) -> Iterator[DeadLetter]:
+        """Iterate over the dead letters of a subscriber, in the order in which they were sent."""
+
+    def requeue_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
+        """Hand dead letters out again, all without ids; return how many."""
+
+    def discard_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
+        """Delete dead letters, all without ids; return how many."""
+
+    def status(self) -> QueueStatus:
+        """Return what the queue looks like at this moment."""
+
+    def check(self) -> Tuple[Violation, ...]:
+        """Return the violations of the queue's invariants."""
+
+    def backup(self, path: pathlib.Path) -> None:
+        """Write a consistent copy into a directory, which becomes a queue."""
+
+
+class Access(Protocol):
+    """What one Environment holds of a queue: opened when first needed. Making it touches nothing."""
+
+    @property
+    def location(self) -> pathlib.Path:
+        """Return where the queue is."""
+
+    def create(self, configuration: Configuration, mode: int) -> None:
+        """Set the queue up, unless it is."""
+
+    def open(self) -> Engine:
+        """Open the queue, or share it with others that have it open in this process."""
+
+    def close(self) -> None:
+        """Close the queue unless others use it; more than once is fine."""

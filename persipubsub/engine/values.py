@@ -1,6 +1,7 @@
 """Values that pass between the endpoints and an engine."""
 
-from typing import TYPE_CHECKING, List, Mapping, NamedTuple, Optional, Sequence
+import pathlib
+from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub.engine.limits import ERROR_TEXT_CHARACTERS_MAX, ERROR_TYPE_CHARACTERS_MAX
 from persipubsub.queue import Durability, HighWaterMark, Strategy
@@ -141,6 +142,13 @@ class Delivering(NamedTuple):
     retry_delay_max_us: Optional[int] = None
 
 
+class Cleared(NamedTuple):
+    """How many messages and dead letters were deleted."""
+
+    messages: int
+    dead_letters: int
+
+
 class Position(NamedTuple):
     """A point between two messages: before an id, or before what was sent at a time since the epoch."""
 
@@ -161,3 +169,17 @@ class Violation(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.invariant} ({self.meaning}): {self.found}"
+
+
+# Endpoints
+
+
+class Origin(NamedTuple):
+    """Where an endpoint comes from: the location of its queue, and the Environment, which can be pickled."""
+
+    location: pathlib.Path
+    environment: Any
+
+    def reopening(self, method: str, *arguments: object) -> Tuple[object, ...]:
+        """Return what pickle takes to make the endpoint again, in another process."""
+        return getattr(type(self.environment), method), (self.environment, *arguments)

@@ -5,25 +5,48 @@ import os
 import pathlib
 import threading
 import weakref
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Optional, Set, Tuple
 
 from persipubsub import clock, errors
-from persipubsub.lmdb_engine.engine import Handle, Key, Share
+from persipubsub.engine.values import Configuration
+from persipubsub.lmdb_engine.engine import LmdbEngine
 from persipubsub.lmdb_engine.process import files, filesystem, write_lock_watchdog
 from persipubsub.lmdb_engine.process.gate import Closer
 from persipubsub.lmdb_engine.records.turns import LOOK_S, Turn, Turns
+from persipubsub.lmdb_engine.rules import settings
+
+Key = Tuple[int, int]
+
+
+class User:
+    """Somebody who uses a queue."""
+
+    queue: "Optional[OpenQueue]" = None
+
+    def __init__(self, named: bool = True) -> None:
+        self.named = named  # whether it is released by itself, and not as one of those of an engine
+
+
+class OpenQueue:
+    """A queue that this process has open, and who uses it."""
+
+    def __init__(self, path: pathlib.Path, key: Key) -> None:
+        self.engine = LmdbEngine(path)
+        self.key = key
+        self.users: Dict[User, None] = {}
+
 
 # The open queues of this process. One is here before anything of it is opened, until all of it is closed: so what an
 # interrupt leaves half open or half closed is found and finished by whoever opens or closes the queue next.
-_HANDLES: Dict[Key, Handle] = {}
+_OPEN: Dict[Key, OpenQueue] = {}
 # Threads open and close one queue one after the other, and different queues at the same time.
 _TURNS: Turns[Key] = Turns()
 # The queues that a thread of the parent was opening or closing when this process was forked.
 _LOST: Set[Key] = set()
 
 
-class Use:
-    """One user's use of a queue: opened when need be, and closed with its last user. A context manager of its handle.
+class LmdbAccess:
+    """What one Environment holds of a queue: see :class:`persipubsub.engine.protocols.Access`.
 
     It is made before anything is opened. So closing it is enough, wherever opening was interrupted; it may be closed
     again where closing was, and is closed when nobody refers to it any more.
@@ -34,20 +57,30 @@ class Use:
 
         :param allow_remote: whether it may lie on a file system that other machines can use
         """
-        self._path = path
+        self.location = path
         self._allow_remote = allow_remote
-        self._share = Share()
-        weakref.finalize(self, _release, self._share).atexit = False  # then Environments close themselves
+        self._user = User()
+        weakref.finalize(self, _release, self._user).atexit = False  # then Environments close themselves
 
-    def open(self) -> Handle:
+    def create(self, configuration: Configuration, mode: int) -> None:
+        """Set the queue up, unless it is.
+
+        :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
+        """
+        if not self._allow_remote:
+            filesystem.require_local(self.location)
+        if not files.is_queue(self.location):
+            files.create(self.location, *settings.fresh(configuration), mode)
+
+    def open(self) -> LmdbEngine:
         """Open the queue, or share it with others who have it open in this process. Errors are those of acquire."""
-        return acquire(self._path, self._allow_remote, self._share)
+        return acquire(self.location, self._allow_remote, self._user)
 
     def close(self) -> None:
         """Close the queue if nobody else uses it; more than once is fine."""
-        _release(self._share)
+        _release(self._user)
 
-    def __enter__(self) -> Handle:
+    def __enter__(self) -> LmdbEngine:
         return self.open()
 
     def __exit__(self, *exc_info: object) -> None:
@@ -58,18 +91,18 @@ class Use:
             self.close()
 
 
-def acquire(path: pathlib.Path, allow_remote: bool = False, share: Optional[Share] = None) -> Handle:
+def acquire(path: pathlib.Path, allow_remote: bool = False, user: Optional[User] = None) -> LmdbEngine:
     """Open the queue at a path, or share it with those who have it open in this process; to be released.
 
     :param allow_remote: whether it may lie on a file system that other machines can use
-    :param share: whose it is; to acquire it again for the same one changes nothing
+    :param user: whose it is; to acquire it again for the same one changes nothing
     :raise NotInitializedError: there is no queue
     :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
     :raise FormatError: the files are not a queue of this version
     :raise ForkError: this process was forked while another thread opened the queue
     :raise ReentryError: a signal handler or finalizer opens it while its own thread opens or closes it
     """
-    share = share or Share(named=False)
+    user = user or User(named=False)
     while True:
         # By device and inode: LMDB must not be opened twice, and one queue may have many paths.
         key = files.queue_key(path)
@@ -78,93 +111,95 @@ def acquire(path: pathlib.Path, allow_remote: bool = False, share: Optional[Shar
                 f"This process was forked while another thread opened or closed the queue at {path}, "
                 "so it cannot use the queue. Fork while no thread uses the queue, or start the "
                 "process with multiprocessing's spawn or forkserver.")
-        found = _acquire(path, key, allow_remote, share)
+        found = _acquire(path, key, allow_remote, user)
         if found is not None:
             return found
 
 
-def _acquire(path: pathlib.Path, key: Key, allow_remote: bool, share: Share) -> Optional[Handle]:
+def _acquire(path: pathlib.Path, key: Key, allow_remote: bool, user: User) -> Optional[LmdbEngine]:
     """Open the queue with a key, or share it; None where another queue is at the path meanwhile."""
     turn, succeeded = Turn(), False
     try:
         _TURNS.begin(key, turn)
-        found = _HANDLES.get(key)
-        if found is not None and found.is_closing:
+        found = _OPEN.get(key)
+        if found is not None and found.engine.is_closing:
             _close(found)
             found = None
         if found is None:
             if not allow_remote:
                 filesystem.require_local(path)
             files.warn_of_stranger(path)
-            found = _HANDLES[key] = Handle(path, key)
-        share.handle = found
-        found.users[share] = None
-        if not found.is_open:
-            found.open()
+            found = _OPEN[key] = OpenQueue(path, key)
+        user.queue = found
+        found.users[user] = None
+        if not found.engine.is_open:
+            found.engine.open()
             if files.queue_key(path) != key:
                 return None  # it was compacted or recovered while we waited for that
         succeeded = True
-        return found
+        return found.engine
     finally:
         # Twice, for an interrupt may come in the first.
         try:
-            _end_turn(key, turn, None if succeeded else share)
+            _end_turn(key, turn, None if succeeded else user)
         finally:
-            _end_turn(key, turn, None if succeeded else share)
+            _end_turn(key, turn, None if succeeded else user)
 
 
-def _end_turn(key: Key, turn: Turn, failed: Optional[Share]) -> None:
-    if failed is not None and failed.handle is not None:
-        failed.handle.users.pop(failed, None)
+def _end_turn(key: Key, turn: Turn, failed: Optional[User]) -> None:
+    if failed is not None and failed.queue is not None:
+        failed.queue.users.pop(failed, None)
     _TURNS.end(key, turn)
     # Also where this has succeeded: a handler or finalizer that released the queue could not wait for this thread.
-    found = _HANDLES.get(key)
+    found = _OPEN.get(key)
     if found is not None:
         _close_if_unused(found)
 
 
-def release(handle: Handle) -> None:
-    """Give back what acquire gave without a share; the last one closes."""
-    share = next((share for share in list(handle.users) if not share.named), None)
-    if share is not None:
-        handle.users.pop(share, None)
-    _close_if_unused(handle)
+def release(engine: LmdbEngine) -> None:
+    """Give back what acquire returned without a user; the last one closes."""
+    found = next((queue for queue in list(_OPEN.values()) if queue.engine is engine), None)
+    if found is not None:
+        user = next((user for user in list(found.users) if not user.named), None)
+        if user is not None:
+            found.users.pop(user, None)
+        _close_if_unused(found)
 
 
-def _release(share: Share) -> None:
-    """Give back what acquire gave for somebody; the last one closes. More than once is fine."""
-    handle = share.handle
-    if handle is not None:
-        handle.users.pop(share, None)
-        _close_if_unused(handle)
+def _release(user: User) -> None:
+    """Give back what acquire returned for somebody; the last one closes. More than once is fine."""
+    queue = user.queue
+    if queue is not None:
+        queue.users.pop(user, None)
+        _close_if_unused(queue)
 
 
-def _close_if_unused(handle: Handle) -> None:
+def _close_if_unused(queue: OpenQueue) -> None:
     """Close a queue unless somebody uses it, or has closed it."""
-    if handle.users or _HANDLES.get(handle.key) is not handle:
+    if queue.users or _OPEN.get(queue.key) is not queue:
         return
-    handle.tell()  # before the turn: a handler of the log may use the queue
+    queue.engine.report()  # before the turn: a handler of the log may use the queue
     turn = Turn()
     try:
         with contextlib.suppress(errors.ReentryError):  # then this thread looks again when it ends its turn
-            _TURNS.begin(handle.key, turn)
-        if _TURNS.has(handle.key, turn) and not handle.users and _HANDLES.get(handle.key) is handle:
-            _close(handle)
+            _TURNS.begin(queue.key, turn)
+        if _TURNS.has(queue.key, turn) and not queue.users and _OPEN.get(queue.key) is queue:
+            _close(queue)
     finally:
         # Twice, for an interrupt may come in the first.
         try:
-            _TURNS.end(handle.key, turn)
+            _TURNS.end(queue.key, turn)
         finally:
-            _TURNS.end(handle.key, turn)
+            _TURNS.end(queue.key, turn)
 
 
-def _close(handle: Handle) -> None:
-    """Close a queue. Whoever calls this has the turn at it."""
+def _close(queue: OpenQueue) -> None:
+    """Close a queue. The caller must have the turn at it."""
     try:
-        handle.close()
+        queue.engine.close()
     finally:
-        if handle.is_closed:
-            _HANDLES.pop(handle.key, None)
+        if queue.engine.is_closed:
+            _OPEN.pop(queue.key, None)
 
 
 #: A fork is not held up for longer, all queues together.
@@ -183,15 +218,15 @@ class _Fork:
         deadline = clock.monotonic_s() + FORK_WAIT_S_MAX
         while _TURNS.keys() and clock.monotonic_s() < deadline:
             clock.sleep(LOOK_S)
-        for handle in list(_HANDLES.values()):
-            handle.before_fork(self._closer, max(0, deadline - clock.monotonic_s()))
+        for queue in list(_OPEN.values()):
+            queue.engine.before_fork(self._closer, max(0, deadline - clock.monotonic_s()))
         # Once nobody can start it again: a process with one thread has one when it forks.
         write_lock_watchdog.end()
 
     def end_in_parent(self) -> None:
         """Let all go on as before."""
-        for handle in list(_HANDLES.values()):
-            handle.after_fork_in_parent(self._closer)
+        for queue in list(_OPEN.values()):
+            queue.engine.after_fork_in_parent(self._closer)
 
 
 # By thread, each a stack, since a signal handler may fork in the midst of a fork.
@@ -218,8 +253,8 @@ def _after_fork_in_child() -> None:
     _FORKS.clear()
     write_lock_watchdog.end()  # of the parent
     _LOST.update(_TURNS.forget())
-    for handle in list(_HANDLES.values()):
-        handle.after_fork_in_child()
+    for queue in list(_OPEN.values()):
+        queue.engine.after_fork_in_child()
 
 
 # After it twice, for an interrupt may strike in the first, and Python goes on after it with the next.

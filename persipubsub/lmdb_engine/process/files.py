@@ -23,7 +23,6 @@ WAKEUP_FILE = "wakeup"
 UNCLEAN_FILE = "unclean"
 #: A data file in the making. It gets its name when it is whole, so that a queue is there or is not.
 NEW_DATA_FILE = "data.mdb.new"
-MODE_DEFAULT = 0o600
 #: Of the directories above that of a queue, where they are made, less the umask.
 PARENT_MODE = 0o755
 #: How long concurrent creators may block each other.

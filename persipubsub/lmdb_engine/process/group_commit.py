@@ -20,6 +20,7 @@ import threading
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, TypeVar
 
 from persipubsub import clock, errors
+from persipubsub.engine.commands import Outcome
 from persipubsub.engine.values import NEVER_US
 from persipubsub.lmdb_engine.process.session import Storage
 from persipubsub.lmdb_engine.process.wakeup import Wakeup
@@ -51,13 +52,6 @@ class Write(NamedTuple):
     operation: Callable[[Transaction], Any]
     messages: int = 0
     size_bytes: int = 0
-
-
-class Outcome(NamedTuple):
-    """What became of an operation: its result, or its error."""
-
-    result: Any
-    error: Optional[Exception]
 
 
 class _Request:  # pylint: disable=too-many-instance-attributes  # what became of it is more than one fact
@@ -171,7 +165,7 @@ class _Gone:
         self._told_us = -TELL_EVERY_US
         self.count = 0  # of which nobody was told yet
 
-    def tell(self, path: pathlib.Path, at_once: bool = False) -> None:
+    def report(self, path: pathlib.Path, at_once: bool = False) -> None:
         """Warn of them, unless a warning came not long ago."""
         now_us = clock.boottime_us()
         if self.count and (at_once or now_us - self._told_us >= TELL_EVERY_US) and not hasattr(_TELLING, "gone"):
@@ -233,7 +227,7 @@ class Writer:
                     self._leave(request)
                 request.group = request.led = None  # they are cycles of references
         if self._expired.count or self._overflowed.count:
-            self.tell()
+            self.report()
         if request.error is not None:
             raise request.error
         result: T = request.result
@@ -257,10 +251,10 @@ class Writer:
                 request.group = request.led = None  # they are cycles of references
         self._company = 1  # this is one thread
         if self._expired.count or self._overflowed.count:
-            self.tell()
+            self.report()
         return [Outcome(request.result, request.error) for request in requests]
 
-    def tell(self, at_once: bool = False) -> None:
+    def report(self, at_once: bool = False) -> None:
         """Warn of messages that went, each reason once a minute.
 
         To be called where this thread leads no more: a handler of the log may use the queue.
@@ -268,7 +262,7 @@ class Writer:
         :param at_once: also where there was a warning not long ago, since there may be no time later
         """
         for gone in (self._expired, self._overflowed):
-            gone.tell(self._storage.path, at_once)
+            gone.report(self._storage.path, at_once)
 
     def _lead(self, request: _Request) -> None:
         """Run the request, and all that others have queued meanwhile."""

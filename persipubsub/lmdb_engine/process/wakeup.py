@@ -142,7 +142,7 @@ class _Words:
         self._words[_WAITING] = 1
         return published
 
-    def claim(self, due_us: int) -> bool:
+    def reserve(self, due_us: int) -> bool:
         """Take it upon oneself to append what is due; tell whether nobody else did."""
         claimed = due_us & 0xFFFFFFFF
         is_free = self._words[_CLAIMED] != claimed
@@ -187,9 +187,12 @@ class FutexWatch:
         """Sleep until something else was published."""
         self._words.sleep(self._published, timeout_s)
 
-    def claim(self, due_us: int) -> bool:
+    def reserve(self, due_us: int) -> bool:
         """Tell whether nobody else who waits appends what is due then."""
-        return self._words.claim(due_us)
+        return self._words.reserve(due_us)
+
+    def close(self) -> None:
+        """Do nothing: the words belong to the process."""
 
 
 class PollingWatch:
@@ -207,6 +210,9 @@ class PollingWatch:
         clock.sleep(min(self._delay_s, self._longest_sleep_s, timeout_s))
         self._delay_s = min(self._delay_s * 2, POLLING_DELAY_S_MAX)
 
-    def claim(self, _due_us: int) -> bool:
+    def reserve(self, _due_us: int) -> bool:
         """Tell that nobody else is known to append what is due."""
         return True
+
+    def close(self) -> None:
+        """Do nothing: it holds nothing."""

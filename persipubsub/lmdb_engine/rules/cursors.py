@@ -1,12 +1,12 @@
 """Subscribers and their cursors: what comes next for each, and what it has acknowledged; on an open transaction."""
 
 import bisect
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import icontract
 
 from persipubsub import clock, errors
-from persipubsub.engine.values import NEVER_US, NOTHING, Failure, Found, Settled, Subscription
+from persipubsub.engine.values import NEVER_US, NOTHING, Cleared, Failure, Found, Settled, Subscription
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import Place, Policy
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -55,13 +55,6 @@ def remove_subscriber(txn: Transaction, identifier: bytes) -> int:
     _remove_place(txn, identifier, place)
     prune_dangling(txn)
     return place.dead_letters
-
-
-class Cleared(NamedTuple):
-    """How many messages and dead letters went."""
-
-    messages: int
-    dead_letters: int
 
 
 def clear_subscribers(txn: Transaction) -> Cleared:
@@ -163,7 +156,7 @@ def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> O
     return None if expires_us < clock.boottime_us() else Found(ids, payloads, expires_us)
 
 
-def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
+def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
     """Move a subscriber on behind messages that it was handed out. One that was removed is left alone.
 
     What it has taken before, as by another handle, is neither taken nor counted again. What went after it was handed
@@ -192,7 +185,7 @@ def take(txn: Transaction, subscription: Subscription, ids: Sequence[int], since
 
 
 @icontract.ensure(lambda txn, identifier: not count_from(txn, txn.place(identifier).next_id)[0], enabled=icontract.SLOW)
-def take_all(txn: Transaction, identifier: bytes) -> int:
+def acknowledge_all(txn: Transaction, identifier: bytes) -> int:
     """Move a subscriber to the end of the queue; give how many messages it no longer gets.
 
     What workers hold is theirs no more.

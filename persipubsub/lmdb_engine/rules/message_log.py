@@ -18,9 +18,7 @@ from persipubsub.engine.values import NEVER_US
 from persipubsub.lmdb_engine.records.layouts import Header, require_count
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import retention
-from persipubsub.queue import Durability, HighWaterMark, Strategy
 
-__all__ = ["Durability", "HighWaterMark", "Strategy"]
 #: How many messages (and parts of long ones) one removal deletes at most; the others wait behind ``Header.first``.
 DELETIONS_MAX = 10_000
 

@@ -1,0 +1,110 @@
+"""What endpoints have an engine write: commands as data, which an engine runs alone or together with others."""
+
+from typing import Any, NamedTuple, Optional, Sequence, Union
+
+from persipubsub.delayed import DelayedMessage
+from persipubsub.engine.values import Batch, Claims, DueTime, Failure, Subscription
+
+
+class Put(NamedTuple):
+    """Append messages, all or none. The result is a :class:`Sent`."""
+
+    batch: Batch
+
+
+class PutOnce(NamedTuple):
+    """Append a message, unless one was sent with the id. The result is a :class:`Sent`, of that one then."""
+
+    batch: Batch
+    deduplication_id: bytes
+
+
+class PutLater(NamedTuple):
+    """Store a message that is appended when it is due. The result is a :class:`DelayedMessage`."""
+
+    payload: bytes
+    due: DueTime
+
+
+class Cancel(NamedTuple):
+    """Delete a delayed message. The result is whether it was not appended yet."""
+
+    message: DelayedMessage
+
+
+class Acknowledge(NamedTuple):
+    """Acknowledge messages that a subscriber received, up to the last of them. The result is None.
+
+    What it had acknowledged before is neither acknowledged nor counted again.
+    """
+
+    subscription: Subscription
+    ids: Sequence[int]
+    #: Acknowledge those before them, too, from this id on: they were skipped.
+    since: Optional[int] = None
+
+
+class Fail(NamedTuple):
+    """Count, where deliveries are limited, that the block raised that received messages. The result is a Settled."""
+
+    subscription: Subscription
+    ids: Sequence[int]
+    failure: Failure
+
+
+# Of shared subscribers
+
+
+class AcknowledgeClaimed(NamedTuple):
+    """Acknowledge messages that a worker claimed. The result is a :class:`Settled`."""
+
+    subscription: Subscription
+    ids: Sequence[int]
+    token: bytes
+
+
+class GiveBack(NamedTuple):
+    """Give messages back that a worker claimed. The result is a :class:`Settled`.
+
+    With a failure it counts as a delivery, and messages may become dead letters.
+    """
+
+    subscription: Subscription
+    ids: Sequence[int]
+    token: bytes
+    failure: Optional[Failure]
+
+
+class Extend(NamedTuple):
+    """Have the lease of all messages of some claims begin again now. The result is a :class:`Settled`."""
+
+    subscription: Subscription
+    claims: Claims
+
+
+#: What is written about messages that were received.
+Settlement = Union[Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
+Command = Union[Put, PutOnce, PutLater, Cancel, Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
+
+
+class Load(NamedTuple):
+    """How much a command appends."""
+
+    messages: int
+    size_bytes: int
+
+
+def load(command: Command) -> Load:
+    """Return how much a command appends."""
+    if isinstance(command, (Put, PutOnce)):
+        return Load(len(command.batch.payloads), command.batch.size_bytes)
+    if isinstance(command, PutLater):
+        return Load(1, len(command.payload))
+    return Load(0, 0)
+
+
+class Outcome(NamedTuple):
+    """What became of a command: its result, or its error."""
+
+    result: Any
+    error: Optional[Exception]

@@ -1,0 +1,148 @@
+"""Setting up an LMDB queue, changing it and looking after it."""
+
+import functools
+import pathlib
+from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence, Tuple
+
+from persipubsub.dead_letters import DeadLetter
+from persipubsub.engine.values import Cleared, Configuration, Delivering, Position, Violation
+from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.rules import cursors, dead_letters, invariants, message_log, peek, replay, settings, status
+from persipubsub.lmdb_engine.rules.dead_letters import Changed
+from persipubsub.replay import StoredMessage
+from persipubsub.status import QueueStatus
+
+if TYPE_CHECKING:
+    from persipubsub.lmdb_engine.engine import LmdbEngine
+
+#: One transaction reads at most this many dead letters, and ends with the one that reaches this many bytes.
+DEAD_LETTERS_AT_ONCE_MAX = 100
+DEAD_LETTERS_AT_ONCE_BYTES_MAX = 1024**2
+
+
+class LmdbAdministration:
+    """See :class:`persipubsub.engine.protocols.Administration`."""
+
+    def __init__(self, engine: "LmdbEngine") -> None:
+        self._engine = engine
+
+    def is_initialized(self) -> bool:
+        """Return whether the queue exists still, which it does unless somebody deleted its files.
+
+        :raise PathError: its directory may not be looked into
+        """
+        return files.is_queue(self._engine.path)
+
+    def configure(self, configuration: Configuration, identifiers: Sequence[bytes], mode: Optional[int]) -> None:
+        """Change the queue, and then the modes of its files, so that where either is refused nothing is changed."""
+
+        def change(txn: Transaction) -> None:
+            settings.configure(txn, configuration, identifiers)
+            if mode is not None:
+                files.set_modes(self._engine.path, mode)
+
+        self._engine.change(change)
+
+    def require_message_type(self, name: str) -> None:
+        """Make sure that messages of a type may be sent and received."""
+        self._engine.read(lambda txn: settings.require_message_type(txn, name))
+
+    def add_subscriber(self, identifier: bytes, start: Position, given: Delivering) -> int:
+        """Add a subscriber at a position, or change one; return how many dead letters were deleted."""
+        return self._engine.change(lambda txn: replay.add_subscriber(txn, identifier, start, given))
+
+    def remove_subscriber(self, identifier: bytes) -> int:
+        """Remove a subscriber; return how many dead letters were deleted with it."""
+        return self._engine.change(lambda txn: cursors.remove_subscriber(txn, identifier))
+
+    def rewind(self, identifier: bytes, position: Position) -> int:
+        """Move the cursor of a subscriber back; return how many messages the subscriber then awaits."""
+        return self._engine.change(lambda txn: replay.rewind(txn, identifier, position))
+
+    def expire_and_prune(self) -> int:
+        """Delete what has expired and what nobody awaits; return how many messages."""
+        return self._engine.change(lambda txn: message_log.expire(txn) + message_log.prune_dangling(txn))
+
+    def acknowledge_all(self, identifier: bytes) -> int:
+        """Move the cursor of a subscriber to the end; return how many messages it will not get."""
+        return self._engine.change(lambda txn: cursors.acknowledge_all(txn, identifier))
+
+    def clear_messages(self) -> int:
+        """Delete all messages; return how many."""
+        return self._engine.change(message_log.clear)
+
+    def clear_subscribers(self) -> Cleared:
+        """Remove all subscribers and delete all messages."""
+        return self._engine.change(cursors.clear_subscribers)
+
+    def history(self, start: Position, end: Position) -> Iterator[StoredMessage]:
+        """Iterate over the messages that are stored between two positions, read a few at a time."""
+        left = self._engine.read_present(lambda txn: replay.span(txn, start, end))
+        while messages := self._engine.read(functools.partial(replay.read, ids=left)):
+            left = range(messages[-1].id + 1, left.stop)
+            yield from messages
+
+    def peek(self, identifier: bytes, max_messages: int) -> List[bytes]:
+        """Return the messages that a subscriber would be handed out next; nothing is handed out."""
+        return self._engine.read_present(lambda txn: peek.read(txn, identifier, max_messages))
+
+    def dead_letters(self, identifier: bytes) -> Iterator[DeadLetter]:
+        """Iterate over the dead letters of a subscriber, read a few at a time."""
+        number = self._engine.subscribe(identifier).number
+        return self._dead_letters(number)
+
+    def _dead_letters(self, number: int) -> Iterator[DeadLetter]:
+        start = 0
+
+        def read(txn: Transaction) -> List[DeadLetter]:
+            return dead_letters.read(txn, number, start, DEAD_LETTERS_AT_ONCE_MAX, DEAD_LETTERS_AT_ONCE_BYTES_MAX)
+
+        while found := self._engine.read(read):
+            yield from found
+            start = found[-1].id + 1
+
+    def requeue_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
+        """Hand dead letters out again, all without ids; return how many."""
+        return self._change_dead_letters(
+            identifier, ids,
+            lambda txn, place, chosen: dead_letters.requeue(txn, place, chosen, message_log.now_us(txn)))
+
+    def discard_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
+        """Delete dead letters, all without ids; return how many."""
+        return self._change_dead_letters(identifier, ids, dead_letters.discard)
+
+    def _change_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]],
+                             change: Callable[[Transaction, Place, List[int]], Changed]) -> int:
+        subscription = self._engine.subscribe(identifier)
+        if ids is None:
+            left = self._engine.read(lambda txn: dead_letters.all_ids(txn, subscription.number))
+        else:
+            left = sorted(set(ids))
+
+        def operation(txn: Transaction) -> Changed:
+            changed = change(txn, cursors.own_place(txn, subscription), left)
+            if changed.letters:
+                txn.put_place(identifier, changed.place)
+            return changed
+
+        count = 0
+        while True:
+            changed = self._engine.change(operation)
+            count, left = count + changed.letters, left[changed.ids:]
+            if not left:
+                return count
+
+    def status(self) -> QueueStatus:
+        """Return what the queue looks like at this moment."""
+        lag = self._engine.reader_lag()
+        return self._engine.read_present(lambda txn: status.read(txn, self._engine.path, lag))
+
+    def check(self) -> Tuple[Violation, ...]:
+        """Return the violations of the queue's invariants."""
+        return self._engine.read(invariants.check)
+
+    def backup(self, path: pathlib.Path) -> None:
+        """Write a compact, consistent copy into a directory, which becomes a queue."""
+        self._engine.backup(path)

@@ -1,0 +1,87 @@
+"""What a publisher checks, encodes and reports, whether threads or tasks use it: it makes commands, and runs none."""
+
+import datetime
+import logging
+from typing import TYPE_CHECKING, Any, Iterable, List, Optional, Union
+
+from persipubsub import errors
+from persipubsub.delayed import DelayedMessage
+from persipubsub.engine import checks
+from persipubsub.engine.commands import Cancel, Put, PutLater, PutOnce
+from persipubsub.engine.values import Batch, Sent
+
+if TYPE_CHECKING:
+    from persipubsub.typed import Codec
+
+_LOGGER = logging.getLogger("persipubsub.publisher")  # the name that programs filter by
+
+
+class Sender:
+    """The part of a publisher that is the same for threads and for tasks."""
+
+    def __init__(self, location: object, autosync: bool, codec: "Optional[Codec[Any]]", name: str) -> None:
+        """Prepare to send.
+
+        :param location: of the queue, for messages
+        :param codec: None: messages are bytes
+        :param name: of the class of the publisher
+        """
+        self.autosync = autosync
+        self.codec = codec
+        self.closed = False
+        self._location = location
+        self._name = name
+        self._warned = False
+
+    def put(self, msg: Any, deduplication_id: Optional[str]) -> Union[Put, PutOnce]:
+        """Return the command that sends a message."""
+        payload = checks.payload(msg if self.codec is None else self.codec.encode(msg))
+        batch = Batch((payload, ), len(payload), len(payload))
+        if deduplication_id is None:
+            command: Union[Put, PutOnce] = Put(batch)
+        else:
+            command = PutOnce(batch, checks.deduplication_id(deduplication_id))
+        if self.closed:
+            raise self.closed_error()
+        return command
+
+    def put_many(self, msgs: Iterable[Any]) -> List[Put]:
+        """Return the commands that send messages: one, or one for each message where each is made durable by itself."""
+        batch = checks.batch(msgs if self.codec is None else self.codec.encode_all(msgs))
+        if self.closed:
+            raise self.closed_error()
+        if self.autosync:
+            return [Put(Batch((payload, ), len(payload), len(payload))) for payload in batch.payloads]
+        return [Put(batch)] if batch.payloads else []
+
+    def put_later(self, msg: Any, delay_s: Optional[float], at: Optional[datetime.datetime]) -> PutLater:
+        """Return the command that stores a message until it is due."""
+        payload = checks.payload(msg if self.codec is None else self.codec.encode(msg))
+        command = PutLater(payload, checks.due(delay_s, at))
+        if self.closed:
+            raise self.closed_error()
+        return command
+
+    def cancel(self, message: DelayedMessage) -> Cancel:
+        """Return the command that deletes a delayed message."""
+        if not isinstance(message, DelayedMessage):
+            raise errors.ArgumentTypeError(
+                f"cancel takes what send_later gave, a DelayedMessage; got {type(message).__name__}.")
+        if self.closed:
+            raise self.closed_error()
+        return Cancel(message)
+
+    def closed_error(self) -> errors.ClosedError:
+        """Return the error of a closed publisher."""
+        return errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_publisher.")
+
+    def note(self, sent: Sent) -> range:
+        """Return the ids of what was sent; warn once if no subscriber awaits it: nobody should find out by missing it."""
+        if not sent.awaited and not self._warned:
+            self._warned = True
+            _LOGGER.warning("The queue at %s has no subscribers, so it stores nothing of what is sent.", self._location)
+        return sent.ids
+
+    def __repr__(self) -> str:
+        messages = "" if self.codec is None else f" for {self.codec.name}"
+        return f"<{self._name} of {self._location}{messages}{' (closed)' if self.closed else ''}>"
