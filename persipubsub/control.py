@@ -4,7 +4,7 @@ import datetime
 import logging
 import os
 import pathlib
-from typing import Iterable, Iterator, Optional, Tuple, Union
+from typing import Iterable, Iterator, List, Optional, Tuple, Union
 
 import icontract
 
@@ -139,6 +139,21 @@ class Control:
             raise _closed_error(self)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
+    def peek(self, identifier: str, max_messages: int = 1) -> List[bytes]:
+        """Return the messages that a subscriber would be handed out next; nothing is handed out, so nothing counts.
+
+        Those that workers of a shared subscriber hold, and those that wait for a retry, are not among them.
+
+        :param identifier: of the subscriber, shared or not
+        :param max_messages: at most this many
+        :raise ArgumentTypeError: an argument of the wrong type
+        :raise ArgumentError: an argument outside its limits
+        :raise UnknownSubscriberError: there is no such subscriber
+        """
+        return self._administration.peek(checks.identifier(identifier),
+                                         checks.at_least_one("max_messages", max_messages))
+
+    @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def remove_subscriber(self, identifier: str) -> None:
         """Remove a subscriber. Who waits as it gets UnknownSubscriberError; what nobody else awaits is deleted.
 
@@ -193,15 +208,30 @@ class Control:
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.require(
-        lambda hwm: isinstance(hwm, HighWaterMark),
+        lambda hwm: hwm is None or isinstance(hwm, HighWaterMark),
         error=lambda hwm: errors.ArgumentTypeError(f"hwm must be a HighWaterMark, got {type(hwm).__name__}."),
         enabled=True)
-    def set_hwm(self, hwm: HighWaterMark) -> None:
-        """Set the high-water mark. It holds from the next send on: what is over it now goes then.
+    def set_hwm(self,
+                hwm: Optional[HighWaterMark] = None,
+                message_timeout: Optional[float] = None,
+                max_messages: Optional[int] = None,
+                hwm_db_size: Optional[int] = None) -> None:
+        """Set the high-water mark, or some of its limits. It holds from the next send on: what is over it now goes then.
 
-        :raise ArgumentError: the message timeout is below the retention
+        :param hwm: all three limits
+        :param message_timeout: or else a limit, as in :class:`HighWaterMark`; those that are left out stay as stored
+        :param max_messages: likewise
+        :param hwm_db_size: likewise
+        :raise ArgumentTypeError: an argument of the wrong type, or both a mark and a limit, or neither
+        :raise ArgumentError: the message timeout is below the retention, or a limit is outside its limits
         """
-        self._configure(Configuration(high_watermark=hwm))
+        some = {"message_timeout": message_timeout, "max_messages": max_messages, "hwm_db_size": hwm_db_size}
+        given = {name: value for name, value in some.items() if value is not None}
+        if (hwm is None) == (not given):
+            raise errors.ArgumentTypeError("set_hwm takes either a HighWaterMark or some of its limits; got "
+                                           f"{'both' if given else 'neither'}.")
+        HighWaterMark(message_timeout, max_messages, hwm_db_size)  # so that a mistake is found here
+        self._configure(Configuration(high_watermark=hwm, limits=given))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.require(

@@ -14,16 +14,15 @@ import dataclasses
 import json
 import os
 import pathlib
+import stat
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from persipubsub import environment, errors
 from persipubsub.deployment_config import (DURABILITIES, MARK, NUMBERS, STRATEGIES, Path, Queue, Settings, Value,
                                            mark_of, mark_settings, read, schema, settings_of)
-from persipubsub.engine import checks, limits
-from persipubsub.engine.values import DEFAULTS, Configuration
-from persipubsub.lmdb_engine.process import files
-from persipubsub.lmdb_engine.rules import policies
-from persipubsub.lmdb_engine.rules.settings import fresh, require_bindable
+from persipubsub.engine import checks, limits, policies
+from persipubsub.engine.settings import require_bindable, require_retention_within_timeout
+from persipubsub.engine.values import DEFAULTS
 
 __all__ = ["Change", "deploy", "describe", "plan", "schema"]
 
@@ -215,7 +214,8 @@ def _require_applicable(stored: Queue, identifier: str, policy: Settings) -> Non
 
 def _require_retention_within_timeout(path: pathlib.Path, settings: Dict[str, Any]) -> None:
     try:
-        fresh(Configuration(mark_of(settings), retention_s=settings["retention_s"]))
+        require_retention_within_timeout(checks.microseconds(settings["retention_s"]),
+                                         checks.microseconds(mark_of(settings).message_timeout))
     except errors.ArgumentError as error:
         raise errors.ConfigError(f"The queue at {path}: {error}") from error
 
@@ -230,11 +230,11 @@ def _existing(path: pathlib.Path) -> Queue:
 
     :raise NotInitializedError: there is none
     """
-    files.queue_key(path)  # new_control would set it up
     with environment.new_environment(path) as env:
-        status = env.new_control().status()
+        status = env.new_control(create=False).status()
     settings = settings_of(status.high_watermark, status.strategy, status.durability, status.retention_s,
-                           status.deduplication_window_s, status.deduplication_max, files.data_file_mode(path))
+                           status.deduplication_window_s, status.deduplication_max,
+                           stat.S_IMODE((path / "data.mdb").stat().st_mode))
     if status.message_type is not None:
         settings["message_type"] = status.message_type
     known = {name: one.policy for name, one in status.subscribers.items()}

@@ -21,7 +21,7 @@ from persipubsub import errors, os_errors
 from persipubsub.engine import checks, limits, values
 from persipubsub.engine.limits import (DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
                                        RETENTION_S_MAX)
-from persipubsub.lmdb_engine.rules.settings import as_stored, stored_seconds
+from persipubsub.engine.settings import as_stored, stored_seconds
 from persipubsub.queue import Durability, HighWaterMark, Strategy
 from persipubsub.status import QueueStatus
 

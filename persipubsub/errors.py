@@ -187,3 +187,9 @@ class DiskFullError(StorageError):
 
 class CommitUnknownError(StorageError):
     """Raised after an I/O error in the commit itself: whether the change is stored is unknown."""
+
+
+def damaged(path: object, what: str) -> DamagedError:
+    """Return the error that says that a queue is damaged, and what to do."""
+    return DamagedError(f"The queue at {path} is damaged and is not served: {what}. Save what can be read with: "
+                        f"persipubsub recover {path}")

@@ -5,6 +5,13 @@ from typing import Optional, Tuple
 
 from persipubsub import errors
 
+#: The longest message.
+MESSAGE_BYTES_MAX = 1024**3
+#: The largest batch of ``send_many``.
+BATCH_MESSAGES_MAX = 1_000_000
+#: Space that a message takes beside its payload, at most.
+RECORD_BYTES_MAX = 64
+
 __all__ = ["Durability", "HighWaterMark", "Strategy"]
 
 

@@ -6,6 +6,9 @@ from typing import Dict, Mapping, Optional, Union
 
 from persipubsub.queue import Durability, HighWaterMark, Strategy
 
+#: A read that goes on for this many commits is old, and worth a warning.
+LAG_COMMITS_MIN = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class SubscriberPolicy:

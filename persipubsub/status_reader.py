@@ -14,10 +14,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, List, Optional, Tuple, Union
 
-from persipubsub import errors
-from persipubsub.lmdb_engine import open_queues
-from persipubsub.lmdb_engine.process import opening_check
-from persipubsub.lmdb_engine.rules import status
+from persipubsub import environment, errors
 from persipubsub.status import QueueStatus
 
 if TYPE_CHECKING:
@@ -39,13 +36,12 @@ _Answer = Tuple[Union[QueueStatus, errors.PersipubsubError], List[logging.LogRec
 
 
 def read_status(path: pathlib.Path) -> QueueStatus:
-    """Read the status of a queue in this process, without a write, which a Control begins with.
+    """Read the status of a queue in this process.
 
     :raise NotInitializedError: there is none
     """
-    with open_queues.LmdbAccess(path) as opened:
-        lag = opened.reader_lag()
-        return opened.read(lambda txn: status.read(txn, path, lag))
+    with environment.new_environment(path) as opened:
+        return opened.new_control(create=False).status()
 
 
 class Looker:
@@ -141,7 +137,7 @@ class _Child:
         said = self.end()
         code = self._process.returncode
         if -code in CRASHES:
-            return opening_check.damaged(path, f"reading it ended a process by {signal.Signals(-code).name}")
+            return errors.damaged(path, f"reading it ended a process by {signal.Signals(-code).name}")
         if code == -signal.SIGALRM:
             return errors.StorageError(
                 f"The queue at {path} could not be read within {LOOK_S_MAX} s: some process keeps it locked, or reads "

@@ -9,10 +9,7 @@ import pathlib
 from typing import Any, Callable, Iterable, Iterator, List, Optional, Protocol
 
 from persipubsub import clock, errors
-from persipubsub.environment import Environment
-from persipubsub.lmdb_engine import open_queues
-from persipubsub.lmdb_engine.process import files
-from persipubsub.lmdb_engine.rules import invariants
+from persipubsub.environment import Environment, new_environment
 from persipubsub.queue import Durability, HighWaterMark, Strategy
 
 __all__ = ["Clock", "QueueFactory", "checked_queues", "drain", "publish"]
@@ -107,12 +104,11 @@ def checked_queues(new_directory: Callable[[], pathlib.Path]) -> Iterator[QueueF
 
 def _broken(path: pathlib.Path) -> Iterator[str]:
     """Say what is broken in a queue, unless the test has deleted it."""
-    if not files.is_queue(path):
-        return
     try:
-        # Not through a Control, which begins with a write, and a write mends some damage.
-        with open_queues.LmdbAccess(path) as opened:
-            violations = opened.read(invariants.check)
+        with new_environment(path) as environment:
+            violations = environment.new_control(create=False).check()
+    except errors.NotInitializedError:
+        return
     except errors.PersipubsubError as error:
         yield f"The queue at {path} cannot be verified: {error}"
     else:

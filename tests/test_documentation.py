@@ -15,6 +15,7 @@ import pytest
 
 import persipubsub
 from persipubsub import errors
+from persipubsub.engine.policies import Policy
 from persipubsub.lmdb_engine.records import layouts
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from persipubsub.lmdb_engine.rules import invariants
@@ -107,7 +108,7 @@ def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tupl
     ("key of the index", "delivery_records.ENTRY_KEY", ("number", "message_id")),
     ("key of a delayed message", "records.DELAYED_KEY", ("due_us", "number", "part")),
     ("deduplication", "records._ONCE", layouts.Once._fields),
-    ("policy of a subscriber", "records._POLICY", (*layouts.Policy._fields, "in_flight", "requeued", "dead_letters")),
+    ("policy of a subscriber", "records._POLICY", (*Policy._fields, "in_flight", "requeued", "dead_letters")),
     ("delivery", "delivery_records._DELIVERY", ("deliveries", "token", "due_us")),
     ("key of a due message", "delivery_records.DUE_KEY", ("subscriber_number", "due_us", "message_id")),
     ("key of a letter", "delivery_records.LETTER_KEY", ("subscriber_number", "message_id", "part")),

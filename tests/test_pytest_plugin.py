@@ -23,7 +23,7 @@ MANUAL = "\n".join(code_blocks((ROOT / "docs" / "testing.rst").read_text(encodin
 HEAD = """
 import pathlib, shutil, sys
 import lmdb, pytest
-from persipubsub.lmdb_engine import engine
+from persipubsub.lmdb_engine import open_queues
 from persipubsub import Durability, HighWaterMark, Strategy, clock, errors
 from persipubsub.testing import drain, publish
 """
@@ -126,7 +126,7 @@ def test_deletes(persipubsub_queue):
 
 def test_afterwards():
     assert [env.closed for env in MADE] == [True] * 4
-    assert not handle._HANDLES
+    assert not open_queues._OPEN
 """).assert_outcomes(passed=3, failed=1)
 
 
@@ -147,7 +147,7 @@ def test_damages(persipubsub_queue):
             txn.put(b"\\0\\0\\0\\7" + b"\\0" * 7 + b"\\1", b"", db=database)
 
 def test_afterwards():
-    assert MADE[1].closed and not handle._HANDLES
+    assert MADE[1].closed and not open_queues._OPEN
 """)
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*The queue at */queue is broken: I6 (every entry of index_db, *belongs to*"])

@@ -228,7 +228,7 @@ def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: 
         shutil.copyfile(path / files.DATA_FILE, new_file.path)
     alone.close()
     thread.join(60)
-    assert opened[0].key == files.queue_key(path)
+    assert list(open_queues._OPEN) == [files.queue_key(path)]  # pylint: disable=protected-access  # there is no other way
     open_queues.release(opened[0])
 
 

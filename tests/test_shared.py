@@ -13,6 +13,7 @@ import persipubsub
 from persipubsub import Control, Durability, Environment, Publisher, Subscriber, clock, errors, recovery
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.engine.commands import Command, Extend
+from persipubsub.lmdb_engine import administration
 from persipubsub.lmdb_engine.engine import LmdbEngine
 from persipubsub.lmdb_engine.process.session import Storage
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -626,7 +627,7 @@ def test_dead_letters_of_a_control_that_is_closed(opened: Queue, monkeypatch: py
     opened.send(b"1", b"2")
     with pytest.raises(Failed), opened.worker().receive_many(timeout=0):
         raise Failed
-    monkeypatch.setattr(persipubsub.control, "DEAD_LETTERS_AT_ONCE_MAX", 1)
+    monkeypatch.setattr(administration, "DEAD_LETTERS_AT_ONCE_MAX", 1)
     letters = opened.control.dead_letters("workers")
     assert next(letters).payload == b"1"
     opened.control.close()

@@ -9,7 +9,6 @@ from persipubsub.cli import output
 from persipubsub.cli.command import Command
 from persipubsub.cli.opening import opened_control
 from persipubsub.cli.progress import progress_bar
-from persipubsub.lmdb_engine.process import files
 
 
 @click.command(cls=Command, example="persipubsub backup ./queue ./copy")
@@ -25,4 +24,4 @@ def backup(path: str, target: str) -> None:
     directory = pathlib.Path(os.path.abspath(target))
     with progress_bar("back up"), opened_control(path) as control:
         control.backup(target)
-    output.line(f"{directory}: {(directory / files.DATA_FILE).stat().st_size:,} bytes")
+    output.line(f"{directory}: {os.stat(directory / 'data.mdb').st_size:,} bytes")

@@ -5,11 +5,11 @@ import pathlib
 
 import click
 
+from persipubsub import errors, recovery
 from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
 from persipubsub.cli.opening import opened_control
 from persipubsub.cli.progress import progress_bar
-from persipubsub.lmdb_engine.process import opening_check
 
 
 @click.command(cls=Command, example="persipubsub check ./queue")
@@ -25,13 +25,9 @@ def check(ctx: click.Context, path: str) -> None:
     """
     directory = pathlib.Path(os.path.abspath(path))
     with progress_bar("check"):
-        use_lock = opening_check.try_alone(directory)
-        if use_lock is not None:
-            try:
-                found = opening_check.violations(directory)
-            finally:
-                use_lock.close()
-        else:
+        try:
+            found = recovery.check(directory)
+        except errors.InUseError:
             output.line("The queue is in use, so its pages are not checked.", err=True)
             with opened_control(path) as control:
                 found = control.check()

@@ -14,8 +14,7 @@ from persipubsub.cli import demo_lines, exit_status, output
 from persipubsub.cli.command import Command
 from persipubsub.cli.demo_crew import Crew
 from persipubsub.cli.demo_lines import Source
-from persipubsub.engine.limits import RECORD_BYTES_MAX
-from persipubsub.queue import HighWaterMark
+from persipubsub.queue import RECORD_BYTES_MAX, HighWaterMark
 
 if TYPE_CHECKING:
     from rich.progress import Progress

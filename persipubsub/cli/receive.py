@@ -1,7 +1,6 @@
 """The verb ``receive``: write the messages of a subscriber to standard output."""
 
 import os
-import pathlib
 import sys
 from typing import List, Optional, Tuple
 
@@ -14,16 +13,15 @@ from persipubsub.cli.formats import FORMATS, PROTOBUF_JSON, Format, protobuf_jso
 from persipubsub.cli.message_output import Messages
 from persipubsub.cli.opening import complete_subscriber
 from persipubsub.cli.waiting import Seconds
-from persipubsub.engine import checks
 from persipubsub.environment import Environment
-from persipubsub.lmdb_engine import open_queues
-from persipubsub.lmdb_engine.rules import peek as look
 from persipubsub.subscriber import Subscriber
 
 #: So many messages are taken in one commit, after they are written to a file or a pipe.
 BATCH_MESSAGES_MAX = 1000
 BATCH_BYTES_MAX = 1024**2
 #: How often a wait looks whether somebody still reads the output.
+#: A peek that waits looks this often.
+PEEK_EVERY_S = 0.05
 LOOK_S = 1.0
 
 
@@ -68,7 +66,7 @@ def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int
     with environment.new_environment(path) as env, env.new_subscriber(subscriber) as opened:
         formatted = _format(env, format_name, modules)
         if peek:
-            out.write(list(map(formatted, _peek(env.path, subscriber, max_messages or 1, timeout or 0))))
+            out.write(list(map(formatted, _peek(env, subscriber, max_messages or 1, timeout or 0))))
             return
         # On a terminal one by one, so that what Ctrl-C leaves there is what the user has not seen. And one that is no
         # protobuf message is to keep back none before it.
@@ -93,18 +91,16 @@ def _protobuf_json(env: Environment, modules: Tuple[str, ...]) -> Format:
     return protobuf_json(str(env.path), message_type, modules)
 
 
-def _peek(path: pathlib.Path, identifier: str, max_messages: int, timeout: float) -> List[bytes]:
+def _peek(env: Environment, identifier: str, max_messages: int, timeout: float) -> List[bytes]:
     """Look at the next messages, waiting for the first; nothing is handed out, so nothing counts."""
-    encoded, deadline = checks.identifier(identifier), clock.monotonic_s() + timeout
-    with open_queues.LmdbAccess(path) as opened:
-        watch = opened.watch(LOOK_S)
-        while True:
-            watch.arm()
-            found = opened.read_present(lambda txn: look.read(txn, encoded, max_messages))
-            left_s = deadline - clock.monotonic_s()
-            if found or left_s <= 0:
-                return found
-            watch.wait(min(LOOK_S, left_s))
+    deadline = clock.monotonic_s() + timeout
+    control = env.new_control(create=False)
+    while True:
+        found = control.peek(identifier, max_messages)
+        left_s = deadline - clock.monotonic_s()
+        if found or left_s <= 0:
+            return found
+        clock.sleep(min(PEEK_EVERY_S, left_s))
 
 
 def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float], formatted: Format, out: Messages,

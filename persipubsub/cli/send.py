@@ -13,12 +13,11 @@ from persipubsub.cli import output
 from persipubsub.cli.command import Command
 from persipubsub.cli.progress import progress_bar
 from persipubsub.cli.waiting import wait_until_ready
-from persipubsub.engine import limits
-from persipubsub.engine.limits import MESSAGE_BYTES_MAX
+from persipubsub.queue import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
 
 #: What a read gives is sent in one commit: of a file so much, of a pipe what is there. Less than a batch may have, even
 #: where all lines are empty.
-READ_BYTES = limits.BATCH_MESSAGES_MAX // 2
+READ_BYTES = BATCH_MESSAGES_MAX // 2
 
 
 @click.command(cls=Command, example="persipubsub send ./queue access.log")

@@ -1,20 +1,14 @@
 """The verb ``set``: change the settings of a queue."""
 
-import os
-import pathlib
 from typing import Dict, List, Optional, Union
 
 import click
 
+from persipubsub import environment
 from persipubsub.cli import output
 from persipubsub.cli.command import Command
-from persipubsub.engine.values import Configuration
-from persipubsub.lmdb_engine import open_queues
-from persipubsub.lmdb_engine.records.layouts import Header
-from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import settings
-from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
 from persipubsub.queue import Durability, HighWaterMark, Strategy
+from persipubsub.status import QueueStatus
 
 
 @click.command(cls=Command, example="persipubsub set ./queue --max-messages 100000")
@@ -38,38 +32,34 @@ def set(path: str, message_timeout: Optional[float], max_messages: Optional[int]
     """
     if all(value is None for value in (message_timeout, max_messages, hwm_db_size, strategy, durability)):
         raise click.UsageError("There is nothing to set. Give at least one option.")
+    limits = {"message_timeout": message_timeout, "max_messages": max_messages, "hwm_db_size": hwm_db_size}
+    given = {name: value for name, value in limits.items() if value is not None}
     # Before the queue is opened: what is impossible is refused here.
-    given = HighWaterMark(message_timeout, max_messages, hwm_db_size)
-
-    def change(txn: Transaction) -> List[str]:
-        """Read and write in one transaction, so that what somebody else sets at this moment is not lost."""
-        before = txn.header
-        stored = stored_high_watermark(before)
-        mark = HighWaterMark(stored.message_timeout if message_timeout is None else given.message_timeout,
-                             stored.max_messages if max_messages is None else given.max_messages,
-                             stored.hwm_db_size if hwm_db_size is None else given.hwm_db_size)
-        wanted = Configuration(mark, None if strategy is None else Strategy[strategy],
-                               None if durability is None else Durability[durability.upper()])
-        txn.put_header(settings.applied(wanted, before))
-        return _changes(before, txn.header)
-
-    with open_queues.LmdbAccess(pathlib.Path(os.path.abspath(path))) as opened:
-        changes = opened.change(change)
+    HighWaterMark(message_timeout, max_messages, hwm_db_size)
+    with environment.new_environment(path) as env:
+        control = env.new_control(create=False)
+        before = control.status()
+        if given:
+            control.set_hwm(message_timeout=message_timeout, max_messages=max_messages, hwm_db_size=hwm_db_size)
+        env.new_control(strategy=None if strategy is None else Strategy[strategy],
+                        durability=None if durability is None else Durability[durability.upper()],
+                        create=False)
+        changes = _changes(before, control.status())
     output.lines(changes or ["Nothing to change."])
 
 
-def _changes(before: Header, after: Header) -> List[str]:
+def _changes(before: QueueStatus, after: QueueStatus) -> List[str]:
     then, now = _settings(before), _settings(after)
     return [f"{name} {value!r} -> {now[name]!r}" for name, value in then.items() if value != now[name]]
 
 
-def _settings(header: Header) -> Dict[str, Union[float, str]]:
+def _settings(status: QueueStatus) -> Dict[str, Union[float, str]]:
     """Give the settings as `persipubsub describe` writes them."""
-    mark = stored_high_watermark(header)
+    mark = status.high_watermark
     return {
         "message_timeout": mark.message_timeout,
         "max_messages": mark.max_messages,
         "hwm_db_size": mark.hwm_db_size,
-        "strategy": Strategy(header.strategy).name,
-        "durability": Durability(header.durability).name.lower(),
+        "strategy": status.strategy.name,
+        "durability": status.durability.name.lower(),
     }

@@ -12,9 +12,8 @@ from persipubsub import errors
 from persipubsub.cli import exit_status, output, subscriber_cells
 from persipubsub.cli.command import Command
 from persipubsub.cli.opening import read_status
-from persipubsub.lmdb_engine.records.database import LAG_COMMITS_MIN
 from persipubsub.queue import HighWaterMark
-from persipubsub.status import QueueStatus, SubscriberPolicy
+from persipubsub.status import LAG_COMMITS_MIN, QueueStatus, SubscriberPolicy
 
 
 @click.command(cls=Command, example="persipubsub status ./orders ./invoices")

@@ -8,8 +8,7 @@ from rich.text import Text
 
 from persipubsub.cli import output, subscriber_cells
 from persipubsub.cli.history import History
-from persipubsub.lmdb_engine.records.database import LAG_COMMITS_MIN
-from persipubsub.status import QueueStatus
+from persipubsub.status import LAG_COMMITS_MIN, QueueStatus
 
 BARS = "▁▂▃▄▅▆▇█"
 #: From this share of a mark on, its line is red.

@@ -10,12 +10,12 @@ import re
 from typing import Iterable, List, Optional, Tuple
 
 from persipubsub import clock, errors
-from persipubsub.engine.limits import (AT_END, BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, DEAD_LETTERS_MAX_MAX,
-                                       DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
-                                       DELAY_S_MAX, IDENTIFIER_BYTES_MAX, LEASE_S_MIN, MAX_DELIVERIES_MAX,
-                                       MESSAGE_BYTES_MAX, MESSAGE_ID_END, MESSAGE_TYPE_BYTES_MAX, RETENTION_S_MAX,
-                                       SECONDS_MAX, TIMEOUT_S_MAX)
+from persipubsub.engine.limits import (AT_END, BATCH_BYTES_MAX, DEAD_LETTERS_MAX_MAX, DEDUPLICATION_MAX_MAX,
+                                       DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN, DELAY_S_MAX,
+                                       IDENTIFIER_BYTES_MAX, LEASE_S_MIN, MAX_DELIVERIES_MAX, MESSAGE_ID_END,
+                                       MESSAGE_TYPE_BYTES_MAX, RETENTION_S_MAX, SECONDS_MAX, TIMEOUT_S_MAX)
 from persipubsub.engine.values import EARLIEST, LATEST, Batch, Delivering, DueTime, Position
+from persipubsub.queue import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
 
 STRETCH_MESSAGES = 1000
 #: Names with dots between them.

@@ -2,10 +2,6 @@
 
 import datetime
 
-MESSAGE_BYTES_MAX = 1024**3
-#: Space that a message takes beside its payload, at most.
-RECORD_BYTES_MAX = 64
-BATCH_MESSAGES_MAX = 1_000_000
 BATCH_BYTES_MAX = 1024**3
 #: Message ids are below this number.
 MESSAGE_ID_END = 2**63

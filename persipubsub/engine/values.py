@@ -125,6 +125,8 @@ class Configuration(NamedTuple):
     deduplication_max: Optional[int] = None
     #: The full name of the protobuf type that the queue is bound to.
     message_type: Optional[str] = None
+    #: Instead of a high-water mark: some of its limits, by name; the others stay as stored.
+    limits: Mapping[str, float] = {}
 
 
 #: What a new queue has where nothing else is given, in the order of the fields of Configuration.

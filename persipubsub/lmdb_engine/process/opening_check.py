@@ -11,6 +11,7 @@ import struct
 from typing import Iterator, Optional, Sequence, Tuple
 
 from persipubsub import clock, errors, os_errors, queue
+from persipubsub.engine.settings import require_retention_within_timeout
 from persipubsub.engine.values import Violation
 from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
 from persipubsub.lmdb_engine.process.files import UseLock
@@ -51,7 +52,7 @@ def require_queue(file: pathlib.Path,
                     continue
                 if isinstance(error, errors.PersipubsubError):
                     raise
-                raise (damaged(file.parent, str(error)) if known else _broken(opened, file, error)) from error
+                raise (errors.damaged(file.parent, str(error)) if known else _broken(opened, file, error)) from error
     return True
 
 
@@ -79,7 +80,7 @@ def _broken(opened: PageFile, file: pathlib.Path, error: PageError) -> errors.Pe
             opened.meta_at(start)
         except PageError:
             continue
-        return damaged(file.parent, str(error))
+        return errors.damaged(file.parent, str(error))
     return errors.FormatError(f"The file {file} is no LMDB file that this version can read ({error}). It was not "
                               "touched. If it was a queue, it is damaged: persipubsub recover saves what can still be "
                               "read. If not, use another directory.")
@@ -114,12 +115,6 @@ def _of_1_0(file: pathlib.Path) -> errors.FormatError:
         f"one of it with: persipubsub migrate {file.parent} NEW")
 
 
-def damaged(path: pathlib.Path, what: str) -> errors.DamagedError:
-    """Say that a queue is damaged, and what to do."""
-    return errors.DamagedError(f"The queue at {path} is damaged and is not served: {what}. Save what can be read with: "
-                               f"persipubsub recover {path}")
-
-
 def _header(opened: PageFile, meta: Meta, file: pathlib.Path, sub_databases: Tuple[str, ...]) -> bytes:
     """Find the header of a queue, and make sure that it is a queue of this version."""
     if not meta.ours:
@@ -152,7 +147,7 @@ def require_configuration(value: bytes) -> layouts.Header:
     try:
         header = layouts.decode_header(value)
         settings.stored_high_watermark(header)
-        settings.require_retention_within_timeout(header)
+        require_retention_within_timeout(header.retention_us, header.message_timeout_us)
         queue.Strategy(header.strategy)
         queue.Durability(header.durability)
     except (struct.error, ValueError) as error:
@@ -257,7 +252,7 @@ def _require_none(path: pathlib.Path, found: Sequence[Violation]) -> None:
     if found:
         first, *others = found
         more = f" (and {len(others)} more)" if others else ""
-        raise opening_check.damaged(path, f"{first}{more}")
+        raise errors.damaged(path, f"{first}{more}")
 
 
 def _page_problems(path: pathlib.Path) -> Tuple[Violation, ...]:

@@ -181,7 +181,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             except (*database.LMDB_ERRORS, MemoryError) as error:
                 obstacle = self._obstacle(error, obstacle)
             except layouts.DECODING_ERRORS as error:
-                raise opening_check.damaged(self.path, f"a record cannot be read ({error})") from error
+                raise errors.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
                 # Twice, for an interrupt may strike in the first. Where it has ended, nothing is called: an interrupt
                 # could strike before the call does anything.
@@ -227,7 +227,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             except (*database.LMDB_ERRORS, MemoryError) as error:  # of memory, it is luck who notices first
                 obstacle = self._obstacle(error, obstacle, txn.committed or txn.commit_failed and opened.gave_up())
             except layouts.DECODING_ERRORS as error:
-                raise opening_check.damaged(self.path, f"a record cannot be read ({error})") from error
+                raise errors.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
                 # Twice, for an interrupt may strike in the first. Where it has ended, nothing is called: an interrupt
                 # could strike before the call does anything.

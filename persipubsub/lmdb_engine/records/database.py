@@ -13,6 +13,7 @@ from persipubsub.lmdb_engine.records import layouts, reader_table
 from persipubsub.lmdb_engine.records.layouts import Header, Run
 from persipubsub.lmdb_engine.records.transaction import HANDLES, SubDatabases, Transaction
 from persipubsub.lmdb_engine.records.turns import Turn, Turns
+from persipubsub.status import LAG_COMMITS_MIN
 
 T = TypeVar("T")
 
@@ -27,8 +28,6 @@ MAP_BYTES_MIN = 40 * 1024**3
 #: A file that has grown by so much may have done so because of readers that died. Looking at all readers takes longer
 #: the more processes there are: 0.3 ms for 200.
 GROWTH_PAGES_MIN = 64
-#: A read that goes on for this many commits is told about, where the file grows.
-LAG_COMMITS_MIN = 1000
 WARN_EVERY_S = 60.0
 #: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error. It writes
 #: 256 KiB at once, and what ext4 keeps for itself comes and goes.

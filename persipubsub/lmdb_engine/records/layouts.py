@@ -31,6 +31,8 @@ import functools
 import struct
 from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
 
+from persipubsub.engine.policies import Policy
+
 FORMAT_VERSION = 1
 FORMAT_KEY = b"format"
 HEADER_KEY = b"header"
@@ -168,17 +170,6 @@ def encode_run(run: Run) -> Tuple[bytes, bytes]:
 def bytes_between(first: Run, second: Run) -> int:
     """Give what the payloads of all runs from one on, and before another, have at most."""
     return (second.bytes_before - first.bytes_before) & _UINT64
-
-
-class Policy(NamedTuple):
-    """How often, and for how long, messages are handed out to a subscriber that is shared or limits its deliveries."""
-
-    shared: bool
-    max_deliveries: int
-    dead_letters_max: int
-    lease_us: int = 0  # this and what follows: of a shared one
-    retry_delay_us: int = 0
-    retry_delay_max_us: int = 0
 
 
 class Place(NamedTuple):

@@ -22,11 +22,10 @@ from typing import Dict, Iterator, List, NamedTuple, Set, Tuple
 
 from persipubsub import errors
 from persipubsub.engine import checks
-from persipubsub.engine.limits import MESSAGE_BYTES_MAX
 from persipubsub.lmdb_engine.records import page_file
 from persipubsub.lmdb_engine.records.layouts import NUMBER
 from persipubsub.lmdb_engine.records.page_file import SUB_DATABASE, Node, PageError, PageFile
-from persipubsub.queue import HighWaterMark, Strategy
+from persipubsub.queue import MESSAGE_BYTES_MAX, HighWaterMark, Strategy
 
 SUB_DATABASES = frozenset((b"queue_db", b"subscriber_db", b"data_db", b"meta_db", b"pending_db"))
 #: Larger ones mean the same: none.

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Unio
 
 from persipubsub import errors
 from persipubsub.engine import limits
+from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import Failure
 from persipubsub.lmdb_engine.records.delivery_layouts import NO_TOKEN, RAISED, REQUEUED, Death, Delivery, Letter
-from persipubsub.lmdb_engine.records.layouts import Place, Policy
+from persipubsub.lmdb_engine.records.layouts import Place
 from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX
 from persipubsub.lmdb_engine.repair.salvage import Salvage
 from persipubsub.lmdb_engine.rules import message_log

@@ -11,7 +11,7 @@ import struct
 from typing import DefaultDict, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from persipubsub import errors
-from persipubsub.engine import checks
+from persipubsub.engine import checks, policies
 from persipubsub.lmdb_engine.process import opening_check
 from persipubsub.lmdb_engine.records import delayed_messages, delivery_layouts, layouts, page_file
 from persipubsub.lmdb_engine.records.delivery_layouts import ENTRY_KEY, LETTER_KEY, REQUEUED, Death, Delivery, Letter
@@ -20,7 +20,6 @@ from persipubsub.lmdb_engine.records.page_file import LEAF, META_PAGES, SUB_DATA
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from persipubsub.lmdb_engine.repair import orphan_pages
 from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX, PART_NUMBER_MAX
-from persipubsub.lmdb_engine.rules import policies
 
 MESSAGE_BYTES_MAX = 2**30
 

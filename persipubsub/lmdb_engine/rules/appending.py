@@ -3,7 +3,6 @@
 from typing import Sequence, Tuple
 
 from persipubsub import clock, errors
-from persipubsub.engine.limits import RECORD_BYTES_MAX
 from persipubsub.engine.values import Batch, Sent
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import Header, Run, bytes_between
@@ -12,7 +11,7 @@ from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import retention
 from persipubsub.lmdb_engine.rules.message_log import (expire, first_live_id, live_bytes, live_messages, remove_below,
                                                        retained_messages)
-from persipubsub.queue import Strategy
+from persipubsub.queue import RECORD_BYTES_MAX, Strategy
 
 
 def put(txn: Transaction, batch: Batch) -> Sent:

@@ -6,9 +6,10 @@ from typing import List, Optional, Sequence
 import icontract
 
 from persipubsub import clock, errors
+from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import NEVER_US, NOTHING, Cleared, Failure, Found, Settled, Subscription
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
-from persipubsub.lmdb_engine.records.layouts import Place, Policy
+from persipubsub.lmdb_engine.records.layouts import Place
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import dead_letters, retention
 from persipubsub.lmdb_engine.rules.message_log import (clear_delayed, count_from, expire, first_live_id,

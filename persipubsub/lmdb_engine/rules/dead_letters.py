@@ -10,10 +10,11 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import errors
 from persipubsub.dead_letters import DeadLetter
+from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import Failure
 from persipubsub.lmdb_engine.records.delivery_layouts import (LEASE_RAN_OUT, NO_TOKEN, RAISED, REQUEUED, Death,
                                                               Delivery, Letter)
-from persipubsub.lmdb_engine.records.layouts import Place, Policy, require_count
+from persipubsub.lmdb_engine.records.layouts import Place, require_count
 from persipubsub.lmdb_engine.records.transaction import Transaction
 
 #: One transaction requeues or deletes at most so many dead letters, and ends with the one that reaches so many parts.

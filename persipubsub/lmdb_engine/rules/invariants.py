@@ -7,13 +7,15 @@ from typing import Iterator, List, Tuple
 
 from persipubsub import errors
 from persipubsub.engine import checks, values
+from persipubsub.engine.policies import Policy
+from persipubsub.engine.settings import require_retention_within_timeout
 from persipubsub.engine.values import Violation
 from persipubsub.lmdb_engine.records import layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
-from persipubsub.lmdb_engine.records.layouts import Place, Policy
+from persipubsub.lmdb_engine.records.layouts import Place
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import dead_letters, message_log
-from persipubsub.lmdb_engine.rules.settings import require_retention_within_timeout, stored_high_watermark
+from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
 from persipubsub.queue import Durability, Strategy
 
 INVARIANTS = {
@@ -63,7 +65,7 @@ def _readable(found: _Found) -> _Found:
 def _configuration(txn: Transaction) -> _Found:
     try:
         stored_high_watermark(txn.header)
-        require_retention_within_timeout(txn.header)
+        require_retention_within_timeout(txn.header.retention_us, txn.header.message_timeout_us)
         Strategy(txn.header.strategy)
         Durability(txn.header.durability)
         message_type = txn.message_type()

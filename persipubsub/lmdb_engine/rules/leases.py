@@ -17,9 +17,10 @@ import os
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import clock, errors
+from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import NEVER_US, NO_FAILURE, NOTHING, Claims, Failure, Found, Settled, Subscription
 from persipubsub.lmdb_engine.records.delivery_layouts import LEASE_RAN_OUT, NO_TOKEN, RAISED, REQUEUED, Death, Delivery
-from persipubsub.lmdb_engine.records.layouts import Place, Policy
+from persipubsub.lmdb_engine.records.layouts import Place
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
 from persipubsub.lmdb_engine.rules.dead_letters import policy_of

@@ -1,8 +1,9 @@
 """The settings of a queue, as Control sets them and as the header stores them; on an open transaction."""
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Any, Mapping, Sequence, Tuple
 
 from persipubsub import errors
+from persipubsub.engine.settings import require_bindable, require_retention_within_timeout, stored_seconds
 from persipubsub.engine.values import DEFAULTS, NEVER_US, Configuration
 from persipubsub.lmdb_engine.records.layouts import Header, Run
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -16,10 +17,13 @@ def applied(configuration: Configuration, header: Header) -> Header:
 
     :raise ArgumentError: the message timeout ends before the retention
     """
-    if configuration.high_watermark is not None:
-        header = header._replace(message_timeout_us=max(1, round(configuration.high_watermark.message_timeout * 1e6)),
-                                 max_messages=configuration.high_watermark.max_messages,
-                                 hwm_db_size=configuration.high_watermark.hwm_db_size)
+    mark = configuration.high_watermark
+    if configuration.limits:
+        mark = _with_limits(stored_high_watermark(header), configuration.limits)
+    if mark is not None:
+        header = header._replace(message_timeout_us=max(1, round(mark.message_timeout * 1e6)),
+                                 max_messages=mark.max_messages,
+                                 hwm_db_size=mark.hwm_db_size)
     if configuration.strategy is not None:
         header = header._replace(strategy=configuration.strategy.value)
     if configuration.durability is not None:
@@ -30,36 +34,19 @@ def applied(configuration: Configuration, header: Header) -> Header:
         header = header._replace(deduplication_window_us=max(1, round(configuration.deduplication_window_s * 1e6)))
     if configuration.deduplication_max is not None:
         header = header._replace(deduplication_max=configuration.deduplication_max)
-    require_retention_within_timeout(header)
+    require_retention_within_timeout(header.retention_us, header.message_timeout_us)
     return header
 
 
-def require_retention_within_timeout(header: Header) -> None:
-    """Refuse a retention that promises more than the message timeout lets be true.
-
-    :raise ArgumentError: the message timeout ends before the retention
-    """
-    if header.retention_us > header.message_timeout_us:
-        raise errors.ArgumentError(
-            f"retention_s={stored_seconds(header.retention_us)} is over the message timeout of "
-            f"{stored_seconds(header.message_timeout_us)} seconds, at which messages go in any case. Raise "
-            "message_timeout of the high-water mark first, or keep them for less.")
+def _with_limits(mark: HighWaterMark, limits: Mapping[str, Any]) -> HighWaterMark:
+    """Return a high-water mark with some limits in place of its own."""
+    return HighWaterMark(limits.get("message_timeout", mark.message_timeout),
+                         limits.get("max_messages", mark.max_messages), limits.get("hwm_db_size", mark.hwm_db_size))
 
 
 def stored_high_watermark(header: Header) -> HighWaterMark:
     """Give the high-water mark in the header."""
     return HighWaterMark(stored_seconds(header.message_timeout_us), header.max_messages, header.hwm_db_size)
-
-
-def stored_seconds(time_us: int) -> Union[int, float]:
-    """Give a stored time in seconds, an int where it is whole."""
-    seconds, rest_us = divmod(time_us, 1_000_000)
-    return time_us / 1e6 if rest_us else seconds
-
-
-def as_stored(mark: HighWaterMark) -> HighWaterMark:
-    """Give a high-water mark as a queue tells it once it is set there: the timeout in whole microseconds."""
-    return stored_high_watermark(fresh(Configuration(mark))[0])
 
 
 def fresh(configuration: Configuration) -> Tuple[Header, Run]:
@@ -106,18 +93,6 @@ def _bind(txn: Transaction, message_type: str) -> None:
     messages, _ = count_from(txn, first_unexpired_id(txn, now_us(txn)))
     require_bindable(txn.message_type(), message_type, messages)
     txn.put_message_type(message_type)
-
-
-def require_bindable(bound: Optional[str], wanted: str, messages: int) -> None:
-    """Make sure that a queue with so many messages may be bound to a protobuf type.
-
-    :param bound: the type that it is bound to
-    :raise MessageTypeError: it may not
-    """
-    if bound is not None and bound != wanted and messages:
-        raise errors.MessageTypeError(f"The queue is bound to the message type {bound} and has {messages} messages, so "
-                                      f"it cannot be bound to {wanted}. Let the subscribers take them first, or drop "
-                                      "them with Control.clear_messages.")
 
 
 def require_message_type(txn: Transaction, wanted: str) -> None:

@@ -3,10 +3,12 @@
 import pathlib
 from typing import Optional, Tuple
 
-from persipubsub.lmdb_engine.records.layouts import Place, Policy
+from persipubsub.engine.policies import Policy
+from persipubsub.engine.settings import stored_seconds
+from persipubsub.lmdb_engine.records.layouts import Place
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import dead_letters, message_log
-from persipubsub.lmdb_engine.rules.settings import stored_high_watermark, stored_seconds
+from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
 from persipubsub.queue import Durability, Strategy
 from persipubsub.status import PrunedStatus, QueueStatus, SubscriberPolicy, SubscriberStatus
 

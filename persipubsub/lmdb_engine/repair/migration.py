@@ -1,0 +1,224 @@
+"""Taking a queue of persipubsub 1.0.0 over into a new directory.
+
+**Order and places.** Of old, each subscriber had a list of its own of what is pending; now it is a place in one log,
+and all that lies behind is pending. So the messages have to lie in an order in which what each subscriber awaits is the
+end of the log. That is the order of sending (by the time in the key, then by the key), or else the order of the keys'
+bytes, in which 1.0.0 handed messages out, and which differs where a time has fewer decimals than the next.
+
+Where neither is such an order, there may be none: 1.0.0 let a subscriber take a later message before an earlier one was
+committed, and left one that was added later out of what others sent. Then the subscriber is put before the first
+message that it awaits. It loses none, and gets them in order, but also those between, which it had taken or was never
+meant to get. Both are within what a queue promises: every message to every subscriber, in order, at least once. Of the
+two orders the one with fewer such messages is taken, and :class:`Report` counts them.
+
+**Times.** The old times come from a clock without time zone, so that nobody can tell within a day how old a message is.
+Each begins its message timeout anew with the migration, also one that was beyond it: it was still pending. The report
+counts these, too.
+"""
+
+import dataclasses
+import decimal
+import os
+import pathlib
+from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Union
+
+from persipubsub import clock, errors
+from persipubsub.engine import checks, limits
+from persipubsub.engine.values import Configuration
+from persipubsub.lmdb_engine.process import files, filesystem, opening_check
+from persipubsub.lmdb_engine.records import database
+from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.page_file import PageError, PageFile
+from persipubsub.lmdb_engine.records.transaction import SubDatabases, Transaction
+from persipubsub.lmdb_engine.repair.legacy import LegacyQueue
+from persipubsub.lmdb_engine.rules import message_log
+from persipubsub.lmdb_engine.rules.settings import fresh
+
+#: One transaction of the new queue.
+MESSAGES_PER_STEP = 1000
+BYTES_PER_STEP = 64 * 1024**2
+
+Path = Union[str, "os.PathLike[str]"]
+#: Called with the messages written so far, and how many there are in all.
+Progress = Callable[[int, int], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:  # pylint: disable=too-many-instance-attributes  # each is a finding of its own
+    """What :func:`migrate` took over, and what a user has to know of it."""
+
+    #: The directory of the new queue.
+    path: pathlib.Path
+    #: How many messages the new queue has.
+    messages: int
+    #: How many of them each subscriber awaited in the old queue.
+    pending: Mapping[str, int]
+    #: How many each subscriber gets besides, where there are any: it had taken them, or they were not meant for it.
+    again: Mapping[str, int]
+    #: Whether the messages are in the order of sending; otherwise in that in which 1.0.0 handed them out.
+    in_order_of_sending: bool
+    #: How many messages were beyond the timeout by the old clock. They are there, and their timeout begins anew.
+    expired: int
+    #: How many messages of the old queue nobody awaited. They were left out.
+    dangling: int
+    #: How many awaited messages had no payload in the old queue any more.
+    missing: int
+    #: Whether the new queue is at its high-water mark: then the next send drops about half of the messages.
+    at_high_watermark: bool
+
+
+def migrate(old: Path, new: Path, progress: Optional[Progress] = None) -> Report:
+    """Make a new queue of one of persipubsub 1.0.0: configuration, subscribers and what is pending for each.
+
+    The old directory stays as it is. Nobody may use it meanwhile. Whatever ends this in the midst, there is no queue at
+    the new path, and it can be done again.
+
+    :param old: the directory of the queue of 1.0.0
+    :param new: the directory of the new queue, which is made unless it is there and empty
+    :param progress: called now and then with the messages written so far, and how many there are
+    :raise ArgumentTypeError: a path is not a str or PathLike
+    :raise ArgumentError: a path is empty or has a NUL, or the new directory lies in the old one
+    :raise NotInitializedError: there is no queue at the old path
+    :raise FormatError: it is not a queue of 1.0.0, or has what no queue of this version can have
+    :raise DamagedError: it is damaged
+    :raise InUseError: somebody changed it meanwhile
+    :raise PathError: there is a queue or something else at the new path, or this user may not read or write
+    :raise DiskFullError: there is no room for the new one
+    """
+    source, target = (pathlib.Path(os.path.abspath(checks.directory(path))) for path in (old, new))
+    if source.resolve() in (target.resolve(), *target.resolve().parents):
+        raise errors.ArgumentError(
+            f"The new directory {target} lies in the old one, which stays as it is. Give another.")
+    files.queue_key(source)
+    filesystem.require_local(target)
+    data_file = source / files.DATA_FILE
+    with PageFile(data_file) as opened:
+        if not opening_check.is_of_1_0(opened):
+            opening_check.require_queue(data_file, SubDatabases._fields)
+            raise errors.FormatError(f"The queue at {source} is of this version already: there is nothing to migrate.")
+        try:
+            return _built(LegacyQueue(opened), source, target, opened.size_bytes(), progress)
+        except PageError as error:
+            raise errors.DamagedError(
+                f"The queue at {source} is damaged: {error}. No new one was made. Restore it from "
+                "a backup.") from error
+
+
+def _built(found: LegacyQueue, source: pathlib.Path, target: pathlib.Path, size_bytes: int,
+           progress: Optional[Progress]) -> Report:
+    building = _Building(found, progress)
+    with files.new_queue(target, limits.MODE_DEFAULT, source) as new_file:
+        header, first_run = fresh(Configuration(found.high_watermark, found.strategy))
+        header = header._replace(next_subscriber_number=len(found.pending) + 1)
+        database.create(new_file.path, header, first_run)
+        database.fill(new_file.path, building.steps(), size_bytes)
+        if found.changed():
+            raise errors.InUseError("Somebody changed the old queue while it was read. End all its publishers and "
+                                    "subscribers, then try again.")
+    return building.report(target)
+
+
+class _Plan(NamedTuple):
+    """Which messages there will be, and in which order."""
+
+    order: Sequence[bytes]
+    in_order_of_sending: bool
+    pending: Mapping[str, Set[bytes]]  # of those in the order
+    missing: int
+
+
+def _planned(found: LegacyQueue) -> _Plan:
+    awaited: Set[bytes] = set().union(*found.pending.values())
+    pending = {name: keys & found.messages.keys() for name, keys in sorted(found.pending.items())}
+    by_key = sorted(awaited & found.messages.keys())
+    by_sending = sorted(
+        by_key, key=lambda key: found.messages[key].sent_s)  # of one time, those stay in the order of their keys
+    order = min(by_sending, by_key, key=lambda one: sum(_again(one, pending).values()))
+    return _Plan(order, order is by_sending, pending, len(awaited) - len(order))
+
+
+class _Building:
+    """The records of the new queue, from those of the old one."""
+
+    def __init__(self, found: LegacyQueue, progress: Optional[Progress]) -> None:
+        self._found = found
+        self._progress = progress
+        self._plan = _planned(found)
+        self._time_us = clock.wall_us()
+        self._at_high_watermark = False
+
+    def steps(self) -> Iterator[Callable[[Transaction], None]]:
+        """Give the transactions that make the new queue."""
+        yield self._put_places
+        written = 0
+        for payloads in self._stretches():
+            yield self._appending(payloads)
+            written += len(payloads)
+            if self._progress is not None:
+                self._progress(written, len(self._plan.order))
+        yield self._look_at_mark
+
+    def _put_places(self, txn: Transaction) -> None:
+        for number, (name, keys) in enumerate(self._plan.pending.items(), 1):
+            place = Place(number, 1 + _first_awaited(self._plan.order, keys))
+            txn.put_place(name.encode(), place)
+            txn.count_place(place.next_id, 1)
+
+    def _stretches(self) -> Iterator[List[bytes]]:
+        """Give the payloads, as many as go into a transaction."""
+        payloads: List[bytes] = []
+        size_bytes = 0
+        for key in self._plan.order:
+            payload = self._found.payload(key)
+            if payloads and (len(payloads) >= MESSAGES_PER_STEP or size_bytes + len(payload) > BYTES_PER_STEP):
+                yield payloads
+                payloads, size_bytes = [], 0
+            payloads.append(payload)
+            size_bytes += len(payload)
+        if payloads:
+            yield payloads
+
+    def _appending(self, payloads: List[bytes]) -> Callable[[Transaction], None]:
+        largest_bytes = max(map(len, payloads))
+
+        def append(txn: Transaction) -> None:
+            log = txn.log()
+            log.begin_run(self._time_us, largest_bytes)
+            txn.append(log.next_id(), payloads, largest_bytes)
+
+        return append
+
+    def _look_at_mark(self, txn: Transaction) -> None:
+        header = txn.header
+        self._at_high_watermark = (message_log.live_messages(txn) >= header.max_messages
+                                   or message_log.live_bytes(txn) >= header.hwm_db_size)
+
+    def report(self, path: pathlib.Path) -> Report:
+        """Tell what was done."""
+        plan, messages, mark = self._plan, self._found.messages, self._found.high_watermark
+        oldest_s = decimal.Decimal(self._time_us) / 10**6 - decimal.Decimal(mark.message_timeout)
+        return Report(path=path,
+                      messages=len(plan.order),
+                      pending={
+                          name: len(keys)
+                          for name, keys in plan.pending.items()
+                      },
+                      again={
+                          name: count
+                          for name, count in _again(plan.order, plan.pending).items() if count
+                      },
+                      in_order_of_sending=plan.in_order_of_sending,
+                      expired=sum(messages[key].sent_s < oldest_s for key in plan.order),
+                      dangling=len(messages) - len(plan.order),
+                      missing=plan.missing,
+                      at_high_watermark=self._at_high_watermark)
+
+
+def _first_awaited(order: Sequence[bytes], awaited: Set[bytes]) -> int:
+    """Give the index of the first message that is awaited; the end where there is none."""
+    return next((index for index, key in enumerate(order) if key in awaited), len(order))
+
+
+def _again(order: Sequence[bytes], pending: Mapping[str, Set[bytes]]) -> Dict[str, int]:
+    """Count what each subscriber gets in an order though it does not await it."""
+    return {name: len(order) - _first_awaited(order, keys) - len(keys) for name, keys in pending.items()}

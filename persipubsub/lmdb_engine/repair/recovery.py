@@ -1,0 +1,307 @@
+"""Making a queue of what can still be read of a damaged one."""
+
+import bisect
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+import re
+from typing import Callable, Iterator, List, Optional, Tuple, Union
+
+from persipubsub import errors, os_errors
+from persipubsub.engine import checks
+from persipubsub.engine.values import NEVER_US, Configuration, Violation
+from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
+from persipubsub.lmdb_engine.records import database
+from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
+from persipubsub.lmdb_engine.records.layouts import Header, Place, Run
+from persipubsub.lmdb_engine.records.page_file import PageFile
+from persipubsub.lmdb_engine.records.transaction import Transaction
+from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX
+from persipubsub.lmdb_engine.repair.recovered_subscribers import (SUBSCRIBER_NUMBER_MAX, RecoveredSubscriber, Step,
+                                                                  letters_of_nobody, recovered_subscribers)
+from persipubsub.lmdb_engine.repair.salvage import Salvage
+from persipubsub.lmdb_engine.rules import message_log
+from persipubsub.lmdb_engine.rules.settings import fresh
+
+#: One transaction of the fresh queue.
+MESSAGES_PER_STEP = 1000
+BYTES_PER_STEP = 64 * 1024**2
+#: Where no subscriber can be read, this one gets all messages: without any the queue would hold none.
+STAND_IN = b"recovered"
+PROBLEMS_MAX = 20
+
+#: Called with the messages written so far, and how many there are in all.
+Progress = Callable[[int, int], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:  # pylint: disable=too-many-instance-attributes  # one per fact
+    """What :func:`recover` saved, and what not."""
+
+    #: The directory of the queue.
+    path: pathlib.Path
+    #: The damaged file, as it was.
+    damaged_file: pathlib.Path
+    #: How many messages were saved.
+    messages: int
+    #: How many messages were saved that were sent for later.
+    delayed: int
+    #: How many messages that somebody awaits are known to be lost. What was sent last may be lost unknown.
+    messages_lost: int
+    #: Of how many messages it is still known how often they were handed out, though nobody has taken them. What else
+    #: may have been in flight comes again, as if for the first time.
+    in_flight: int
+    #: How many dead letters were saved.
+    dead_letters: int
+    #: How many messages were saved that had been dead letters, and were requeued.
+    requeued: int
+    #: How many dead letters, and requeued ones, are known to be lost.
+    letters_lost: int
+    #: The subscribers that were saved, with their places.
+    subscribers: Tuple[str, ...]
+    #: Whether the configuration was saved; otherwise it is the default.
+    configuration: bool
+    #: What could not be read, at most 20 findings.
+    problems: Tuple[str, ...]
+
+
+def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] = None) -> Report:
+    """Put a fresh queue in the place of a damaged one, with all that can still be read; the damaged file stays beside.
+
+    Whatever ends it in the midst, the old queue is there or the new one.
+
+    :param path: the directory of the queue
+    :param progress: called now and then with the messages saved so far, and those found
+    :raise ArgumentTypeError: not a str or PathLike
+    :raise ArgumentError: empty, or with a NUL
+    :raise NotInitializedError: there is no queue
+    :raise PathError: one of its files is a link, or this user may not
+    :raise FormatError: it is a queue of persipubsub 1.0.0
+    :raise InUseError: somebody has the queue open
+    :raise DiskFullError: there is no room for the fresh one; nothing was changed
+    """
+    directory = pathlib.Path(os.path.abspath(checks.directory(path)))
+    with opening_check.alone(directory, "recovered"), PageFile(directory / files.DATA_FILE) as opened:
+        mode = files.data_file_mode(directory)
+        found = Salvage(opened)
+        rebuilding = _Rebuilding(found, progress)
+        with _kept(directory) as kept, files.new_data_file(directory, mode) as new_file:
+            database.create(new_file.path, *rebuilding.beginning)
+            database.fill(new_file.path, rebuilding.steps(), opened.size_bytes())
+        unclean_marker.remove(directory)
+    return Report(path=directory,
+                  damaged_file=kept,
+                  messages=rebuilding.saved,
+                  delayed=rebuilding.delayed,
+                  messages_lost=rebuilding.lost(),
+                  in_flight=rebuilding.in_flight(),
+                  dead_letters=sum(one.dead_letters for one in rebuilding.subscribers),
+                  requeued=sum(one.requeued for one in rebuilding.subscribers),
+                  letters_lost=letters_of_nobody(found) + sum(one.letters_lost for one in rebuilding.subscribers),
+                  subscribers=tuple(identifier.decode() for identifier in sorted(found.places)),
+                  configuration=found.header is not None,
+                  problems=tuple(found.problems[:PROBLEMS_MAX]))
+
+
+def check(path: Union[str, "os.PathLike[str]"]) -> Tuple[Violation, ...]:
+    """Verify the pages and the records of a queue that nobody has open; nothing is changed.
+
+    :param path: the directory of the queue
+    :return: the violations of invariants, empty if there are none
+    :raise ArgumentTypeError: not a str or PathLike
+    :raise ArgumentError: empty, or with a NUL
+    :raise NotInitializedError: there is no queue
+    :raise PathError: one of its files is a link, or this user may not
+    :raise FormatError: it is a queue of persipubsub 1.0.0
+    :raise InUseError: somebody has the queue open
+    """
+    directory = pathlib.Path(os.path.abspath(checks.directory(path)))
+    with opening_check.alone(directory, "verified"):
+        return opening_check.violations(directory)
+
+
+@contextlib.contextmanager
+def _kept(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Give the damaged file a second name, which it keeps unless nothing takes its first one."""
+    kept = _link(path)
+    try:
+        yield kept
+    except BaseException:
+        with contextlib.suppress(OSError):  # on a disk that fails this fails as well
+            if kept.samefile(path / files.DATA_FILE):
+                kept.unlink()
+        raise
+
+
+def _link(path: pathlib.Path) -> pathlib.Path:
+    """Give the damaged file a second name, durably; it is the one that a try before this gave, if there was one."""
+    data_file = path / files.DATA_FILE
+    with os_errors.errors_about(path):
+        names = [entry for entry in path.iterdir() if re.fullmatch(r"damaged-[0-9]+\.mdb", entry.name)]
+        for entry in names:
+            if entry.samefile(data_file):
+                return entry
+        number = 1 + max((int(entry.stem[len("damaged-"):]) for entry in names), default=0)
+        kept = path / f"damaged-{number}.mdb"
+        os.link(data_file, kept)
+        files.sync(path)
+        return kept
+
+
+class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts of a queue
+    """The records of the fresh queue, from those that were found."""
+
+    def __init__(self, found: Salvage, progress: Optional[Progress]) -> None:
+        self.saved = 0
+        self.delayed = 0
+        self._found = found
+        self._progress = progress
+        self.subscribers = recovered_subscribers(found)
+        header, first_run = fresh(Configuration())
+        if found.header is not None:
+            header = found.header
+        self._runs = _plausible(found.runs[first_id] for first_id in sorted(found.runs))
+        next_id = self._first_unused_id()
+        floor = min((one.position for one in self.subscribers), default=0)
+        # A larger one is broken, or all messages had gone: of neither is any message to be left out.
+        first = header.first if header.first <= next_id else 0
+        self._next_id = max(next_id, min(header.first, ID_MAX))
+        self._start = first if header.retention_us else max(floor, first)
+        self._ids = sorted(message_id for message_id in found.messages if message_id >= self._start)
+        self._saved_ids: List[int] = []
+        if not self.subscribers and self._ids:
+            self.subscribers = [RecoveredSubscriber(STAND_IN, Place(1, self._ids[0]), 1, found)]
+        delayed_numbers = [0, *(number for _, number in found.delayed)]
+        number = max([header.next_subscriber_number, *(one.place.number + 1 for one in self.subscribers)])
+        header = header._replace(
+            first=first,
+            waiting=0,
+            next_subscriber_number=min(number, SUBSCRIBER_NUMBER_MAX),
+            delayed=0,
+            next_due_us=NEVER_US,
+            # Whoever can cancel a message that has gone must not cancel another one.
+            next_delayed_number=max(1 + max(delayed_numbers), min(header.next_delayed_number, ID_MAX)))
+        self.beginning: Tuple[Header, Run] = header, first_run
+
+    def _first_unused_id(self) -> int:
+        """Return an id above every id that any record tells of, so that none is given twice."""
+        found = self._found
+        return 1 + max([
+            0,
+            *(run.first_id - 1 for run in self._runs),
+            *(one.next_id - 1 for one in self.subscribers),
+            *found.messages,
+            *(place - 1 for place in found.positions),
+            # Also of subscribers that are lost.
+            *(message_id % REQUEUED for ids in found.ids_by_subscriber() for message_id in ids),
+            *(sent.message_id for sent in found.once.values() if sent.message_id < ID_MAX),
+        ])
+
+    def steps(self) -> Iterator[Step]:
+        """Give the transactions that make the fresh queue."""
+        yield self._put_settings
+        for first_id, payloads in self._stretches():
+            yield self._appending(first_id, payloads)
+            self.saved += len(payloads)
+            if self._progress is not None:
+                self._progress(self.saved, len(self._ids))
+        yield lambda txn: txn.log().mark_end(self._next_id)
+        yield self._put_once
+        for subscriber in self.subscribers:
+            yield from subscriber.steps()
+        for key in sorted(self._found.delayed):
+            try:
+                yield functools.partial(_put_delayed, *key, self._found.delayed_payload(key))
+                self.delayed += 1
+            except errors.DamagedError as error:
+                self._found.problems.append(str(error))
+
+    def _put_settings(self, txn: Transaction) -> None:
+        if self._found.message_type is not None:
+            txn.put_message_type(self._found.message_type)
+
+    def _put_once(self, txn: Transaction) -> None:
+        once = txn.once()
+        # Each message was sent with one id; of two, a record is broken.
+        by_message = {sent: identifier for identifier, sent in self._found.once.items()}
+        for sent, identifier in by_message.items():
+            if 0 < sent.message_id < self._next_id:
+                once.put(identifier, sent)
+
+    def _stretches(self) -> Iterator[Tuple[int, List[bytes]]]:
+        """Give messages with adjacent ids, of one run, as many as go into a transaction."""
+        payloads: List[bytes] = []
+        first_id, size_bytes, run = 0, 0, -1
+        for message_id in self._ids:
+            try:
+                payload = self._found.payload(message_id)
+            except errors.DamagedError as error:
+                self._found.problems.append(str(error))
+                continue
+            run_of_it = self._run(message_id)
+            fits = len(payloads) < MESSAGES_PER_STEP and size_bytes + len(payload) <= BYTES_PER_STEP
+            if payloads and (message_id != first_id + len(payloads) or run_of_it != run or not fits):
+                yield first_id, payloads
+                payloads, size_bytes = [], 0
+            if not payloads:
+                first_id, run = message_id, run_of_it
+            payloads.append(payload)
+            size_bytes += len(payload)
+            self._saved_ids.append(message_id)
+        if payloads:
+            yield first_id, payloads
+
+    def _run(self, message_id: int) -> int:
+        """Give the index of the run of a message, or -1 if it is not known."""
+        return bisect.bisect_right(self._runs, message_id, key=lambda run: run.first_id) - 1
+
+    def _appending(self, first_id: int, payloads: List[bytes]) -> Step:
+        largest_bytes = max(map(len, payloads))
+        # Too late rather than too early: what nobody knows the time of must not expire at once.
+        runs = itertools.islice(self._runs, max(0, self._run(first_id)), None)
+        time_us = next((run.time_us for run in runs if run.time_us), None)
+
+        def append(txn: Transaction) -> None:
+            log = txn.log()
+            log.mark_end(first_id)
+            log.begin_run(max(message_log.now_us(txn) if time_us is None else time_us,
+                              log.newest().time_us), largest_bytes)
+            txn.append(first_id, payloads, largest_bytes)
+
+        return append
+
+    def in_flight(self) -> int:
+        """Count the saved messages of which it is known how often they were handed out to a subscriber."""
+        saved = set(self._saved_ids)
+        return sum(len(saved.intersection(one.counted)) for one in self.subscribers)
+
+    def lost(self) -> int:
+        """Count the messages that the log tells of, that somebody awaits, and that were not saved."""
+        lost = 0
+        for run, later in zip(self._runs, self._runs[1:]):
+            stop = min(run.first_id + max(0, later.messages_before - run.messages_before), later.first_id)
+            start = max(run.first_id, self._start)
+            if stop > start:
+                between = bisect.bisect_left(self._saved_ids, stop) - bisect.bisect_left(self._saved_ids, start)
+                lost += stop - start - between
+        start = max(self._runs[-1].first_id if self._runs else 1, self._start)
+        saved = len(self._saved_ids) - bisect.bisect_left(self._saved_ids, start)
+        return lost + max(0, self._next_id - start - saved)
+
+
+def _put_delayed(due_us: int, number: int, payload: bytes, txn: Transaction) -> None:
+    txn.schedule().put(due_us, number, payload)
+    header = txn.header
+    txn.put_header(header._replace(delayed=header.delayed + 1, next_due_us=min(due_us, header.next_due_us)))
+
+
+def _plausible(runs: Iterator[Run]) -> List[Run]:
+    """Leave out what contradicts the runs before it."""
+    plausible: List[Run] = []
+    for run in runs:
+        if not plausible or run.time_us >= plausible[-1].time_us:
+            plausible.append(run)
+    return plausible
