@@ -1,8 +1,9 @@
-"""Parametrize the suite by engine and form, and open a fresh queue of the engine for each test."""
+"""Run the suite on each engine, as far as it has the capabilities, and open fresh queues of it for each test."""
 
 import itertools
+import shutil
 import time
-from typing import Any, Callable, Iterator, List, Set, Type
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, Set, Type
 
 import pytest
 
@@ -13,26 +14,43 @@ from tests.conformance.queues import NewQueue, PassTime, Queue
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on each engine that has the capabilities of its marks; with both forms if it is marked so."""
+    """Run a test on each engine, with both forms of endpoints if it is marked so."""
     if "engine" not in metafunc.fixturenames:
         return
-    needed = {name for mark in metafunc.definition.iter_markers("capability") for name in mark.args}
-    if not needed <= CAPABILITIES.keys():
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: no such capability: {needed - CAPABILITIES.keys()}")
-    forms = _forms(metafunc.definition.get_closest_marker("both_forms") is not None)
+    forms: List[Type[Any]] = [Plain]
+    if metafunc.definition.get_closest_marker("both_forms") is not None:
+        forms.append(Tasks)
     cases = [
-        pytest.param(engine, form, id=f"{engine.name}{suffix}") for engine in ENGINES for form, suffix, more in forms
-        if needed | more <= engine.capabilities
+        pytest.param(engine, form, id=engine.name if form is Plain else f"{engine.name}-asyncio") for engine in ENGINES
+        for form in forms
     ]
-    if not cases:
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: no engine has all of {sorted(needed)}")
     metafunc.parametrize("engine, form", cases, indirect=True)
 
 
-def _forms(both: bool) -> List["tuple[Type[Any], str, Set[str]]"]:
-    """Return the forms of endpoints, what the name of a test says of each, and what an engine must be able to do."""
-    plain: "tuple[Type[Any], str, Set[str]]" = (Plain, "", set())
-    return [plain, (Tasks, "-asyncio", {"asyncio"})] if both else [plain]
+def pytest_collection_modifyitems(config: pytest.Config, items: List[pytest.Item]) -> None:
+    """Leave out what an engine need not be able to do, by the marks of tests and of their parameters."""
+    left_out = [item for item in items if not _needed(item) <= _capabilities(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _needed(item: pytest.Item) -> Set[str]:
+    """Return the capabilities that an item needs."""
+    needed = {name for mark in item.iter_markers("capability") for name in mark.args}
+    if not needed <= CAPABILITIES.keys():
+        raise pytest.UsageError(f"{item.nodeid}: no such capability: {needed - CAPABILITIES.keys()}")
+    return needed | ({"asyncio"} if _parameters(item).get("form") is Tasks else set())
+
+
+def _capabilities(item: pytest.Item) -> FrozenSet[str]:
+    """Return the capabilities of the engine of an item; an item without one has no use for them."""
+    engine = _parameters(item).get("engine")
+    return engine.capabilities if isinstance(engine, Engine) else frozenset(CAPABILITIES)
+
+
+def _parameters(item: pytest.Item) -> Dict[str, Any]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
 
 
 @pytest.fixture(name="engine")
@@ -51,8 +69,8 @@ def form_fixture(request: pytest.FixtureRequest) -> Iterator[Form]:
 
 
 @pytest.fixture(name="new_location")
-def new_location_fixture(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Location]:
-    """Return locations of queues that do not exist yet."""
+def new_location_fixture(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Location]]:
+    """Return locations of queues that do not exist yet, each in a directory of its own, which is deleted afterwards."""
     directory, numbers = tmp_path_factory.mktemp("conformance"), itertools.count(1)
 
     def new_location() -> Location:
@@ -60,7 +78,8 @@ def new_location_fixture(engine: Engine, tmp_path_factory: pytest.TempPathFactor
         own.mkdir()
         return engine.new_location(own)
 
-    return new_location
+    yield new_location
+    shutil.rmtree(directory)
 
 
 @pytest.fixture(name="new_queue")
