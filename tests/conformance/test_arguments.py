@@ -42,11 +42,16 @@ def refused(queue: Queue, wrong: List[Wrong], names: str, call: Callable[[Any], 
     unchanged(queue)
 
 
-@pytest.mark.parametrize("method", ["add_subscriber", "remove_subscriber", "prune_all_messages_for", "dead_letters"])
+@pytest.mark.parametrize("method", [
+    "add_subscriber", "remove_subscriber",
+    pytest.param("prune_all_messages_for", marks=pytest.mark.capability("clearing")),
+    pytest.param("rewind", marks=pytest.mark.capability("replay")),
+    pytest.param("dead_letters", marks=pytest.mark.capability("dead_letters"))
+])
 def test_names_of_subscribers(method: str, new_queue: NewQueue) -> None:
     """A name is a str of 1 to 255 bytes of UTF-8 without NUL, wherever it is given."""
-    queue = new_queue("a")
-    refused(queue, NAMES, "identifier", getattr(queue.control, method))
+    queue, others = new_queue("a"), ["earliest"] if method == "rewind" else []
+    refused(queue, NAMES, "identifier", lambda value: getattr(queue.control, method)(value, *others))
 
 
 @pytest.mark.both_forms
@@ -131,6 +136,17 @@ def test_messages(new_queue: NewQueue) -> None:
     """A message is like bytes: text has to be encoded first."""
     queue = new_queue("a")
     refused(queue, [Wrong(TYPE, value) for value in ("text", None, 5, [b"x"])], "bytes-like", queue.publisher().send)
+
+
+@pytest.mark.both_forms
+def test_a_message_of_too_many_bytes(new_queue: NewQueue) -> None:
+    """A message of more than 1 GiB raises MessageTooLargeError, which is an ArgumentError, and nothing is sent."""
+    queue = new_queue("a")
+    queue.publisher().send(b"first")
+    with pytest.raises(errors.MessageTooLargeError) as raised:
+        queue.publisher().send(bytes(1024**3 + 1))
+    assert isinstance(raised.value, errors.ArgumentError)
+    unchanged(queue)
 
 
 @pytest.mark.both_forms

@@ -44,8 +44,10 @@ def test_acknowledged_messages_stay(new_queue: NewQueue, pass_time: PassTime) ->
     queue = new_queue("a", retention_s=RETENTION_S)
     queue.publisher().send_many(numbered(3))
     drained(queue.subscriber())
-    assert (queue.control.status().messages, queue.control.status().retained) == (3, 3)
-    assert stored(queue) == numbered(3)
+    queue.publisher().send(b"3")
+    assert (queue.control.status().messages, queue.control.status().retained) == (4, 3)
+    drained(queue.subscriber())
+    assert stored(queue) == numbered(4)
     pass_time(RETENTION_S + 0.1)
     assert (queue.control.status().messages, queue.control.status().retained) == (0, 0)
     assert stored(queue) == []
@@ -73,6 +75,19 @@ def test_what_somebody_awaits_outlives_the_retention(new_queue: NewQueue, pass_t
     queue.publisher().send(b"2")
     assert stored(queue) == numbered(3)
     assert drained(queue.subscriber("slow")) == numbered(3)
+
+
+@RETENTION
+@STATUS
+@pytest.mark.capability("expiry")
+def test_retained_messages_do_not_expire(new_queue: NewQueue, pass_time: PassTime) -> None:
+    """Messages that all have acknowledged count nowhere as lost, also where their retention is the message timeout."""
+    queue = new_queue("a", retention_s=RETENTION_S, high_watermark=HighWaterMark(message_timeout=RETENTION_S))
+    queue.publisher().send_many(numbered(3))
+    drained(queue.subscriber())
+    pass_time(RETENTION_S + 0.1)
+    queue.publisher().send(b"x")
+    assert queue.control.status().pruned.timeout == 0
 
 
 @RETENTION

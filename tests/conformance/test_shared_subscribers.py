@@ -97,6 +97,14 @@ def test_methods_for_one_reader(method: str, queue: Queue) -> None:
     assert received(queue.subscriber()) == b"x"
 
 
+def test_a_claim_is_bounded(queue: Queue) -> None:
+    """A worker is handed 10,000 messages at most, however many it asks for."""
+    queue.publisher().send_many([b""] * 10_001)
+    for expected in (10_000, 1, 0):
+        with queue.subscriber().receive_many(max_messages=10**6, timeout=0) as msgs:
+            assert len(msgs) == expected
+
+
 # Failing
 
 
@@ -139,6 +147,22 @@ def test_what_fails_in_a_batch_comes_again_alone(queue: Queue) -> None:
         with queue.subscriber().receive_many(timeout=0) as msgs:
             assert msgs == [msg]
     assert not drained(queue.subscriber())
+
+
+@pytest.mark.parametrize("stopped_first", [False, True])
+def test_what_failed_is_alone_among_what_was_given_back(stopped_first: bool, queue: Queue) -> None:
+    """A message that failed is in no batch with those that a worker gave back when it was stopped."""
+    queue.publisher().send_many([b"bad", b"1", b"2"])
+    bad, others = queue.subscriber().receive_many(1, timeout=0), queue.subscriber().receive_many(2, timeout=0)
+    # pylint: disable=unnecessary-dunder-call  # the blocks end in either order
+    assert (bad.__enter__(), others.__enter__()) == ([b"bad"], [b"1", b"2"])
+    for block, error in [(bad, Failed()), (others, KeyboardInterrupt())][::-1 if stopped_first else 1]:
+        block.__exit__(type(error), error, None)
+    batches: List[List[bytes]] = []
+    while len(batches) < 2:
+        with queue.subscriber().receive_many(timeout=0) as msgs:
+            batches.append(msgs)
+    assert sorted(batches) == [[b"1", b"2"], [b"bad"]]
 
 
 @pytest.mark.capability("dead_letters")

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import itertools
 import signal
 import time
@@ -9,7 +10,8 @@ from typing import Any, Callable, Iterator, List, Tuple
 
 import pytest
 
-from persipubsub import errors
+from persipubsub import Subscriber, errors
+from persipubsub.aio import AsyncSubscriber
 from tests.conformance.forms import AnySubscriber
 from tests.conformance.queues import NewQueue, drained, numbered, received, start
 
@@ -68,6 +70,22 @@ def test_every_way_to_receive_waits(receive: Receive, new_queue: NewQueue) -> No
     sending = start(lambda: queue.environment.new_publisher().send(b"x"), LATER_S)
     assert receive(queue.subscriber(), 60) == b"x"
     sending.result()
+
+
+@pytest.mark.parametrize("kind", [Subscriber, AsyncSubscriber])
+@pytest.mark.parametrize("way, timeout_s", [("receive", 60), ("receive_many", 60), ("receive_to_top", 60),
+                                            ("messages", None)])
+def test_the_default_timeouts(way: str, timeout_s: Any, kind: type) -> None:
+    """Unless told otherwise, a wait takes a minute at most, and a loop waits for ever."""
+    assert inspect.signature(getattr(kind, way)).parameters["timeout"].default == timeout_s
+
+
+@pytest.mark.both_forms
+def test_a_wait_costs_no_processor_time(new_queue: NewQueue) -> None:
+    """A subscriber that waits sleeps."""
+    subscriber, begin = new_queue("a").subscriber(), time.process_time()
+    assert received(subscriber, 0.5) is None
+    assert time.process_time() - begin < 0.2
 
 
 def test_who_waits_is_woken_in_time(new_queue: NewQueue) -> None:
