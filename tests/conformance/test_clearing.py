@@ -83,7 +83,7 @@ def test_messages_that_are_cleared_while_they_are_handled(new_queue: NewQueue) -
 
 
 def test_a_large_queue_is_cleared(new_queue: NewQueue) -> None:
-    """25,000 messages are gone at once for everybody, and what is sent afterwards is all that is there."""
+    """Clearing deletes 25,000 messages at once for everybody, and the next message is the only one there."""
     queue = new_queue("a")
     queue.publisher().send_many([b""] * 25_000)
     assert queue.control.clear_messages() == 25_000

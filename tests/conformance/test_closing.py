@@ -76,7 +76,7 @@ def test_what_is_closed_says_so(new_queue: NewQueue) -> None:
 
 
 def test_context_managers(new_queue: NewQueue) -> None:
-    """Each object is a context manager that gives itself, and is closed at the end of the block."""
+    """Each object is a context manager that returns itself, and is closed at the end of the block."""
     queue = new_queue("a")
     with queue.opened() as environment:
         with environment.new_control() as control, environment.new_publisher() as publisher, \

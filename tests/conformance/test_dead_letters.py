@@ -36,7 +36,7 @@ def payloads(queue: Queue) -> List[bytes]:
 
 @KINDS
 def test_a_message_that_always_fails_stops_nobody(shared: bool, new_queue: NewQueue) -> None:
-    """A message whose blocks raised ``max_deliveries`` times comes no more, and the subscriber goes on behind it."""
+    """A message whose blocks raised ``max_deliveries`` times does not come again; those behind it come."""
     queue = new_queue("other")
     limit(queue, shared, max_deliveries=3)
     queue.publisher().send_many([b"bad", b"good"])
@@ -98,7 +98,7 @@ def test_the_leases_that_ran_out(new_queue: NewQueue, pass_time: PassTime) -> No
 
 
 def test_a_plain_subscriber_has_no_limit(new_queue: NewQueue) -> None:
-    """Unless told otherwise, a plain subscriber gets a message again and again."""
+    """By default a plain subscriber gets a message again and again."""
     queue = new_queue("a")
     queue.publisher().send(b"bad")
     assert [failed(queue.subscriber()) for _ in range(30)] == [b"bad"] * 30
@@ -129,7 +129,7 @@ def test_only_failures_of_a_plain_subscriber_count(new_queue: NewQueue) -> None:
 
 
 def test_a_batch_of_a_plain_subscriber(new_queue: NewQueue) -> None:
-    """What failed in a batch comes again alone, so the one to blame takes no other with it."""
+    """Messages that failed in a batch come again alone, so only the one to blame becomes a dead letter."""
     queue = new_queue()
     limit(queue, False, max_deliveries=2)
     queue.publisher().send_many([b"1", b"bad", b"3"])
@@ -259,8 +259,8 @@ def test_dead_letters_are_counted(shared: bool, new_queue: NewQueue) -> None:
 
 
 @KINDS
-def test_dead_letters_go_with_their_subscriber(shared: bool, new_queue: NewQueue,
-                                               caplog: pytest.LogCaptureFixture) -> None:
+def test_dead_letters_of_a_removed_subscriber(shared: bool, new_queue: NewQueue,
+                                              caplog: pytest.LogCaptureFixture) -> None:
     """The dead letters of a subscriber that is removed are deleted, with a warning."""
     queue = new_queue()
     limit(queue, shared)

@@ -98,7 +98,7 @@ def test_the_number_of_ids(new_queue: NewQueue) -> None:
 
 @pytest.mark.capability("status", "deduplication_max")
 def test_the_settings(new_queue: NewQueue) -> None:
-    """Ids are remembered for 120 seconds, and 100,000 of them, unless told otherwise; both can be changed."""
+    """Ids are remembered for 120 seconds, and 100,000 of them, by default; both can be changed."""
     queue = new_queue("a")
     status = queue.control.status()
     assert (status.deduplication_window_s, status.deduplication_max) == (120, 100_000)

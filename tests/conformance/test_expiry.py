@@ -37,7 +37,7 @@ def test_a_younger_message_is_delivered(new_queue: NewQueue, pass_time: PassTime
 
 @pytest.mark.capability("clock")
 def test_the_default_is_500_seconds(new_queue: NewQueue, pass_time: PassTime) -> None:
-    """Unless told otherwise, a message expires after 500 seconds, and not before."""
+    """By default a message expires after 500 seconds, and not before."""
     queue = new_queue("a", "b")
     queue.publisher().send(b"x")
     pass_time(490)
@@ -47,7 +47,7 @@ def test_the_default_is_500_seconds(new_queue: NewQueue, pass_time: PassTime) ->
 
 
 def test_expiry_is_for_those_who_have_not_acknowledged(new_queue: NewQueue, pass_time: PassTime) -> None:
-    """A message expires for the subscribers that have not acknowledged it, and goes on to be had by the others."""
+    """A message expires for the subscribers that have not acknowledged it; others received it before."""
     queue = new_queue("a", "slow", high_watermark=BRIEF)
     queue.publisher().send(b"old")
     assert received(queue.subscriber("a")) == b"old"

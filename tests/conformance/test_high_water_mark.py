@@ -143,7 +143,7 @@ def test_an_overflow_is_a_warning(new_queue: NewQueue, caplog: pytest.LogCapture
 
 
 def test_a_queue_of_the_latest_value_warns_of_nothing(new_queue: NewQueue, caplog: pytest.LogCaptureFixture) -> None:
-    """With ``max_messages=1`` no warning says that a message took the place of the one before."""
+    """With ``max_messages=1`` no warning says that a message replaced the one before."""
     queue = new_queue("a", high_watermark=HighWaterMark(max_messages=1))
     queue.publisher().send_many(numbered(3))
     queue.publisher().send(b"3")

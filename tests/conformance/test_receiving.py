@@ -45,7 +45,7 @@ def test_receive_many_has_a_maximum(new_queue: NewQueue) -> None:
 
 
 def test_receive_many_returns_a_thousand_at_most(new_queue: NewQueue) -> None:
-    """Unless told otherwise, ``receive_many`` returns at most 1,000 messages."""
+    """By default ``receive_many`` returns at most 1,000 messages."""
     queue = new_queue("a")
     for _ in range(2):
         queue.publisher().send_many([b""] * 600)

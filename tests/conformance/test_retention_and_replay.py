@@ -40,7 +40,7 @@ def stored(queue: Queue, *span: Any) -> List[bytes]:
 @HISTORY
 @STATUS
 def test_acknowledged_messages_stay(new_queue: NewQueue, pass_time: PassTime) -> None:
-    """What all have acknowledged stays until it is as old as the retention, and then it is gone for everybody."""
+    """Messages that all have acknowledged stay until they are as old as the retention; then they are deleted."""
     queue = new_queue("a", retention_s=RETENTION_S)
     queue.publisher().send_many(numbered(3))
     drained(queue.subscriber())
@@ -55,7 +55,7 @@ def test_acknowledged_messages_stay(new_queue: NewQueue, pass_time: PassTime) ->
 
 @HISTORY
 def test_without_retention_nothing_stays(new_queue: NewQueue) -> None:
-    """Unless told otherwise, a message is deleted when all subscribers have acknowledged it."""
+    """By default a message is deleted when all subscribers have acknowledged it."""
     queue = new_queue("a", "b")
     queue.publisher().send_many(numbered(3))
     drained(queue.subscriber("a"))
@@ -344,7 +344,7 @@ def test_starts_that_cannot_be(start: Any, kind: type, new_queue: NewQueue) -> N
 
 @HISTORY
 def test_the_history(new_queue: NewQueue) -> None:
-    """The history has what is stored, with ids and times in UTC, whoever awaits it, and takes nothing."""
+    """The history returns what is stored, with ids and times in UTC, whoever awaits it, and acknowledges nothing."""
     queue, before = new_queue("a", "slow"), now()
     ids = list(queue.publisher().send_many(numbered(3)))
     drained(queue.subscriber("a"))

@@ -54,7 +54,7 @@ def test_messages_that_all_have_taken(new_queue: NewQueue) -> None:
 
 
 def test_what_was_skipped_was_taken(new_queue: NewQueue) -> None:
-    """``pop`` and ``receive_to_top`` take what they skip; a message that came again counts once."""
+    """Messages that ``pop`` and ``receive_to_top`` skip count as taken; one that came again counts once."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(5))
     subscriber = queue.subscriber()
@@ -80,7 +80,7 @@ def test_ages(new_queue: NewQueue, pass_time: PassTime) -> None:
 
 
 def test_dangling_messages(new_queue: NewQueue) -> None:
-    """What went since nobody awaited it any more counts as dangling; what was cleared or skipped counts nowhere."""
+    """Messages that nobody awaits any more count as dangling; those cleared or skipped count nowhere."""
     queue = new_queue("a", "b")
     queue.publisher().send_many(numbered(5))
     received(queue.subscriber("a"))
@@ -109,7 +109,7 @@ def test_counts_with_gaps(new_queue: NewQueue) -> None:
 
 
 def test_bytes(new_queue: NewQueue) -> None:
-    """The size of a queue is about that of its messages, and nothing when they are gone."""
+    """The size of a queue is about that of its messages, and next to nothing when they are deleted."""
     queue = new_queue("a")
     queue.publisher().send_many([bytes(10_000)] * 20)
     assert 200_000 <= queue.control.status().size_bytes < 600_000

@@ -149,8 +149,8 @@ def test_removing_a_subscriber_that_is_not_there(new_queue: NewQueue) -> None:
     assert drained(queue.subscriber("a")) == [b"x"]
 
 
-def test_the_last_subscriber_goes(new_queue: NewQueue) -> None:
-    """With the last subscriber go all messages; publishers go on, and the next subscriber begins anew."""
+def test_removing_the_last_subscriber(new_queue: NewQueue) -> None:
+    """Removing the last subscriber deletes all messages; publishers go on, and the next subscriber begins anew."""
     queue = new_queue("a")
     publisher = queue.publisher()
     publisher.send(b"before")

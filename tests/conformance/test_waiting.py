@@ -76,7 +76,7 @@ def test_every_way_to_receive_waits(receive: Receive, new_queue: NewQueue) -> No
 @pytest.mark.parametrize("way, timeout_s", [("receive", 60), ("receive_many", 60), ("receive_to_top", 60),
                                             ("messages", None)])
 def test_the_default_timeouts(way: str, timeout_s: Any, kind: type) -> None:
-    """Unless told otherwise, a wait takes a minute at most, and a loop waits for ever."""
+    """By default a wait takes a minute at most, and a loop waits for ever."""
     assert inspect.signature(getattr(kind, way)).parameters["timeout"].default == timeout_s
 
 
