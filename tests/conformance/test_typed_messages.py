@@ -127,7 +127,7 @@ LOOKS = pytest.mark.parametrize("look", [
 @LOOKS
 def test_what_does_not_parse(look: Callable[["Subscriber[StringValue]"], Any], queue: Queue,
                              subscriber: "Subscriber[StringValue]") -> None:
-    """What is no message of the type raises DecodeError with its id and its bytes, and stays; ``pop`` acknowledges it."""
+    """What is no message of the type raises DecodeError with its id and bytes, and stays; ``pop`` acknowledges it."""
     message_id = queue.environment.new_publisher().send(NO_MESSAGE)
     for _ in range(2):
         with pytest.raises(errors.DecodeError, match="'a'") as raised:
