@@ -1,0 +1,70 @@
+"""The engines that the suite runs on: what each can do, and how to make a fresh queue of it.
+
+To add one, add an entry to :data:`ENGINES`.
+"""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Union
+
+import persipubsub
+from persipubsub import Durability, Environment
+
+Location = Union[str, os.PathLike[str]]
+
+#: What not every engine can do. All else is required of each of them.
+CAPABILITIES: Dict[str, str] = {
+    "asyncio": "endpoints for tasks: new_async_publisher, new_async_subscriber",
+    "backup": "Control.backup",
+    "check": "Control.check; then each queue is verified after its test",
+    "clearing": "Control.clear_messages, clear_all_subscribers, prune_all_messages_for, prune_dangling_messages",
+    "clock": "time goes by the fixture persipubsub_clock; without it, a test waits in real time",
+    "create": "new_control(create=False), is_initialized, NotInitializedError where there is no queue",
+    "dead_letters": "max_deliveries, Control.dead_letters, requeue_dead_letters, discard_dead_letters",
+    "deduplication": "deduplication_id, deduplication_window_s",
+    "deduplication_max": "deduplication_max",
+    "delayed": "send_later, cancel",
+    "durability": "Durability.PROCESS_CRASH beside POWER_LOSS, and autosync",
+    "expiry": "the message timeout",
+    "forks": "a forked child uses what it inherited",
+    "high_water_mark": "the marks for the number and the bytes of messages, Strategy.prune_first",
+    "history": "Control.history",
+    "large_messages": "messages of more than a mebibyte",
+    "message_types": "a queue that is bound to a message type",
+    "persistent": "the queue outlives the Environments that use it",
+    "processes": "several processes use one queue",
+    "prune_last": "Strategy.prune_last",
+    "replay": "Control.rewind, and a new subscriber with a start",
+    "retention": "retention_s",
+    "shared": "shared subscribers, with leases and delayed retries",
+    "status": "Control.status",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """What the suite knows of an engine."""
+
+    name: str
+    #: Some of the keys of CAPABILITIES.
+    capabilities: FrozenSet[str]
+    #: Return the location of a queue that does not exist yet, given an empty directory for this queue.
+    new_location: Callable[[pathlib.Path], Location]
+    #: Return an Environment of the queue at a location. Child processes call it, too.
+    open: Callable[[Location], Environment] = persipubsub.new_environment
+    #: What new_control is given unless a test says otherwise: tests need not wait for a disk.
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+ENGINES: List[Engine] = [
+    Engine(name="lmdb",
+           capabilities=frozenset(CAPABILITIES),
+           new_location=lambda directory: directory / "queue",
+           settings={"durability": Durability.PROCESS_CRASH}),
+]
+
+
+def engine_of(name: str) -> Engine:
+    """Return the engine of a name: a child process finds it so."""
+    return next(engine for engine in ENGINES if engine.name == name)
