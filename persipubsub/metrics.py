@@ -14,7 +14,7 @@ except ModuleNotFoundError as _error:
 from persipubsub import errors, status_reader
 from persipubsub.engine import checks
 from persipubsub.status import QueueStatus
-from persipubsub.status_reader import Looker
+from persipubsub.status_reader import StatusReader
 
 __all__ = ["QueueCollector"]
 
@@ -99,7 +99,7 @@ class QueueCollector(Collector):
         # Each once: Prometheus refuses all that it is given where a series is there twice.
         self._paths = tuple(dict.fromkeys(pathlib.Path(os.path.abspath(checks.directory(path))) for path in paths))
         self._unreadable: Dict[pathlib.Path, str] = {}
-        self._read_status = Looker().read_status if isolated else status_reader.read_status
+        self._read_status = StatusReader().read_status if isolated else status_reader.read_status
 
     def describe(self) -> List[core.Metric]:
         """Name all metrics, without values: to register a collector, no queue has to be read."""

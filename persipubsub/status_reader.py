@@ -44,7 +44,7 @@ def read_status(path: pathlib.Path) -> QueueStatus:
         return opened.new_control(create=False).status()
 
 
-class Looker:
+class StatusReader:
     """Reads queues in a child. One look at a time; any thread may ask, and so may a process that was forked."""
 
     def __init__(self) -> None:

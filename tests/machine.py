@@ -19,7 +19,7 @@ import persipubsub
 from persipubsub import Control, Environment, Publisher, Subscriber, errors
 from persipubsub.lmdb_engine.records import transaction
 from persipubsub.lmdb_engine.rules import delays, message_log
-from tests.model import Message, Place
+from tests.model import Message, SubscriberRecord
 from tests.shared_model import PolicyPlace, SharedModel
 
 T = TypeVar("T")
@@ -235,7 +235,7 @@ class Machine(RuleBasedStateMachine):
         return (self.model.now_us() - messages[0].time_us) / 1e6 if messages else None
 
 
-def is_shared(place: Place) -> bool:
+def is_shared(place: SubscriberRecord) -> bool:
     """Tell whether workers share a subscriber of the model."""
     return isinstance(place, PolicyPlace) and place.shared
 

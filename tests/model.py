@@ -16,7 +16,7 @@ class Message(NamedTuple):
 
 
 @dataclasses.dataclass
-class Place:
+class SubscriberRecord:
     """A subscriber: the number tells it from a later one of the same name."""
 
     number: int
@@ -32,7 +32,7 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
         self.clock_boot = self.clock_offset_us = self.newest_us = 0
         self.high_watermark, self.strategy, self.durability = HighWaterMark(), Strategy.prune_first, Durability(0)
         self.log: List[Message] = []
-        self.places: Dict[str, Place] = {}
+        self.places: Dict[str, SubscriberRecord] = {}
         self.next_id = self.next_number = 1
         self.pruned: Counter[str] = collections.Counter()
 
@@ -78,7 +78,7 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
     def add(self, name: str) -> None:
         """Add a subscriber at the end."""
         if name not in self.places:
-            self.places[name] = Place(self.next_number, self.next_id)
+            self.places[name] = SubscriberRecord(self.next_number, self.next_id)
             self.next_number += 1
 
     def awaited(self, name: str) -> List[Message]:

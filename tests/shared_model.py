@@ -4,7 +4,7 @@ import dataclasses
 from typing import Dict, Iterable, List, Optional, Tuple
 
 from tests.lasting_model import LastingModel
-from tests.model import Message, Place
+from tests.model import Message, SubscriberRecord
 
 #: A message outside the log has its id plus this.
 OUTSIDE = 2**63
@@ -32,7 +32,7 @@ class Dead:
 
 
 @dataclasses.dataclass
-class PolicyPlace(Place):  # pylint: disable=too-many-instance-attributes  # one per fact
+class PolicyPlace(SubscriberRecord):  # pylint: disable=too-many-instance-attributes  # one per fact
     """A subscriber that is shared, or limits its deliveries."""
 
     shared: bool = False
@@ -135,7 +135,7 @@ class SharedModel(LastingModel):
             awaited = self.awaited(name)
             if entry.deliveries >= place.max_deliveries and (message_id >= OUTSIDE
                                                              or awaited and awaited[0].id == message_id):
-                self.bury(place, message_id, "raised")
+                self.add_dead_letter(place, message_id, "raised")
                 place.next_id = message_id + 1 if message_id < OUTSIDE else place.next_id
                 place.entries = {one: entry for one, entry in place.entries.items() if one >= place.next_id}
         self.let_go(self.log)
@@ -185,7 +185,8 @@ class SharedModel(LastingModel):
             if message is None or entry.deliveries >= place.max_deliveries:
                 if found:
                     break
-                self.bury(place, message_id, "raised" if not entry.claim and entry.failed else "lease ran out")
+                self.add_dead_letter(place, message_id,
+                                     "raised" if not entry.claim and entry.failed else "lease ran out")
                 continue
             max_bytes -= len(message.payload)
             if found and (entry.deliveries or max_bytes < 0):
@@ -221,12 +222,12 @@ class SharedModel(LastingModel):
             delay_us = min(place.retry_delay_us * 2**(entry.deliveries - 1), place.retry_delay_max_us)
             entry.due_us = self.now_us() + delay_us
             if entry.deliveries >= place.max_deliveries:
-                self.bury(place, message_id, "raised")
+                self.add_dead_letter(place, message_id, "raised")
         self.let_go(self.log)
 
     # Dead letters
 
-    def bury(self, place: PolicyPlace, message_id: int, reason: str) -> None:
+    def add_dead_letter(self, place: PolicyPlace, message_id: int, reason: str) -> None:
         """Make a dead letter of a message, if it is still there."""
         message, entry = self.message(place, message_id), place.entries.pop(message_id)
         place.outside.pop(message_id, None)

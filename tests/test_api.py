@@ -37,7 +37,7 @@ from persipubsub.lmdb_engine.records import database, layouts, runs
 from persipubsub.lmdb_engine.records.database import Database
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from persipubsub.lmdb_engine.rules import cursors, invariants, message_log
-from tests.damages import DELIVERY_DAMAGES, Raw, change_place, pack
+from tests.damages import DELIVERY_DAMAGES, Raw, change_subscriber, pack
 
 T = TypeVar("T")
 MakeEnvironment = Callable[..., Environment]
@@ -1264,7 +1264,7 @@ def change_run(raw: Raw, index: int, **fields: Any) -> None:
 
 def change_place_and_count(raw: Raw, identifier: bytes, place: int, new_place: int) -> None:
     """Move the only subscriber of a place to one that has none."""
-    change_place(raw, identifier, next_id=new_place)
+    change_subscriber(raw, identifier, next_id=new_place)
     raw.delete("pending_db", pack(place))
     raw.put("pending_db", pack(new_place), pack(1))
 
@@ -1278,9 +1278,9 @@ def put_delayed(raw: Raw, payload: bytes = b"", **fields: int) -> None:
 def put_once(raw: Raw, message_id: int = 1, by_id: bool = True, order: bool = True, times: int = 1) -> None:
     """Remember a deduplication id."""
     if by_id:
-        raw.put("once_db", b"x", layouts.encode_once(layouts.Once(message_id, times)))
+        raw.put("once_db", b"x", layouts.encode_deduplicated(layouts.Deduplicated(message_id, times)))
     for time_us in range(1, 1 + times * order):
-        raw.put("once_order_db", layouts.ONCE_ORDER_KEY.pack(time_us, message_id), b"x")
+        raw.put("once_order_db", layouts.DEDUPLICATION_ORDER_KEY.pack(time_us, message_id), b"x")
 
 
 # The queue: ids 1 and 2 in one run, 3 in the second, 4 (three parts) in the third, each larger than those before.
@@ -1289,8 +1289,8 @@ DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I1", "a place is not counted", lambda raw: raw.delete("pending_db", pack(3))),
     ("I1", "a place is counted twice", lambda raw: raw.put("pending_db", pack(3), pack(2))),
     ("I1", "a place of nobody is counted", lambda raw: raw.put("pending_db", pack(4), pack(1))),
-    ("I1", "a place is another one", lambda raw: change_place(raw, b"a", next_id=4)),
-    ("I1", "two subscribers have one number", lambda raw: change_place(raw, b"a", number=2)),
+    ("I1", "a place is another one", lambda raw: change_subscriber(raw, b"a", next_id=4)),
+    ("I1", "two subscribers have one number", lambda raw: change_subscriber(raw, b"a", number=2)),
     ("I1", "a number will be given again", lambda raw: change_header(raw, next_subscriber_number=2)),
     ("I2", "a message lies below the floor", lambda raw: raw.put("data_db", pack(1), b"x")),
     ("I2", "messages wait that are not there", lambda raw: change_header(raw, waiting=7)),

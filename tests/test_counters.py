@@ -7,7 +7,7 @@ import pytest
 
 from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, clock
 from persipubsub.lmdb_engine.records import layouts
-from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -159,4 +159,5 @@ def test_a_subscriber_that_is_added_again_begins_at_0(new_environment: MakeEnvir
 
 def test_counters_begin_anew_behind_the_largest_number() -> None:
     """A counter beyond 64 bits, which only damage can bring about, does not keep anybody from taking."""
-    assert layouts.decode_place(layouts.encode_place(Place(1, 2, 2**64 + 3))) == Place(1, 2, 3)
+    assert layouts.decode_subscriber(layouts.encode_subscriber(SubscriberRecord(1, 2, 2**64 + 3))) == SubscriberRecord(
+        1, 2, 3)

@@ -18,7 +18,7 @@ from persipubsub import Control, Durability, clock, errors
 from persipubsub.lmdb_engine.process import files, opening_check
 from persipubsub.lmdb_engine.records import layouts, page_file
 from persipubsub.lmdb_engine.records.page_file import PageFile
-from tests.damages import Raw, change_place
+from tests.damages import Raw, change_subscriber
 
 MakeEnvironment = Callable[..., persipubsub.Environment]
 #: Sends one message and dies without closing.
@@ -306,7 +306,7 @@ def contradict_place(raw: Raw) -> None:
     """Have workers hold more messages that have gone than they hold in all."""
     for message_id in (1, 2):
         raw.delete("data_db", layouts.pack_id(message_id))
-    change_place(raw, b"workers", in_flight=1)
+    change_subscriber(raw, b"workers", in_flight=1)
 
 
 @pytest.mark.damages_queues

@@ -33,7 +33,7 @@ def remembered(environment: Environment) -> int:
     """Count the deduplication ids that are stored."""
     opened = open_queues.acquire(environment.path)
     try:
-        return opened.read(lambda txn: txn.once_count())
+        return opened.read(lambda txn: txn.deduplication_count())
     finally:
         open_queues.release(opened)
 

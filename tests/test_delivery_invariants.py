@@ -10,7 +10,7 @@ import persipubsub
 from persipubsub import Environment, errors
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.rules import invariants
-from tests.damages import DELIVERY_DAMAGES, Raw, change_place
+from tests.damages import DELIVERY_DAMAGES, Raw, change_subscriber
 
 
 @pytest.fixture(name="damaged")
@@ -53,7 +53,7 @@ def test_check_finds(invariant: str, damage: Callable[[Raw], object], damaged: T
 def test_a_status_of_requeued_messages_that_are_not_there(damaged: Tuple[pathlib.Path, Raw]) -> None:
     """Where a subscriber counts requeued messages and has none, its status is an error of ours."""
     path, raw = damaged
-    change_place(raw, b"limited", requeued=1)
+    change_subscriber(raw, b"limited", requeued=1)
     raw.environment.close()
     with persipubsub.new_environment(path) as environment, pytest.raises(errors.DamagedError, match="requeued"):
         environment.new_control().status()

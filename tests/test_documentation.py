@@ -103,11 +103,11 @@ def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tupl
 @pytest.mark.parametrize("title, layout, names", [
     ("header", "records._HEADER", layouts.Header._fields),
     ("run", "records._RUN", layouts.Run._fields),
-    ("subscriber", "records._PLACE", layouts.Place._fields),
+    ("subscriber", "records._PLACE", layouts.SubscriberRecord._fields),
     ("key of a part", "records.PART_KEY", ("message_id", "number")),
     ("key of the index", "delivery_records.ENTRY_KEY", ("number", "message_id")),
     ("key of a delayed message", "records.DELAYED_KEY", ("due_us", "number", "part")),
-    ("deduplication", "records._ONCE", layouts.Once._fields),
+    ("deduplication", "records._ONCE", layouts.Deduplicated._fields),
     ("policy of a subscriber", "records._POLICY", (*Policy._fields, "in_flight", "requeued", "dead_letters")),
     ("delivery", "delivery_records._DELIVERY", ("deliveries", "token", "due_us")),
     ("key of a due message", "delivery_records.DUE_KEY", ("subscriber_number", "due_us", "message_id")),

@@ -348,7 +348,7 @@ def acknowledge(worker: Subscriber[bytes]) -> Callable[[], object]:
     return lambda: receipt.__exit__(None, None, None)
 
 
-def bury(worker: Subscriber[bytes]) -> Callable[[], object]:
+def add_dead_letter(worker: Subscriber[bytes]) -> Callable[[], object]:
     """Make dead letters of what was handed out."""
     receipt = held(worker, SHARED_MESSAGES)
     return lambda: fail(receipt)
@@ -364,7 +364,7 @@ def share_full(disk: pathlib.Path, durability: Durability, prepare: Callable[[Su
         publisher, worker = environment.new_publisher(), environment.new_subscriber(WORKERS)
         publisher.send_many([bytes(300)] * SHARED_MESSAGES)
         action = prepare(worker)
-        if prepare is bury:  # only now: a message that is handed out once comes alone
+        if prepare is add_dead_letter:  # only now: a message that is handed out once comes alone
             control.add_subscriber(WORKERS, max_deliveries=1)
         filler.fill(PAGE_BYTES)
         exhaust(publisher)
@@ -385,7 +385,7 @@ def share_full(disk: pathlib.Path, durability: Durability, prepare: Callable[[Su
 
 
 @pytest.mark.parametrize("durability", Durability)
-@pytest.mark.parametrize("prepare", [claim, acknowledge, bury])
+@pytest.mark.parametrize("prepare", [claim, acknowledge, add_dead_letter])
 def test_sharing(prepare: Callable[[Subscriber[bytes]], Callable[[], object]], durability: Durability,
                  disk: pathlib.Path, run: Run) -> None:
     """A worker that finds no room to be handed messages, to take or to bury them is told so; they stay as they are."""

@@ -92,12 +92,12 @@ def test_golden_queues_have_records_of_every_kind() -> None:
     assert len(found["log"]["meta_db"]) > 1
     assert any(layouts.DELAYED_KEY.unpack(key)[2] for key in found["lasting"]["delayed_db"])
     deliveries = found["deliveries"]
-    assert any(delivery_layouts.LETTER_KEY.unpack(key)[2] for key in deliveries["letter_db"])
+    assert any(delivery_layouts.DEAD_LETTER_KEY.unpack(key)[2] for key in deliveries["letter_db"])
     ids = [delivery_layouts.ENTRY_KEY.unpack(key)[1] for key in deliveries["index_db"]]
     assert any(one >= REQUEUED for one in ids) and any(one < REQUEUED for one in ids)
     entries = list(map(delivery_layouts.decode_delivery, deliveries["index_db"].values()))
     assert any(one.token != delivery_layouts.NO_TOKEN for one in entries) and any(one.failure.type for one in entries)
     deaths = list(map(delivery_layouts.decode_death, deliveries["dead_letter_db"].values()))
     assert {death.reason for death in deaths} == {delivery_layouts.RAISED, delivery_layouts.LEASE_RAN_OUT}
-    policies = [layouts.decode_place(value).policy for value in deliveries["subscriber_db"].values()]
+    policies = [layouts.decode_subscriber(value).policy for value in deliveries["subscriber_db"].values()]
     assert {policy and policy.shared for policy in policies} == {None, False, True}

@@ -94,7 +94,7 @@ def test_an_error_while_a_queue_is_inspected(new_environment: Callable[..., pers
         path = environment.path
     for _ in range(2):
         with pytest.raises(errors.PathError, match=re.escape(str(path))):
-            database.inspect(path, lambda txn: txn.count_place(1, 1))
+            database.inspect(path, lambda txn: txn.count_cursor(1, 1))
 
 
 def test_a_fresh_file_is_for_its_owner_alone(tmp_path: pathlib.Path) -> None:

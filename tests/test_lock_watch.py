@@ -56,7 +56,7 @@ def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCa
                 looks.append(1)
                 return []
 
-            watch = write_lock_watchdog.LockWatch(environment.path, look)
+            watch = write_lock_watchdog.WriteLockWatchdog(environment.path, look)
             wait_until(lambda: len(looks) > 1)  # so was at this one, after it was told
             watch.close()
             (warning, ) = warnings(caplog)

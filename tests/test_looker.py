@@ -13,7 +13,7 @@ import pytest
 import persipubsub
 from persipubsub import errors, status_reader
 from persipubsub.lmdb_engine.process import files
-from persipubsub.status_reader import Looker
+from persipubsub.status_reader import StatusReader
 from tests.damages import end_readers
 from tests.test_metrics import TIMEOUT_S, scrape, serving
 
@@ -53,9 +53,9 @@ def fixture_crashing(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture(name="one")
-def fixture_one() -> Iterator[Looker]:
+def fixture_one() -> Iterator[StatusReader]:
     """Look through a child."""
-    one = Looker()
+    one = StatusReader()
     yield one
     one.close()
 
@@ -84,7 +84,8 @@ def test_top_survives_a_crash(good: pathlib.Path, crashing: pathlib.Path) -> Non
     assert "is damaged" in result.stdout and "messages  1 of" in result.stdout
 
 
-def test_a_crash_is_an_error_and_the_next_look_works(one: Looker, good: pathlib.Path, crashing: pathlib.Path) -> None:
+def test_a_crash_is_an_error_and_the_next_look_works(one: StatusReader, good: pathlib.Path,
+                                                     crashing: pathlib.Path) -> None:
     """The error names the signal and the remedy, each time."""
     for _ in range(2):
         with pytest.raises(errors.DamagedError, match="ended a process by SIG.*persipubsub recover"):
@@ -92,7 +93,7 @@ def test_a_crash_is_an_error_and_the_next_look_works(one: Looker, good: pathlib.
         assert one.read_status(good).messages == 1
 
 
-def test_a_queue_that_does_not_answer_holds_nobody_up(one: Looker, good: pathlib.Path) -> None:
+def test_a_queue_that_does_not_answer_holds_nobody_up(one: StatusReader, good: pathlib.Path) -> None:
     """A queue that one process holds alone is an error after some seconds, and the next look works."""
     other = make(good.parent / "other")
     kept = files.UseLock(other, 0o600)
@@ -104,7 +105,7 @@ def test_a_queue_that_does_not_answer_holds_nobody_up(one: Looker, good: pathlib
     assert one.read_status(other).messages == 1
 
 
-def test_errors_and_warnings_come_from_the_child(one: Looker, good: pathlib.Path,
+def test_errors_and_warnings_come_from_the_child(one: StatusReader, good: pathlib.Path,
                                                  caplog: pytest.LogCaptureFixture) -> None:
     """What is raised there is raised here, and what is logged there is logged here."""
     with pytest.raises(errors.NotInitializedError, match="There is no queue"):
@@ -115,7 +116,7 @@ def test_errors_and_warnings_come_from_the_child(one: Looker, good: pathlib.Path
     assert str(good) in caplog.text
 
 
-def test_a_child_that_somebody_ends_is_started_again(one: Looker, good: pathlib.Path) -> None:
+def test_a_child_that_somebody_ends_is_started_again(one: StatusReader, good: pathlib.Path) -> None:
     """What ends the child between two looks, or its caller's fork, costs no look."""
     others = set(children())
     for _ in range(2):

@@ -49,7 +49,7 @@ def path_fixture(new_environment: MakeEnvironment) -> pathlib.Path:
     return environment.path
 
 
-class Letters(NamedTuple):
+class DeadLetters(NamedTuple):
     """What a queue has outside the log, and how often what is in flight was handed out; each by subscriber and id."""
 
     dead: Dict[Tuple[str, int], bytes]
@@ -57,22 +57,22 @@ class Letters(NamedTuple):
     counted: Dict[Tuple[str, int], int]
 
 
-def sizes(found: Letters) -> Tuple[int, int, int]:
+def sizes(found: DeadLetters) -> Tuple[int, int, int]:
     """Count them."""
     return len(found.dead), len(found.requeued), len(found.counted)
 
 
-def letters(path: pathlib.Path) -> Letters:
+def letters(path: pathlib.Path) -> DeadLetters:
     """Read them."""
 
-    def read(txn: Transaction) -> Letters:
-        found = Letters({}, {}, {})
-        for identifier, place in txn.places():
+    def read(txn: Transaction) -> DeadLetters:
+        found = DeadLetters({}, {}, {})
+        for identifier, place in txn.subscribers():
             if place.policy is None:
                 continue
-            name, outside = identifier.decode(), txn.letters(place.number)
+            name, outside = identifier.decode(), txn.dead_letters(place.number)
             found.dead.update({(name, id_): outside.get(id_).payload for id_ in outside.dead_ids()})
-            for message_id, entry in txn.deliveries(place).all():
+            for message_id, entry in txn.in_flight(place).all():
                 if message_id >= REQUEUED:
                     found.requeued[name, message_id - REQUEUED] = outside.get(message_id - REQUEUED).payload
                 elif entry.deliveries and txn.has_message(message_id):
@@ -126,7 +126,7 @@ def compacted(path: pathlib.Path) -> None:
     (path.parent / files.DATA_FILE).replace(path / files.DATA_FILE)
 
 
-def assert_report_is_true(path: pathlib.Path, report: recovery.Report, sent: Letters) -> None:
+def assert_report_is_true(path: pathlib.Path, report: recovery.Report, sent: DeadLetters) -> None:
     """What a report says was saved is there, byte for byte, and the queue is sound."""
     use_lock = opening_check.try_alone(path)
     assert use_lock is not None

@@ -15,7 +15,7 @@ from persipubsub.dead_letters import DeadLetter
 from persipubsub.engine.commands import Command, Extend
 from persipubsub.lmdb_engine import administration
 from persipubsub.lmdb_engine.engine import LmdbEngine
-from persipubsub.lmdb_engine.process.session import Storage
+from persipubsub.lmdb_engine.process.session import Session
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import dead_letters, leases
 from tests.children import status_of
@@ -335,15 +335,15 @@ def test_messages_gets_on_where_commits_outlast_the_lease(opened: Queue, monkeyp
     """A loop hands out the first message of each batch, also where its lease has ended since it was claimed."""
     opened.share(lease_s=0.01, max_deliveries=10)
     opened.send(b"1", b"2")
-    write, commits = Storage.write, iter(range(100))
+    write, commits = Session.write, iter(range(100))
 
-    def write_slowly(self: Storage, operation: Callable[[Transaction], None]) -> Transaction:
+    def write_slowly(self: Session, operation: Callable[[Transaction], None]) -> Transaction:
         next(commits)
         txn = write(self, operation)
         opened.clock.move(0.02)
         return txn
 
-    monkeypatch.setattr(Storage, "write", write_slowly)
+    monkeypatch.setattr(Session, "write", write_slowly)
     assert sorted(opened.worker().messages(timeout=0, acknowledge_every=2)) == [b"1", b"2"]
 
 
@@ -599,9 +599,9 @@ def test_many_dead_letters_change_in_several_commits(payload: bytes, letters_at_
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
     """All dead letters are deleted or requeued in commits of a bounded number of letters and of their parts."""
     monkeypatch.setattr(dead_letters, "CHANGED_MAX", 3)
-    write, left = Storage.write, []
+    write, left = Session.write, []
 
-    def watched(self: Storage, operation: Callable[[Transaction], None]) -> Transaction:
+    def watched(self: Session, operation: Callable[[Transaction], None]) -> Transaction:
         txn = write(self, operation)
         left.append(opened.control.status().subscribers["workers"].dead_letters)
         return txn
@@ -613,7 +613,7 @@ def test_many_dead_letters_change_in_several_commits(payload: bytes, letters_at_
             opened.share(max_deliveries=1)
             raise Failed
         with monkeypatch.context() as patched:
-            patched.setattr(Storage, "write", watched)
+            patched.setattr(Session, "write", watched)
             assert change("workers") == 7
         at_once = letters_at_once if change == opened.control.discard_dead_letters else 3
         assert left == list(range(7 - at_once, 0, -at_once)) + [0]

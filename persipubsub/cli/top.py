@@ -17,7 +17,7 @@ from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
 from persipubsub.cli.history import History
 from persipubsub.cli.waiting import Seconds
-from persipubsub.status_reader import Looker
+from persipubsub.status_reader import StatusReader
 
 #: The width where there is no terminal to ask.
 WIDTH = 120
@@ -49,7 +49,7 @@ def top(paths: Tuple[str, ...], interval: float) -> None:
         _write(histories, interval)
 
 
-def _look(looker: Looker, histories: List[History]) -> None:
+def _look(looker: StatusReader, histories: List[History]) -> None:
     for history in histories:
         try:
             history.add(clock.monotonic_s(), looker.read_status(pathlib.Path(os.path.abspath(history.path))))
@@ -60,7 +60,7 @@ def _look(looker: Looker, histories: List[History]) -> None:
 def _write(histories: List[History], interval_s: float) -> None:
     """Write what is to be seen after one interval, and end."""
     from persipubsub.cli.top_frame import frame
-    looker = Looker()
+    looker = StatusReader()
     _look(looker, histories)
     clock.sleep(interval_s)
     _look(looker, histories)
@@ -75,7 +75,7 @@ def _watch(histories: List[History], interval_s: float) -> None:
 
     from persipubsub.cli.top_frame import frame
     with contextlib.suppress(KeyboardInterrupt), _stopped_by_exit(), _keys() as keys:
-        console, looker = output.console(), Looker()
+        console, looker = output.console(), StatusReader()
         with Live(console=console, screen=True, auto_refresh=False) as live:
             next_look_s = clock.monotonic_s()
             while True:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence, 
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.engine.values import Cleared, Configuration, Delivering, Position, Violation
 from persipubsub.lmdb_engine.process import files
-from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import cursors, dead_letters, invariants, message_log, peek, replay, settings, status
 from persipubsub.lmdb_engine.rules.dead_letters import Changed
@@ -107,14 +107,14 @@ class LmdbAdministration:
         """Hand dead letters out again, all without ids; return how many."""
         return self._change_dead_letters(
             identifier, ids,
-            lambda txn, place, chosen: dead_letters.requeue(txn, place, chosen, message_log.now_us(txn)))
+            lambda txn, record, chosen: dead_letters.requeue(txn, record, chosen, message_log.now_us(txn)))
 
     def discard_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
         """Delete dead letters, all without ids; return how many."""
         return self._change_dead_letters(identifier, ids, dead_letters.discard)
 
     def _change_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]],
-                             change: Callable[[Transaction, Place, List[int]], Changed]) -> int:
+                             change: Callable[[Transaction, SubscriberRecord, List[int]], Changed]) -> int:
         subscription = self._engine.subscribe(identifier)
         if ids is None:
             left = self._engine.read(lambda txn: dead_letters.all_ids(txn, subscription.number))
@@ -122,9 +122,9 @@ class LmdbAdministration:
             left = sorted(set(ids))
 
         def operation(txn: Transaction) -> Changed:
-            changed = change(txn, cursors.own_place(txn, subscription), left)
+            changed = change(txn, cursors.own_record(txn, subscription), left)
             if changed.letters:
-                txn.put_place(identifier, changed.place)
+                txn.put_subscriber(identifier, changed.record)
             return changed
 
         count = 0

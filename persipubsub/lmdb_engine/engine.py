@@ -14,7 +14,7 @@ from persipubsub.lmdb_engine.administration import LmdbAdministration
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.process.gate import Closer
 from persipubsub.lmdb_engine.process.group_commit import Write, Writer
-from persipubsub.lmdb_engine.process.session import Storage
+from persipubsub.lmdb_engine.process.session import Session
 from persipubsub.lmdb_engine.process.wakeup import Wakeup
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import appending, cursors, deduplication, delays, leases, message_log
@@ -46,7 +46,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
-        self._storage = Storage(path)
+        self._storage = Session(path)
         self._is_open = False
 
     def open(self) -> None:

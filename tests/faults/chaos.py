@@ -36,7 +36,7 @@ NOTHING_GOES = HighWaterMark(10**7, 10**9)
 QUEUES = ("kept", "marked")
 
 
-class Place(NamedTuple):
+class SubscriberRecord(NamedTuple):
     """Where a round happens."""
 
     directory: pathlib.Path
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 class Worker:
     """What one process does, until its time is over or it is killed."""
 
-    def __init__(self, place: Place, name: str, until_s: float) -> None:
+    def __init__(self, place: SubscriberRecord, name: str, until_s: float) -> None:
         self._place = place
         self._name = name
         self._until_s = until_s
@@ -209,7 +209,7 @@ class Round:
     """The crew at work, and what is left."""
 
     def __init__(self, directory: pathlib.Path, duration_s: float, seed: int) -> None:
-        self._place = Place(directory)
+        self._place = SubscriberRecord(directory)
         self._duration_s = duration_s
         self._chance = random.Random(seed)
         self._names = (f"{seed}-{number}" for number in itertools.count())

@@ -30,7 +30,7 @@ import lmdb
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, clock, errors, recovery, status_reader
 from persipubsub.lmdb_engine.process import files, opening_check
-from persipubsub.lmdb_engine.records.delivery_layouts import DUE_KEY, ENTRY_KEY, LETTER_KEY
+from persipubsub.lmdb_engine.records.delivery_layouts import DEAD_LETTER_KEY, DUE_KEY, ENTRY_KEY
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from tests.children import start_child, status_of
 
@@ -182,7 +182,7 @@ def _craft_record(txn: "lmdb.Transaction[bytes]", rng: random.Random) -> None:
         struct.pack(">QI", rng.choice(numbers), rng.randrange(3)),
         ENTRY_KEY.pack(rng.randrange(6), rng.choice(numbers)),
         DUE_KEY.pack(rng.randrange(6), rng.choice(numbers), rng.choice(numbers)),
-        LETTER_KEY.pack(rng.randrange(6), rng.choice(numbers), rng.randrange(3)), b"x" * 9
+        DEAD_LETTER_KEY.pack(rng.randrange(6), rng.choice(numbers), rng.randrange(3)), b"x" * 9
     ]
     key, value = rng.choice(present) if present else (rng.choice(keys), b"")
     kind = rng.randrange(6)
@@ -365,7 +365,7 @@ KINDS = [Kind(damage, used, False) for damage in (flip, swap_pages) for used in 
 ]
 
 
-def run_case(templates: pathlib.Path, server: status_reader.Looker, number: int, seed: int) -> str:
+def run_case(templates: pathlib.Path, server: status_reader.StatusReader, number: int, seed: int) -> str:
     """Run one case in a child and give what came of it; what is wrong begins with "BAD"."""
     kind = KINDS[number % len(KINDS)]
     path = templates / "queue"
@@ -389,7 +389,7 @@ def _lay_out(template: pathlib.Path, path: pathlib.Path) -> None:
     (path / files.USE_FILE).touch()
 
 
-def _require_survival(server: status_reader.Looker, path: pathlib.Path, good: pathlib.Path) -> None:
+def _require_survival(server: status_reader.StatusReader, path: pathlib.Path, good: pathlib.Path) -> None:
     """Have a server look at a damaged queue, and make sure that it can look at another one afterwards."""
     copy = path.parent / "looked-at"
     shutil.rmtree(copy, ignore_errors=True)
@@ -424,7 +424,7 @@ def run(cases: int, seed: int) -> Counter[str]:
         directory.chmod(0o711)  # for another user to get to the queue
         make_queue(directory / "large")
         make_small_queue(directory / "small")
-        server = status_reader.Looker()
+        server = status_reader.StatusReader()
         for number in range(cases):
             outcomes[run_case(directory, server, number, seed)] += 1
         server.close()

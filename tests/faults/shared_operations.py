@@ -7,7 +7,7 @@ from typing import Callable, List, NamedTuple, Optional, Tuple
 import persipubsub
 from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.records.delivery_layouts import NO_TOKEN, REQUEUED
-from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import message_log
 from persipubsub.lmdb_engine.rules.dead_letters import payload_of
@@ -166,13 +166,13 @@ def look(path: pathlib.Path) -> Shared:
 
 
 def _seen(txn: Transaction) -> Shared:
-    place = txn.place(WORKERS.encode())
+    place = txn.subscriber(WORKERS.encode())
     if place is None:
         return Shared([], [], [])
-    entries = list(txn.deliveries(place).all())
+    entries = list(txn.in_flight(place).all())
     found = {message_id: payload_of(txn, place, message_id) for message_id, _ in entries}
     found.update(zip(*txn.messages(max(place.next_id, txn.header.first), 2**31, 2**31)))
-    letters = txn.letters(place.number)
+    letters = txn.dead_letters(place.number)
     found.update((message_id, letters.get(message_id).payload) for message_id in list(letters.dead_ids()))
     names = [_name(found[message_id]) for message_id in sorted(found, key=lambda message_id: message_id % REQUEUED)]
     now_us = message_log.now_us(txn)
@@ -189,8 +189,8 @@ def _name(payload: Optional[bytes]) -> str:
     return name_of(payload)
 
 
-def _letters(txn: Transaction, place: Place) -> List[str]:
-    letters, found = txn.letters(place.number), []
+def _letters(txn: Transaction, place: SubscriberRecord) -> List[str]:
+    letters, found = txn.dead_letters(place.number), []
     for message_id in list(letters.ids()):
         death = letters.death(message_id)
         told = "" if death is None else f"{death.reason}, {death.deliveries}, {death.failure.type}"

@@ -18,7 +18,7 @@ from persipubsub.lmdb_engine.process import files
 _NAMES = (files.DATA_FILE, files.LOCK_FILE, files.USE_FILE)
 
 
-class OpenFiles:
+class FileIdentity:
     """What the files of a queue were when it was first opened in this process or, if that came before, its parent.
 
     An inode that somebody has open is not given away again.

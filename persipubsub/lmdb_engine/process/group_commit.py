@@ -22,7 +22,7 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Seque
 from persipubsub import clock, errors
 from persipubsub.engine.commands import Outcome
 from persipubsub.engine.values import NEVER_US
-from persipubsub.lmdb_engine.process.session import Storage
+from persipubsub.lmdb_engine.process.session import Session
 from persipubsub.lmdb_engine.process.wakeup import Wakeup
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import delays, message_log
@@ -182,7 +182,7 @@ class _Gone:
 class Writer:
     """Runs the write operations of all threads of a process, and wakes those who wait for what they published."""
 
-    def __init__(self, storage: Storage, wakeup: Wakeup) -> None:
+    def __init__(self, storage: Session, wakeup: Wakeup) -> None:
         self._storage = storage
         self._wakeup = wakeup
         self._company = 1  # how many threads were writing at the end of the last commit

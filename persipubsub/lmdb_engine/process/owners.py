@@ -62,8 +62,8 @@ def warn_of_stranger(path: pathlib.Path) -> None:
     user = os.geteuid()
     if not user:
         return
-    for place in (path / DATA_FILE, path):
-        status = os.stat(place)
+    for record in (path / DATA_FILE, path):
+        status = os.stat(record)
         shared = status.st_mode & stat.S_IWGRP and status.st_gid in {os.getegid(), *os.getgroups()}
         if status.st_uid not in (0, user) and not shared:
             _LOGGER.warning(

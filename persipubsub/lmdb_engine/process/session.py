@@ -6,10 +6,10 @@ from typing import Callable, List, Optional, TypeVar
 
 from persipubsub import errors, os_errors
 from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker, write_lock_watchdog
-from persipubsub.lmdb_engine.process.file_identity import OpenFiles
+from persipubsub.lmdb_engine.process.file_identity import FileIdentity
 from persipubsub.lmdb_engine.process.files import UseLock
 from persipubsub.lmdb_engine.process.gate import Closer, Gate
-from persipubsub.lmdb_engine.process.write_lock_watchdog import LockWatch
+from persipubsub.lmdb_engine.process.write_lock_watchdog import WriteLockWatchdog
 from persipubsub.lmdb_engine.records import database, layouts
 from persipubsub.lmdb_engine.records.database import Database
 from persipubsub.lmdb_engine.records.transaction import SubDatabases, Transaction
@@ -28,7 +28,7 @@ ONCE_REMOVABLE = (database.ReadersFullError, database.PanicError)
 _ORPHANS: List[object] = []
 
 
-class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopening changes, together
+class Session:  # pylint: disable=too-many-instance-attributes  # what a reopening changes, together
     """The database of one queue in this process. Every transaction, also a read, passes its gate.
 
     It is opened when first used: after a fork, after it was reopened, or after an error.
@@ -40,7 +40,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._to_close: Optional[Database] = None  # the same one, also while it is being opened or closed
         self._use_lock: Optional[UseLock] = None
         self._admitted = False  # whether the lock is held as somebody who uses the queue holds it
-        self._files: OpenFiles = None  # type: ignore[assignment]  # from the first opening to the end it is there
+        self._files: FileIdentity = None  # type: ignore[assignment]  # from the first opening to the end it is there
         # A write transaction that finds the queue relaxed reopens it.
         self._sync = True
         self._marked = False  # whether it is written down that commits may not be on the disk
@@ -48,7 +48,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._lost_in_fork = False
         self._writes = 0
         self._gate = Gate()
-        self._lock_watch = LockWatch(path, self._waiting)
+        self._watchdog = WriteLockWatchdog(path, self._waiting)
         self._opening = threading.RLock()
         self._is_opening = False
 
@@ -95,7 +95,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self.require_files()  # until the lock was there, somebody could compact it
         files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
         if self._files is None:
-            self._files = OpenFiles(self.path)
+            self._files = FileIdentity(self.path)
         self._files.hold()
         self._to_close = opened = Database(self.path, self._sync)
         opened.open()
@@ -135,7 +135,7 @@ class Storage:  # pylint: disable=too-many-instance-attributes  # what a reopeni
 
     def _close(self) -> None:
         self._closed = True
-        self._lock_watch.close()
+        self._watchdog.close()
         self._close_database()
         try:
             # A mark that lies there now may be another queue's.

@@ -32,7 +32,7 @@ _THREAD_MASK = 0x3FFFFFFF
 _THREAD = 0
 
 
-class LockWatch:
+class WriteLockWatchdog:
     """What is waiting for the lock of one queue in this process."""
 
     def __init__(self, path: pathlib.Path, waiting: Callable[[], Iterable[object]]) -> None:
@@ -65,7 +65,7 @@ class LockWatch:
 
 
 # No weak references: what an interrupt does while one is being removed is lost.
-_WATCHES: Dict[int, LockWatch] = {}
+_WATCHES: Dict[int, WriteLockWatchdog] = {}
 
 
 class _Thread(threading.Thread):

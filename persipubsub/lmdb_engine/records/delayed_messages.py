@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _MESSAGE_KEY_BYTES = 16
 
 
-class Schedule:
+class DelayedMessages:
     """The records of ``delayed_db``. Messages of one due time are in the order of their numbers."""
 
     __slots__ = ("_parts", )

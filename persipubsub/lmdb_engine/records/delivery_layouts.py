@@ -17,7 +17,7 @@ NO_TOKEN = bytes(8)
 
 ENTRY_KEY = struct.Struct(">IQ")
 DUE_KEY = struct.Struct(">IQQ")
-LETTER_KEY = struct.Struct(">IQI")
+DEAD_LETTER_KEY = struct.Struct(">IQI")
 
 
 def _encode_failure(failure: Failure) -> bytes:
@@ -52,42 +52,42 @@ def encode_delivery(delivery: Delivery) -> bytes:
     return _DELIVERY.pack(*delivery[:3]) + _encode_failure(delivery.failure)
 
 
-class Letter(NamedTuple):
+class DeadLetterPayload(NamedTuple):
     """A message outside the log: when it was sent, in microseconds since the epoch, and its payload."""
 
     sent_us: int
     payload: bytes
 
 
-_LETTER = struct.Struct(">QQ")
-LETTER_BYTES = _LETTER.size
+_DEAD_LETTER = struct.Struct(">QQ")
+DEAD_LETTER_BYTES = _DEAD_LETTER.size
 
 
-def split_letter(letter: Letter) -> Iterator[bytes]:
+def split_payload(letter: DeadLetterPayload) -> Iterator[bytes]:
     """Encode a letter: its parts, of which none needs more adjacent pages than one of a long message."""
-    payload, head = letter.payload, _LETTER.pack(letter.sent_us, len(letter.payload))
+    payload, head = letter.payload, _DEAD_LETTER.pack(letter.sent_us, len(letter.payload))
     yield head + payload[:PART_BYTES - len(head)]
     for start in range(PART_BYTES - len(head), len(payload), PART_BYTES):
         yield payload[start:start + PART_BYTES]
 
 
-def joined_letter(parts: Iterator[bytes]) -> Letter:
+def joined_payload(parts: Iterator[bytes]) -> DeadLetterPayload:
     """Decode a letter.
 
     :raise ValueError: a part is missing
     """
     whole = b"".join(parts)
-    if len(whole) < _LETTER.size:
+    if len(whole) < _DEAD_LETTER.size:
         raise ValueError("its first part is missing")
-    sent_us, size_bytes = _LETTER.unpack_from(whole)
-    if len(whole) != _LETTER.size + size_bytes:
-        raise ValueError(f"{len(whole) - _LETTER.size} bytes of {size_bytes} are there")
-    return Letter(sent_us, whole[_LETTER.size:])
+    sent_us, size_bytes = _DEAD_LETTER.unpack_from(whole)
+    if len(whole) != _DEAD_LETTER.size + size_bytes:
+        raise ValueError(f"{len(whole) - _DEAD_LETTER.size} bytes of {size_bytes} are there")
+    return DeadLetterPayload(sent_us, whole[_DEAD_LETTER.size:])
 
 
-def letter_bytes(first_part: bytes) -> int:
+def payload_bytes(first_part: bytes) -> int:
     """Give the size of all parts of a letter together."""
-    return _LETTER.size + int(_LETTER.unpack_from(first_part)[1])
+    return _DEAD_LETTER.size + int(_DEAD_LETTER.unpack_from(first_part)[1])
 
 
 #: Why a message became a dead letter: the block of its last receive raised, or its last lease ran out.

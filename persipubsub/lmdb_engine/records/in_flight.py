@@ -21,7 +21,7 @@ class Due(NamedTuple):
     message_id: int
 
 
-class Deliveries:
+class InFlight:
     """The entries of one subscriber in ``index_db`` and, where it is shared, in ``due_db``."""
 
     __slots__ = ("_number", "_shared", "_index", "_due")

@@ -46,7 +46,7 @@ PART_BYTES = 65520
 NUMBER = struct.Struct(">Q")
 PART_KEY = struct.Struct(">QI")
 DELAYED_KEY = struct.Struct(">QQI")
-ONCE_ORDER_KEY = struct.Struct(">QQ")
+DEDUPLICATION_ORDER_KEY = struct.Struct(">QQ")
 _UINT64 = 2**64 - 1
 
 #: What decoding a record raises that nobody of ours has written, and encoding what was made of such a record.
@@ -172,7 +172,7 @@ def bytes_between(first: Run, second: Run) -> int:
     return (second.bytes_before - first.bytes_before) & _UINT64
 
 
-class Place(NamedTuple):
+class SubscriberRecord(NamedTuple):
     """A subscriber's number, which is never given again, and the first id that was never handed out to it for good."""
 
     number: int
@@ -184,42 +184,42 @@ class Place(NamedTuple):
     dead_letters: int = 0
 
 
-_PLACE = struct.Struct(">IQQ")
-PLACE_BYTES = _PLACE.size
+_SUBSCRIBER = struct.Struct(">IQQ")
+SUBSCRIBER_BYTES = _SUBSCRIBER.size
 _POLICY = struct.Struct(">?IIQQQQQQ")
-PLACE_WITH_POLICY_BYTES = PLACE_BYTES + _POLICY.size
+SUBSCRIBER_WITH_POLICY_BYTES = SUBSCRIBER_BYTES + _POLICY.size
 
 
-def decode_place(value: bytes) -> Place:
+def decode_subscriber(value: bytes) -> SubscriberRecord:
     """Decode a value of ``subscriber_db``."""
-    if len(value) != PLACE_WITH_POLICY_BYTES:
-        return Place(*_PLACE.unpack(value))
-    number, next_id, taken = _PLACE.unpack_from(value)
-    *policy, in_flight, requeued, dead_letters = _POLICY.unpack_from(value, PLACE_BYTES)
-    return Place(number, next_id, taken, Policy(*policy), in_flight, requeued, dead_letters)
+    if len(value) != SUBSCRIBER_WITH_POLICY_BYTES:
+        return SubscriberRecord(*_SUBSCRIBER.unpack(value))
+    number, next_id, taken = _SUBSCRIBER.unpack_from(value)
+    *policy, in_flight, requeued, dead_letters = _POLICY.unpack_from(value, SUBSCRIBER_BYTES)
+    return SubscriberRecord(number, next_id, taken, Policy(*policy), in_flight, requeued, dead_letters)
 
 
-def encode_place(place: Place) -> bytes:
+def encode_subscriber(record: SubscriberRecord) -> bytes:
     """Encode a value of ``subscriber_db``."""
-    value = _PLACE.pack(place.number, place.next_id, place.taken & _UINT64)
-    return value if place.policy is None else value + _POLICY.pack(*place.policy, *place[4:])
+    value = _SUBSCRIBER.pack(record.number, record.next_id, record.taken & _UINT64)
+    return value if record.policy is None else value + _POLICY.pack(*record.policy, *record[4:])
 
 
-class Once(NamedTuple):
+class Deduplicated(NamedTuple):
     """A message that was sent with a deduplication id, and when."""
 
     message_id: int
     time_us: int
 
 
-_ONCE = struct.Struct(">QQ")
+_DEDUPLICATED = struct.Struct(">QQ")
 
 
-def decode_once(value: bytes) -> Once:
+def decode_deduplicated(value: bytes) -> Deduplicated:
     """Decode a value of ``once_db``."""
-    return Once(*_ONCE.unpack(value))
+    return Deduplicated(*_DEDUPLICATED.unpack(value))
 
 
-def encode_once(once: Once) -> bytes:
+def encode_deduplicated(once: Deduplicated) -> bytes:
     """Encode a value of ``once_db``."""
-    return _ONCE.pack(*once)
+    return _DEDUPLICATED.pack(*once)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional
 
 from persipubsub import errors
 from persipubsub.lmdb_engine.records import layouts
-from persipubsub.lmdb_engine.records.deduplication_ids import SentOnce
-from persipubsub.lmdb_engine.records.delayed_messages import Schedule
-from persipubsub.lmdb_engine.records.in_flight import Deliveries
-from persipubsub.lmdb_engine.records.layouts import Header, Place, pack_id, unpack_id
-from persipubsub.lmdb_engine.records.letters import Letters
+from persipubsub.lmdb_engine.records.dead_letters import DeadLetters
+from persipubsub.lmdb_engine.records.deduplication_ids import DeduplicationIds
+from persipubsub.lmdb_engine.records.delayed_messages import DelayedMessages
+from persipubsub.lmdb_engine.records.in_flight import InFlight
+from persipubsub.lmdb_engine.records.layouts import Header, SubscriberRecord, pack_id, unpack_id
 from persipubsub.lmdb_engine.records.runs import Log
 from persipubsub.lmdb_engine.records.turns import Turn, Turns
 
@@ -143,11 +143,11 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         cursor = self._txn.cursor
         return Log(cursor(self._dbs.meta_db), cursor(self._dbs.data_db))
 
-    def schedule(self) -> Schedule:
+    def delayed_messages(self) -> DelayedMessages:
         """Give the delayed messages."""
-        return Schedule(self._txn.cursor(self._dbs.delayed_db))
+        return DelayedMessages(self._txn.cursor(self._dbs.delayed_db))
 
-    def clear_schedule(self) -> None:
+    def clear_delayed_messages(self) -> None:
         """Delete all delayed messages."""
         self._txn.drop(self._dbs.delayed_db, delete=False)
 
@@ -155,12 +155,12 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         """Give the size of the pages of ``delayed_db``."""
         return self._pages_bytes(self._dbs.delayed_db)
 
-    def once(self) -> SentOnce:
+    def deduplication_ids(self) -> DeduplicationIds:
         """Give the remembered deduplication ids."""
         cursor = self._txn.cursor
-        return SentOnce(cursor(self._dbs.once_db), cursor(self._dbs.once_order_db))
+        return DeduplicationIds(cursor(self._dbs.once_db), cursor(self._dbs.once_order_db))
 
-    def once_count(self) -> int:
+    def deduplication_count(self) -> int:
         """Count them."""
         return self._txn.stat(self._dbs.once_db)["entries"]
 
@@ -324,24 +324,24 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
 
     # Subscribers and their places
 
-    def place(self, identifier: bytes) -> Optional[Place]:
+    def subscriber(self, identifier: bytes) -> Optional[SubscriberRecord]:
         """Give a subscriber's record."""
         value = self._txn.get(identifier, db=self._dbs.subscriber_db)
-        return None if value is None else layouts.decode_place(value)
+        return None if value is None else layouts.decode_subscriber(value)
 
-    def places(self) -> List[Tuple[bytes, Place]]:
+    def subscribers(self) -> List[Tuple[bytes, SubscriberRecord]]:
         """List all subscribers' records."""
-        return [(key, layouts.decode_place(value)) for key, value in self._txn.cursor(self._dbs.subscriber_db)]
+        return [(key, layouts.decode_subscriber(value)) for key, value in self._txn.cursor(self._dbs.subscriber_db)]
 
-    def put_place(self, identifier: bytes, place: Place) -> None:
+    def put_subscriber(self, identifier: bytes, record: SubscriberRecord) -> None:
         """Store a subscriber's record."""
-        self._txn.put(identifier, layouts.encode_place(place), db=self._dbs.subscriber_db)
+        self._txn.put(identifier, layouts.encode_subscriber(record), db=self._dbs.subscriber_db)
 
-    def delete_place(self, identifier: bytes) -> None:
+    def delete_subscriber(self, identifier: bytes) -> None:
         """Delete a subscriber's record."""
         self._txn.delete(identifier, db=self._dbs.subscriber_db)
 
-    def floor(self) -> Optional[int]:
+    def low_water_mark(self) -> Optional[int]:
         """Give the smallest place of all subscribers, or None where there are none."""
         cursor = self._txn.cursor(self._dbs.pending_db)
         return unpack_id(cursor.key()) if cursor.first() else None
@@ -350,7 +350,7 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         """Tell whether there is any subscriber."""
         return self._txn.cursor(self._dbs.pending_db).first()
 
-    def count_place(self, message_id: int, change: int) -> None:
+    def count_cursor(self, message_id: int, change: int) -> None:
         """Change by one, up or down, how many subscribers have their place at an id."""
         key = pack_id(message_id)
         value = self._txn.get(key, db=self._dbs.pending_db)
@@ -360,23 +360,23 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         else:
             self._txn.delete(key, db=self._dbs.pending_db)
 
-    def place_counts(self) -> List[Tuple[int, int]]:
+    def cursor_counts(self) -> List[Tuple[int, int]]:
         """List all of ``pending_db``: places and how many subscribers have theirs there."""
         cursor = self._txn.cursor(self._dbs.pending_db)
         return [(unpack_id(key), layouts.NUMBER.unpack(value)[0]) for key, value in cursor]
 
     # Messages that were handed out and not yet taken
 
-    def deliveries(self, place: Place) -> Deliveries:
+    def in_flight(self, record: SubscriberRecord) -> InFlight:
         """Give the entries of a subscriber with a policy."""
         cursor = self._txn.cursor
-        shared = place.policy is not None and place.policy.shared
-        return Deliveries(place.number, shared, cursor(self._dbs.index_db), cursor(self._dbs.due_db))
+        shared = record.policy is not None and record.policy.shared
+        return InFlight(record.number, shared, cursor(self._dbs.index_db), cursor(self._dbs.due_db))
 
-    def letters(self, number: int) -> Letters:
+    def dead_letters(self, number: int) -> DeadLetters:
         """Give the messages that a subscriber has outside the log."""
         cursor = self._txn.cursor
-        return Letters(number, cursor(self._dbs.letter_db), cursor(self._dbs.dead_letter_db))
+        return DeadLetters(number, cursor(self._dbs.letter_db), cursor(self._dbs.dead_letter_db))
 
     def has_message(self, message_id: int) -> bool:
         """Tell whether a message is in ``data_db``."""

@@ -27,7 +27,7 @@ from persipubsub.engine import checks, limits
 from persipubsub.engine.values import Configuration
 from persipubsub.lmdb_engine.process import files, filesystem, opening_check
 from persipubsub.lmdb_engine.records import database
-from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.page_file import PageError, PageFile
 from persipubsub.lmdb_engine.records.transaction import SubDatabases, Transaction
 from persipubsub.lmdb_engine.repair.legacy import LegacyQueue
@@ -160,9 +160,9 @@ class _Building:
 
     def _put_places(self, txn: Transaction) -> None:
         for number, (name, keys) in enumerate(self._plan.pending.items(), 1):
-            place = Place(number, 1 + _first_awaited(self._plan.order, keys))
-            txn.put_place(name.encode(), place)
-            txn.count_place(place.next_id, 1)
+            record = SubscriberRecord(number, 1 + _first_awaited(self._plan.order, keys))
+            txn.put_subscriber(name.encode(), record)
+            txn.count_cursor(record.next_id, 1)
 
     def _stretches(self) -> Iterator[List[bytes]]:
         """Give the payloads, as many as go into a transaction."""

@@ -12,7 +12,8 @@ import sys
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
 from persipubsub.lmdb_engine.records import delivery_layouts, layouts
-from persipubsub.lmdb_engine.records.delivery_layouts import DUE_KEY, ENTRY_KEY, LETTER_KEY, REQUEUED, Death, Delivery
+from persipubsub.lmdb_engine.records.delivery_layouts import (DEAD_LETTER_KEY, DUE_KEY, ENTRY_KEY, REQUEUED, Death,
+                                                              Delivery)
 from persipubsub.lmdb_engine.records.page_file import SUB_DATABASE, Node, PageError, PageFile
 from persipubsub.lmdb_engine.rules import dead_letters
 
@@ -54,7 +55,7 @@ def _guess(opened: PageFile, page: bytes, nodes: List[Node]) -> Optional[str]:
     if any(node.key == layouts.HEADER_KEY for node in nodes):
         return "queue_db"
     sizes = {node.size_bytes for node in nodes}
-    if sizes <= {layouts.PLACE_BYTES, layouts.PLACE_WITH_POLICY_BYTES} and all(
+    if sizes <= {layouts.SUBSCRIBER_BYTES, layouts.SUBSCRIBER_WITH_POLICY_BYTES} and all(
             is_identifier(node.key) for node in nodes):
         return "subscriber_db"
     if any(node.key[:1] != b"\0" for node in nodes):
@@ -161,18 +162,18 @@ def require_death(value: bytes) -> Death:
 
 
 def _is_letter(key: bytes, value: _Value) -> bool:
-    part = LETTER_KEY.unpack(key)[2]
+    part = DEAD_LETTER_KEY.unpack(key)[2]
     if not _is_of_subscriber(key) or part > PART_NUMBER_MAX or not 0 < value.size_bytes <= layouts.PART_BYTES:
         return False
     # A deduplication id has not so many bytes, and the first part tells how many it has.
     if part or value.known is None:
         return True
-    return len(value.known) >= delivery_layouts.LETTER_BYTES and (delivery_layouts.letter_bytes(value.known) == len(
-        value.known))
+    return len(value.known) >= delivery_layouts.DEAD_LETTER_BYTES and (delivery_layouts.payload_bytes(value.known)
+                                                                       == len(value.known))
 
 
 def _is_once_order(key: bytes, value: _Value) -> bool:
-    time_us, message_id = layouts.ONCE_ORDER_KEY.unpack(key)
+    time_us, message_id = layouts.DEDUPLICATION_ORDER_KEY.unpack(key)
     return TIME_US_MIN <= time_us < _DUE_US_END and message_id < ID_MAX and 0 < value.size_bytes <= IDENTIFIER_BYTES_MAX
 
 
@@ -192,8 +193,8 @@ _KINDS: Tuple[Tuple[str, int, Callable[[bytes, _Value], bool]], ...] = (
     ("chunk_db", layouts.PART_KEY.size, _is_part),
     ("index_db", ENTRY_KEY.size, functools.partial(_is_of_message, require=require_delivery)),
     ("dead_letter_db", ENTRY_KEY.size, functools.partial(_is_of_message, require=require_death)),
-    ("letter_db", LETTER_KEY.size, _is_letter),
-    ("once_order_db", layouts.ONCE_ORDER_KEY.size, _is_once_order),
+    ("letter_db", DEAD_LETTER_KEY.size, _is_letter),
+    ("once_order_db", layouts.DEDUPLICATION_ORDER_KEY.size, _is_once_order),
     ("delayed_db", layouts.DELAYED_KEY.size, _is_delayed),
     ("due_db", DUE_KEY.size, _is_due),
 )

@@ -11,8 +11,9 @@ from persipubsub import errors
 from persipubsub.engine import limits
 from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import Failure
-from persipubsub.lmdb_engine.records.delivery_layouts import NO_TOKEN, RAISED, REQUEUED, Death, Delivery, Letter
-from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.delivery_layouts import (NO_TOKEN, RAISED, REQUEUED, DeadLetterPayload, Death,
+                                                              Delivery)
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX
 from persipubsub.lmdb_engine.repair.salvage import Salvage
 from persipubsub.lmdb_engine.rules import message_log
@@ -34,7 +35,7 @@ Step = Callable[["Transaction"], None]
 class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # what is found, and what of it is saved
     """A subscriber of the fresh queue."""
 
-    def __init__(self, identifier: bytes, place: Place, number: int, found: Salvage) -> None:
+    def __init__(self, identifier: bytes, record: SubscriberRecord, number: int, found: Salvage) -> None:
         self.identifier = identifier
         self.dead_letters = 0
         self.requeued = 0
@@ -42,60 +43,60 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
         #: The ids of messages of which it is known how often they were handed out.
         self.counted: List[int] = []
         self._found = found
-        self._number_found = place.number
+        self._number_found = record.number
         self._letters = {
-            message_id: _fate(found, place.number, message_id)
-            for message_id in found.letters[place.number]
+            message_id: _fate(found, record.number, message_id)
+            for message_id in found.letters[record.number]
         }
-        self._known = place.requeued + place.dead_letters if found.is_whole("subscriber_db") else 0
-        policy = place.policy
+        self._known = record.requeued + record.dead_letters if found.is_whole("subscriber_db") else 0
+        policy = record.policy
         if policy is None and self._letters:  # set after what is left of the subscriber was written
             policy = Policy(False, limits.MAX_DELIVERIES_MAX, limits.DEAD_LETTERS_MAX_DEFAULT)
         self._entries: Dict[int, Delivery] = {}
-        self.place = place._replace(policy=policy, requeued=0, dead_letters=0)
+        self.record = record._replace(policy=policy, requeued=0, dead_letters=0)
         if policy is not None:
             self._find_entries(policy)
         in_flight = len(self._entries) if policy is not None and policy.shared else 0
-        self.place = self.place._replace(number=number, in_flight=in_flight)
+        self.record = self.record._replace(number=number, in_flight=in_flight)
 
     def _find_entries(self, policy: Policy) -> None:
-        place, found = self.place, self._found
+        record, found = self.record, self._found
         entries = {
             message_id: entry
-            for message_id, entry in found.entries[place.number].items() if message_id in found.messages
+            for message_id, entry in found.entries[record.number].items() if message_id in found.messages
         }
         if policy.shared:
             # A lost record may have told of a later place.
-            self.place = place = place._replace(next_id=max([place.next_id, *(id_ + 1 for id_ in entries)]))
+            self.record = record = record._replace(next_id=max([record.next_id, *(id_ + 1 for id_ in entries)]))
             for message_id in self._perhaps_in_flight():
                 entries.setdefault(message_id, _ANEW)
         first = 0 if found.header is None else found.header.first
         self._entries = {
             message_id: entry
             for message_id, entry in entries.items()
-            if message_id >= first and (message_id < place.next_id) == policy.shared
+            if message_id >= first and (message_id < record.next_id) == policy.shared
         }
         self.counted = [message_id for message_id, entry in self._entries.items() if entry is not _ANEW]
 
     def _perhaps_in_flight(self) -> Iterator[int]:
         """Give the ids of messages that somebody may have been handed out and not taken."""
         found = self._found
-        if found.is_whole("index_db") or (found.is_whole("subscriber_db") and not self.place.in_flight):
+        if found.is_whole("index_db") or (found.is_whole("subscriber_db") and not self.record.in_flight):
             return
         start = min(found.positions, default=ID_MAX) if found.is_whole("pending_db") else 0
         for message_id in found.messages:
-            if start <= message_id < self.place.next_id:
+            if start <= message_id < self.record.next_id:
                 yield message_id
 
     @property
     def position(self) -> int:
         """The id of the first message that it has not taken."""
-        return min([self.place.next_id, *self._entries]) if self.place.in_flight else self.place.next_id
+        return min([self.record.next_id, *self._entries]) if self.record.in_flight else self.record.next_id
 
     @property
     def next_id(self) -> int:
         """An id behind all that are known here."""
-        return max([self.place.next_id, *(message_id + 1 for message_id in self._letters)])
+        return max([self.record.next_id, *(message_id + 1 for message_id in self._letters)])
 
     def steps(self) -> Iterator[Step]:
         """Give the transactions that write it, behind all messages."""
@@ -112,7 +113,7 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
     def _putting_entries(self, ids: List[int]) -> Step:
 
         def put(txn: "Transaction") -> None:
-            deliveries, now_us = txn.deliveries(self.place), message_log.now_us(txn)
+            deliveries, now_us = txn.in_flight(self.record), message_log.now_us(txn)
             for message_id in ids:
                 deliveries.put(message_id, self._waiting(self._entries[message_id], now_us))
 
@@ -120,7 +121,7 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
 
     def _waiting(self, entry: Delivery, now_us: int) -> Delivery:
         """Give an entry that nobody holds: whoever did has closed the queue. A delay before a retry goes on."""
-        policy = self.place.policy
+        policy = self.record.policy
         latest_us = 0
         if policy is not None and policy.shared:
             latest_us = now_us + (policy.retry_delay_max_us if entry.token == NO_TOKEN else 0)
@@ -128,7 +129,7 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
                               deliveries=min(entry.deliveries, limits.MAX_DELIVERIES_MAX))
 
     def _letter(self, message_id: int) -> Iterator[Step]:
-        fate, policy = self._letters[message_id], self.place.policy
+        fate, policy = self._letters[message_id], self.record.policy
         assert policy is not None
         if fate is None or (isinstance(fate, Death) and self.dead_letters == policy.dead_letters_max):
             return
@@ -144,23 +145,24 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
             self.requeued += 1
         yield self._putting_letter(message_id, letter, fate)
 
-    def _putting_letter(self, message_id: int, letter: Letter, fate: Union[Death, Delivery]) -> Step:
+    def _putting_letter(self, message_id: int, letter: DeadLetterPayload, fate: Union[Death, Delivery]) -> Step:
 
         def put(txn: "Transaction") -> None:
-            letters = txn.letters(self.place.number)
+            letters = txn.dead_letters(self.record.number)
             letters.put(message_id, letter)
             if isinstance(fate, Death):
-                letters.bury(message_id, fate if fate.died_us else fate._replace(died_us=message_log.now_us(txn)))
+                letters.add_dead_letter(message_id,
+                                        fate if fate.died_us else fate._replace(died_us=message_log.now_us(txn)))
             else:
                 entry = self._waiting(fate, message_log.now_us(txn))
-                txn.deliveries(self.place).put(message_id + REQUEUED, entry)
+                txn.in_flight(self.record).put(message_id + REQUEUED, entry)
 
         return put
 
     def _put_place(self, txn: "Transaction") -> None:
-        self.place = self.place._replace(requeued=self.requeued, dead_letters=self.dead_letters)
-        txn.put_place(self.identifier, self.place)
-        txn.count_place(self.position, 1)
+        self.record = self.record._replace(requeued=self.requeued, dead_letters=self.dead_letters)
+        txn.put_subscriber(self.identifier, self.record)
+        txn.count_cursor(self.position, 1)
 
 
 def _fate(found: Salvage, number: int, message_id: int) -> Optional[Union[Death, Delivery]]:
@@ -177,17 +179,17 @@ def _fate(found: Salvage, number: int, message_id: int) -> Optional[Union[Death,
 def recovered_subscribers(found: Salvage) -> List[RecoveredSubscriber]:
     """Give all subscribers, each with a number of its own."""
     places = found.places
-    numbers = [place.number for place in places.values()]
+    numbers = [record.number for record in places.values()]
     ambiguous = len(set(numbers)) != len(numbers) or max(numbers, default=0) >= SUBSCRIBER_NUMBER_MAX
     return [
-        RecoveredSubscriber(identifier, place, number if ambiguous else place.number, found)
-        for number, (identifier, place) in enumerate(sorted(places.items()), 1)
+        RecoveredSubscriber(identifier, record, number if ambiguous else record.number, found)
+        for number, (identifier, record) in enumerate(sorted(places.items()), 1)
     ]
 
 
-def letters_of_nobody(found: Salvage) -> int:
+def dead_letters_of_nobody(found: Salvage) -> int:
     """Count the letters of subscribers that are lost. A letter outside the trees may be of one that was removed."""
-    numbers = {place.number for place in found.places.values()}
+    numbers = {record.number for record in found.places.values()}
     count = sum(len(letters) for number, letters in found.letters.items() if number not in numbers)
     if not count or not found.is_whole("letter_db"):
         return 0

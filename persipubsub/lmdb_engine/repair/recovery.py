@@ -16,12 +16,12 @@ from persipubsub.engine.values import NEVER_US, Configuration, Violation
 from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
-from persipubsub.lmdb_engine.records.layouts import Header, Place, Run
+from persipubsub.lmdb_engine.records.layouts import Header, Run, SubscriberRecord
 from persipubsub.lmdb_engine.records.page_file import PageFile
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX
 from persipubsub.lmdb_engine.repair.recovered_subscribers import (SUBSCRIBER_NUMBER_MAX, RecoveredSubscriber, Step,
-                                                                  letters_of_nobody, recovered_subscribers)
+                                                                  dead_letters_of_nobody, recovered_subscribers)
 from persipubsub.lmdb_engine.repair.salvage import Salvage
 from persipubsub.lmdb_engine.rules import message_log
 from persipubsub.lmdb_engine.rules.settings import fresh
@@ -100,7 +100,7 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
                   in_flight=rebuilding.in_flight(),
                   dead_letters=sum(one.dead_letters for one in rebuilding.subscribers),
                   requeued=sum(one.requeued for one in rebuilding.subscribers),
-                  letters_lost=letters_of_nobody(found) + sum(one.letters_lost for one in rebuilding.subscribers),
+                  letters_lost=dead_letters_of_nobody(found) + sum(one.letters_lost for one in rebuilding.subscribers),
                   subscribers=tuple(identifier.decode() for identifier in sorted(found.places)),
                   configuration=found.header is not None,
                   problems=tuple(found.problems[:PROBLEMS_MAX]))
@@ -173,9 +173,9 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         self._ids = sorted(message_id for message_id in found.messages if message_id >= self._start)
         self._saved_ids: List[int] = []
         if not self.subscribers and self._ids:
-            self.subscribers = [RecoveredSubscriber(STAND_IN, Place(1, self._ids[0]), 1, found)]
+            self.subscribers = [RecoveredSubscriber(STAND_IN, SubscriberRecord(1, self._ids[0]), 1, found)]
         delayed_numbers = [0, *(number for _, number in found.delayed)]
-        number = max([header.next_subscriber_number, *(one.place.number + 1 for one in self.subscribers)])
+        number = max([header.next_subscriber_number, *(one.record.number + 1 for one in self.subscribers)])
         header = header._replace(
             first=first,
             waiting=0,
@@ -194,7 +194,7 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             *(run.first_id - 1 for run in self._runs),
             *(one.next_id - 1 for one in self.subscribers),
             *found.messages,
-            *(place - 1 for place in found.positions),
+            *(record - 1 for record in found.positions),
             # Also of subscribers that are lost.
             *(message_id % REQUEUED for ids in found.ids_by_subscriber() for message_id in ids),
             *(sent.message_id for sent in found.once.values() if sent.message_id < ID_MAX),
@@ -224,7 +224,7 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             txn.put_message_type(self._found.message_type)
 
     def _put_once(self, txn: Transaction) -> None:
-        once = txn.once()
+        once = txn.deduplication_ids()
         # Each message was sent with one id; of two, a record is broken.
         by_message = {sent: identifier for identifier, sent in self._found.once.items()}
         for sent, identifier in by_message.items():
@@ -293,7 +293,7 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
 
 
 def _put_delayed(due_us: int, number: int, payload: bytes, txn: Transaction) -> None:
-    txn.schedule().put(due_us, number, payload)
+    txn.delayed_messages().put(due_us, number, payload)
     header = txn.header
     txn.put_header(header._replace(delayed=header.delayed + 1, next_due_us=min(due_us, header.next_due_us)))
 

@@ -14,8 +14,9 @@ from persipubsub import errors
 from persipubsub.engine import checks, policies
 from persipubsub.lmdb_engine.process import opening_check
 from persipubsub.lmdb_engine.records import delayed_messages, delivery_layouts, layouts, page_file
-from persipubsub.lmdb_engine.records.delivery_layouts import ENTRY_KEY, LETTER_KEY, REQUEUED, Death, Delivery, Letter
-from persipubsub.lmdb_engine.records.layouts import Header, Once, Place, Run
+from persipubsub.lmdb_engine.records.delivery_layouts import (DEAD_LETTER_KEY, ENTRY_KEY, REQUEUED, DeadLetterPayload,
+                                                              Death, Delivery)
+from persipubsub.lmdb_engine.records.layouts import Deduplicated, Header, Run, SubscriberRecord
 from persipubsub.lmdb_engine.records.page_file import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from persipubsub.lmdb_engine.repair import orphan_pages
@@ -39,7 +40,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self.problems: List[str] = []
         self.header: Optional[Header] = None
         self.message_type: Optional[str] = None
-        self.places: Dict[bytes, Place] = {}
+        self.places: Dict[bytes, SubscriberRecord] = {}
         #: The places that pending_db counts.
         self.positions: Set[int] = set()
         #: These by the number of a subscriber, then by message id; the parts of a letter by their number.
@@ -51,7 +52,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self._parts: Dict[Tuple[int, int], Where] = {}
         #: By due time and number.
         self.delayed: Dict[Tuple[int, int], Dict[int, Where]] = {}
-        self.once: Dict[bytes, Once] = {}
+        self.once: Dict[bytes, Deduplicated] = {}
         self._found: Set[str] = set()
         self._page: Tuple[int, bytes, List[Node]] = (0, b"", [])
         self._read_trees()
@@ -158,19 +159,20 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             if number < ID_MAX:
                 self.delayed.setdefault((due_us, number), {}).setdefault(part, where)
         elif name == "once_order_db":
-            time_us, message_id = layouts.ONCE_ORDER_KEY.unpack(key)
+            time_us, message_id = layouts.DEDUPLICATION_ORDER_KEY.unpack(key)
             identifier = self._file.value(page, node)
             if not orphan_pages.is_identifier(identifier):
                 raise ValueError("no deduplication id")
             if message_id < ID_MAX:
-                self.once[identifier] = max(Once(message_id, time_us), self.once.get(identifier, Once(0, 0)))
+                self.once[identifier] = max(Deduplicated(message_id, time_us),
+                                            self.once.get(identifier, Deduplicated(0, 0)))
         elif name == "meta_db":
             run = layouts.decode_run(key, self._file.value(page, node))
             if run.first_id < ID_MAX:
                 # The later one: in a queue without messages the newest run begins again at its id.
                 self.runs[run.first_id] = max(run, self.runs.get(run.first_id, run))
         elif name == "subscriber_db":
-            self._keep_place(key, layouts.decode_place(self._file.value(page, node)))
+            self._keep_place(key, layouts.decode_subscriber(self._file.value(page, node)))
         elif name == "pending_db":
             position, = layouts.NUMBER.unpack(key)
             if position < ID_MAX:
@@ -178,20 +180,22 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif name == "queue_db":
             self._keep_setting(key, self._file.value(page, node))
         elif name == "letter_db":
-            subscriber_number, message_id, part = LETTER_KEY.unpack(key)
+            subscriber_number, message_id, part = DEAD_LETTER_KEY.unpack(key)
             if 0 < message_id < ID_MAX:
                 self.letters[subscriber_number].setdefault(message_id, {}).setdefault(part, where)
         elif name in ("index_db", "dead_letter_db"):
             subscriber_number, message_id = ENTRY_KEY.unpack(key)
             self._keep_delivery(name, subscriber_number, message_id, self._file.value(page, node))
 
-    def _keep_place(self, key: bytes, place: Place) -> None:
-        if not orphan_pages.is_identifier(key) or place.next_id >= ID_MAX or not place.number:
+    def _keep_place(self, key: bytes, record: SubscriberRecord) -> None:
+        if not orphan_pages.is_identifier(key) or record.next_id >= ID_MAX or not record.number:
             raise ValueError("no subscriber")
-        if place.policy is not None and not policies.can_be_set(place.policy):
+        if record.policy is not None and not policies.can_be_set(record.policy):
             raise ValueError("no policy")
         # The later one: it is on the disk because somebody took what is before it.
-        self.places[key] = max(place, self.places.get(key, place), key=lambda one: (one.number, one.next_id, one.taken))
+        self.places[key] = max(record,
+                               self.places.get(key, record),
+                               key=lambda one: (one.number, one.next_id, one.taken))
 
     def _keep_delivery(self, name: str, number: int, message_id: int, value: bytes) -> None:
         if message_id % REQUEUED >= ID_MAX:
@@ -209,13 +213,13 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         elif key == layouts.MESSAGE_TYPE_KEY and self.message_type is None:
             self.message_type = checks.message_type(value.decode())
 
-    def letter(self, number: int, message_id: int) -> Letter:
+    def letter(self, number: int, message_id: int) -> DeadLetterPayload:
         """Read a letter that was found.
 
         :raise DamagedError: it cannot be read
         """
         try:
-            return delivery_layouts.joined_letter(self._adjacent(self.letters[number][message_id]))
+            return delivery_layouts.joined_payload(self._adjacent(self.letters[number][message_id]))
         except ValueError as error:
             raise errors.DamagedError(f"The letter of message {message_id} cannot be read: {error}.") from error
 

@@ -31,7 +31,7 @@ def put(txn: Transaction, payload: bytes, due: DueTime) -> DelayedMessage:
             "raise the mark with Control.set_hwm.")
     due_us = message_log.now_us(txn) + due.delay_us if due.at_us is None else due.at_us
     message = DelayedMessage(due_us, header.next_delayed_number)
-    txn.schedule().put(due_us, message.number, payload)
+    txn.delayed_messages().put(due_us, message.number, payload)
     if due_us < header.next_due_us:
         txn.published = True  # who waits must not sleep beyond it
     txn.put_header(
@@ -44,7 +44,7 @@ def put(txn: Transaction, payload: bytes, due: DueTime) -> DelayedMessage:
 
 def cancel(txn: Transaction, message: DelayedMessage) -> bool:
     """Delete a message; tell whether it was still delayed."""
-    schedule = txn.schedule()
+    schedule = txn.delayed_messages()
     is_possible = 0 <= message.due_us < NEVER_US and 0 < message.number < txn.header.next_delayed_number
     if not is_possible or not schedule.delete(message.due_us, message.number):
         return False
@@ -67,7 +67,7 @@ def append_due(txn: Transaction) -> None:
     header, time_us = txn.header, message_log.now_us(txn)
     if header.next_due_us > time_us:
         return
-    schedule = txn.schedule()
+    schedule = txn.delayed_messages()
     payloads = schedule.take_due(time_us, APPENDED_MESSAGES_MAX, APPENDED_BYTES_MAX)
     txn.put_header(header._replace(delayed=header.delayed - len(payloads), next_due_us=schedule.next_due_us()))
     # The mark may have been lowered meanwhile.

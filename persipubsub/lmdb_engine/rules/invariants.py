@@ -12,7 +12,7 @@ from persipubsub.engine.settings import require_retention_within_timeout
 from persipubsub.engine.values import Violation
 from persipubsub.lmdb_engine.records import layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
-from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import dead_letters, message_log
 from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
@@ -76,11 +76,11 @@ def _configuration(txn: Transaction) -> _Found:
 
 
 def _places(txn: Transaction) -> _Found:
-    places = [place for _, place in txn.places()]
-    counted = dict(txn.place_counts())
-    if counted != collections.Counter(dead_letters.position(txn, place) for place in places):
+    places = [record for _, record in txn.subscribers()]
+    counted = dict(txn.cursor_counts())
+    if counted != collections.Counter(dead_letters.position(txn, record) for record in places):
         yield "I1", f"{counted} for {places}"
-    numbers = [place.number for place in places]
+    numbers = [record.number for record in places]
     if len(set(numbers)) != len(numbers) or max(numbers, default=0) >= txn.header.next_subscriber_number:
         yield "I1", f"subscriber numbers {numbers}, next {txn.header.next_subscriber_number}"
     next_id = txn.log().next_id()
@@ -89,7 +89,7 @@ def _places(txn: Transaction) -> _Found:
 
 
 def _messages(txn: Transaction) -> _Found:
-    header, floor = txn.header, txn.floor()
+    header, floor = txn.header, txn.low_water_mark()
     ranges = collections.deque(_ranges(txn))
     waiting = 0
     ids_in_parts = set(txn.part_ids())
@@ -134,7 +134,7 @@ def _runs(txn: Transaction) -> _Found:
 
 
 def _owners(txn: Transaction) -> _Found:
-    with_policy = {place.number for _, place in txn.places() if place.policy is not None}
+    with_policy = {record.number for _, record in txn.subscribers() if record.policy is not None}
     for name, key in txn.delivery_keys():
         number = int.from_bytes(key[:4], "big")
         if number not in with_policy:
@@ -142,22 +142,22 @@ def _owners(txn: Transaction) -> _Found:
 
 
 def _deliveries(txn: Transaction) -> _Found:
-    for _, place in txn.places():
-        if place.policy is not None:
-            yield from _deliveries_of(txn, place, place.policy)
+    for _, record in txn.subscribers():
+        if record.policy is not None:
+            yield from _deliveries_of(txn, record, record.policy)
 
 
-def _deliveries_of(txn: Transaction, place: Place, policy: Policy) -> _Found:
-    entries = dict(txn.deliveries(place).all())
+def _deliveries_of(txn: Transaction, record: SubscriberRecord, policy: Policy) -> _Found:
+    entries = dict(txn.in_flight(record).all())
     for message_id in entries:
-        if message_id < REQUEUED and (message_id < place.next_id) != policy.shared:
-            yield "I8", f"message {message_id} of subscriber number {place.number}, next {place.next_id}"
+        if message_id < REQUEUED and (message_id < record.next_id) != policy.shared:
+            yield "I8", f"message {message_id} of subscriber number {record.number}, next {record.next_id}"
     due = sorted((entry.due_us, message_id) for message_id, entry in entries.items()) if policy.shared else []
-    found = list(txn.deliveries(place).due())
+    found = list(txn.in_flight(record).due())
     if due != found:
-        yield "I10", f"{found[:10]} for {due[:10]} of subscriber number {place.number}"
+        yield "I10", f"{found[:10]} for {due[:10]} of subscriber number {record.number}"
     requeued = {message_id - REQUEUED for message_id in entries if message_id >= REQUEUED}
-    letters = txn.letters(place.number)
+    letters = txn.dead_letters(record.number)
     dead, stored = list(letters.dead_ids()), list(letters.ids())
     if sorted([*dead, *requeued]) != stored:
         yield "I11", f"letters {stored[:10]}, dead {dead[:10]}, requeued {sorted(requeued)[:10]}"
@@ -166,13 +166,13 @@ def _deliveries_of(txn: Transaction, place: Place, policy: Policy) -> _Found:
     for message_id in dead:
         letters.death(message_id)
     in_flight = len(entries) - len(requeued) if policy.shared else 0
-    counted = (place.in_flight, place.requeued, place.dead_letters)
+    counted = (record.in_flight, record.requeued, record.dead_letters)
     if counted != (in_flight, len(requeued), len(dead)) or len(dead) > policy.dead_letters_max:
         yield "I12", f"{(in_flight, len(requeued), len(dead))}, counted are {counted}, of {policy.dead_letters_max}"
 
 
 def _delayed(txn: Transaction) -> _Found:
-    header, found = txn.header, list(txn.schedule().all())
+    header, found = txn.header, list(txn.delayed_messages().all())
     if len(found) != header.delayed:
         yield "I13", f"{len(found)} messages are delayed, counted are {header.delayed}"
     next_due_us = min((due_us for due_us, _, _ in found), default=values.NEVER_US)
@@ -184,9 +184,9 @@ def _delayed(txn: Transaction) -> _Found:
 
 
 def _once(txn: Transaction) -> _Found:
-    once, next_id = txn.once(), txn.log().next_id()
+    once, next_id = txn.deduplication_ids(), txn.log().next_id()
     by_id, by_time = dict(once.by_id()), dict(once.by_time())
-    if by_id != by_time or txn.once_count() != sum(1 for _ in once.by_time()):
+    if by_id != by_time or txn.deduplication_count() != sum(1 for _ in once.by_time()):
         yield "I14", f"{len(by_id)} ids, of which {len(by_id.items() & by_time.items())} are in order"
     for identifier, found in by_id.items():
         if not 0 < found.message_id < next_id:

@@ -20,7 +20,7 @@ from persipubsub import clock, errors
 from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import NEVER_US, NO_FAILURE, NOTHING, Claims, Failure, Found, Settled, Subscription
 from persipubsub.lmdb_engine.records.delivery_layouts import LEASE_RAN_OUT, NO_TOKEN, RAISED, REQUEUED, Death, Delivery
-from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
 from persipubsub.lmdb_engine.rules.dead_letters import policy_of
@@ -37,12 +37,12 @@ def due_us(txn: Transaction, subscription: Subscription) -> int:
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    place = cursors.own_place(txn, subscription)
-    if txn.first_id(max(place.next_id, txn.header.first)) is not None:
+    record = cursors.own_record(txn, subscription)
+    if txn.first_id(max(record.next_id, txn.header.first)) is not None:
         return 0
     # Nobody is woken by a claim, but no claim made from now on ends earlier than this.
-    found_us = min(cursors.delayed_until_us(txn), clock.boottime_us() + policy_of(place).lease_us)
-    due = txn.deliveries(place).next_due()
+    found_us = min(cursors.delayed_until_us(txn), clock.boottime_us() + policy_of(record).lease_us)
+    due = txn.in_flight(record).next_due()
     if due is not None:
         if txn.header.boot_id != clock.boot_id():
             return 0  # time may stand still until somebody writes: have the claim do it
@@ -55,34 +55,35 @@ def claim(txn: Transaction, subscription: Subscription, max_messages: int, max_b
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    place = cursors.own_place(txn, subscription)
+    record = cursors.own_record(txn, subscription)
     now_us = message_log.now_us(txn)
     if txn.log().oldest().time_us < now_us - txn.header.message_timeout_us:
         message_log.expire(txn)
-    claiming = _Claiming(txn, place, now_us, max_messages, max_bytes)
+    claiming = _Claiming(txn, record, now_us, max_messages, max_bytes)
     claiming.claim_due()
     if not claiming.ids:
         claiming.claim_next()
-    cursors.move(txn, subscription.identifier, claiming.place, claiming.before,
-                 dead_letters.position(txn, claiming.place))
+    cursors.move(txn, subscription.identifier, claiming.record, claiming.before,
+                 dead_letters.position(txn, claiming.record))
     return claiming.found()
 
 
 class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim finds on its way
     """One claim."""
 
-    def __init__(self, txn: Transaction, place: Place, now_us: int, max_messages: int, max_bytes: int) -> None:
+    def __init__(self, txn: Transaction, record: SubscriberRecord, now_us: int, max_messages: int,
+                 max_bytes: int) -> None:
         self._txn = txn
         self._now_us = now_us
         self._boottime_us = clock.boottime_us()
-        self._policy = policy_of(place)
+        self._policy = policy_of(record)
         # The last try is alone, so that no other message becomes a dead letter with it.
         self._max_messages = 1 if self._policy.max_deliveries == 1 else min(max_messages, CLAIMED_MAX)
         self._max_bytes = max_bytes
-        self._deliveries = txn.deliveries(place)
+        self._deliveries = txn.in_flight(record)
         self._token = os.urandom(len(NO_TOKEN))
-        self.place = place
-        self.before = dead_letters.position(txn, place)
+        self.record = record
+        self.before = dead_letters.position(txn, record)
         self.ids: Sequence[int] = []
         self.payloads: List[bytes] = []
         self._settled = self._settled_bytes = 0
@@ -94,8 +95,8 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         while (due := self._deliveries.next_due()) is not None and due.due_us <= self._now_us:
             entry = self._deliveries.get(due.message_id)
             if entry is None:
-                raise errors.DamagedError(f"Subscriber number {self.place.number} has no entry of a message: {due}.")
-            payload = dead_letters.payload_of(self._txn, self.place, due.message_id)
+                raise errors.DamagedError(f"Subscriber number {self.record.number} has no entry of a message: {due}.")
+            payload = dead_letters.payload_of(self._txn, self.record, due.message_id)
             if payload is None or entry.deliveries >= self._policy.max_deliveries:
                 if ids or self._settled >= SETTLED_MAX or self._settled_bytes >= SETTLED_BYTES_MAX:
                     break
@@ -117,17 +118,18 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         """Have a message be handed out no more: it went from the log, or it becomes a dead letter."""
         reason = RAISED if entry.token == NO_TOKEN and entry.failure != NO_FAILURE else LEASE_RAN_OUT
         death = Death(reason, entry.deliveries, self._now_us, entry.failure)
-        self.place, dropped = _bury_or_forget(self._txn, self.place, message_id, entry, death)
+        self.record, dropped = _add_or_forget(self._txn, self.record, message_id, entry, death)
         self._dropped += dropped
         self._settled += 1
 
     def claim_next(self) -> None:
         """Claim what was not handed out before."""
-        start = max(self.place.next_id, self._txn.header.first)
+        start = max(self.record.next_id, self._txn.header.first)
         self.ids, self.payloads = self._txn.messages(start, self._max_messages, self._max_bytes)
         if self.ids:
             self._deliveries.put_many(self.ids, self._claimed(Delivery(0, NO_TOKEN, 0)))
-            self.place = self.place._replace(next_id=self.ids[-1] + 1, in_flight=self.place.in_flight + len(self.ids))
+            self.record = self.record._replace(next_id=self.ids[-1] + 1,
+                                               in_flight=self.record.in_flight + len(self.ids))
 
     def _claimed(self, entry: Delivery) -> Delivery:
         return Delivery(entry.deliveries + 1, self._token, self._now_us + self._policy.lease_us, entry.failure)
@@ -150,9 +152,9 @@ class _Held(NamedTuple):
     lost: List[int]
 
 
-def _held(txn: Transaction, place: Place, ids: Sequence[int], token: bytes) -> _Held:
+def _held(txn: Transaction, record: SubscriberRecord, ids: Sequence[int], token: bytes) -> _Held:
     held = _Held([], [])
-    for message_id, entry in zip(ids, txn.deliveries(place).get_many(ids)):
+    for message_id, entry in zip(ids, txn.in_flight(record).get_many(ids)):
         if entry is None or entry.token != token:
             held.lost.append(message_id)
         elif held.groups and held.groups[-1][1] == entry:
@@ -168,20 +170,20 @@ def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int]
     They are its own as long as no other worker has claimed them, also after the lease has ended. Those of a subscriber
     that was removed are left alone.
     """
-    place = cursors.known_place(txn, subscription)
-    if place is None:
+    record = cursors.known_record(txn, subscription)
+    if record is None:
         return Settled()
-    before, deliveries, held = dead_letters.position(txn, place), txn.deliveries(place), _held(txn, place, ids, token)
+    before, deliveries, held = dead_letters.position(txn, record), txn.in_flight(record), _held(txn, record, ids, token)
     for own_ids, entry in held.groups:
         deliveries.delete_many(own_ids, entry)
         requeued = [message_id for message_id in own_ids if message_id >= REQUEUED]
         for message_id in requeued:
-            txn.letters(place.number).delete(message_id - REQUEUED)
-        place = place._replace(taken=place.taken + len(own_ids),
-                               in_flight=place.in_flight - len(own_ids) + len(requeued),
-                               requeued=place.requeued - len(requeued))
+            txn.dead_letters(record.number).delete(message_id - REQUEUED)
+        record = record._replace(taken=record.taken + len(own_ids),
+                                 in_flight=record.in_flight - len(own_ids) + len(requeued),
+                                 requeued=record.requeued - len(requeued))
     if held.groups:
-        cursors.move(txn, subscription.identifier, place, before, dead_letters.position(txn, place))
+        cursors.move(txn, subscription.identifier, record, before, dead_letters.position(txn, record))
     return Settled(lost=held.lost)
 
 
@@ -191,44 +193,44 @@ def give_back(txn: Transaction, subscription: Subscription, ids: Sequence[int], 
 
     :param failure: what the worker met; None if it did not even begin, so that it counts as no delivery
     """
-    place = cursors.known_place(txn, subscription)
-    if place is None:
+    record = cursors.known_record(txn, subscription)
+    if record is None:
         return Settled()
-    before, dropped = dead_letters.position(txn, place), 0
-    for own_ids, entry in _held(txn, place, ids, token).groups:
-        place, more = _give_back_alike(txn, place, own_ids, entry, failure)
+    before, dropped = dead_letters.position(txn, record), 0
+    for own_ids, entry in _held(txn, record, ids, token).groups:
+        record, more = _give_back_alike(txn, record, own_ids, entry, failure)
         dropped += more
         txn.published = True
-    cursors.move(txn, subscription.identifier, place, before, dead_letters.position(txn, place))
+    cursors.move(txn, subscription.identifier, record, before, dead_letters.position(txn, record))
     return Settled(dropped=dropped)
 
 
-def _give_back_alike(txn: Transaction, place: Place, ids: Sequence[int], entry: Delivery,
-                     failure: Optional[Failure]) -> dead_letters.Buried:
+def _give_back_alike(txn: Transaction, record: SubscriberRecord, ids: Sequence[int], entry: Delivery,
+                     failure: Optional[Failure]) -> dead_letters.Added:
     """Give messages back whose entries are alike: to be claimed again at once, or later, or never."""
-    now_us, policy, dropped = message_log.now_us(txn), policy_of(place), 0
+    now_us, policy, dropped = message_log.now_us(txn), policy_of(record), 0
     if failure is None:
         waiting = Delivery(entry.deliveries - 1, NO_TOKEN, now_us, entry.failure)
-        txn.deliveries(place).put_many(ids, waiting, entry)
+        txn.in_flight(record).put_many(ids, waiting, entry)
     elif entry.deliveries < policy.max_deliveries:
         waiting = Delivery(entry.deliveries, NO_TOKEN, now_us + _delay_us(policy, entry.deliveries), failure)
-        txn.deliveries(place).put_many(ids, waiting, entry)
+        txn.in_flight(record).put_many(ids, waiting, entry)
     else:
         death = Death(RAISED, entry.deliveries, now_us, failure)
         for message_id in ids:
-            if txn.deliveries(place).get(message_id) is None:
+            if txn.in_flight(record).get(message_id) is None:
                 continue  # it was requeued, and the same message of the log was buried just before
-            place, more = _bury_or_forget(txn, place, message_id, entry, death)
+            record, more = _add_or_forget(txn, record, message_id, entry, death)
             dropped += more
-    return dead_letters.Buried(place, dropped)
+    return dead_letters.Added(record, dropped)
 
 
-def _bury_or_forget(txn: Transaction, place: Place, message_id: int, entry: Delivery,
-                    death: Death) -> dead_letters.Buried:
+def _add_or_forget(txn: Transaction, record: SubscriberRecord, message_id: int, entry: Delivery,
+                   death: Death) -> dead_letters.Added:
     if dead_letters.is_there(txn, message_id):
-        return dead_letters.bury(txn, place, message_id, death, entry)
-    txn.deliveries(place).delete_many((message_id, ), entry)
-    return dead_letters.Buried(place._replace(in_flight=place.in_flight - 1), 0)
+        return dead_letters.add_dead_letter(txn, record, message_id, death, entry)
+    txn.in_flight(record).delete_many((message_id, ), entry)
+    return dead_letters.Added(record._replace(in_flight=record.in_flight - 1), 0)
 
 
 def _delay_us(policy: Policy, deliveries: int) -> int:
@@ -238,14 +240,14 @@ def _delay_us(policy: Policy, deliveries: int) -> int:
 
 def extend(txn: Transaction, subscription: Subscription, claims: Claims) -> Settled:
     """Have the lease of all messages of some claims begin now, as far as they are still the worker's own."""
-    place, lost = cursors.known_place(txn, subscription), list[int]()
+    record, lost = cursors.known_record(txn, subscription), list[int]()
     for token, ids in claims.items():
-        if place is None:
+        if record is None:
             lost += ids
             continue
-        held = _held(txn, place, ids, token)
-        due_us = message_log.now_us(txn) + policy_of(place).lease_us
+        held = _held(txn, record, ids, token)
+        due_us = message_log.now_us(txn) + policy_of(record).lease_us
         for own_ids, entry in held.groups:
-            txn.deliveries(place).put_many(own_ids, entry._replace(due_us=due_us), entry)
+            txn.in_flight(record).put_many(own_ids, entry._replace(due_us=due_us), entry)
         lost += held.lost
     return Settled(lost=lost)

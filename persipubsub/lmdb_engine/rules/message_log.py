@@ -117,7 +117,7 @@ def clear(txn: Transaction) -> int:
 def clear_delayed(txn: Transaction) -> int:
     header = txn.header
     if header.delayed:
-        txn.clear_schedule()
+        txn.clear_delayed_messages()
         txn.put_header(header._replace(delayed=0, next_due_us=NEVER_US))
     return header.delayed
 
@@ -144,7 +144,7 @@ def live_bytes(txn: Transaction) -> int:
 
 def retained_messages(txn: Transaction) -> int:
     """Count the messages that are there though nobody awaits them."""
-    log, floor = txn.log(), txn.floor()
+    log, floor = txn.log(), txn.low_water_mark()
     end = log.next_id() if floor is None else floor
     return max(0, log.messages_before(end) - log.messages_before(first_live_id(txn)))
 

@@ -8,7 +8,7 @@ import itertools
 from typing import Iterator, List
 
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
-from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
 
@@ -23,29 +23,29 @@ def read(txn: Transaction, identifier: bytes, max_messages: int) -> List[bytes]:
 
     :raise UnknownSubscriberError: there is no such subscriber
     """
-    place = cursors.own_place(txn, cursors.subscribe(txn, identifier))
+    record = cursors.own_record(txn, cursors.subscribe(txn, identifier))
     now_us = message_log.now_us(txn)
     first_id = max(txn.header.first, message_log.first_unexpired_id(txn, now_us))
-    payloads = list(itertools.islice(_handed_out_before(txn, place, now_us, first_id), max_messages))
+    payloads = list(itertools.islice(_handed_out_before(txn, record, now_us, first_id), max_messages))
     left = max_messages - len(payloads)
     if left:
-        payloads += txn.messages(max(place.next_id, first_id), left, _BYTES_MAX)[1]
+        payloads += txn.messages(max(record.next_id, first_id), left, _BYTES_MAX)[1]
     return payloads
 
 
-def _handed_out_before(txn: Transaction, place: Place, now_us: int, first_id: int) -> Iterator[bytes]:
+def _handed_out_before(txn: Transaction, record: SubscriberRecord, now_us: int, first_id: int) -> Iterator[bytes]:
     """Give what comes before the messages of the log that were never handed out."""
-    if place.policy is None:
+    if record.policy is None:
         return
-    deliveries = txn.deliveries(place)
-    if not place.policy.shared:
+    deliveries = txn.in_flight(record)
+    if not record.policy.shared:
         for message_id, _ in deliveries.all(REQUEUED):
-            yield txn.letters(place.number).get(message_id - REQUEUED).payload
+            yield txn.dead_letters(record.number).get(message_id - REQUEUED).payload
         return
     for due_us, message_id in deliveries.due():
         if due_us > now_us:
             return
         entry = deliveries.get(message_id)
-        payload = dead_letters.payload_of(txn, place, message_id) if message_id >= first_id else None
-        if entry is not None and payload is not None and entry.deliveries < place.policy.max_deliveries:
+        payload = dead_letters.payload_of(txn, record, message_id) if message_id >= first_id else None
+        if entry is not None and payload is not None and entry.deliveries < record.policy.max_deliveries:
             yield payload

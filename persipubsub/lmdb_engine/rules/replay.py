@@ -37,7 +37,7 @@ def add_subscriber(txn: Transaction, identifier: bytes, start: Position, given: 
     :return: how many of its dead letters went, since they became too many
     :raise ArgumentError: what is given does not fit to the subscriber
     """
-    is_new = txn.place(identifier) is None
+    is_new = txn.subscriber(identifier) is None
     dropped = policies.apply(txn, identifier, given)
     if is_new:
         rewind(txn, identifier, start)
@@ -51,16 +51,16 @@ def rewind(txn: Transaction, identifier: bytes, position: Position) -> int:
 
     :raise UnknownSubscriberError: there is none
     """
-    place = cursors.own_place(txn, cursors.subscribe(txn, identifier))
+    record = cursors.own_record(txn, cursors.subscribe(txn, identifier))
     kept_id = message_log.first_kept_id(txn, message_log.now_us(txn))
     start = message_log.first_live_id(txn, max(resolved(txn, position), kept_id))
-    if start < place.next_id:
-        before = dead_letters.position(txn, place)
-        place = dead_letters.forget_from(txn, place, start)._replace(next_id=start)
-        cursors.move(txn, identifier, place, before, dead_letters.position(txn, place))
+    if start < record.next_id:
+        before = dead_letters.position(txn, record)
+        record = dead_letters.forget_from(txn, record, start)._replace(next_id=start)
+        cursors.move(txn, identifier, record, before, dead_letters.position(txn, record))
         txn.published = True
-    pending, _ = message_log.count_from(txn, max(place.next_id, kept_id))
-    return pending if place.policy is None else pending + dead_letters.awaited(txn, place, kept_id).messages
+    pending, _ = message_log.count_from(txn, max(record.next_id, kept_id))
+    return pending if record.policy is None else pending + dead_letters.awaited(txn, record, kept_id).messages
 
 
 def span(txn: Transaction, start: Position, end: Position) -> range:

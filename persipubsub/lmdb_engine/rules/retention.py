@@ -9,7 +9,7 @@ from persipubsub.lmdb_engine.records.transaction import Transaction
 
 def bound(txn: Transaction, time_us: int) -> int:
     """Give the id below which nothing needs to be kept at a time: below the floor, and retained for long enough."""
-    log, floor = txn.log(), txn.floor()
+    log, floor = txn.log(), txn.low_water_mark()
     end = log.next_id() if floor is None else floor
     header = txn.header
     return min(end, log.first_id_since(time_us - header.retention_us)) if header.retention_us else end
@@ -17,7 +17,7 @@ def bound(txn: Transaction, time_us: int) -> int:
 
 def is_over(txn: Transaction, time_us: int) -> bool:
     """Tell whether there may be something below :func:`bound`; cheaper than to find the bound."""
-    log, floor = txn.log(), txn.floor()
+    log, floor = txn.log(), txn.low_water_mark()
     oldest = log.oldest()
     return (oldest.time_us < time_us - txn.header.retention_us
             and oldest.first_id < (log.next_id() if floor is None else floor))

@@ -5,7 +5,7 @@ from typing import Optional, Tuple
 
 from persipubsub.engine.policies import Policy
 from persipubsub.engine.settings import stored_seconds
-from persipubsub.lmdb_engine.records.layouts import Place
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import dead_letters, message_log
 from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
@@ -29,7 +29,7 @@ def read(txn: Transaction, path: pathlib.Path, reader_lag: int) -> QueueStatus:
     now_us = message_log.now_us(txn)
     kept_id = message_log.first_kept_id(txn, now_us)
     next_id = txn.log().next_id()
-    floor = txn.floor()
+    floor = txn.low_water_mark()
 
     def counted(start: int) -> Tuple[int, Optional[float]]:
         """Count the messages from an id on, and tell the age of the oldest of them."""
@@ -37,17 +37,17 @@ def read(txn: Transaction, path: pathlib.Path, reader_lag: int) -> QueueStatus:
         age_us = max(0, now_us - txn.log().at(first_id).time_us)
         return messages, age_us / 1e6 if messages else None
 
-    def plain(place: Place) -> SubscriberStatus:
-        return SubscriberStatus(place.next_id, *counted(place.next_id), place.taken, 0, 0, None)
+    def plain(record: SubscriberRecord) -> SubscriberStatus:
+        return SubscriberStatus(record.next_id, *counted(record.next_id), record.taken, 0, 0, None)
 
-    def with_policy(place: Place) -> SubscriberStatus:
+    def with_policy(record: SubscriberRecord) -> SubscriberStatus:
         """Tell of one that awaits messages before its next, or outside the log."""
-        pending, age_s = counted(place.next_id)
-        earlier = dead_letters.awaited(txn, place, max(kept_id, message_log.first_live_id(txn)))
+        pending, age_s = counted(record.next_id)
+        earlier = dead_letters.awaited(txn, record, max(kept_id, message_log.first_live_id(txn)))
         if earlier.oldest_us is not None:
             age_s = max(age_s or 0, (now_us - earlier.oldest_us) / 1e6)
-        return SubscriberStatus(place.next_id, pending + earlier.messages, age_s, place.taken, earlier.messages,
-                                place.dead_letters, _public(dead_letters.policy_of(place)))
+        return SubscriberStatus(record.next_id, pending + earlier.messages, age_s, record.taken, earlier.messages,
+                                record.dead_letters, _public(dead_letters.policy_of(record)))
 
     messages, oldest_age_s = counted(0)
     awaited, _ = (0, None) if floor is None else counted(floor)
@@ -70,6 +70,6 @@ def read(txn: Transaction, path: pathlib.Path, reader_lag: int) -> QueueStatus:
                        delayed=header.delayed,
                        reader_lag=reader_lag,
                        subscribers={
-                           identifier.decode(): plain(place) if place.policy is None else with_policy(place)
-                           for identifier, place in txn.places()
+                           identifier.decode(): plain(record) if record.policy is None else with_policy(record)
+                           for identifier, record in txn.subscribers()
                        })

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Iterator, Optional
 
 from persipubsub import errors
 from persipubsub.lmdb_engine.records import delivery_layouts
-from persipubsub.lmdb_engine.records.delivery_layouts import ENTRY_KEY, LETTER_KEY, Death, Letter
+from persipubsub.lmdb_engine.records.delivery_layouts import DEAD_LETTER_KEY, ENTRY_KEY, DeadLetterPayload, Death
 from persipubsub.lmdb_engine.records.in_flight import keys_of
 
 if TYPE_CHECKING:
     import lmdb
 
 
-class Letters:
+class DeadLetters:
     """What one subscriber has in ``letter_db`` and ``dead_letter_db``."""
 
     __slots__ = ("_number", "_letters", "_deaths")
@@ -21,18 +21,18 @@ class Letters:
         self._letters = letters
         self._deaths = deaths
 
-    def put(self, message_id: int, letter: Letter) -> None:
+    def put(self, message_id: int, letter: DeadLetterPayload) -> None:
         """Store a letter."""
-        for part, value in enumerate(delivery_layouts.split_letter(letter)):
-            self._letters.put(LETTER_KEY.pack(self._number, message_id, part), value)
+        for part, value in enumerate(delivery_layouts.split_payload(letter)):
+            self._letters.put(DEAD_LETTER_KEY.pack(self._number, message_id, part), value)
 
-    def get(self, message_id: int) -> Letter:
+    def get(self, message_id: int) -> DeadLetterPayload:
         """Read a letter.
 
         :raise DamagedError: it is not complete
         """
         try:
-            return delivery_layouts.joined_letter(self._parts(message_id))
+            return delivery_layouts.joined_payload(self._parts(message_id))
         except ValueError as error:
             raise errors.DamagedError(f"The letter of message {message_id} cannot be read: {error}.") from error
 
@@ -57,12 +57,12 @@ class Letters:
         """Iterate over the ids of all letters."""
         last = None
         for key in keys_of(self._letters, self._number):
-            _, message_id, _ = LETTER_KEY.unpack(key)
+            _, message_id, _ = DEAD_LETTER_KEY.unpack(key)
             if message_id != last:
                 yield message_id
             last = message_id
 
-    def bury(self, message_id: int, death: Death) -> None:
+    def add_dead_letter(self, message_id: int, death: Death) -> None:
         """Note that a letter is dead."""
         self._deaths.put(ENTRY_KEY.pack(self._number, message_id), delivery_layouts.encode_death(death))
 
@@ -71,14 +71,14 @@ class Letters:
         value = self._deaths.get(ENTRY_KEY.pack(self._number, message_id))
         return None if value is None else delivery_layouts.decode_death(value)
 
-    def raise_(self, message_id: int) -> None:
+    def restore(self, message_id: int) -> None:
         """Forget that a letter is dead."""
         if self._deaths.set_key(ENTRY_KEY.pack(self._number, message_id)):
             self._deaths.delete()
 
     def discard(self, message_id: int) -> int:
         """Delete a dead letter; give how many parts it had."""
-        self.raise_(message_id)
+        self.restore(message_id)
         return self.delete(message_id)
 
     def dead_ids(self, start: int = 0) -> Iterator[int]:
