@@ -115,6 +115,8 @@ setuptools.setup(
             "sphinx-icontract>=2.0.3",
             "sphinx>=8.1,<9",
             "time-machine>=2.16",
+            # pydocstyle and coverage read pyproject.toml with it, and ask for it in an extra only.
+            "tomli>=2; python_version < '3.11'",
             "tox>=4.20",
             "twine>=6.1",
             "types-protobuf>=7.35",
