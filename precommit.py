@@ -66,7 +66,7 @@ def check_isort(overwrite: bool) -> None:
 
 
 def check_mypy(_overwrite: bool) -> None:
-    """Check the types; mypy.ini makes it strict."""
+    """Check the types; pyproject.toml makes mypy strict."""
     run_module("mypy", *CODE)
 
 

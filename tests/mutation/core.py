@@ -111,5 +111,5 @@ TESTS_LEFT_OUT = [
 def pytest_arguments(module: str) -> List[str]:
     """Give the arguments for pytest that run the tests of a module until the first one fails."""
     left_out = [f"--deselect={test}" for test in TESTS_LEFT_OUT if test not in TESTS[module]]
-    hangs = ["-o", f"faulthandler_timeout={TEST_S_MAX}"]  # pytest.ini says that it ends the run
+    hangs = ["-o", f"faulthandler_timeout={TEST_S_MAX}"]  # pyproject.toml says that it ends the run
     return ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *hangs, *left_out, *TESTS[module]]
