@@ -94,7 +94,7 @@ def check_contracts(_overwrite: bool) -> None:
 
 
 def check_imports(_overwrite: bool) -> None:
-    """Check who imports whom; .importlinter says who may."""
+    """Check the imports against the contracts in pyproject.toml."""
     run(sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
 
 
