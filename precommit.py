@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Check this checkout as it must be before a commit.
 
-Every check runs with the interpreter that started this script. ``pip install -e .[dev]`` gives the tools.
+Every check runs with the interpreter that started this script.
+``pip install -c constraints.txt -e .[dev]`` installs the tools.
 """
 
 import argparse
