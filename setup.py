@@ -79,8 +79,6 @@ setuptools.setup(
             "queuelib>=1.8",
             "redis>=7",
         ],
-        # For python -m tests.mutation.
-        "mutation": ["cosmic-ray>=8.7"],
         # For the programs in examples/.
         "examples": [
             "fastapi>=0.115",
@@ -94,6 +92,7 @@ setuptools.setup(
         # setuptools is here since mypy reads its types for this file.
         "dev": [
             "build>=1.2",
+            "cosmic-ray>=8.7",
             "coverage>=7.10",
             "fastapi>=0.115",
             "freezegun>=1.5.5",
