@@ -4,7 +4,9 @@ import io
 import pathlib
 import re
 import runpy
+import shutil
 import subprocess
+import sys
 import urllib.parse
 from typing import Any, Dict
 
@@ -68,6 +70,20 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     extracted = subprocess.run([ROOT / ".ci" / "readme-test-command"], check=True, capture_output=True, text=True)
     assert extracted.stdout.strip() == commands[1].strip()
     assert ".ci/readme-test-command" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_no_tests_are_a_failure(tmp_path: pathlib.Path) -> None:
+    """The check of the tests fails where pytest finds none."""
+    for name in ("precommit.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tests").mkdir()
+    done = subprocess.run([sys.executable, "precommit.py", "--only", "tests"],
+                          cwd=tmp_path,
+                          check=False,
+                          capture_output=True,
+                          text=True)
+    assert done.returncode == 1 and "precommit: tests failed: exit status 5 of: " in done.stderr
 
 
 def test_readme_commands_are_complete() -> None:
