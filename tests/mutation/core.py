@@ -28,7 +28,6 @@ LEFT_OUT = [
 
 #: The tests of each module, those first that kill most mutants.
 TESTS = {
-    "clock": ["test_clock.py"],
     "deduplication": ["test_deduplication.py"],
     "retention": ["test_replay.py"],
     "typed": ["test_protobuf.py"],
