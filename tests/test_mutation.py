@@ -18,15 +18,10 @@ def is_adult(age: int) -> bool:
     """Return whether somebody is of age."""
     return age >= 18
 '''
-CLOSE_TESTS = """from persipubsub import guarded
+TESTS = """from persipubsub import ages
 
-def test_guarded():
-    assert [*map(guarded.is_adult, (17, 18, 19))] == [False, True, True]
-"""
-LAX_TESTS = """from persipubsub import neglected
-
-def test_neglected():
-    assert neglected.is_adult(19)
+def test_adult():
+    assert ages.is_adult(19)
 """
 
 
@@ -78,24 +73,17 @@ def test_a_lower_share_has_fallen() -> None:
 
 @pytest.mark.slow
 def test_mutants_of_a_small_module(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Close tests kill every mutant of a module; the lines of those that lax tests let live are shown."""
+    """The mutants that a test notices are counted as killed; the lines of those that it misses are shown."""
     pytest.importorskip("cosmic_ray", reason="an environment that is older than the tool lacks cosmic-ray")
     root = tmp_path / "root"
-    files = {
-        "persipubsub/__init__.py": "",
-        "persipubsub/guarded.py": MODULE,
-        "persipubsub/neglected.py": MODULE,
-        "tests/rules/test_guarded.py": CLOSE_TESTS,
-        "tests/test_neglected.py": LAX_TESTS,
-    }
+    files = {"persipubsub/__init__.py": "", "persipubsub/ages.py": MODULE, "tests/rules/test_ages.py": TESTS}
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text, encoding="utf-8")
-    tests = {"guarded": ["test_guarded.py"], "neglected": ["test_neglected.py::test_neglected"]}
-    guarded, neglected = mutation.measure(root, tests, tmp_path).values()
-    assert 2 < guarded.killed == guarded.total == neglected.total
-    assert 0 < neglected.killed < neglected.total
+    score = mutation.measure(root, {"ages": ["test_ages.py::test_adult"]}, tmp_path)["ages"]
+    assert 0 < score.killed < score.total
     shown = capsys.readouterr().out
-    assert "survived: neglected is_adult\n-    return age >= 18\n+    return age > 18\n" in shown
-    assert "survived: guarded" not in shown
+    assert "survived: ages is_adult\n-    return age >= 18\n+    return age > 18\n" in shown
+    assert shown.count("survived: ") == score.total - score.killed
+    assert "not age" not in shown  # a negation is noticed
     assert {path: (root / path).read_text(encoding="utf-8") for path in files} == files
