@@ -12,7 +12,7 @@ except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(f"{_error}. pip install 'persipubsub[prometheus]' brings it.", name=_error.name) from None
 
 from persipubsub import errors, status_reader
-from persipubsub.engine import checks
+from persipubsub.environment import new_environment
 from persipubsub.status import QueueStatus
 from persipubsub.status_reader import StatusReader
 
@@ -97,7 +97,7 @@ class QueueCollector(Collector):
             raise errors.ArgumentTypeError(
                 f"paths must be an iterable of paths, got {type(paths).__name__}: for one, give a list of one.")
         # Each once: Prometheus refuses all that it is given where a series is there twice.
-        self._paths = tuple(dict.fromkeys(pathlib.Path(os.path.abspath(checks.directory(path))) for path in paths))
+        self._paths = tuple(dict.fromkeys(new_environment(path).path for path in paths))
         self._unreadable: Dict[pathlib.Path, str] = {}
         self._read_status = StatusReader().read_status if isolated else status_reader.read_status
 

@@ -1,6 +1,7 @@
 """Test the command ``persipubsub`` as a user runs it, and the parts of the demo that count."""
 
 import contextlib
+import functools
 import io
 import multiprocessing
 import os
@@ -328,31 +329,30 @@ def test_workers_end_with_their_parent(large_file: pathlib.Path, tmp_path: pathl
 def test_worker_reports_its_error(debug: bool, tmp_path: pathlib.Path) -> None:
     """A worker that cannot go on tells the parent why, with the traceback if it is asked for, and exits with 1."""
     reports, reporting = multiprocessing.Pipe(duplex=False)
-    ordered, orders = multiprocessing.Pipe(duplex=False)
-    with reports, reporting, ordered, orders:
-        link = demo_workers.Link(reporting, ordered, debug)
+    work = functools.partial(demo_workers.subscribe, queue=tmp_path / "queue", identifier="a", ended=reports)
+    with reports, reporting:
         with pytest.raises(SystemExit) as info:
-            link.run(lambda link, report: demo_workers.subscribe(link, report, tmp_path / "queue", "a", 1))
+            demo_workers.run(work, reporting, demo_workers.Report([demo_lines.Tally()]), debug)
         error = reports.recv().error
     assert info.value.code == 1
     assert f"There is no queue at {tmp_path / 'queue'}" in error and ("Traceback" in error) == debug
 
 
-def test_stream_tells_gaps_from_duplicates() -> None:
+def test_tally_tells_gaps_from_duplicates() -> None:
     """What comes twice is a duplicate, what comes late is out of order, and what never comes is not distinct."""
-    stream = demo_lines.Stream()
+    tally = demo_lines.Tally()
     for number in (0, 1, 5, 3, 3, 1, 6, 7):
-        stream.add(number, intact=number != 7)
-    assert stream.tally == demo_lines.Tally(messages=8, end=8, duplicates=2, out_of_order=1, altered=1)
-    assert stream.tally.end - stream.tally.distinct == 2
+        tally.add(number, intact=number != 7)
+    assert tally == demo_lines.Tally(messages=8, end=8, duplicates=2, out_of_order=1, altered=1)
+    assert tally.end - tally.distinct == 2
 
 
-def test_stream_remembers_only_so_many_gaps() -> None:
+def test_tally_remembers_a_bounded_number_of_gaps() -> None:
     """A gap of any size takes a bounded amount of memory; what is late beyond it counts as a duplicate."""
-    stream = demo_lines.Stream()
+    tally = demo_lines.Tally()
     for number in (2**60, 0, demo_lines.GAPS_MAX - 1, demo_lines.GAPS_MAX):
-        stream.add(number, intact=True)
-    assert stream.tally == demo_lines.Tally(4, 2**60 + 1, duplicates=1, out_of_order=2, altered=0)
+        tally.add(number, intact=True)
+    assert tally == demo_lines.Tally(4, 2**60 + 1, duplicates=1, out_of_order=2, altered=0)
 
 
 @hypothesis.given(content=st.lists(st.sampled_from([b"\n", b"a", b"bc", b"longer", b"\0"])).map(b"".join),
@@ -365,8 +365,8 @@ def test_shares_make_the_whole(content: bytes, publishers: int, grown: bool) -> 
         pieces = [piece for line in io.BytesIO(content) for piece in _pieces(line)]
         source = demo_lines.Source(pathlib.Path("file"), len(content), len(pieces), 1)
         file = io.BytesIO(content + b"more\n" * grown)
-        shares = demo_lines.shares(source, publishers)
-        assert [line for share in shares for line in share.lines(file)] == pieces
+        shares = [[*source.share(file, number, publishers)] for number in range(publishers)]
+        assert shares == [pieces[number::publishers] for number in range(publishers)]
 
 
 def _pieces(line: bytes) -> List[bytes]:
@@ -375,8 +375,8 @@ def _pieces(line: bytes) -> List[bytes]:
 
 def test_share_of_a_file_that_shrank() -> None:
     """A publisher ends where its file ends, should it have become shorter."""
-    shares = demo_lines.shares(demo_lines.Source(pathlib.Path("file"), 100, 3, 1), publishers=1)
-    assert list(shares[0].lines(io.BytesIO(b"a\nb"))) == [b"a\n", b"b"]
+    source = demo_lines.Source(pathlib.Path("file"), 100, 3, 1)
+    assert list(source.share(io.BytesIO(b"a\nb"), 0, 1)) == [b"a\n", b"b"]
 
 
 def test_message_tells_whether_it_was_altered() -> None:

@@ -4,13 +4,17 @@ import io
 import pathlib
 import re
 import runpy
+import shutil
 import subprocess
+import sys
 import urllib.parse
-from typing import Dict
+from typing import Any, Dict
 
 import pytest
 import readme_renderer.rst
 import setuptools
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import persipubsub
 
@@ -68,6 +72,20 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert ".ci/readme-test-command" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_no_tests_are_a_failure(tmp_path: pathlib.Path) -> None:
+    """The check of the tests fails where pytest finds none."""
+    for name in ("precommit.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tests").mkdir()
+    done = subprocess.run([sys.executable, "precommit.py", "--only", "tests"],
+                          cwd=tmp_path,
+                          check=False,
+                          capture_output=True,
+                          text=True)
+    assert done.returncode == 1 and "precommit: tests failed: exit status 5 of: " in done.stderr
+
+
 def test_readme_commands_are_complete() -> None:
     """Each of the first two commands of the README makes its own virtual environment and ends in what it promises."""
     demo, test = [block.strip() for block in code_blocks((ROOT / "README.rst").read_text(encoding="utf-8"), "bash")[:2]]
@@ -82,13 +100,19 @@ def test_changelog_has_the_current_version() -> None:
     assert re.search(rf"^(Unreleased \()?{re.escape(version)}\b", changelog, re.MULTILINE)
 
 
-def test_the_description_of_the_distribution_renders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index of packages can show the README, and nothing in it leads to a file that is not there."""
-    given: Dict[str, str] = {}
-    monkeypatch.setattr(setuptools, "setup", lambda **arguments: given.update(arguments))
+@pytest.fixture(name="metadata")
+def metadata_fixture(monkeypatch: pytest.MonkeyPatch) -> Dict[str, Any]:
+    """Return what setup.py passes to setuptools."""
+    passed: Dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: passed.update(arguments))
     runpy.run_path(str(ROOT / "setup.py"))
+    return passed
+
+
+def test_the_description_of_the_distribution_renders(metadata: Dict[str, Any]) -> None:
+    """An index of packages can show the README, and nothing in it leads to a file that is not there."""
     complaints = io.StringIO()
-    shown = readme_renderer.rst.render(given["long_description"], stream=complaints)
+    shown = readme_renderer.rst.render(metadata["long_description"], stream=complaints)
     assert shown and not complaints.getvalue()
     targets = re.findall(r'(?:href|src)="([^"]+)"', shown)
     assert len(targets) > 5 and not [target for target in targets if not re.match("https?://|#", target)]
@@ -103,3 +127,22 @@ def test_links_have_a_form(document: pathlib.Path) -> None:
             assert parts.scheme in ("http", "https") and "." in parts.netloc and " " not in target, target
         else:
             assert (document.parent / parts.path).exists(), target
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_constraints_pin_every_tool(python: str, metadata: Dict[str, Any]) -> None:
+    """On each supported Python, constraints.txt has one version of every requirement, and setup.py allows it."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    environment = {"python_version": python, "python_full_version": f"{python}.9"}
+    extras = metadata["extras_require"]
+    for text in [*metadata["install_requires"], *extras["dev"], *extras["examples"]]:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate(environment):
+            continue
+        versions = [
+            str(pin.specifier).removeprefix("==") for pin in pins
+            if canonicalize_name(pin.name) == canonicalize_name(wanted.name) and (
+                pin.marker is None or pin.marker.evaluate(environment))
+        ]
+        assert len(versions) == 1 and wanted.specifier.contains(versions[0]), text

@@ -19,8 +19,8 @@ from persipubsub.queue import RECORD_BYTES_MAX, HighWaterMark
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-PROCESSES_MAX = 100
-#: No demo lasts so long; a message must not expire while a process is suspended.
+PROCESSES = click.IntRange(1, 100)
+#: Longer than any demo: a message must not expire while a process is suspended.
 MESSAGE_TIMEOUT_S = 30 * 24 * 3600
 # The width of the table where there is no terminal to ask.
 WIDTH = 120
@@ -30,8 +30,8 @@ def _regular(_ctx: click.Context, _param: click.Parameter, file: Optional[pathli
     """Refuse a pipe or a device."""
     if file is not None and not stat.S_ISREG(file.stat().st_mode):
         raise click.BadParameter(
-            f"{click.format_filename(file)!r} is not a regular file. Each publisher reads its own part, so it must "
-            "be one: save what comes from a pipe or a device to a file first.")
+            f"{click.format_filename(file)!r} is not a regular file. Each publisher reads it from its beginning, so "
+            "it must be one: save what comes from a pipe or a device to a file first.")
     return file
 
 
@@ -41,12 +41,12 @@ def _regular(_ctx: click.Context, _param: click.Parameter, file: Optional[pathli
                 callback=_regular,
                 type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @click.option("--publishers",
-              type=click.IntRange(1, PROCESSES_MAX),
+              type=PROCESSES,
               default=2,
               show_default=True,
               help="Processes that send; each has its share of the lines.")
 @click.option("--subscribers",
-              type=click.IntRange(1, PROCESSES_MAX),
+              type=PROCESSES,
               default=3,
               show_default=True,
               help="Processes that receive; each gets all lines.")
@@ -68,26 +68,21 @@ def demo(ctx: click.Context, file: Optional[pathlib.Path], publishers: int, subs
     output.require_stdout()
     with _progress() as progress, _directory(path) as directory:
         counting = progress.add_task("count lines", total=None)
-        source = _counted(file)
+        try:
+            source = demo_lines.count(file)
+        except OSError as error:
+            raise click.FileError(str(file), error.strerror) from error
         progress.remove_task(counting)
         identifiers = [f"subscriber-{number + 1}" for number in range(subscribers)]
         _deploy(directory, identifiers, source)
-        with Crew(directory, demo_lines.shares(source, publishers), identifiers,
-                  ctx.find_root().params["debug"]) as crew:
-            crew.run(_shown(progress, crew, source))
+        crew = Crew(directory, source, publishers, identifiers, ctx.find_root().params["debug"])
+        crew.run(_shown(progress, crew, source))
     _conclude(ctx, crew, source)
-
-
-def _counted(file: Optional[pathlib.Path]) -> Source:
-    try:
-        return demo_lines.count(file)
-    except OSError as error:
-        raise click.FileError(str(file), error.strerror) from error
 
 
 @contextlib.contextmanager
 def _directory(path: Optional[str]) -> Iterator[pathlib.Path]:
-    """Give the directory for the queue, which is removed unless the user named it."""
+    """Yield the directory for the queue, which is removed unless the user named it."""
     if path is None:
         with tempfile.TemporaryDirectory(prefix="persipubsub-demo-") as name:
             yield pathlib.Path(name)
@@ -124,7 +119,7 @@ def _progress() -> "Progress":
 
 
 def _shown(progress: "Progress", crew: Crew, source: Source) -> Callable[[], None]:
-    """Give a function that brings the progress bars up to date."""
+    """Return a function that brings the progress bars up to date."""
     sent = progress.add_task("sent", total=source.messages)
     received = progress.add_task("received", total=source.messages * len(crew.subscribers))
 
@@ -138,12 +133,11 @@ def _shown(progress: "Progress", crew: Crew, source: Source) -> Callable[[], Non
 def _conclude(ctx: click.Context, crew: Crew, source: Source) -> None:
     """Print the table and what is wrong, and end the program accordingly."""
     from persipubsub.cli import demo_table
-    results = demo_table.Results(crew)
+    table, problems = demo_table.results(crew, source)
     # What is piped to a file or a program is not cut to the 80 columns that rich would assume.
-    output.console(width=None if sys.stdout.isatty() else WIDTH).print(results.table())
-    problems = crew.failures + results.problems(source)
-    for problem in problems:
+    output.console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    for problem in crew.failures + problems:
         output.line(f"Error: {problem}", err=True)
     if crew.stopped_by is not None:
         ctx.exit(exit_status.SIGNALLED + crew.stopped_by)
-    ctx.exit(exit_status.FAILED if problems else exit_status.DONE)
+    ctx.exit(exit_status.FAILED if crew.failures or problems else exit_status.DONE)

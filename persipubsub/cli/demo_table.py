@@ -1,70 +1,50 @@
 """The results of the demo, as a table and as a list of what is wrong."""
 
-from typing import List, Sequence
+from typing import Iterable, List, Tuple
 
 from rich.table import Table
 
 from persipubsub.cli.demo_crew import Crew, Worker
 from persipubsub.cli.demo_lines import Source, Tally
 
-
-class Results:
-    """What the workers of a crew have reported, compared."""
-
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
-        self._publishers = crew.publishers
-        self._subscribers = crew.subscribers
-        # A publisher that died may have sent more than it could tell: what somebody received was sent.
-        self._sent = [
-            max(worker.report.messages, *(tally.end for tally in self._tallies_of(number)))
-            for number, worker in enumerate(crew.publishers)
-        ]
-
-    def _tallies_of(self, publisher: int) -> List[Tally]:
-        return [subscriber.report.tallies[publisher] for subscriber in self._subscribers]
-
-    def _missing_by(self, subscriber: Worker) -> List[int]:
-        return [sent - tally.distinct for sent, tally in zip(self._sent, subscriber.report.tallies)]
-
-    def table(self) -> Table:
-        """Draw a row for each worker. Each count of what is wrong stands with the sender and with the receiver."""
-        table = Table()
-        table.add_column("process", no_wrap=True)
-        for heading in ("sent", "received", "missing", "duplicate", "out of order", "altered", "messages/s"):
-            table.add_column(heading, justify="right")
-        missing = [self._missing_by(subscriber) for subscriber in self._subscribers]
-        for number, worker in enumerate(self._publishers):
-            table.add_row(worker.name, f"{self._sent[number]:,}", "", f"{sum(row[number] for row in missing):,}",
-                          *_wrong(self._tallies_of(number)), _rate(worker))
-        table.add_section()
-        for row, worker in zip(missing, self._subscribers):
-            table.add_row(worker.name, "", f"{worker.report.messages:,}", f"{sum(row):,}",
-                          *_wrong(worker.report.tallies), _rate(worker))
-        return table
-
-    def problems(self, source: Source) -> List[str]:
-        """List what is wrong."""
-        tallies = [tally for subscriber in self._subscribers for tally in subscriber.report.tallies]
-        counts = {
-            "messages are missing": sum(sum(self._missing_by(subscriber)) for subscriber in self._subscribers),
-            "messages came more than once": sum(tally.duplicates for tally in tallies),
-            "messages came out of order": sum(tally.out_of_order for tally in tallies),
-            "messages were altered": sum(tally.altered for tally in tallies),
-        }
-        problems = [f"{count:,} {what}" for what, count in counts.items() if count]
-        if sum(self._sent) != source.messages:
-            why = "" if self._crew.failures else f": {source.path} was changed meanwhile"
-            problems.insert(0, f"{sum(self._sent):,} of {source.messages:,} lines were sent{why}")
-        return problems
+FAULTS = ("messages are missing", "messages came more than once", "messages came out of order", "messages were altered")
 
 
-def _wrong(tallies: Sequence[Tally]) -> List[str]:
-    return [
-        f"{sum(tally.duplicates for tally in tallies):,}",
-        f"{sum(tally.out_of_order for tally in tallies):,}",
-        f"{sum(tally.altered for tally in tallies):,}",
+def results(crew: Crew, source: Source) -> Tuple[Table, List[str]]:
+    """Compare what the workers reported: as a table, and as a list of what is wrong."""
+    # A publisher that died may have sent more than it could report: what somebody received was sent.
+    sent = [
+        max(publisher.report.messages, *(subscriber.report.tallies[number].end for subscriber in crew.subscribers))
+        for number, publisher in enumerate(crew.publishers)
     ]
+    pairs = [list(zip(sent, subscriber.report.tallies)) for subscriber in crew.subscribers]
+    wrong = _wrong(pair for row in pairs for pair in row)
+    problems = [f"{count:,} {fault}" for count, fault in zip(wrong, FAULTS) if count]
+    if sum(sent) != source.messages:
+        why = "" if crew.failures else f": {source.path} was changed meanwhile"
+        problems.insert(0, f"{sum(sent):,} of {source.messages:,} lines were sent{why}")
+    return _table(crew, sent, pairs), problems
+
+
+def _table(crew: Crew, sent: List[int], pairs: List[List[Tuple[int, Tally]]]) -> Table:
+    """Draw a row for each worker. Each count of what is wrong stands with the sender and with the receiver."""
+    table = Table()
+    table.add_column("process", no_wrap=True)
+    for heading in ("sent", "received", "missing", "duplicate", "out of order", "altered", "messages/s"):
+        table.add_column(heading, justify="right")
+    for publisher, count, column in zip(crew.publishers, sent, zip(*pairs)):
+        table.add_row(publisher.name, f"{count:,}", "", *(f"{fault:,}" for fault in _wrong(column)), _rate(publisher))
+    table.add_section()
+    for subscriber, row in zip(crew.subscribers, pairs):
+        counts = subscriber.report.messages, *_wrong(row)
+        table.add_row(subscriber.name, "", *(f"{count:,}" for count in counts), _rate(subscriber))
+    return table
+
+
+def _wrong(pairs: Iterable[Tuple[int, Tally]]) -> List[int]:
+    """Count what is missing, duplicate, out of order and altered, from what was sent and what was received of it."""
+    counts = [(sent - tally.distinct, tally.duplicates, tally.out_of_order, tally.altered) for sent, tally in pairs]
+    return [sum(column) for column in zip(*counts)]
 
 
 def _rate(worker: Worker) -> str:
