@@ -83,11 +83,9 @@ class Environment:
         :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: empty, or with a NUL
         """
-        # Absolute, so that a later change of the working directory does not make it another queue.
-        self._path = pathlib.Path(os.path.abspath(checks.directory(path)))
         self._allow_remote = allow_remote
         self._closed = False
-        self._access = location.access(self._path, allow_remote)
+        self._access = location.access(checks.directory(path), allow_remote)
         self._engine: Optional[Engine] = None
         self._bridges: "Dict[int, Bridge]" = {}  # one, made when first needed
         self._made: "weakref.WeakSet[Endpoint]" = weakref.WeakSet()
@@ -95,7 +93,7 @@ class Environment:
     @property
     def path(self) -> pathlib.Path:
         """Give the absolute path of the queue's directory."""
-        return self._path
+        return pathlib.Path(self._access.location)
 
     @property
     def closed(self) -> bool:
@@ -244,7 +242,7 @@ class Environment:
         codec, engine = self._codec(message_type), self._opened()
         subscription = engine.subscribe(checks.identifier(identifier))
         kind = SharedReceiver if subscription.shared else Receiver
-        return kind(engine, self._path, identifier, subscription, codec)
+        return kind(engine, self._access.location, identifier, subscription, codec)
 
     def _codec(self, message_type: "Optional[Type[M]]") -> "Optional[Codec[M]]":
         """Give what makes bytes of messages of a type, which the queue must take; None for bytes."""
@@ -273,7 +271,7 @@ class Environment:
         """Make a publisher for tasks of asyncio. Arguments and errors are those of :meth:`new_publisher`."""
         from persipubsub import aio  # here, since it imports asyncio
         codec = self._codec(message_type)
-        sender = Sender(self._path, autosync, codec, "AsyncPublisher")
+        sender = Sender(self._access.location, autosync, codec, "AsyncPublisher")
         return self._keep(aio.AsyncPublisher(self._origin(), sender, self._bridged()))
 
     @overload
@@ -310,7 +308,7 @@ class Environment:
         return engine
 
     def _origin(self) -> Origin:
-        return Origin(self._path, self)
+        return Origin(self._access.location, self)
 
     def _keep(self, made: T) -> T:
         self._made.add(made)
@@ -330,10 +328,10 @@ class Environment:
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        return Environment, (str(self._path), self._allow_remote)
+        return Environment, (str(self._access.location), self._allow_remote)
 
     def __repr__(self) -> str:
-        return f"<Environment of {self._path}{' (closed)' if self._closed else ''}>"
+        return f"<Environment of {self._access.location}{' (closed)' if self._closed else ''}>"
 
 
 def _checked(check: Callable[[object], N], value: Optional[N]) -> Optional[N]:

@@ -16,6 +16,7 @@
      +-- ForkError                           a process forked in the midst of a transaction uses the queue
      +-- EmptyError (LookupError)            pop() where nothing is pending
      +-- SubscriberKindError (TypeError)     a method that this kind of subscriber, shared or not, does not have
+     +-- UnsupportedError                    what the engine of the queue cannot do
      |
      |  the state of the queue: set it up, or look at who changed it
      +-- NotInitializedError                 no queue at this path
@@ -67,6 +68,7 @@ __all__ = [
     "SubscriberKindError",
     "TooManyDelayedError",
     "UnknownSubscriberError",
+    "UnsupportedError",
 ]
 
 
@@ -119,6 +121,10 @@ class EmptyError(PersipubsubError, LookupError):
 
 class SubscriberKindError(PersipubsubError, TypeError):
     """Raised when a method makes no sense for a shared subscriber, or only for one. The message names another one."""
+
+
+class UnsupportedError(PersipubsubError):
+    """The engine of the queue cannot do this. The error says how to do it there."""
 
 
 class NotInitializedError(PersipubsubError):

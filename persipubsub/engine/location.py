@@ -1,15 +1,25 @@
-"""From the location of a queue to the engine that stores it."""
+"""From the location of a queue to the engine that stores it: a directory, or the URL of another engine."""
 
+import os
 import pathlib
+from typing import Callable, Dict
 
 from persipubsub.engine.protocols import Access
 
+#: By the scheme of a URL: what returns the access to the queue at it.
+ACCESSES: Dict[str, Callable[[str], Access]] = {}
 
-def access(path: pathlib.Path, allow_remote: bool) -> Access:
+
+def access(location: str, allow_remote: bool) -> Access:
     """Return the access to the queue at a location; nothing is touched.
 
-    :param path: a directory, of the LMDB engine
-    :param allow_remote: whether it may lie on a file system that other machines can use
+    :param location: a directory, of the LMDB engine, or the URL of another engine
+    :param allow_remote: whether a directory may lie on a file system that other machines can use
     """
+    scheme, separator, _ = location.partition("://")
+    if separator and scheme in ACCESSES:
+        return ACCESSES[scheme](location)
     from persipubsub.lmdb_engine.open_queues import LmdbAccess  # here, so that a program loads the engines it uses
-    return LmdbAccess(path, allow_remote)
+
+    # Absolute, so that a later change of the working directory does not make it another queue.
+    return LmdbAccess(pathlib.Path(os.path.abspath(location)), allow_remote)

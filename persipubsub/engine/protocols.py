@@ -157,8 +157,8 @@ class Access(Protocol):
     """What one Environment holds of a queue: opened when first needed. Making it touches nothing."""
 
     @property
-    def location(self) -> pathlib.Path:
-        """Return where the queue is."""
+    def location(self) -> Union[pathlib.Path, str]:
+        """Return where the queue is: a directory, or a URL."""
 
     def create(self, configuration: Configuration, mode: int) -> None:
         """Set the queue up, unless it is."""

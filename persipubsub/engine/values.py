@@ -1,7 +1,7 @@
 """Values that pass between the endpoints and an engine."""
 
 import pathlib
-from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from persipubsub.engine.limits import ERROR_TEXT_CHARACTERS_MAX, ERROR_TYPE_CHARACTERS_MAX
 from persipubsub.queue import Durability, HighWaterMark, Strategy
@@ -179,7 +179,7 @@ class Violation(NamedTuple):
 class Origin(NamedTuple):
     """Where an endpoint comes from: the location of its queue, and the Environment, which can be pickled."""
 
-    location: pathlib.Path
+    location: Union[pathlib.Path, str]
     environment: Any
 
     def reopening(self, method: str, *arguments: object) -> Tuple[object, ...]:

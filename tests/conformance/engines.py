@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Union
 
 import persipubsub
 from persipubsub import Durability, Environment
+from tests.conformance import toy_engine
 
 Location = Union[str, os.PathLike[str]]
 
@@ -62,7 +63,11 @@ ENGINES: List[Engine] = [
            capabilities=frozenset(CAPABILITIES),
            new_location=lambda directory: directory / "queue",
            settings={"durability": Durability.PROCESS_CRASH}),
+    Engine(name="toy",
+           capabilities=frozenset({"asyncio"}),
+           new_location=lambda directory: f"{toy_engine.SCHEME}://{directory}"),
 ]
+toy_engine.register()
 
 
 def engine_of(name: str) -> Engine:
