@@ -12,10 +12,10 @@ from persipubsub import errors
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.engine import checks
 from persipubsub.engine.protocols import Administration
-from persipubsub.engine.values import Configuration, Origin, Position, Violation
+from persipubsub.engine.values import Configuration, Origin, Position
 from persipubsub.queue import HighWaterMark, Strategy
 from persipubsub.replay import StoredMessage
-from persipubsub.status import QueueStatus
+from persipubsub.status import QueueStatus, Violation
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Dict, Mapping, Optional, Union
+from typing import Dict, Mapping, NamedTuple, Optional, Union
 
 from persipubsub.queue import Durability, HighWaterMark, Strategy
 
@@ -116,3 +116,14 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     reader_lag: int
     #: The subscribers by identifier.
     subscribers: Mapping[str, SubscriberStatus]
+
+
+class Violation(NamedTuple):
+    """An invariant that does not hold: its name, where, and its meaning."""
+
+    invariant: str
+    found: str
+    meaning: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} ({self.meaning}): {self.found}"

@@ -111,17 +111,17 @@ def layers() -> Drawing:
     """The modules in layers; each may import only what lies below it."""
     drawing = Drawing(408)
     rows = [
-        ("commands", "cli"),
-        ("around the queue", "deployment metrics recovery testing"),
-        ("what users hold", "environment control publisher subscriber worker"),
-        ("of one process", "handle writer storage gate"),
-        ("before it is opened", "admission page_walk invariants mark"),
-        ("what a message lives through", "queue leases dead_letters configuration"),
-        ("records", "transaction log deliveries records"),
-        ("the only one that imports lmdb", "database"),
+        ("what is built on it", "cli deployment metrics testing"),
+        ("what users hold", "environment control publisher subscriber aio"),
+        ("for threads and for tasks", "sending receiving bridge"),
+        ("the seam", "engine"),
+        ("one machine", "open_queues engine administration repair"),
+        ("threads, forks, files", "process"),
+        ("what a message lives through", "rules"),
+        ("the bytes, and LMDB", "records"),
     ]
     for number, (what, modules) in enumerate(rows):
-        drawing.box(30, 4 + 50 * number, 426, [what, modules], "store" if modules == "database" else "box", 46)
+        drawing.box(30, 4 + 50 * number, 426, [what, modules], "store" if modules == "records" else "box", 46)
     drawing.arrow(14, 8, 14, 396)
     return drawing
 

@@ -7,10 +7,9 @@ from persipubsub.dead_letters import DeadLetter
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine.commands import (Acknowledge, AcknowledgeClaimed, Cancel, Command, Extend, Fail, GiveBack,
                                          Outcome, Put, PutLater, PutOnce, Settlement)
-from persipubsub.engine.values import (Cleared, Configuration, Delivering, Found, Position, Sent, Settled, Subscription,
-                                       Violation)
+from persipubsub.engine.values import Cleared, Configuration, Delivering, Found, Position, Sent, Settled, Subscription
 from persipubsub.replay import StoredMessage
-from persipubsub.status import QueueStatus
+from persipubsub.status import QueueStatus, Violation
 
 
 class Watch(Protocol):

@@ -161,18 +161,6 @@ class Position(NamedTuple):
 EARLIEST = Position(message_id=0)
 LATEST = Position(message_id=2**64 - 1)
 
-
-class Violation(NamedTuple):
-    """An invariant that does not hold: its name, where, and its meaning."""
-
-    invariant: str
-    found: str
-    meaning: str
-
-    def __str__(self) -> str:
-        return f"{self.invariant} ({self.meaning}): {self.found}"
-
-
 # Endpoints
 
 

@@ -5,14 +5,14 @@ import pathlib
 from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from persipubsub.dead_letters import DeadLetter
-from persipubsub.engine.values import Cleared, Configuration, Delivering, Position, Violation
+from persipubsub.engine.values import Cleared, Configuration, Delivering, Position
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import cursors, dead_letters, invariants, message_log, peek, replay, settings, status
 from persipubsub.lmdb_engine.rules.dead_letters import Changed
 from persipubsub.replay import StoredMessage
-from persipubsub.status import QueueStatus
+from persipubsub.status import QueueStatus, Violation
 
 if TYPE_CHECKING:
     from persipubsub.lmdb_engine.engine import LmdbEngine

@@ -12,7 +12,6 @@ from typing import Iterator, Optional, Sequence, Tuple
 
 from persipubsub import clock, errors, os_errors, queue
 from persipubsub.engine.settings import require_retention_within_timeout
-from persipubsub.engine.values import Violation
 from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
 from persipubsub.lmdb_engine.process.files import UseLock
 from persipubsub.lmdb_engine.records import database, layouts
@@ -20,6 +19,7 @@ from persipubsub.lmdb_engine.records.page_file import NO_ROOT, SUB_DATABASE, Met
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from persipubsub.lmdb_engine.records.truncation import cut_off
 from persipubsub.lmdb_engine.rules import invariants, settings
+from persipubsub.status import Violation
 
 #: A commit by others during the look changes pages under it; then they have the queue open, and have looked at it.
 LOOKS_MAX = 10

@@ -12,7 +12,7 @@ from typing import Callable, Iterator, List, Optional, Tuple, Union
 
 from persipubsub import errors, os_errors
 from persipubsub.engine import checks
-from persipubsub.engine.values import NEVER_US, Configuration, Violation
+from persipubsub.engine.values import NEVER_US, Configuration
 from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
@@ -25,6 +25,7 @@ from persipubsub.lmdb_engine.repair.recovered_subscribers import (SUBSCRIBER_NUM
 from persipubsub.lmdb_engine.repair.salvage import Salvage
 from persipubsub.lmdb_engine.rules import message_log
 from persipubsub.lmdb_engine.rules.settings import fresh
+from persipubsub.status import Violation
 
 #: One transaction of the fresh queue.
 MESSAGES_PER_STEP = 1000

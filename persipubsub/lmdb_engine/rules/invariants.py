@@ -9,7 +9,6 @@ from persipubsub import errors
 from persipubsub.engine import checks, values
 from persipubsub.engine.policies import Policy
 from persipubsub.engine.settings import require_retention_within_timeout
-from persipubsub.engine.values import Violation
 from persipubsub.lmdb_engine.records import layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
@@ -17,6 +16,7 @@ from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import dead_letters, message_log
 from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
 from persipubsub.queue import Durability, Strategy
+from persipubsub.status import Violation
 
 INVARIANTS = {
     "I0": "the pages of the file are sound, and every record can be read",
