@@ -14,12 +14,15 @@ from typing import Dict, Iterator, List, Sequence, Tuple, Union
 import pytest
 
 import persipubsub
-from persipubsub import errors, invariants, records
+from persipubsub import database, errors, invariants, records, wakeup
 from persipubsub.transaction import SubDatabases
 
-DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
 Number = Union[int, float]
+
+WAKEUP_FIELD = re.compile(r"^(\d+) +(\d+) +\*(\w+)\* ", re.MULTILINE)
 
 LIMIT = re.compile(r"``([a-z_]+(?:\.[A-Z]\w+)?\.[A-Z_]*(?:_MAX|_MIN|_DEFAULT|MAX_)[A-Z_]*)`` =\s+([\d,.]*\d)")
 
@@ -105,6 +108,7 @@ def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tupl
     ("key of the index", "delivery_records.ENTRY_KEY", ("number", "message_id")),
     ("key of a delayed message", "records.DELAYED_KEY", ("due_us", "number", "part")),
     ("deduplication", "records._ONCE", records.Once._fields),
+    ("key of the deduplication order", "records.ONCE_ORDER_KEY", ("time_us", "message_id")),
     ("policy of a subscriber", "records._POLICY", (*records.Policy._fields, "in_flight", "requeued", "dead_letters")),
     ("delivery", "delivery_records._DELIVERY", ("deliveries", "token", "due_us")),
     ("key of a due message", "delivery_records.DUE_KEY", ("subscriber_number", "due_us", "message_id")),
@@ -130,6 +134,38 @@ def test_every_sub_database_and_invariant_is_documented() -> None:
         assert f"\n{name}\n~~~" in text, name
     assert re.findall(r"^- \*\*(I\d+)\*\*", text, re.MULTILINE) == list(invariants.INVARIANTS)
     assert f"This is format version {records.FORMAT_VERSION}," in text
+
+
+def test_the_number_of_sub_databases_is_that_of_the_code() -> None:
+    """The format and the decision count the sub-databases, and the decision has a row for each."""
+    number = len(SubDatabases._fields)
+    text = (DOCS / "format.rst").read_text(encoding="utf-8")
+    assert f"LMDB is opened for {database.SUB_DATABASES_MAX} sub-databases, of which {number} are used." in text
+    decision = (DOCS / "decisions" / "databases.rst").read_text(encoding="utf-8")
+    assert f"**There are {number} named sub-databases," in decision
+    assert sorted(re.findall(r"^   \* - ``(\w+)``$", decision, re.MULTILINE)) == sorted(SubDatabases._fields)
+
+
+def test_the_words_of_the_wakeup_file_are_those_of_the_code() -> None:
+    """The format has each word of the file and the map of bytes, with their offsets."""
+    text = (DOCS / "format.rst").read_text(encoding="utf-8")
+    found = {name: (int(offset), int(size)) for offset, size, name in WAKEUP_FIELD.findall(text)}
+    # pylint: disable=protected-access  # the layout of the file is no one else's business, but documented
+    words = {"published": wakeup._PUBLISHED, "waiting": wakeup._WAITING, "claimed": wakeup._CLAIMED}
+    expected = {name: (4 * index, 4) for name, index in words.items()}
+    expected["taking"] = (wakeup._TAKING.start, wakeup._TAKING.stop - wakeup._TAKING.start)
+    assert found == expected
+
+
+def test_every_check_is_documented() -> None:
+    """The guide for contributors lists the checks of precommit.py in their order, and the least coverage."""
+    text = (ROOT / "CONTRIBUTING.rst").read_text(encoding="utf-8")
+    source = (ROOT / "precommit.py").read_text(encoding="utf-8")
+    checks = re.findall(r'^    \("(\w+)", check_\w+\),$', source, re.MULTILINE)
+    table = text.split("\ncheck  ", 1)[1].split("\n\n", 1)[0]
+    assert checks and re.findall(r"^``(\w+)`` ", table, re.MULTILINE) == checks
+    percent, = re.findall(r"^MIN_COVERAGE_PERCENT = (\d+)$", source, re.MULTILINE)
+    assert f"must reach {percent} percent" in table
 
 
 def test_pictures_stay_within_their_bounds() -> None:
