@@ -9,6 +9,7 @@ import re
 import struct
 import sys
 import xml.etree.ElementTree
+from types import ModuleType
 from typing import Dict, Iterator, List, Sequence, Tuple, Union
 
 import pytest
@@ -16,21 +17,34 @@ import pytest
 import persipubsub
 from persipubsub import errors
 from persipubsub.engine.policies import Policy
-from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.process import wakeup
+from persipubsub.lmdb_engine.records import database, layouts
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from persipubsub.lmdb_engine.rules import invariants
 
-DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
 
 Number = Union[int, float]
+
+WAKEUP_FIELD = re.compile(r"^(\d+) +(\d+) +\*(\w+)\* ", re.MULTILINE)
 
 LIMIT = re.compile(r"``([a-z_]+(?:\.[A-Z]\w+)?\.[A-Z_]*(?:_MAX|_MIN|_DEFAULT|MAX_)[A-Z_]*)`` =\s+([\d,.]*\d)")
 
 
+def modules(name: str = "") -> List[ModuleType]:
+    """Return the modules of the package but the commands: those of a name, in whichever room, or all."""
+    found = [
+        module.name for module in pkgutil.walk_packages(persipubsub.__path__, f"{persipubsub.__name__}.")
+        if not module.ispkg and "cli" not in module.name.split(".") and not module.name.endswith("__main__")
+    ]
+    return [importlib.import_module(one) for one in found if not name or one.rpartition(".")[2] == name]
+
+
 def constant(name: str) -> object:
-    """Give a constant that the documentation names by its module, class and name."""
-    module, *attributes = name.split(".")
-    value: object = importlib.import_module(f"persipubsub.{module}")
+    """Return a constant that the documentation names by its module, class and name."""
+    module, first, *attributes = name.split(".")
+    value: object = next(getattr(one, first) for one in modules(module) if hasattr(one, first))
     for attribute in attributes:
         value = getattr(value, attribute)
     return value
@@ -44,17 +58,15 @@ def documented_limits() -> Dict[str, Number]:
 
 def limits_of_the_code() -> Iterator[Tuple[str, object]]:
     """Iterate over the limits of all modules but the commands, each by the name that the documentation gives it."""
-    for module in pkgutil.iter_modules(persipubsub.__path__):
-        if module.ispkg or module.name == "__main__":
-            continue
-        namespace = vars(importlib.import_module(f"persipubsub.{module.name}"))
+    for module in modules():
+        namespace = vars(module)
         source = pathlib.Path(str(namespace["__file__"])).read_text(encoding="utf-8")
         # What is imported belongs to the module that says its value.
         targets = [one for node in ast.parse(source).body if isinstance(node, ast.Assign) for one in node.targets]
         for target in targets:
             for name in ast.walk(target):
                 if isinstance(name, ast.Name) and re.fullmatch(r"[A-Z][A-Z_]*_(MAX|MIN)", name.id):
-                    yield f"{module.name}.{name.id}", namespace[name.id]
+                    yield f"{module.__name__.rpartition('.')[2]}.{name.id}", namespace[name.id]
 
 
 def test_limits_have_the_values_of_the_documentation() -> None:
@@ -101,19 +113,20 @@ def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tupl
 
 
 @pytest.mark.parametrize("title, layout, names", [
-    ("header", "records._HEADER", layouts.Header._fields),
-    ("run", "records._RUN", layouts.Run._fields),
-    ("subscriber", "records._PLACE", layouts.SubscriberRecord._fields),
-    ("key of a part", "records.PART_KEY", ("message_id", "number")),
-    ("key of the index", "delivery_records.ENTRY_KEY", ("number", "message_id")),
-    ("key of a delayed message", "records.DELAYED_KEY", ("due_us", "number", "part")),
-    ("deduplication", "records._ONCE", layouts.Deduplicated._fields),
-    ("policy of a subscriber", "records._POLICY", (*Policy._fields, "in_flight", "requeued", "dead_letters")),
-    ("delivery", "delivery_records._DELIVERY", ("deliveries", "token", "due_us")),
-    ("key of a due message", "delivery_records.DUE_KEY", ("subscriber_number", "due_us", "message_id")),
-    ("key of a letter", "delivery_records.LETTER_KEY", ("subscriber_number", "message_id", "part")),
-    ("letter", "delivery_records._LETTER", ("sent_us", "size_bytes")),
-    ("death", "delivery_records._DEATH", ("reason", "deliveries", "died_us")),
+    ("header", "layouts._HEADER", layouts.Header._fields),
+    ("run", "layouts._RUN", layouts.Run._fields),
+    ("subscriber", "layouts._SUBSCRIBER", layouts.SubscriberRecord._fields),
+    ("key of a part", "layouts.PART_KEY", ("message_id", "number")),
+    ("key of the index", "delivery_layouts.ENTRY_KEY", ("number", "message_id")),
+    ("key of a delayed message", "layouts.DELAYED_KEY", ("due_us", "number", "part")),
+    ("deduplication", "layouts._DEDUPLICATED", layouts.Deduplicated._fields),
+    ("key of the deduplication order", "layouts.DEDUPLICATION_ORDER_KEY", ("time_us", "message_id")),
+    ("policy of a subscriber", "layouts._POLICY", (*Policy._fields, "in_flight", "requeued", "dead_letters")),
+    ("delivery", "delivery_layouts._DELIVERY", ("deliveries", "token", "due_us")),
+    ("key of a due message", "delivery_layouts.DUE_KEY", ("subscriber_number", "due_us", "message_id")),
+    ("key of a letter", "delivery_layouts.DEAD_LETTER_KEY", ("subscriber_number", "message_id", "part")),
+    ("letter", "delivery_layouts._DEAD_LETTER", ("sent_us", "size_bytes")),
+    ("death", "delivery_layouts._DEATH", ("reason", "deliveries", "died_us")),
 ])
 def test_the_format_is_that_of_the_code(title: str, layout: str, names: Sequence[str]) -> None:
     """The tables of the format have the fields of the records, in order, with their offsets and sizes."""
@@ -133,6 +146,38 @@ def test_every_sub_database_and_invariant_is_documented() -> None:
         assert f"\n{name}\n~~~" in text, name
     assert re.findall(r"^- \*\*(I\d+)\*\*", text, re.MULTILINE) == list(invariants.INVARIANTS)
     assert f"This is format version {layouts.FORMAT_VERSION}," in text
+
+
+def test_the_number_of_sub_databases_is_that_of_the_code() -> None:
+    """The format and the decision count the sub-databases, and the decision has a row for each."""
+    number = len(SubDatabases._fields)
+    text = (DOCS / "format.rst").read_text(encoding="utf-8")
+    assert f"LMDB is opened for {database.SUB_DATABASES_MAX} sub-databases, of which {number} are used." in text
+    decision = (DOCS / "decisions" / "databases.rst").read_text(encoding="utf-8")
+    assert f"**There are {number} named sub-databases," in decision
+    assert sorted(re.findall(r"^   \* - ``(\w+)``$", decision, re.MULTILINE)) == sorted(SubDatabases._fields)
+
+
+def test_the_words_of_the_wakeup_file_are_those_of_the_code() -> None:
+    """The format has each word of the file and the map of bytes, with their offsets."""
+    text = (DOCS / "format.rst").read_text(encoding="utf-8")
+    found = {name: (int(offset), int(size)) for offset, size, name in WAKEUP_FIELD.findall(text)}
+    # pylint: disable=protected-access  # the layout of the file is no one else's business, but documented
+    words = {"published": wakeup._PUBLISHED, "waiting": wakeup._WAITING, "claimed": wakeup._CLAIMED}
+    expected = {name: (4 * index, 4) for name, index in words.items()}
+    expected["taking"] = (wakeup._TAKING.start, wakeup._TAKING.stop - wakeup._TAKING.start)
+    assert found == expected
+
+
+def test_every_check_is_documented() -> None:
+    """The guide for contributors lists the checks of precommit.py in their order, and the least coverage."""
+    text = (ROOT / "CONTRIBUTING.rst").read_text(encoding="utf-8")
+    source = (ROOT / "precommit.py").read_text(encoding="utf-8")
+    checks = re.findall(r'^    \("(\w+)", check_\w+\),$', source, re.MULTILINE)
+    table = text.split("\ncheck  ", 1)[1].split("\n\n", 1)[0]
+    assert checks and re.findall(r"^``(\w+)`` ", table, re.MULTILINE) == checks
+    percent, = re.findall(r"^MIN_COVERAGE_PERCENT = (\d+)$", source, re.MULTILINE)
+    assert f"must reach {percent} percent" in table
 
 
 def test_pictures_stay_within_their_bounds() -> None:

@@ -9,7 +9,6 @@ from persipubsub.lmdb_engine.records.layouts import Deduplicated
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import appending, message_log
 
-IDENTIFIER_BYTES_MAX = 255
 #: A send forgets at most so many ids, which is more than it adds: so the cost of a send is bounded, and what is over
 #: the limits, as after they were lowered, goes by and by.
 FORGOTTEN_MAX = 8
