@@ -20,6 +20,8 @@ import persipubsub
 from persipubsub.cli import demo_lines, demo_workers
 from persipubsub.cli.verbs import VERBS
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 #: For what takes a second; only a hang takes longer.

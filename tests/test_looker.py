@@ -16,7 +16,10 @@ from persipubsub.looker import Looker
 from tests.damages import end_readers
 from tests.test_metrics import TIMEOUT_S, scrape, serving
 
-pytestmark = pytest.mark.damages_queues
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.damages_queues,
+]
 #: Reads a queue in this process, as a program does.
 READ_HERE = """
 import pathlib, sys

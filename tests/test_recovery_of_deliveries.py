@@ -15,6 +15,8 @@ from persipubsub.delivery_records import REQUEUED
 from persipubsub.page_walk import PageFile
 from persipubsub.transaction import SubDatabases, Transaction
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 MakeEnvironment = Callable[..., Environment]
 PAGE_BYTES = 4096
 #: Some have several parts, and pages of their own.

@@ -14,6 +14,8 @@ import setuptools
 
 import persipubsub
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 DOCUMENTS = [*sorted(ROOT.glob("*.rst")), *sorted((ROOT / "docs").rglob("*.rst"))]
