@@ -30,7 +30,7 @@ CODE = [
 MIN_COVERAGE_PERCENT = 95
 
 # Tests start processes of their own, and wait for them and for disks: more at a time would disturb each other.
-TEST_PROCESSES = 2
+TEST_PROCESSES = 3
 
 
 class CheckFailed(Exception):

@@ -14,6 +14,8 @@ from benchmarks import compare, footprint, measure, results, runner, scale, tabl
 from benchmarks.measure import Bounds, Contestant, LeftContest, Steps, Tally
 from benchmarks.results import OURS, Document, Rate, Result, Setting
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 TINY = dataclasses.replace(scale.QUICK,

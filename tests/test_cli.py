@@ -21,6 +21,8 @@ import persipubsub
 from persipubsub.cli import demo_lines, demo_workers
 from persipubsub.cli.verbs import VERBS
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 #: For what takes a second; only a hang takes longer.
@@ -88,8 +90,9 @@ def worker(process: "subprocess.Popen[str]", publisher: bool) -> int:
     while time.monotonic() < deadline_s and process.poll() is None:
         children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
         for pid in map(int, children.split()):
-            # A publisher opens its file before the queue.
-            if "data.mdb" in (names := opened(pid)) and ("large_file" in names) == publisher:
+            # A publisher opens its file before the queue. lock.mdb is opened last: one that is stopped before may hold
+            # use.lock alone, and keep everybody out.
+            if "lock.mdb" in (names := opened(pid)) and ("large_file" in names) == publisher:
                 return pid
         time.sleep(0.005)
     raise AssertionError(f"the demo has no such process; its exit status is {process.poll()}")

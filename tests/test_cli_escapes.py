@@ -31,7 +31,10 @@ ESCAPES = "x\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\x7f\u2028\u2066\r\n"
 DIRECTORY = os.fsencode(ESCAPES.replace("\n", "")) + b"\xff"
 TIMEOUT_S = 60
 
-pytestmark = pytest.mark.damages_queues  # a message type with escapes is damage
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.damages_queues,  # a message type with escapes is damage
+]
 
 
 def called(tree: ast.AST) -> Iterator[str]:

@@ -14,6 +14,8 @@ import pytest
 
 import persipubsub
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 #: For what takes a second; only a hang takes longer.
 TIMEOUT_S = 60

@@ -20,6 +20,8 @@ import persipubsub
 from persipubsub.cli import formats, receive
 from persipubsub.cli import send as send_verb
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 #: For what takes a second; only a hang takes longer.
 TIMEOUT_S = 60

@@ -20,7 +20,10 @@ SHORT = ("create", "status", "receive", "send")
 #: A path and a name that are not UTF-8.
 NO_UTF_8 = os.fsdecode(b"\xff\xfe")
 
-pytestmark = pytest.mark.damages_queues
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.damages_queues,
+]
 
 
 def calls(verb: str, path: str, other: str) -> List[Sequence[str]]:

@@ -15,6 +15,8 @@ import persipubsub
 from persipubsub import status
 from persipubsub.cli.verbs import VERBS
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 #: For what takes a second; only a hang takes longer.
 TIMEOUT_S = 60

@@ -12,6 +12,8 @@ import persipubsub
 from persipubsub.status import SubscriberPolicy, SubscriberStatus
 from tests.test_cli_operating import PERSIPUBSUB, TIMEOUT_S, run
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 #: Bytes that are no text.
 BYTES = bytes([0, 10, 255])
 

@@ -24,6 +24,8 @@ import persipubsub
 from persipubsub.cli.history import SAMPLES_MAX, History
 from persipubsub.cli.opening import read_status
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 #: For what takes a second; only a hang takes longer.
 TIMEOUT_S = 60

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 DIRECTORY = pathlib.Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted([*DIRECTORY.glob("*.py"), *DIRECTORY.glob("*/pipeline.py")])
 

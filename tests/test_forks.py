@@ -20,6 +20,8 @@ from tests.concurrency import (WAIT_S, MakeEnvironment, Opened, Task, by_sender,
                                told, wait_until)
 from tests.forking import FORK_ERROR, Busy, fork, use, use_without_hope
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 # Forks of all kinds
 
 #: A fork is held up for at most 100 ms. The fork itself and a busy machine add; what would hold it up has no end.

@@ -23,8 +23,10 @@ from persipubsub.testing import Clock
 from tests.concurrency import CONTEXT, WAIT_S
 from tests.faults.shared_operations import LEASE_S, WORKERS, fail, held, look
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0,
-                                reason="mounts file systems: needs root on Linux")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts file systems: needs root on Linux"),
+]
 
 DISK_BYTES = 16 * 1024**2
 PAGE_BYTES = 4096

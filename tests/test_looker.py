@@ -17,7 +17,10 @@ from persipubsub.status_reader import StatusReader
 from tests.damages import end_readers
 from tests.test_metrics import TIMEOUT_S, scrape, serving
 
-pytestmark = pytest.mark.damages_queues
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.damages_queues,
+]
 #: Reads a queue in this process, as a program does.
 READ_HERE = """
 import pathlib, sys

@@ -21,6 +21,8 @@ import persipubsub
 from persipubsub import HighWaterMark, errors
 from persipubsub.metrics import METRICS, QueueCollector
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 METRICS_COMMAND = [sys.executable, "-m", "persipubsub", "metrics"]
 #: For what takes a second; only a hang takes longer.

@@ -20,7 +20,10 @@ from tests.forking import fork
 
 MakeEnvironment = Callable[..., Environment]
 
-pytestmark = pytest.mark.damages_queues
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.damages_queues,
+]
 
 
 def delete(path: pathlib.Path) -> None:

@@ -29,6 +29,8 @@ from tests.concurrency import (MANY, STORMS_S, WAIT_S, Point, Task, drained, int
                                serve_uses, told, wait_until)
 from tests.forking import fork
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 #: The quick form takes each 29th point.
 STEPS = [29, pytest.param(1, marks=pytest.mark.long)]
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     Pipe = Connection[Any, Any]
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 MakeEnvironment = Callable[..., Environment]
 SPAWN = multiprocessing.get_context("spawn")
 WAIT_S = 60  # for what happens soon unless something is broken

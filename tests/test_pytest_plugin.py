@@ -16,6 +16,8 @@ from persipubsub.testing import FORWARD_S_MAX, Clock, QueueFactory, drain, publi
 from tests.concurrency import WAIT_S
 from tests.test_repository import ROOT, code_blocks
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 pytest_plugins = ["pytester"]
 
 MANUAL = "\n".join(code_blocks((ROOT / "docs" / "testing.rst").read_text(encoding="utf-8"), "python"))

@@ -18,6 +18,8 @@ from persipubsub.lmdb_engine.records.page_file import PageFile
 from persipubsub.lmdb_engine.records.transaction import SubDatabases, Transaction
 from persipubsub.lmdb_engine.repair import orphan_pages
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 MakeEnvironment = Callable[..., Environment]
 PAGE_BYTES = 4096
 #: Some have several parts, and pages of their own.

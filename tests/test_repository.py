@@ -18,6 +18,8 @@ from packaging.utils import canonicalize_name
 
 import persipubsub
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 DOCUMENTS = [*sorted(ROOT.glob("*.rst")), *sorted((ROOT / "docs").rglob("*.rst"))]

@@ -25,6 +25,8 @@ from tests.concurrency import (HELD_UP_S_MAX, STORMS_FORKS, STORMS_S, WAIT_S, Ac
                                alarm_handler, by_sender, everywhere, holds_foreign_lock, numbered, wait_until)
 from tests.forking import FORK_ERROR, Busy, ForkingAccounts, fork, use, use_without_hope
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 
 def test_a_handler_in_the_midst_of_a_send(opened: Opened) -> None:
     """A signal handler that sends while it has interrupted a transaction of its thread gets ReentryError."""

@@ -15,6 +15,8 @@ from persipubsub import HighWaterMark
 from tests.children import unmeasured
 from tests.concurrency import WAIT_S
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 NEEDS_ROOT = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None
                                 or shutil.which("setpriv") is None,
                                 reason="makes namespaces and changes users: needs root on Linux")

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CASES = "tests/typecheck"
 

@@ -25,6 +25,8 @@ from persipubsub.lmdb_engine.process import futex, wakeup
 from persipubsub.lmdb_engine.process.wakeup import FutexWatch, Wakeup
 from tests.concurrency import WAIT_S, process, told
 
+pytestmark = pytest.mark.slow  # starts many processes, or waits
+
 MakeEnvironment = Callable[..., Environment]
 
 #: Where only a wake-up may end a wait, not the look that is taken each second in any case.

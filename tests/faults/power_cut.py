@@ -22,7 +22,7 @@ from persipubsub import Durability, HighWaterMark, clock, errors, recovery
 from tests.children import start_child
 from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
-from tests.faults.journal import events
+from tests.faults.journal import events, is_broken
 from tests.faults.loop_device import LoopDevice
 from tests.faults.oracle import Oracle
 from tests.faults.recorder import Recorder, allowed_values
@@ -198,7 +198,14 @@ class Round:
             verdict = asked.verdict(subscriber)
             figures.add(verdict)
             changed += len(verdict.lost | verdict.duplicated)
-            if durable or verdict.invented or verdict.misplaced:
+            invented = verdict.invented
+            if found["outcome"] == REFUSED and not durable:
+                # A page of a long message may be as it was before. Nobody can tell: LMDB has no checksums.
+                altered = set(filter(is_broken, invented))
+                if altered:
+                    figures.notes["messages that have other bytes, recovered"] += len(altered)
+                invented -= altered
+            if durable or invented or verdict.misplaced:
                 failures.extend(f"{subscriber}: {fault}" for fault in verdict.faults())
         if found["outcome"] == REFUSED:
             figures.notes["refused and recovered, " + ("with losses" if changed else "without a loss")] += 1
