@@ -243,7 +243,6 @@ class AsyncSubscriber(Generic[Msg]):
         :raise PersipubsubError: as :meth:`Subscriber.front`
         """
         self._receiver.require_plain("front")
-        self._receiver.require_open()
         message: Optional[Msg] = _one(await self._bridge.read(self._receiver.front))
         return message
 
@@ -253,7 +252,6 @@ class AsyncSubscriber(Generic[Msg]):
         :raise PersipubsubError: as :meth:`Subscriber.pop`
         """
         self._receiver.require_plain("pop")
-        self._receiver.require_open()
         found = await self._bridge.read(self._receiver.undecoded)
         await self._run(self._receiver.acknowledge(found, 1), withdraws=True)
 

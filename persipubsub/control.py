@@ -229,7 +229,7 @@ class Control:
         given = {name: value for name, value in some.items() if value is not None}
         if (hwm is None) == (not given):
             raise errors.ArgumentTypeError("set_hwm takes either a HighWaterMark or some of its limits; got "
-                                           f"{'both' if given else 'neither'}.")
+                                           f"{'both' if given else type(hwm).__name__}.")
         HighWaterMark(message_timeout, max_messages, hwm_db_size)  # so that a mistake is found here
         self._configure(Configuration(high_watermark=hwm, limits=given))
 

@@ -39,7 +39,10 @@ class Publisher(Generic[Msg]):
         :raise ClosedError: the publisher or its Environment is closed
         :raise StorageError: it could not be stored; the queue is as before
         """
-        return self._sender.note(self._engine.run(self._sender.put(msg, deduplication_id))).start
+        sent = self._engine.run(self._sender.put(msg, deduplication_id))
+        if not sent.awaited:
+            self._sender.warn()
+        return sent.ids.start
 
     def send_many(self, msgs: Iterable[Msg]) -> Sequence[int]:
         """Send messages in the order given, all or none of them, in one commit.

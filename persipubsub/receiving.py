@@ -61,7 +61,8 @@ class Receiver:
 
     def front(self) -> Found:
         """Find the next message, for somebody who only looks."""
-        return self._decoded(self.engine.look(self.subscription, 1, RECEIVE_BYTES_MAX))
+        found = self.engine.look(self.subscription, 1, RECEIVE_BYTES_MAX)
+        return found if self.codec is None else self._decoded(found)
 
     def undecoded(self) -> Found:
         """Find the payload of the next message.
@@ -141,13 +142,20 @@ class Receiver:
         :raise ClosedError: it is closed
         """
         if self.closed:
-            raise errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_subscriber.")
+            raise self.closed_error()
 
-    def require_plain(self, method: str) -> None:
-        """Make sure that a method makes sense for this kind of subscriber.
+    def closed_error(self) -> errors.ClosedError:
+        """Return the error of a closed subscriber."""
+        return errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_subscriber.")
 
-        :raise SubscriberKindError: the subscriber is shared
+    def require_plain(self, _method: str) -> None:
+        """Make sure that the subscriber is open, and that a method makes sense for its kind.
+
+        :raise ClosedError: it is closed
+        :raise SubscriberKindError: it is shared
         """
+        if self.closed:
+            raise self.closed_error()
 
     def __repr__(self) -> str:
         messages = "" if self.codec is None else f" for {self.codec.name}"

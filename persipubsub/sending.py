@@ -76,11 +76,16 @@ class Sender:
         return errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_publisher.")
 
     def note(self, sent: Sent) -> range:
-        """Return the ids of what was sent; warn once if no subscriber awaits it: nobody should find out by missing it."""
-        if not sent.awaited and not self._warned:
+        """Return the ids of what was sent; warn if no subscriber awaits it."""
+        if not sent.awaited:
+            self.warn()
+        return sent.ids
+
+    def warn(self) -> None:
+        """Warn once that no subscriber awaits what is sent: nobody should find out by missing it."""
+        if not self._warned:
             self._warned = True
             _LOGGER.warning("The queue at %s has no subscribers, so it stores nothing of what is sent.", self._location)
-        return sent.ids
 
     def __repr__(self) -> str:
         messages = "" if self.codec is None else f" for {self.codec.name}"

@@ -229,7 +229,6 @@ class Subscriber(Generic[Msg]):
         :raise ClosedError: the subscriber or its Environment is closed
         """
         self._receiver.require_plain("front")
-        self._receiver.require_open()
         message: Optional[Msg] = _one(self._receiver.front())
         return message
 
@@ -241,7 +240,6 @@ class Subscriber(Generic[Msg]):
         :raise ClosedError: the subscriber or its Environment is closed
         """
         self._receiver.require_plain("pop")
-        self._receiver.require_open()
         self._run(self._receiver.acknowledge(self._receiver.undecoded(), 1))
 
     def extend_lease(self) -> None:

@@ -76,9 +76,12 @@ class SharedMachine(Machine):
         self.model.trim(place)
 
     @precondition(lambda self: self.workers())
-    @rule(which=WHICH, max_messages=st.integers(1, 4), max_bytes=st.sampled_from([2**26, 2**26, 16, 65_528]))
+    @rule(which=WHICH,
+          max_messages=st.integers(1, 4),
+          max_bytes=st.sampled_from([2**26, 2**26, 16, 65_528]),
+          extends=st.booleans())
     @uses("Environment.new_subscriber", "Subscriber.receive_many")
-    def claim(self, which: int, max_messages: int, max_bytes: int) -> None:
+    def claim(self, which: int, max_messages: int, max_bytes: int, extends: bool) -> None:
         """A worker gets what no other one holds, for as long as the lease."""
         opened, place = self.some(which), self.workers()
         assert place is not None
@@ -89,6 +92,8 @@ class SharedMachine(Machine):
         assert receipt.__enter__() == [message.payload for message in found]
         if found:
             self.claims.append(Claim(opened, worker, receipt, place.number, number, found))
+            if extends:
+                self.extend_lease(which)
 
     @precondition(lambda self: self.claims)
     @rule(which=WHICH, raised=st.sampled_from([None, None, Interrupted, KeyboardInterrupt]))

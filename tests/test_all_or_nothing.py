@@ -183,7 +183,7 @@ CALLS: Dict[str, Call] = {
 #: Change nothing but what they are made of, and take nothing but an identifier, or nothing at all.
 WITHOUT_ARGUMENTS = {
     "backup", "check", "clear_all_subscribers", "clear_messages", "close", "closed", "dead_letters", "history",
-    "is_initialized", "prune_dangling_messages", "status", "cancel"
+    "is_initialized", "peek", "prune_dangling_messages", "status", "cancel"
 }
 
 

@@ -315,8 +315,9 @@ def closed_calls(opened: Opened) -> Dict[str, List[Callable[[], object]]]:
             control.clear_all_subscribers, lambda: control.set_hwm(HighWaterMark()),
             lambda: control.set_strategy(Strategy.prune_last), control.status, control.check,
             lambda: control.backup(environment.path.parent / "copy"), lambda: control.rewind("a", "earliest"),
-            control.history, lambda: control.set_retention(1), lambda: control.dead_letters("a"),
-            lambda: control.requeue_dead_letters("a"), lambda: control.discard_dead_letters("a")
+            control.history, lambda: control.peek("a"), lambda: control.set_retention(1),
+            lambda: control.dead_letters("a"), lambda: control.requeue_dead_letters("a"),
+            lambda: control.discard_dead_letters("a")
         ],
         "publisher": [
             lambda: publisher.send(b"x"), lambda: publisher.send_many([b"x"]),

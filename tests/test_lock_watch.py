@@ -35,7 +35,7 @@ def hold_and_tell(connection: Connection, path: pathlib.Path) -> None:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> List[str]:
     """Give what was told about the lock."""
-    return [record.getMessage() for record in caplog.records if record.name == write_lock_watchdog.__name__]
+    return [record.getMessage() for record in caplog.records if record.name == "persipubsub.lock_watch"]
 
 
 def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,8 @@ import pytest
 
 import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
-from persipubsub.lmdb_engine.engine import LmdbEngine
+from persipubsub.engine.commands import Acknowledge, Put
+from persipubsub.lmdb_engine.engine import RULES, LmdbEngine
 from persipubsub.lmdb_engine.rules import message_log
 
 if TYPE_CHECKING:
@@ -285,7 +286,8 @@ def test_a_killed_publisher(batch: int, acknowledged: int, durability: Durabilit
 
 def child_stop_in_transaction(path: pathlib.Path, operation: str, connection: "Pipe") -> None:
     """Write, and stop at the end of the operation, before its commit."""
-    original = getattr(message_log, operation)
+    command = {"put": Put, "take": Acknowledge}[operation]
+    original = RULES[command]
 
     def stop(*args: Any) -> Any:
         result = original(*args)
@@ -295,7 +297,7 @@ def child_stop_in_transaction(path: pathlib.Path, operation: str, connection: "P
 
     with persipubsub.new_environment(path) as environment:
         publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
-        setattr(message_log, operation, stop)
+        RULES[command] = stop
         if operation == "put":
             publisher.send_many([b"lost"] * 1000)
         else:

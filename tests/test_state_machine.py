@@ -301,12 +301,15 @@ class QueueMachine(TaskMachine):
 
     @precondition(lambda self: self.handles())
     @rule(which=WHICH)
-    @uses("Subscriber.front")
+    @uses("Subscriber.front", "Control.peek")
     def front(self, which: int) -> None:
-        """The next message can be looked at without taking it."""
+        """The next message can be looked at without taking it, by its subscriber and by a control."""
         handle = self.handle(which)
-        self.agree(handle.subscriber.front, self.is_known(handle),
-                   lambda: first_of(self.model.look(handle.subscriber.identifier)))
+        name = handle.subscriber.identifier
+        self.agree(handle.subscriber.front, self.is_known(handle), lambda: first_of(self.model.look(name)))
+        if self.is_known(handle):
+            found = first_of(self.model.look(name))
+            assert self.opened[0].control.peek(name) == ([] if found is None else [found])
 
     @precondition(lambda self: self.handles())
     @rule(which=WHICH)

@@ -1,6 +1,6 @@
 """What endpoints have an engine write: commands as data, which an engine runs alone or together with others."""
 
-from typing import Any, NamedTuple, Optional, Sequence, Union
+from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
 
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine.values import Batch, Claims, DueTime, Failure, Subscription
@@ -87,20 +87,13 @@ Settlement = Union[Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
 Command = Union[Put, PutOnce, PutLater, Cancel, Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
 
 
-class Load(NamedTuple):
-    """How much a command appends."""
-
-    messages: int
-    size_bytes: int
-
-
-def load(command: Command) -> Load:
-    """Return how much a command appends."""
+def load(command: Command) -> Tuple[int, int]:
+    """Return how many messages a command appends, and how many bytes."""
     if isinstance(command, (Put, PutOnce)):
-        return Load(len(command.batch.payloads), command.batch.size_bytes)
+        return len(command.batch.payloads), command.batch.size_bytes
     if isinstance(command, PutLater):
-        return Load(1, len(command.payload))
-    return Load(0, 0)
+        return 1, len(command.payload)
+    return 0, 0
 
 
 class Outcome(NamedTuple):
