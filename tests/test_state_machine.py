@@ -520,7 +520,7 @@ class QueueMachineInSmallSteps(QueueMachine):
 
 PROFILES = {
     "":
-    hypothesis.settings(max_examples=100, stateful_step_count=40, derandomize=True, database=None),
+    hypothesis.settings(max_examples=150, stateful_step_count=40, derandomize=True, database=None),
     "thorough":
     hypothesis.settings(max_examples=2000, stateful_step_count=60),
     # For mutants, of which nobody reads the smallest example.
