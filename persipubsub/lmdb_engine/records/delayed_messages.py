@@ -24,8 +24,7 @@ class DelayedMessages:
 
     def put(self, due_us: int, number: int, payload: bytes) -> None:
         """Store a message."""
-        head, parts = layouts.split(payload) if layouts.is_long(len(payload)) else (payload, iter(()))
-        for index, part in enumerate((head, *parts)):
+        for index, part in enumerate(layouts.encode_payload(payload)):
             self._parts.put(DELAYED_KEY.pack(due_us, number, index), part)
 
     def delete(self, due_us: int, number: int) -> bool:
@@ -80,14 +79,10 @@ def _described(found: Tuple[bytes, List[bytes]]) -> Tuple[int, int, Optional[int
 
 
 def joined(parts: List[bytes]) -> bytes:
-    """Put the parts of a delayed message together.
+    """Decode a delayed message from its parts.
 
-    :raise ValueError: one is missing
+    :raise ValueError: a part is missing, or there is one too many
     """
     if not parts:
         raise ValueError("its first part is missing")
-    if layouts.is_long(len(parts[0])):
-        return layouts.joined(parts[0], iter(parts[1:]))
-    if len(parts) > 1:
-        raise ValueError(f"{len(parts)} parts of a message that has one")
-    return parts[0]
+    return layouts.joined(parts[0], parts[1:])

@@ -9,7 +9,7 @@ import struct
 from typing import Iterator, NamedTuple, Tuple
 
 from persipubsub.engine.values import NO_FAILURE, Failure
-from persipubsub.lmdb_engine.records.layouts import PART_BYTES
+from persipubsub.lmdb_engine.records.layouts import require_size, split
 
 REQUEUED = 2**63
 #: No claim: the message waits for its next delivery.
@@ -63,16 +63,13 @@ _DEAD_LETTER = struct.Struct(">QQ")
 DEAD_LETTER_BYTES = _DEAD_LETTER.size
 
 
-def split_payload(letter: DeadLetterPayload) -> Iterator[bytes]:
-    """Encode a letter: its parts, of which none needs more adjacent pages than one of a long message."""
-    payload, head = letter.payload, _DEAD_LETTER.pack(letter.sent_us, len(letter.payload))
-    yield head + payload[:PART_BYTES - len(head)]
-    for start in range(PART_BYTES - len(head), len(payload), PART_BYTES):
-        yield payload[start:start + PART_BYTES]
+def split_payload(message: DeadLetterPayload) -> Iterator[bytes]:
+    """Encode a payload outside the log, in parts."""
+    return split(_DEAD_LETTER.pack(message.sent_us, len(message.payload)), message.payload)
 
 
 def joined_payload(parts: Iterator[bytes]) -> DeadLetterPayload:
-    """Decode a letter.
+    """Decode a payload outside the log.
 
     :raise ValueError: a part is missing
     """
@@ -80,9 +77,7 @@ def joined_payload(parts: Iterator[bytes]) -> DeadLetterPayload:
     if len(whole) < _DEAD_LETTER.size:
         raise ValueError("its first part is missing")
     sent_us, size_bytes = _DEAD_LETTER.unpack_from(whole)
-    if len(whole) != _DEAD_LETTER.size + size_bytes:
-        raise ValueError(f"{len(whole) - _DEAD_LETTER.size} bytes of {size_bytes} are there")
-    return DeadLetterPayload(sent_us, whole[_DEAD_LETTER.size:])
+    return DeadLetterPayload(sent_us, require_size(whole[_DEAD_LETTER.size:], size_bytes))
 
 
 def payload_bytes(first_part: bytes) -> int:

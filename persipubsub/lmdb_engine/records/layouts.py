@@ -29,7 +29,7 @@ The values of ``index_db``, ``letter_db`` and ``dead_letter_db`` are in ``delive
 
 import functools
 import struct
-from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub.engine.policies import Policy
 
@@ -81,21 +81,36 @@ def is_long(size_bytes: int) -> bool:
     return size_bytes >= PART_BYTES
 
 
-def split(payload: bytes) -> Tuple[bytes, Iterator[bytes]]:
-    """Encode a long payload: its value in ``data_db``, which is exactly PART_BYTES long, and the further parts."""
-    head_bytes = PART_BYTES - NUMBER.size
-    starts = range(head_bytes, len(payload), PART_BYTES)
-    return NUMBER.pack(len(payload)) + payload[:head_bytes], (payload[start:start + PART_BYTES] for start in starts)
+def split(prefix: bytes, payload: bytes) -> Iterator[bytes]:
+    """Iterate over the parts of a prefix and a payload. All but the last have PART_BYTES."""
+    first_bytes = PART_BYTES - len(prefix)
+    yield prefix + payload[:first_bytes]
+    for start in range(first_bytes, len(payload), PART_BYTES):
+        yield payload[start:start + PART_BYTES]
 
 
-def joined(value: bytes, parts: Iterator[bytes]) -> bytes:
-    """Decode a long payload.
+def encode_payload(payload: bytes) -> Iterator[bytes]:
+    """Encode a payload in parts: a short one is its only part, and a long one begins with its size."""
+    return split(NUMBER.pack(len(payload)) if is_long(len(payload)) else b"", payload)
 
-    :raise ValueError: a part is missing
+
+def joined(first: bytes, others: Iterable[bytes]) -> bytes:
+    """Decode a payload from its first part and the others.
+
+    :raise ValueError: a part is missing, or there is one too many
     """
-    payload = b"".join((value[NUMBER.size:], *parts))
-    if len(payload) != NUMBER.unpack_from(value)[0]:
-        raise ValueError(f"{len(payload)} bytes of {NUMBER.unpack_from(value)[0]} are there")
+    if is_long(len(first)):
+        return require_size(b"".join((first[NUMBER.size:], *others)), NUMBER.unpack_from(first)[0])
+    return require_size(b"".join((first, *others)), len(first))
+
+
+def require_size(payload: bytes, size_bytes: int) -> bytes:
+    """Return a payload that was put together from its parts.
+
+    :raise ValueError: it does not have the size that its first part states
+    """
+    if len(payload) != size_bytes:
+        raise ValueError(f"{len(payload)} bytes of {size_bytes} were found")
     return payload
 
 

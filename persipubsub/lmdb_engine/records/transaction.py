@@ -185,10 +185,9 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
             raise errors.DamagedError(f"message id {first_id} is not behind all stored ones")
 
     def _put_parts(self, message_id: int, payload: bytes) -> bytes:
-        """Store the further parts of a long payload and give what goes into ``data_db``."""
-        if not layouts.is_long(len(payload)):
-            return payload
-        head, parts = layouts.split(payload)
+        """Store the further parts of a payload in ``chunk_db``, and return its first part, for ``data_db``."""
+        parts = layouts.encode_payload(payload)
+        head = next(parts)
         for number, part in enumerate(parts, 1):
             self._txn.put(layouts.PART_KEY.pack(message_id, number), part, append=True, db=self._dbs.chunk_db)
         return head
