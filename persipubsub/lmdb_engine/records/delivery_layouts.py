@@ -1,8 +1,8 @@
-"""The bytes of messages that were handed out and not yet taken, and of dead letters: read and written, side by side.
+"""The bytes of messages in flight and of dead letters: each encoder is beside its decoder.
 
-An id in ``index_db`` and ``due_db`` is that of a message in the log, or, with the bit :data:`REQUEUED`, that of one
-whose payload lies in ``letter_db``. So those sort behind all that are in the log, and the first entry of a shared
-subscriber tells its place.
+An id in ``index_db`` and ``due_db`` is that of a message in the log. With the bit :data:`REQUEUED` it is that of a
+requeued message, whose payload is in ``letter_db``. So requeued messages sort after all messages of the log, and the
+first entry of a shared subscriber is its cursor.
 """
 
 import struct
@@ -30,12 +30,12 @@ def _decode_failure(value: bytes) -> Failure:
 
 
 class Delivery(NamedTuple):
-    """A value of ``index_db``: how often a message was handed out, and to whom it is at the moment."""
+    """A value of ``index_db``: how often a message was handed out, and which claim holds it now."""
 
     deliveries: int
     token: bytes  # of the claim that holds it
-    due_us: int  # when another one may claim it, in the queue's time; 0 where nobody shares it
-    failure: Failure = NO_FAILURE  # the last one
+    due_us: int  # when another worker may claim it, in the queue's time; 0 if the subscriber is not shared
+    failure: Failure = NO_FAILURE  # the latest one
 
 
 _DELIVERY = struct.Struct(">I8sQ")
@@ -53,7 +53,7 @@ def encode_delivery(delivery: Delivery) -> bytes:
 
 
 class DeadLetterPayload(NamedTuple):
-    """A message outside the log: when it was sent, in microseconds since the epoch, and its payload."""
+    """A payload outside the log, and when it was sent, in microseconds since the epoch."""
 
     sent_us: int
     payload: bytes
@@ -81,16 +81,16 @@ def joined_payload(parts: Iterator[bytes]) -> DeadLetterPayload:
 
 
 def payload_bytes(first_part: bytes) -> int:
-    """Give the size of all parts of a letter together."""
+    """Return the size of all parts of a payload outside the log together."""
     return _DEAD_LETTER.size + int(_DEAD_LETTER.unpack_from(first_part)[1])
 
 
-#: Why a message became a dead letter: the block of its last receive raised, or its last lease ran out.
+#: Why a message became a dead letter: the block of its last receive raised, or its last lease expired.
 RAISED, LEASE_RAN_OUT = 0, 1
 
 
 class Death(NamedTuple):
-    """A value of ``dead_letter_db``."""
+    """A value of ``dead_letter_db``: why and when a message became a dead letter."""
 
     reason: int
     deliveries: int
@@ -105,7 +105,7 @@ def decode_death(value: bytes) -> Death:
     """Decode a value of ``dead_letter_db``."""
     reason, deliveries, died_us = _DEATH.unpack_from(value)
     if reason not in (RAISED, LEASE_RAN_OUT):
-        raise struct.error(f"a death of the unknown reason {reason}")
+        raise struct.error(f"a dead letter has the unknown reason {reason}")
     return Death(reason, deliveries, died_us, _decode_failure(value[_DEATH.size:]))
 
 
