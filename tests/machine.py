@@ -51,7 +51,7 @@ class Machine(RuleBasedStateMachine):
     """A queue and its model. The clocks of the library are those of the model."""
 
     deletions_max = message_log.DELETIONS_MAX
-    stretch_messages = transaction.STRETCH_MESSAGES
+    stretch_messages = transaction.BATCH_MESSAGES
     appended_max = delays.APPENDED_MESSAGES_MAX
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Machine(RuleBasedStateMachine):
         patch.setattr(persipubsub.clock, "wall_us", lambda: self.model.wall_us)
         patch.setattr(persipubsub.clock, "boot_id", lambda: self.model.boot.to_bytes(16, "big"))
         patch.setattr(message_log, "DELETIONS_MAX", self.deletions_max)
-        patch.setattr(transaction, "STRETCH_MESSAGES", self.stretch_messages)
+        patch.setattr(transaction, "BATCH_MESSAGES", self.stretch_messages)
         patch.setattr(delays, "APPENDED_MESSAGES_MAX", self.appended_max)
         # A report of a failure would drown in its warnings.
         patch.setattr(logging.getLogger("persipubsub.writer"), "disabled", True)

@@ -331,7 +331,7 @@ def test_counts_below_zero_are_damage(damage: Callable[[Raw], None], change: Cal
         before = raw.all("subscriber_db"), raw.all("data_db")
     with persipubsub.new_environment(environment.path) as environment:
         control = environment.new_control()
-        with pytest.raises(errors.DamagedError, match=f"of -[0-9]+ messages.*persipubsub recover {environment.path}"):
+        with pytest.raises(errors.DamagedError, match=f"to -[0-9]+ messages.*persipubsub recover {environment.path}"):
             change(control)
     raw = Raw(environment.path)
     with contextlib.closing(raw.environment):

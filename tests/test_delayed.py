@@ -167,7 +167,7 @@ def test_delayed_messages_are_bounded(new_environment: MakeEnvironment, boots: B
     publisher, control = environment.new_publisher(), environment.new_control()
     first = publisher.send_later(b"1", delay_s=1)
     publisher.send_later(b"2", delay_s=1)
-    with pytest.raises(errors.TooManyDelayedError, match="2 messages are delayed, as many as .*max_messages=2"):
+    with pytest.raises(errors.TooManyDelayedError, match="has 2 delayed messages, and .*max_messages=2"):
         publisher.send_later(b"3", delay_s=1)
     publisher.cancel(first)
     control.set_hwm(HighWaterMark(hwm_db_size=300_000))

@@ -24,10 +24,10 @@ OURS = [
     (lmdb.Error, errno.EPERM, errors.PathError, "Correct the permissions"),
     (lmdb.ReadonlyError, errno.EROFS, errors.PathError, "Correct the permissions"),
     (lmdb.MemoryError, errno.ENOMEM, errors.StorageError,
-     "takes 40 GiB of it or more (not of memory). Raise the limit"),
+     "at least 40 GiB of address space (not of memory). Raise the limit"),
     (lmdb.LockError, errno.EAGAIN, errors.StorageError, "another pid namespace"),
-    (lmdb.InvalidError, 0, errors.FormatError, "is no LMDB file that this version can read. It was not touched"),
-    (lmdb.VersionMismatchError, 0, errors.FormatError, "is no LMDB file that this version can read"),
+    (lmdb.InvalidError, 0, errors.FormatError, "is not an LMDB file that this version can read. It was not changed"),
+    (lmdb.VersionMismatchError, 0, errors.FormatError, "is not an LMDB file that this version can read"),
     (lmdb.CorruptedError, 0, errors.DamagedError, "has a damaged file. Close it"),
     (lmdb.PageNotFoundError, 0, errors.DamagedError, "has a damaged file. Close it"),
     (lmdb.BadTxnError, 0, errors.StorageError, "was refused by LMDB; nothing was changed"),
@@ -61,7 +61,7 @@ def test_an_error_in_the_commit_leaves_the_outcome_open(theirs: Type[lmdb.Error]
     """Whatever went wrong in the commit itself, nobody is told that nothing was changed."""
     error = translated(theirs, code, tmp_path, unknown=True)
     assert isinstance(error, errors.CommitUnknownError)
-    assert "nobody knows whether the change is stored" in str(error) and "nothing was changed" not in str(error)
+    assert "it is unknown whether the change is stored" in str(error) and "nothing was changed" not in str(error)
 
 
 def test_an_io_error_on_a_full_disk_says_so(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,38 +18,38 @@ from persipubsub.status import LAG_COMMITS_MIN
 T = TypeVar("T")
 
 _LOGGER = logging.getLogger("persipubsub.database")  # the name that programs filter by
-#: Of LMDB. :mod:`persipubsub.lmdb_engine.process.files`, which has the names, imports this module.
+#: LMDB's name. The other names are in :mod:`persipubsub.lmdb_engine.process.files`, which imports this module.
 _LOCK_FILE = "lock.mdb"
 
 MAX_READERS = 1024
-#: What LMDB makes of its lock file for MAX_READERS.
+#: The size of LMDB's lock file for MAX_READERS.
 LOCK_FILE_BYTES = 65664
 MAP_BYTES_MIN = 40 * 1024**3
-#: A file that has grown by so much may have done so because of readers that died. Looking at all readers takes longer
-#: the more processes there are: 0.3 ms for 200.
+#: Check for stale readers after the file has grown by this much: readers that died may be the cause. A check takes
+#: longer with more processes: 0.3 ms with 200.
 GROWTH_PAGES_MIN = 64
 WARN_EVERY_S = 60.0
-#: What a full disk leaves over at most: after a write of which only a part fits, LMDB speaks of an I/O error. It writes
-#: 256 KiB at once, and what ext4 keeps for itself comes and goes.
+#: A disk with less free space than this counts as full: LMDB reports an I/O error after a write of which only a part
+#: fits. It writes 256 KiB at once, and the space that ext4 reserves for itself varies.
 ROOM_BYTES_MIN = 1024 * 1024
-#: Ten are used; the rest is room for later ones.
+#: 13 are used; the rest is room for later ones.
 SUB_DATABASES_MAX = 32
 
 
 class Reader(NamedTuple):
-    """A read that goes on: how many commits have come since it began, and in which process."""
+    """A read in progress: how many commits were made since it began, and in which process it is."""
 
     lag_commits: int
     process: int
 
 
 class Database:
-    """The open LMDB environment of a queue. One in a process for a queue: a second open would drop LMDB's locks."""
+    """The open LMDB environment of a queue. A process opens it once: closing a second one would drop LMDB's locks."""
 
-    _environment: "lmdb.Environment" = None  # type: ignore[assignment]  # from open() on it is there
+    _environment: "lmdb.Environment" = None  # type: ignore[assignment]  # set by open()
 
     def __init__(self, path: pathlib.Path, sync: bool) -> None:
-        """Open nothing yet, so that whoever opens it has it already, to close it if something raises."""
+        """Open nothing yet, so that the caller can close it if :meth:`open` raises."""
         self.path = path
         self.sync_commits = sync
         self._pages_at_check = 0
@@ -58,9 +58,9 @@ class Database:
         self._turns: Turns[str] = Turns()
 
     def open(self) -> None:
-        """Open the environment. This waits for no other process, whatever transaction that is in.
+        """Open the environment. This does not wait for the transactions of other processes.
 
-        :raise FormatError: it is another program's file, or another version's
+        :raise FormatError: the file belongs to another program or another version
         """
         try:
             reader_table.free_own_slots(self.path / _LOCK_FILE)
@@ -80,9 +80,9 @@ class Database:
     def begin(self, txn: Transaction, write: bool) -> None:
         """Begin a transaction; a write transaction waits for the other writers of all processes.
 
-        The handles of the sub-databases last from the first write on: py-lmdb keeps only those that a write transaction
-        has committed. To open them so at once would have whoever only reads wait for writers. Until then each read
-        opens them for itself, and reads come one after the other, since LMDB lets one transaction at a time open some.
+        The handles of the sub-databases are kept from the first write on: py-lmdb keeps only those that a write
+        transaction has committed. If a reader opened them so, it would wait for writers. So until then each read opens
+        them for itself, one read at a time, since LMDB allows only one transaction at a time to open sub-databases.
         """
         if self._dbs is not None:
             txn.begin(self._environment, self._dbs, write)
@@ -107,24 +107,24 @@ class Database:
         return dbs
 
     def sync(self) -> None:
-        """Bring everything committed to the disk."""
+        """Sync everything that is committed to the disk."""
         self._environment.sync(True)
 
     def grow(self) -> None:
-        """Double the map: LMDB refused a write, also a delete, because the map is full."""
+        """Double the size of the map, after LMDB refused a write or a delete because the map is full."""
         self._environment.set_mapsize(2 * self._environment.info()["map_size"])
 
     def adopt_size(self) -> None:
-        """Take over the map size of another process that has grown it."""
+        """Adopt the map size of another process that has grown the map."""
         self._environment.set_mapsize(0)
 
     def clear_stale_readers(self) -> None:
-        """Free the reader slots of processes that died in the midst of a read."""
+        """Free the reader slots of processes that died during a read."""
         self._environment.reader_check()
         self._pages_at_check = self._pages()
 
     def oldest_reader(self) -> Reader:
-        """Find the read that began longest ago."""
+        """Return the oldest read in progress."""
         last = self._environment.info()["last_txnid"]
         # A line for each slot: the process, its thread, and the transaction that it reads, or "-".
         slots = [line.split() for line in self._environment.readers().splitlines()]
@@ -135,17 +135,20 @@ class Database:
         return max(reads, default=Reader(0, 0))
 
     def _warn_of_old_reader(self) -> None:
-        """Say why the file grows, once a minute."""
+        """Warn, at most once a minute, if an old read makes the file grow."""
         reader, now_s = self.oldest_reader(), clock.monotonic_s()
         if reader.lag_commits >= LAG_COMMITS_MIN and now_s >= self._warned_s + WARN_EVERY_S:
             self._warned_s = now_s
             _LOGGER.warning(
-                "The file of the queue at %s grows: process %d has been reading for %d commits, and no page that was "
-                "freed since can be used again. If it is stopped (SIGSTOP, a debugger, a frozen container), let it go "
-                "on or end it; a backup ends by itself.", self.path, reader.process, reader.lag_commits)
+                "The file of the queue at %s grows: process %d has been reading for %d commits, and LMDB cannot reuse "
+                "the pages that were freed since. If the process is stopped (SIGSTOP, a debugger, a frozen container), "
+                "resume or end it; a backup ends by itself.", self.path, reader.process, reader.lag_commits)
 
     def clear_stale_readers_if_grown(self) -> None:
-        """Do so if the file has grown: a stale reader keeps pages from being used again, so it grows without end."""
+        """Free the slots of dead readers if the file has grown: LMDB cannot reuse pages that a stale reader may read.
+
+        Without this the file would grow without end.
+        """
         if self._pages() >= self._pages_at_check + GROWTH_PAGES_MIN:
             self.clear_stale_readers()
             self._warn_of_old_reader()
@@ -154,27 +157,27 @@ class Database:
         return self._environment.info()["last_pgno"]
 
     def gave_up(self) -> bool:
-        """Tell whether LMDB refuses everything until it is opened again: its root may be written or not."""
+        """Return whether LMDB refuses everything until it is opened again: its root may be written or not."""
         try:
             self._environment.begin().abort()
         except lmdb.PanicError:
             return True
         except lmdb.Error:
-            pass  # it is busy, or full: that is another matter
+            pass  # it is busy or full, which the next transaction reports
         return False
 
     def copy(self, fd: int) -> None:
-        """Write a compact, consistent copy to a descriptor of an empty file."""
+        """Write a compact, consistent copy to the descriptor of an empty file."""
         self._environment.copyfd(fd, compact=True)
 
     def close(self) -> None:
-        """Close the environment, more than once if need be. No transaction may be open."""
+        """Close the environment. It may be called more than once. No transaction may be open."""
         if self._environment is not None:
             self._environment.close()
 
 
 def _open_environment(path: pathlib.Path, sync: bool) -> lmdb.Environment:
-    """Open the environment of a queue, also where all slots for readers are taken by processes that died."""
+    """Open the environment of a queue, even if dead processes occupy all reader slots."""
     try:
         return _try_open_environment(path, sync)
     except lmdb.ReadersFullError:
@@ -194,7 +197,7 @@ def _try_open_environment(path: pathlib.Path, sync: bool) -> lmdb.Environment:
 def _open_sub_databases(environment: lmdb.Environment, txn: "lmdb.Transaction[bytes]") -> SubDatabases:
     """Open the sub-databases of this version.
 
-    :raise FormatError: it is another program's file, or another version's
+    :raise FormatError: the file belongs to another program or another version
     """
     version = None
     try:
@@ -207,16 +210,19 @@ def _open_sub_databases(environment: lmdb.Environment, txn: "lmdb.Transaction[by
         found = "none" if version is None else int.from_bytes(version, "big")
         raise errors.FormatError(
             f"The queue at {environment.path()} is not of format version {layouts.FORMAT_VERSION}, which this version "
-            f"reads and writes (found: {found}). Use the version of persipubsub that made it, or another directory.")
+            f"reads and writes (found: {found}). Use the version of persipubsub that created it, or another directory.")
     return dbs
 
 
 def verify(file: pathlib.Path) -> List[str]:
-    """Read a whole data file in Python, without LMDB, and give what is wrong with its pages. Nobody may write to it."""
+    """Read a whole data file in Python, without LMDB, and return what is wrong with its pages.
+
+    No process may write to the file meanwhile.
+    """
     from lmdb import verify as walker  # here, since it is seldom needed
     try:
         return list(walker.verify(os.fspath(file), subdir=False))  # type: ignore[no-untyped-call]  # it has no hints
-    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a hostile file makes of it
+    except Exception as error:  # pylint: disable=broad-exception-caught  # a hostile file may cause any
         return [str(error) or repr(error)]
 
 
@@ -235,7 +241,7 @@ def inspect(path: pathlib.Path, operation: Callable[[Transaction], T]) -> T:
 
 
 def compact(file: pathlib.Path, fd: int) -> None:
-    """Write a compact copy of a data file that nobody has open to a descriptor of an empty file."""
+    """Write a compact copy of a data file to the descriptor of an empty file. No process may have the file open."""
     try:
         with lmdb.Environment(os.fsencode(file), subdir=False, readonly=True, lock=False,
                               max_dbs=SUB_DATABASES_MAX) as environment:
@@ -245,9 +251,9 @@ def compact(file: pathlib.Path, fd: int) -> None:
 
 
 def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]], size_bytes: int) -> None:
-    """Write into a data file that :func:`create` has made, a transaction for each step, and bring it to the disk.
+    """Write to a data file that :func:`create` has created, one transaction per step, and sync it to the disk.
 
-    :param size_bytes: a bound of what will be written
+    :param size_bytes: the maximum size of what will be written
     """
     try:
         with lmdb.Environment(os.fsencode(file),
@@ -272,9 +278,9 @@ def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]], siz
 
 
 def create(file: pathlib.Path, header: Header, first_run: Run) -> None:
-    """Write a fresh queue into an empty data file, durably, under a name under which nobody looks for it yet."""
+    """Write a new queue to an empty data file, durably. Its name must be one that no process opens yet."""
     try:
-        # Without lib_version the default of the installed py-lmdb would decide which of LMDB's formats it becomes.
+        # Without lib_version the default of the installed py-lmdb would decide which of LMDB's formats is written.
         with lmdb.Environment(os.fsencode(file),
                               subdir=False,
                               lock=False,
@@ -295,16 +301,16 @@ MapResizedError = lmdb.MapResizedError
 ReadersFullError = lmdb.ReadersFullError
 LmdbError = lmdb.Error
 PanicError = lmdb.PanicError
-#: What LMDB's methods raise. py-lmdb loses some errors on the way, and Python makes a SystemError of that.
+#: What LMDB's methods raise. py-lmdb mishandles some errors, which Python then turns into a SystemError.
 LMDB_ERRORS = (lmdb.Error, SystemError)
-#: What hinders a transaction, but not the next try once something was done about it.
+#: Errors of a transaction whose cause can be removed, so that it can be tried again.
 REMOVABLE_ERRORS = (MapFullError, MapResizedError, ReadersFullError, PanicError)
 
 
 def unwrapped(error: Exception) -> Exception:
-    """Return LMDB's own error where Python made a SystemError of it, and any other error as it is.
+    """Return LMDB's own error if Python turned it into a SystemError, and any other error as it is.
 
-    :raise SystemError: it has nothing to do with LMDB
+    :raise SystemError: it is not caused by LMDB
     """
     if isinstance(error, SystemError):
         if not isinstance(error.__cause__, lmdb.Error):
@@ -314,9 +320,9 @@ def unwrapped(error: Exception) -> Exception:
 
 
 def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False) -> NoReturn:
-    """Raise LMDB's error as one of ours, which says what happened, to which queue, and what to do.
+    """Raise an error of this package for LMDB's error: it says what happened, to which queue, and what to do.
 
-    :param unknown: whether the changes are stored
+    :param unknown: True if the changes may be stored or not
     """
     code = getattr(error, "code", 0)
     shortage = os_errors.shortage(code)
@@ -324,8 +330,8 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
     what = "was refused by LMDB; nothing was changed"
     if unknown:
         kind, what = errors.CommitUnknownError, (
-            "met an error in the commit itself, so nobody knows whether the change is "
-            "stored: look before you do it again. The queue goes on when the disk does")
+            "had an error in the commit itself, so it is unknown whether the change is "
+            "stored: look before you do it again. The queue works again when the disk does")
     elif isinstance(error, lmdb.ReadersFullError):
         kind, what = errors.ReadersFullError, f"has more than {MAX_READERS} readers at one time. Use fewer processes"
     elif code in os_errors.NO_ROOM or code == errno.EIO and not os_errors.has_room(path, ROOM_BYTES_MIN):
@@ -335,18 +341,18 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
     elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
         kind, what = errors.PathError, "may not be opened by this user. Correct the permissions of its files"
     elif isinstance(error, (lmdb.MemoryError, MemoryError)):
-        what = ("finds no memory, or no address space for its file: a queue takes "
-                f"{MAP_BYTES_MIN >> 30} GiB of it or more (not of memory). Raise the limit, see ulimit -v. "
+        what = ("cannot get memory, or address space for its file: a queue needs at least "
+                f"{MAP_BYTES_MIN >> 30} GiB of address space (not of memory). Raise the limit, see ulimit -v. "
                 "Nothing was changed")
     elif code == errno.EAGAIN:
-        what = (f"is used by another process of the same number ({os.getpid()}), so this one runs in another pid "
-                "namespace, as containers do. Let both share one (docker run --pid=container:NAME or --pid=host; "
+        what = (f"is used by another process with the same pid ({os.getpid()}), so this one runs in another pid "
+                "namespace, as containers do. Have both share one (docker run --pid=container:NAME or --pid=host; "
                 "shareProcessNamespace in Kubernetes). Nothing was changed")
     elif isinstance(error, (lmdb.InvalidError, lmdb.VersionMismatchError)):
-        kind, what = errors.FormatError, "is no LMDB file that this version can read. It was not touched"
+        kind, what = errors.FormatError, "is not an LMDB file that this version can read. It was not changed"
     elif isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PageFullError, lmdb.CursorFullError)):
         kind = errors.DamagedError
         what = (
-            "has a damaged file. Close it, and have persipubsub recover save what can still be read, or put a backup "
-            "in its place")
+            "has a damaged file. Close it, and save what can still be read with persipubsub recover, or replace it by "
+            "a backup")
     raise kind(f"The queue at {path} {what} (LMDB: {error}).") from error

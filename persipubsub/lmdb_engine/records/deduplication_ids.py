@@ -1,4 +1,4 @@
-"""The remembered deduplication ids within one transaction: the records of ``once_db`` and ``once_order_db``."""
+"""The remembered deduplication ids in one transaction: the records of ``once_db`` and ``once_order_db``."""
 
 from typing import TYPE_CHECKING, Iterator, Optional, Tuple
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class DeduplicationIds:
-    """What was sent with a deduplication id. The two sub-databases hold the same, by id and by time."""
+    """The messages that were sent with a deduplication id. The two sub-databases list them by id and by time."""
 
     __slots__ = ("_by_id", "_by_time")
 
@@ -20,23 +20,23 @@ class DeduplicationIds:
         self._by_time = by_time
 
     def get(self, identifier: bytes) -> Optional[Deduplicated]:
-        """Give what was sent with an id."""
+        """Return the message that was sent with an id, or None if the id is not remembered."""
         return layouts.decode_deduplicated(self._by_id.value()) if self._by_id.set_key(identifier) else None
 
-    def put(self, identifier: bytes, once: Deduplicated) -> None:
-        """Remember what was sent with an id, and nothing that was before."""
+    def put(self, identifier: bytes, sent: Deduplicated) -> None:
+        """Remember the message that was sent with an id, in place of an earlier one."""
         before = self.get(identifier)
         if before is not None and self._by_time.set_key(_order_key(before)):
             self._by_time.delete()
-        self._by_id.put(identifier, layouts.encode_deduplicated(once))
-        self._by_time.put(_order_key(once), identifier)
+        self._by_id.put(identifier, layouts.encode_deduplicated(sent))
+        self._by_time.put(_order_key(sent), identifier)
 
     def oldest_us(self) -> int:
-        """Tell when the oldest was sent, or NEVER_US where there is none."""
+        """Return when the oldest message was sent, or NEVER_US if there is none."""
         return DEDUPLICATION_ORDER_KEY.unpack(self._by_time.key())[0] if self._by_time.first() else values.NEVER_US
 
     def delete_oldest(self) -> None:
-        """Forget the oldest."""
+        """Forget the id of the oldest message."""
         if self._by_time.first():
             if self._by_id.set_key(self._by_time.value()):
                 self._by_id.delete()
@@ -54,5 +54,5 @@ class DeduplicationIds:
             yield identifier, Deduplicated(message_id, time_us)
 
 
-def _order_key(once: Deduplicated) -> bytes:
-    return DEDUPLICATION_ORDER_KEY.pack(once.time_us, once.message_id)
+def _order_key(sent: Deduplicated) -> bytes:
+    return DEDUPLICATION_ORDER_KEY.pack(sent.time_us, sent.message_id)

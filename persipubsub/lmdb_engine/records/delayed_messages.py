@@ -1,4 +1,4 @@
-"""The delayed messages within one transaction: the records of ``delayed_db``, in the order in which they become due."""
+"""The delayed messages in one transaction: the records of ``delayed_db``, in the order of their due times."""
 
 from typing import TYPE_CHECKING, Iterator, List, Optional, Tuple
 
@@ -10,12 +10,12 @@ from persipubsub.lmdb_engine.records.layouts import DELAYED_KEY
 if TYPE_CHECKING:
     import lmdb
 
-#: Due time and number: with these a key begins, and the parts of one message follow each other.
+#: The size of due time and number, with which a key begins: so the parts of one message are adjacent.
 _MESSAGE_KEY_BYTES = 16
 
 
 class DelayedMessages:
-    """The records of ``delayed_db``. Messages of one due time are in the order of their numbers."""
+    """The records of ``delayed_db``. Messages with the same due time are in the order of their numbers."""
 
     __slots__ = ("_parts", )
 
@@ -24,25 +24,29 @@ class DelayedMessages:
 
     def put(self, due_us: int, number: int, payload: bytes) -> None:
         """Store a message."""
-        head, parts = layouts.split(payload) if layouts.is_long(len(payload)) else (payload, iter(()))
-        for index, part in enumerate((head, *parts)):
+        for index, part in enumerate(layouts.encode_payload(payload)):
             self._parts.put(DELAYED_KEY.pack(due_us, number, index), part)
 
     def delete(self, due_us: int, number: int) -> bool:
-        """Delete a message; tell whether it was there."""
+        """Delete a message; return whether it was there."""
         key = DELAYED_KEY.pack(due_us, number, 0)
-        return self._parts.set_key(key) and bool(self._take_parts())
+        return self._parts.set_key(key) and bool(self._pop_parts())
 
     def next_due_us(self) -> int:
-        """Give the due time of the first message, or NEVER_US where there is none."""
+        """Return the due time of the first message, or NEVER_US if there is none."""
         return DELAYED_KEY.unpack(self._parts.key())[0] if self._parts.first() else values.NEVER_US
 
-    def take_due(self, time_us: int, max_messages: int, max_bytes: int) -> List[bytes]:
-        """Delete the first messages that are due at a time, and give them; at most so many, and one more than fits."""
+    def pop_due(self, time_us: int, max_messages: int, max_bytes: int) -> List[bytes]:
+        """Delete and return the first messages that are due at a time.
+
+        :param max_messages: the maximum number of messages
+        :param max_bytes: no further message is returned once their payloads are larger than this
+        :raise DamagedError: a part of one is missing
+        """
         payloads: List[bytes] = []
         size_bytes = 0
         while len(payloads) < max_messages and size_bytes <= max_bytes and self.next_due_us() <= time_us:
-            parts = self._take_parts()
+            parts = self._pop_parts()
             try:
                 payloads.append(joined(parts))
             except ValueError as error:
@@ -50,8 +54,8 @@ class DelayedMessages:
             size_bytes += len(payloads[-1])
         return payloads
 
-    def _take_parts(self) -> List[bytes]:
-        """Delete the message at whose first part the cursor stands, and give its parts."""
+    def _pop_parts(self) -> List[bytes]:
+        """Delete the message at whose first part the LMDB cursor is, and return its parts."""
         key, parts = self._parts.key()[:_MESSAGE_KEY_BYTES], []
         while self._parts.key()[:_MESSAGE_KEY_BYTES] == key:
             parts.append(self._parts.value())
@@ -59,7 +63,7 @@ class DelayedMessages:
         return parts
 
     def all(self) -> Iterator[Tuple[int, int, Optional[int]]]:
-        """Iterate over due time, number and size of all messages; one that lacks a part has no size."""
+        """Iterate over due time, number and size of all messages. If a part is missing, the size is None."""
         found: List[Tuple[bytes, List[bytes]]] = []
         for key, part in self._parts if self._parts.first() else ():
             if found and found[0][0] == key[:_MESSAGE_KEY_BYTES]:
@@ -80,14 +84,10 @@ def _described(found: Tuple[bytes, List[bytes]]) -> Tuple[int, int, Optional[int
 
 
 def joined(parts: List[bytes]) -> bytes:
-    """Put the parts of a delayed message together.
+    """Decode a delayed message from its parts.
 
-    :raise ValueError: one is missing
+    :raise ValueError: a part is missing, or there is one too many
     """
     if not parts:
         raise ValueError("its first part is missing")
-    if layouts.is_long(len(parts[0])):
-        return layouts.joined(parts[0], iter(parts[1:]))
-    if len(parts) > 1:
-        raise ValueError(f"{len(parts)} parts of a message that has one")
-    return parts[0]
+    return layouts.joined(parts[0], parts[1:])

@@ -1,15 +1,15 @@
-"""The bytes of messages that were handed out and not yet taken, and of dead letters: read and written, side by side.
+"""The bytes of messages in flight and of dead letters: each encoder is beside its decoder.
 
-An id in ``index_db`` and ``due_db`` is that of a message in the log, or, with the bit :data:`REQUEUED`, that of one
-whose payload lies in ``letter_db``. So those sort behind all that are in the log, and the first entry of a shared
-subscriber tells its place.
+An id in ``index_db`` and ``due_db`` is that of a message in the log. With the bit :data:`REQUEUED` it is that of a
+requeued message, whose payload is in ``letter_db``. So requeued messages sort after all messages of the log, and the
+first entry of a shared subscriber is its cursor.
 """
 
 import struct
 from typing import Iterator, NamedTuple, Tuple
 
 from persipubsub.engine.values import NO_FAILURE, Failure
-from persipubsub.lmdb_engine.records.layouts import PART_BYTES
+from persipubsub.lmdb_engine.records.layouts import require_size, split
 
 REQUEUED = 2**63
 #: No claim: the message waits for its next delivery.
@@ -30,12 +30,12 @@ def _decode_failure(value: bytes) -> Failure:
 
 
 class Delivery(NamedTuple):
-    """A value of ``index_db``: how often a message was handed out, and to whom it is at the moment."""
+    """A value of ``index_db``: how often a message was handed out, and which claim holds it now."""
 
     deliveries: int
     token: bytes  # of the claim that holds it
-    due_us: int  # when another one may claim it, in the queue's time; 0 where nobody shares it
-    failure: Failure = NO_FAILURE  # the last one
+    due_us: int  # when another worker may claim it, in the queue's time; 0 if the subscriber is not shared
+    failure: Failure = NO_FAILURE  # the latest one
 
 
 _DELIVERY = struct.Struct(">I8sQ")
@@ -53,7 +53,7 @@ def encode_delivery(delivery: Delivery) -> bytes:
 
 
 class DeadLetterPayload(NamedTuple):
-    """A message outside the log: when it was sent, in microseconds since the epoch, and its payload."""
+    """A payload outside the log, and when it was sent, in microseconds since the epoch."""
 
     sent_us: int
     payload: bytes
@@ -63,16 +63,13 @@ _DEAD_LETTER = struct.Struct(">QQ")
 DEAD_LETTER_BYTES = _DEAD_LETTER.size
 
 
-def split_payload(letter: DeadLetterPayload) -> Iterator[bytes]:
-    """Encode a letter: its parts, of which none needs more adjacent pages than one of a long message."""
-    payload, head = letter.payload, _DEAD_LETTER.pack(letter.sent_us, len(letter.payload))
-    yield head + payload[:PART_BYTES - len(head)]
-    for start in range(PART_BYTES - len(head), len(payload), PART_BYTES):
-        yield payload[start:start + PART_BYTES]
+def split_payload(message: DeadLetterPayload) -> Iterator[bytes]:
+    """Encode a payload outside the log, in parts."""
+    return split(_DEAD_LETTER.pack(message.sent_us, len(message.payload)), message.payload)
 
 
 def joined_payload(parts: Iterator[bytes]) -> DeadLetterPayload:
-    """Decode a letter.
+    """Decode a payload outside the log.
 
     :raise ValueError: a part is missing
     """
@@ -80,22 +77,20 @@ def joined_payload(parts: Iterator[bytes]) -> DeadLetterPayload:
     if len(whole) < _DEAD_LETTER.size:
         raise ValueError("its first part is missing")
     sent_us, size_bytes = _DEAD_LETTER.unpack_from(whole)
-    if len(whole) != _DEAD_LETTER.size + size_bytes:
-        raise ValueError(f"{len(whole) - _DEAD_LETTER.size} bytes of {size_bytes} are there")
-    return DeadLetterPayload(sent_us, whole[_DEAD_LETTER.size:])
+    return DeadLetterPayload(sent_us, require_size(whole[_DEAD_LETTER.size:], size_bytes))
 
 
 def payload_bytes(first_part: bytes) -> int:
-    """Give the size of all parts of a letter together."""
+    """Return the size of all parts of a payload outside the log together."""
     return _DEAD_LETTER.size + int(_DEAD_LETTER.unpack_from(first_part)[1])
 
 
-#: Why a message became a dead letter: the block of its last receive raised, or its last lease ran out.
+#: Why a message became a dead letter: the block of its last receive raised, or its last lease expired.
 RAISED, LEASE_RAN_OUT = 0, 1
 
 
 class Death(NamedTuple):
-    """A value of ``dead_letter_db``."""
+    """A value of ``dead_letter_db``: why and when a message became a dead letter."""
 
     reason: int
     deliveries: int
@@ -110,7 +105,7 @@ def decode_death(value: bytes) -> Death:
     """Decode a value of ``dead_letter_db``."""
     reason, deliveries, died_us = _DEATH.unpack_from(value)
     if reason not in (RAISED, LEASE_RAN_OUT):
-        raise struct.error(f"a death of the unknown reason {reason}")
+        raise struct.error(f"a dead letter has the unknown reason {reason}")
     return Death(reason, deliveries, died_us, _decode_failure(value[_DEATH.size:]))
 
 

@@ -1,6 +1,6 @@
-"""One subscriber's messages that were handed out and not yet taken, and its dead letters, within one transaction.
+"""One subscriber's messages in flight, in one transaction.
 
-The meaning is in ``rules.leases`` and ``rules.dead_letters``, the bytes are in ``delivery_layouts``.
+Their meaning is in ``rules.leases`` and ``rules.dead_letters``, their bytes are in ``delivery_layouts``.
 """
 
 from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -15,7 +15,7 @@ _ID_MAX = 2**64 - 1
 
 
 class Due(NamedTuple):
-    """When a message may be claimed, and which."""
+    """A message in flight, and when it may be claimed again."""
 
     due_us: int
     message_id: int
@@ -33,25 +33,25 @@ class InFlight:
         self._due = due
 
     def get(self, message_id: int) -> Optional[Delivery]:
-        """Give the entry of a message."""
+        """Return the entry of a message, or None if it has none."""
         value = self._index.get(ENTRY_KEY.pack(self._number, message_id))
         return None if value is None else delivery_layouts.decode_delivery(value)
 
     def get_many(self, ids: Sequence[int]) -> List[Optional[Delivery]]:
-        """Give the entries of many messages."""
+        """Return the entries of many messages, with None for each that has none."""
         pack, number = ENTRY_KEY.pack, self._number
         keys = [pack(number, message_id) for message_id in ids]
         found = dict(self._index.getmulti(keys))
-        # Those of a batch are all alike, so there is little to decode.
+        # The entries of a batch are alike, so there is little to decode.
         decoded = {value: delivery_layouts.decode_delivery(value) for value in set(found.values())}
         return [decoded[found[key]] if key in found else None for key in keys]
 
     def put(self, message_id: int, delivery: Delivery, before: Optional[Delivery] = None) -> None:
-        """Store an entry, instead of the one before."""
+        """Store an entry in place of the one before."""
         self.put_many((message_id, ), delivery, before)
 
     def put_many(self, ids: Sequence[int], delivery: Delivery, before: Optional[Delivery] = None) -> None:
-        """Store entries that are alike, instead of those before, which are alike, too."""
+        """Store entries that are alike, in place of those before, which are alike, too."""
         number, pack, pack_due, due_us = self._number, ENTRY_KEY.pack, DUE_KEY.pack, delivery.due_us
         value = delivery_layouts.encode_delivery(delivery)
         self._index.putmulti([(pack(number, message_id), value) for message_id in ids])
@@ -76,7 +76,7 @@ class InFlight:
                 due.delete()
 
     def first_id(self, start: int = 0) -> Optional[int]:
-        """Give the id of the first entry from an id on."""
+        """Return the id of the first entry from an id on, or None if there is none."""
         index = self._index
         if not index.set_range(ENTRY_KEY.pack(self._number, start)):
             return None
@@ -84,7 +84,7 @@ class InFlight:
         return message_id if number == self._number else None
 
     def next_due(self) -> Optional[Due]:
-        """Give the entry that may be claimed before all others."""
+        """Return the message that may be claimed first, or None if there is none."""
         due = self._due
         if not due.set_range(DUE_KEY.pack(self._number, 0, 0)):
             return None
@@ -97,7 +97,7 @@ class InFlight:
             yield delivery_layouts.split_due_key(key)
 
     def all(self, start: int = 0, stop: int = _ID_MAX) -> Iterator[Tuple[int, Delivery]]:
-        """Iterate over the entries from one id to before another one."""
+        """Iterate over the entries with ids from ``start`` to before ``stop``."""
         index = self._index
         if index.set_range(ENTRY_KEY.pack(self._number, start)):
             for key, value in index:

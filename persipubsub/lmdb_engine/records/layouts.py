@@ -1,4 +1,4 @@
-"""The bytes of a queue: how its records are written and read, side by side.
+"""The bytes of a queue's records: each encoder is beside its decoder.
 
 Integers in keys are big-endian and of fixed width, so the order of the keys is the order of the messages.
 
@@ -10,18 +10,18 @@ sub-database        key                         value
 ``data_db``         message id                  the payload; of a long one its length and first part
 ``chunk_db``        message id, part number     the further parts of a long payload
 ``meta_db``         id of a run's first         :class:`Run`; the newest record always stays, since the
-                    message                     next id is that behind its messages
-``pending_db``      message id P                how many subscribers have their place at P
-``subscriber_db``   identifier                  :class:`Place`
-``index_db``        subscriber number, id       what became of a message that was handed out and not yet taken
-``due_db``          subscriber number, time,    (empty) when the message of that entry of ``index_db`` is given
-                    id                          to another worker
-``letter_db``       subscriber number, id,      a payload that lies outside the log: of a dead letter, or of one
-                    part number                 that was requeued
+                    message                     next id follows its messages
+``pending_db``      message id P                how many subscribers have their cursor at P
+``subscriber_db``   identifier                  :class:`SubscriberRecord`
+``index_db``        subscriber number, id       the deliveries of a message that is not yet acknowledged
+``due_db``          subscriber number, time,    (empty) when another worker may claim the message of that entry
+                    id                          of ``index_db``
+``letter_db``       subscriber number, id,      a payload outside the log: of a dead letter, or of a requeued
+                    part number                 message
 ``dead_letter_db``  subscriber number, id       why the message became a dead letter
 ``delayed_db``      due time, number, part      a delayed message, in parts as in ``data_db`` and ``chunk_db``
-``once_db``         deduplication id            :class:`Once`: the message that was sent with it
-``once_order_db``   time, message id            the deduplication id that the message was sent with then
+``once_db``         deduplication id            :class:`Deduplicated`: the message that was sent with it
+``once_order_db``   time, message id            the deduplication id of the message that was sent then
 ==================  ==========================  ======================================================
 
 The values of ``index_db``, ``letter_db`` and ``dead_letter_db`` are in ``delivery_layouts``.
@@ -29,7 +29,7 @@ The values of ``index_db``, ``letter_db`` and ``dead_letter_db`` are in ``delive
 
 import functools
 import struct
-from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub.engine.policies import Policy
 
@@ -39,8 +39,8 @@ HEADER_KEY = b"header"
 MESSAGE_TYPE_KEY = b"message_type"
 #: The value of ``Header.durability`` under which commits are synced.
 POWER_LOSS = 0
-#: One stretch of a payload: with LMDB's page header of 16 bytes it fills 16 pages. Longer values need longer runs of
-#: adjacent free pages, which a queue in motion does not have: the file would grow instead.
+#: The size of one part of a payload: with LMDB's page header of 16 bytes it fills 16 pages. Longer values need longer
+#: runs of adjacent free pages, which a busy queue does not have: the file would grow instead.
 PART_BYTES = 65520
 
 NUMBER = struct.Struct(">Q")
@@ -49,7 +49,7 @@ DELAYED_KEY = struct.Struct(">QQI")
 DEDUPLICATION_ORDER_KEY = struct.Struct(">QQ")
 _UINT64 = 2**64 - 1
 
-#: What decoding a record raises that nobody of ours has written, and encoding what was made of such a record.
+#: What decoding raises for a record that this package did not write, and what encoding its values raises.
 DECODING_ERRORS = (struct.error, UnicodeDecodeError)
 
 
@@ -59,7 +59,7 @@ def require_count(count: int) -> int:
     :raise struct.error: it is below 0, so these records contradict each other
     """
     if count < 0:
-        raise struct.error(f"the records tell of {count} messages")
+        raise struct.error(f"the records add up to {count} messages")
     return count
 
 
@@ -67,7 +67,7 @@ pack_id = NUMBER.pack
 
 
 def unpack_id(key: bytes) -> int:
-    """Decode the message id with which a key begins."""
+    """Decode the message id at the beginning of a key."""
     return int.from_bytes(key[:8], "big")
 
 
@@ -77,30 +77,45 @@ def unpack_ids(keys: Sequence[bytes]) -> Tuple[int, ...]:
 
 
 def is_long(size_bytes: int) -> bool:
-    """Tell whether a payload of that size, or the value in ``data_db`` of that size, has further parts."""
+    """Return whether a payload of that size, or a first part of that size, has further parts."""
     return size_bytes >= PART_BYTES
 
 
-def split(payload: bytes) -> Tuple[bytes, Iterator[bytes]]:
-    """Encode a long payload: its value in ``data_db``, which is exactly PART_BYTES long, and the further parts."""
-    head_bytes = PART_BYTES - NUMBER.size
-    starts = range(head_bytes, len(payload), PART_BYTES)
-    return NUMBER.pack(len(payload)) + payload[:head_bytes], (payload[start:start + PART_BYTES] for start in starts)
+def split(prefix: bytes, payload: bytes) -> Iterator[bytes]:
+    """Iterate over the parts of a prefix and a payload. All but the last have PART_BYTES."""
+    first_bytes = PART_BYTES - len(prefix)
+    yield prefix + payload[:first_bytes]
+    for start in range(first_bytes, len(payload), PART_BYTES):
+        yield payload[start:start + PART_BYTES]
 
 
-def joined(value: bytes, parts: Iterator[bytes]) -> bytes:
-    """Decode a long payload.
+def encode_payload(payload: bytes) -> Iterator[bytes]:
+    """Encode a payload in parts: a short one is its only part, and a long one begins with its size."""
+    return split(NUMBER.pack(len(payload)) if is_long(len(payload)) else b"", payload)
 
-    :raise ValueError: a part is missing
+
+def joined(first: bytes, others: Iterable[bytes]) -> bytes:
+    """Decode a payload from its first part and the others.
+
+    :raise ValueError: a part is missing, or there is one too many
     """
-    payload = b"".join((value[NUMBER.size:], *parts))
-    if len(payload) != NUMBER.unpack_from(value)[0]:
-        raise ValueError(f"{len(payload)} bytes of {NUMBER.unpack_from(value)[0]} are there")
+    if is_long(len(first)):
+        return require_size(b"".join((first[NUMBER.size:], *others)), NUMBER.unpack_from(first)[0])
+    return require_size(b"".join((first, *others)), len(first))
+
+
+def require_size(payload: bytes, size_bytes: int) -> bytes:
+    """Return a payload that was put together from its parts.
+
+    :raise ValueError: it does not have the size that its first part states
+    """
+    if len(payload) != size_bytes:
+        raise ValueError(f"{len(payload)} bytes of {size_bytes} were found")
     return payload
 
 
 class Header(NamedTuple):
-    """What every transaction reads: the configuration, which Control sets, and the few numbers that operations keep."""
+    """What every transaction reads: the configuration that Control sets, and the counters that operations keep."""
 
     message_timeout_us: int
     max_messages: int
@@ -108,17 +123,17 @@ class Header(NamedTuple):
     strategy: int
     durability: int
     next_subscriber_number: int
-    first: int  # ids below are gone for everybody, though `waiting` of their messages are still to be deleted
+    first: int  # messages with lower ids count as deleted, though `waiting` of them are still stored
     waiting: int
     boot_id: bytes  # the boot for which the offset holds
     clock_offset_us: int  # the queue's time is the time since boot plus this
-    retention_us: int  # so old do messages become that all subscribers have taken; 0: they go at once
+    retention_us: int  # how old messages become that all subscribers acknowledged; 0: they are deleted at once
     next_due_us: int  # of the first message in `delayed_db`, or NEVER_US
-    delayed: int  # how many messages are in `delayed_db`
+    delayed: int  # the number of messages in `delayed_db`
     next_delayed_number: int
     deduplication_window_us: int
-    deduplication_max: int  # of the ids that are remembered
-    # How many messages went for each reason, since the queue was made; modulo 2 ** 64.
+    deduplication_max: int  # the maximum number of remembered ids
+    # The number of messages that were deleted for each reason since the queue was created; modulo 2 ** 64.
     pruned_timeout: int
     pruned_overflow: int
     pruned_dangling: int
@@ -139,17 +154,17 @@ def encode_header(header: Header) -> bytes:
 
 
 class Run(NamedTuple):
-    """Messages that were committed at nearly the same time. They end where the totals of the next run say.
+    """Messages that were committed at nearly the same time. The totals of the next run say where they end.
 
-    The running totals make counting between two ids arithmetic. Ids behind the last message of a run are those of
-    messages that ``prune_last`` took, or that nobody awaited.
+    The running totals make counting between two ids arithmetic. Ids after the last message of a run are those of
+    messages that ``prune_last`` deleted, or that no subscriber awaited.
     """
 
     first_id: int
     time_us: int  # of the first commit of the run, since the epoch
     largest_bytes: int  # no message of the run is larger
     messages_before: int  # in all earlier runs
-    bytes_before: int  # their payloads are at most so many bytes; modulo 2 ** 64
+    bytes_before: int  # the maximum size of their payloads together; modulo 2 ** 64
 
 
 _RUN = struct.Struct(">QQIQQ")
@@ -157,7 +172,7 @@ _RUN = struct.Struct(">QQIQQ")
 
 def decode_run(key: bytes, value: bytes) -> Run:
     """Decode a record of ``meta_db``."""
-    # Not Run._make: it is twice as slow, and every operation reads some.
+    # Not Run._make: it is twice as slow, and every operation reads runs.
     return tuple.__new__(Run, _RUN.unpack(key + value))
 
 
@@ -168,19 +183,22 @@ def encode_run(run: Run) -> Tuple[bytes, bytes]:
 
 
 def bytes_between(first: Run, second: Run) -> int:
-    """Give what the payloads of all runs from one on, and before another, have at most."""
+    """Return the maximum size of the payloads of the runs from one on to before another."""
     return (second.bytes_before - first.bytes_before) & _UINT64
 
 
 class SubscriberRecord(NamedTuple):
-    """A subscriber's number, which is never given again, and the first id that was never handed out to it for good."""
+    """A value of ``subscriber_db``: the state of one subscriber. Its number is never used again.
+
+    Of the messages of the log before ``next_id`` it awaits only those in flight.
+    """
 
     number: int
     next_id: int
-    taken: int = 0  # how many messages it has taken; modulo 2 ** 64
-    policy: Optional[Policy] = None  # with it, ...
-    in_flight: int = 0  # how many messages before `next_id` a shared one has not taken
-    requeued: int = 0  # how many messages outside the log it awaits
+    taken: int = 0  # the number of messages that it acknowledged; modulo 2 ** 64
+    policy: Optional[Policy] = None  # without one the following are not stored
+    in_flight: int = 0  # the number of messages before `next_id` that a shared one has not acknowledged
+    requeued: int = 0  # the number of requeued messages that it awaits
     dead_letters: int = 0
 
 
@@ -220,6 +238,6 @@ def decode_deduplicated(value: bytes) -> Deduplicated:
     return Deduplicated(*_DEDUPLICATED.unpack(value))
 
 
-def encode_deduplicated(once: Deduplicated) -> bytes:
+def encode_deduplicated(sent: Deduplicated) -> bytes:
     """Encode a value of ``once_db``."""
-    return _DEDUPLICATED.pack(*once)
+    return _DEDUPLICATED.pack(*sent)

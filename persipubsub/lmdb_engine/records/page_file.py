@@ -1,8 +1,9 @@
-"""LMDB's data file read in Python, byte by byte, so that no broken or hostile file can do harm.
+"""Read LMDB's data file in Python, byte by byte, so that no broken or hostile file can do harm.
 
-Two use it: every opening looks at the beginning of the file (:func:`require_queue`) before LMDB maps it, and
-:mod:`persipubsub.recovery` reads whatever can still be read. Only LMDB's format 0.9 is known here, that of all queues.
-What is malformed raises PageError, which is a ValueError.
+Every opening checks the beginning of the file before LMDB maps it, in
+:mod:`persipubsub.lmdb_engine.process.opening_check`. :mod:`persipubsub.lmdb_engine.repair.salvage` reads whatever can
+still be read. Only LMDB's format 0.9 is known here, which all queues have. Malformed bytes raise PageError, which is a
+ValueError.
 """
 
 import errno
@@ -28,10 +29,10 @@ NO_ROOT = 2**64 - 1
 
 BRANCH, LEAF, OVERFLOW, META = 1, 2, 4, 8
 BIG_VALUE, SUB_DATABASE = 1, 2
-#: All that concern its order and its duplicates, but that its keys are integers.
+#: The flags of a tree's order and duplicates, except the one for integer keys, which the tree of free pages has.
 FREE_FLAGS_NOT_OURS = 0x76
 
-# LMDB writes integers as the machine does, so files do not travel between architectures.
+# LMDB writes integers in the machine's byte order, so files are not portable between architectures.
 _PAGE = struct.Struct("=QHHHH")  # number, pad, flags, lower, upper
 _PAGE_COUNT = struct.Struct("=I")  # in place of lower and upper, of a large value's first page
 _NODE = struct.Struct("=HHHH")  # size low and high, flags, key size; of a branch the child's page: low, middle, high
@@ -43,14 +44,14 @@ _NUMBER = struct.Struct("=Q")
 
 
 class PageError(ValueError):
-    """Some page is not as LMDB writes it."""
+    """A page is not as LMDB writes it."""
 
 
 class Meta(NamedTuple):
-    """One of the two pages that tell where everything is."""
+    """One of the two meta pages, which say where the trees are."""
 
     page_bytes: int
-    ours: bool  # whether its two trees are of the kinds that LMDB gives them in a queue
+    ours: bool  # whether its two trees have the flags and depth that they have in a queue
     free_root: int
     main_root: int
     last_page: int
@@ -67,19 +68,19 @@ class Node(NamedTuple):
 
 
 class PageFile:
-    """An LMDB data file, opened to be read."""
+    """An LMDB data file, opened for reading."""
 
     def __init__(self, file: pathlib.Path) -> None:
         """Open a data file.
 
-        :raise PathError: it is a link, a directory or the like, or this user may not read it
+        :raise PathError: it is not a regular file, or this user may not read it
         """
         with os_errors.errors_about(file):
-            # Not blocking: a FIFO would wait for a writer.
+            # Non-blocking: opening a FIFO would wait for a writer.
             self._fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
             if not stat.S_ISREG(os.fstat(self._fd).st_mode):
                 os.close(self._fd)
-                raise OSError(errno.EINVAL, "It is no regular file")
+                raise OSError(errno.EINVAL, "It is not a regular file")
         self.page_bytes = 4096
 
     def close(self) -> None:
@@ -94,17 +95,17 @@ class PageFile:
         self.close()
 
     def size_bytes(self) -> int:
-        """Give the size of the file."""
+        """Return the size of the file."""
         return os.fstat(self._fd).st_size
 
     def pages(self) -> int:
-        """Give how many whole pages the file has."""
+        """Return the number of whole pages in the file."""
         return self.size_bytes() // self.page_bytes
 
     def _read(self, size_bytes: int, start: int) -> bytes:
         try:
             return os.pread(self._fd, size_bytes, start)
-        except OSError as error:  # a sector that the disk has lost, or a directory
+        except OSError as error:  # a bad sector of the disk, or a directory
             raise PageError(f"byte {start} cannot be read ({error.strerror})") from error
 
     def meta_at(self, start: int) -> Meta:
@@ -124,19 +125,19 @@ class PageFile:
         page_bytes = free[0]
         if page_bytes & (page_bytes - 1) or not PAGE_BYTES_MIN <= page_bytes <= PAGE_BYTES_MAX:
             raise PageError(f"pages of {page_bytes} bytes")
-        # Other flags have LMDB compare keys in other ways, or fail an assertion, which ends the process.
+        # With other flags LMDB compares keys differently, or fails an assertion, which ends the process.
         ours = not free[1] & FREE_FLAGS_NOT_OURS and not main[1] and max(free[2], main[2]) <= DEPTH_MAX
         return Meta(page_bytes, ours, free[7], main[7], last_page, transaction)
 
     def newest_meta(self) -> Meta:
-        """Read both meta pages, give the one of the later commit, and know the size of pages from then on.
+        """Read both meta pages, set the size of pages, and return the meta page of the later commit.
 
         :raise PageError: one is broken
         """
         first = self.meta_at(0)
         second = self.meta_at(first.page_bytes)
         if second.page_bytes != first.page_bytes:
-            raise PageError("the meta pages tell different sizes of pages")
+            raise PageError("the meta pages have different page sizes")
         for parity, meta in enumerate((first, second)):
             if meta.transaction and meta.transaction % META_PAGES != parity:
                 raise PageError(f"transaction {meta.transaction} in meta page {parity}")
@@ -146,17 +147,17 @@ class PageFile:
     def page(self, number: int) -> bytes:
         """Read a page of a tree.
 
-        :raise PageError: it is outside the file, or says that it is another page
+        :raise PageError: it is outside the file, or it has the number of another page
         """
         if not META_PAGES <= number < self.pages():
             raise PageError(f"page {number} is outside the file")
         data = self._read(self.page_bytes, number * self.page_bytes)
         if len(data) != self.page_bytes or _PAGE.unpack_from(data)[0] != number:
-            raise PageError(f"page {number} is another page")
+            raise PageError(f"page {number} has the number of another page")
         return data
 
     def children(self, page: bytes) -> List[Tuple[bytes, int]]:
-        """Give the keys and the numbers of the pages below a branch page.
+        """Return the keys and the numbers of the pages below a branch page.
 
         :raise PageError: the page is broken
         """
@@ -167,7 +168,7 @@ class PageFile:
         return found
 
     def nodes(self, page: bytes) -> List[Node]:
-        """Give the records of a leaf page.
+        """Return the records of a leaf page.
 
         :raise PageError: the page is broken
         """
@@ -181,8 +182,8 @@ class PageFile:
     def value(self, page: bytes, node: Node, bytes_max: int = layouts.PART_BYTES) -> bytes:
         """Read the value of a record.
 
-        :param bytes_max: a larger one is broken
-        :raise PageError: it is broken
+        :param bytes_max: a larger value counts as broken
+        :raise PageError: the value is broken
         """
         if not node.flags & BIG_VALUE:
             return _bytes_at(page, node.start, node.size_bytes)
@@ -190,18 +191,18 @@ class PageFile:
         first = self.page(number)
         pages = (HEADER_BYTES - 1 + node.size_bytes) // self.page_bytes + 1
         if kind(first) != OVERFLOW or _PAGE_COUNT.unpack_from(first, 12)[0] != pages:
-            raise PageError(f"page {number} is no large value of {node.size_bytes} bytes")
+            raise PageError(f"page {number} does not begin a large value of {node.size_bytes} bytes")
         if node.size_bytes > bytes_max:
-            raise PageError(f"a value of {node.size_bytes} bytes")
+            raise PageError(f"page {number} begins a value of {node.size_bytes} bytes, over the limit of {bytes_max}")
         data = self._read(node.size_bytes, number * self.page_bytes + HEADER_BYTES)
         if len(data) != node.size_bytes:
-            raise PageError(f"page {number} ends behind the file")
+            raise PageError(f"the value in page {number} extends beyond the end of the file")
         return data
 
     def find(self, root: int, key: bytes) -> Optional[Tuple[bytes, Node]]:
-        """Look for a key in a tree; give its leaf page and its record.
+        """Find a key in a tree; return its leaf page and its record, or None.
 
-        :raise PageError: the way to it is broken
+        :raise PageError: a page on the path to it is broken
         """
         number = root
         if number == NO_ROOT:
@@ -211,24 +212,24 @@ class PageFile:
             if kind(page) == LEAF:
                 return next(((page, node) for node in self.nodes(page) if node.key == key), None)
             if kind(page) != BRANCH:
-                raise PageError(f"page {number} is of no tree")
+                raise PageError(f"page {number} is not a page of a tree")
             children = self.children(page)
             if not children:
                 raise PageError(f"page {number} has no pages below it")
             number = next((child for low, child in reversed(children[1:]) if low <= key), children[0][1])
-        raise PageError("a tree deeper than LMDB makes it")
+        raise PageError(f"a tree is deeper than {DEPTH_MAX} pages, LMDB's limit")
 
     def leaves(self, root: int, seen: Set[int], problems: List[str]) -> Iterator[Tuple[int, bytes]]:
-        """Iterate over the leaf pages of a tree, as far as they can be reached: number and page. Each page once.
+        """Iterate over the leaf pages of a tree that can be reached: number and page, each page once.
 
-        :param seen: the pages that were met so far
-        :param problems: what cannot be read is noted here
+        :param seen: the pages that were visited so far
+        :param problems: receives what cannot be read
         """
         waiting = [] if root == NO_ROOT else [root]
         while waiting:
             number = waiting.pop()
             if number in seen:
-                problems.append(f"page {number} is in two places")
+                problems.append(f"two references lead to page {number}")
                 continue
             seen.add(number)
             try:
@@ -238,27 +239,27 @@ class PageFile:
                 elif kind(page) == LEAF:
                     yield number, page
                 else:
-                    raise PageError(f"page {number} is of no tree")
+                    raise PageError(f"page {number} is not a page of a tree")
             except PageError as error:
                 problems.append(str(error))
 
 
 def kind(page: bytes) -> int:
-    """Give the flags of a page."""
+    """Return the flags of a page."""
     return int(_PAGE.unpack_from(page)[2])
 
 
 def decode_root(value: bytes) -> int:
-    """Decode the record of a sub-database: the number of its topmost page.
+    """Decode the record of a sub-database: the number of its root page.
 
-    :raise PageError: it is none of ours
+    :raise PageError: it is not a record of a queue's sub-database
     """
     if len(value) != _TREE.size:
         raise PageError("the record of a sub-database is broken")
     _, flags, depth, *_, root = _TREE.unpack(value)
-    # Flags choose how LMDB compares keys, which may read beyond a key that is shorter than they say.
+    # Flags choose how LMDB compares keys, and it may then read beyond the end of a short key.
     if flags or depth > DEPTH_MAX:
-        raise PageError("a sub-database is of another kind than ours")
+        raise PageError("a sub-database has flags or a depth that those of a queue do not have")
     return int(root)
 
 

@@ -1,4 +1,4 @@
-"""LMDB's table of readers, in ``lock.mdb``, looked at without taking a slot of it."""
+"""Free slots in LMDB's table of readers, in ``lock.mdb``, without occupying one."""
 
 import contextlib
 import errno
@@ -11,16 +11,17 @@ import struct
 import sys
 from typing import Any, Iterator, List
 
-#: Of lmdb.h: read only, and no slot for a thread.
+#: MDB_RDONLY and MDB_NOTLS of lmdb.h: read only, and no slots that are bound to threads.
 _FLAGS = 0x20000 | 0x200000
-#: What the names of LMDB's functions begin with in py-lmdb's own builds, which hold two versions of LMDB (queues are of
-#: the format of 0.9), and in one against the LMDB of the system.
+#: Prefixes of LMDB's functions: in py-lmdb's own builds, which contain two versions of LMDB (queues have the format of
+#: 0.9), and in a build against the system's LMDB.
 PREFIXES = ("mdb09_", "mdb_")
 
-#: Where LMDB 0.9 has its readers in ``lock.mdb``, with the mutex of glibc and musl on this processor.
+#: Whether the layout of ``lock.mdb`` is known: LMDB 0.9, with the mutex of glibc or musl on this processor.
 _LAYOUT_KNOWN = sys.platform == "linux" and os.uname().machine == "x86_64"
 _MAGIC = 0xBEEFC0DE
-_HEADER = struct.Struct("=II40xQI")  # the magic number, the format, the last transaction, how many slots were used
+_HEADER = struct.Struct(
+    "=II40xQI")  # the magic number, the format, the last transaction, the number of slots that were ever used
 _MUTEX_OFFSET = 8
 _SLOTS_OFFSET = 128
 _SLOT_BYTES = 64
@@ -30,10 +31,10 @@ _FILE_LOCK = struct.Struct("hhqqi4x")  # struct flock
 
 
 def free_stale_slots(path: pathlib.Path) -> None:
-    """Free the slots of processes that died, if it can be done; this process must not have the queue open.
+    """Free the slots of processes that died, if possible. This process must not have the queue open.
 
-    py-lmdb reads when it opens an environment, and to read takes a slot. So it cannot free any where the slots are all
-    taken, though by the dead. LMDB itself can: its functions are in py-lmdb's extension module.
+    py-lmdb reads when it opens an environment, and a read needs a slot. So it cannot free any slot if dead processes
+    occupy all of them. LMDB itself can: its functions are in py-lmdb's extension module.
     """
     try:
         import ctypes  # here, since it is seldom needed, and some Pythons lack it
@@ -58,10 +59,10 @@ def free_stale_slots(path: pathlib.Path) -> None:
 
 
 def free_own_slots(file: pathlib.Path) -> None:
-    """Free the slots of a process that died and had this one's number; this process must not have the queue open.
+    """Free the slots of a process that died and had this process's pid. This process must not have the queue open.
 
-    LMDB takes them for this process's own, and keeps all pages that were freed since for them. A container that is
-    restarted has the number that it had before.
+    LMDB treats them as this process's own, and does not reuse the pages that were freed since. The process of a
+    restarted container has the same pid as before.
 
     :param file: ``lock.mdb``
     """
@@ -70,13 +71,13 @@ def free_own_slots(file: pathlib.Path) -> None:
     try:
         fd = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return  # LMDB says what is wrong
+        return  # LMDB reports what is wrong
     try:
         table = os.pread(fd, os.fstat(fd).st_size, 0)
-        # Where nobody has it open, LMDB begins the table anew, and the mutex may be that of another boot.
+        # If no process has it open, LMDB will reset the table, and the mutex may be left from another boot.
         if _own_slots(table) and _is_locked(fd, 0):
             with mmap.mmap(fd, len(table)) as mapped, _locked(mapped):
-                # One that lives in another pid namespace holds a lock on the byte of its number.
+                # A living process in another pid namespace holds a lock on the byte at its pid.
                 if not _is_locked(fd, os.getpid()):
                     for offset in _own_slots(mapped[:]):
                         _PID.pack_into(mapped, offset, 0)
@@ -85,7 +86,7 @@ def free_own_slots(file: pathlib.Path) -> None:
 
 
 def _own_slots(table: bytes) -> List[int]:
-    """Return where the number of this process stands."""
+    """Return the offsets at which the pid of this process is."""
     if len(table) < _SLOTS_OFFSET:
         return []
     magic, _, _, used = _HEADER.unpack_from(table)
@@ -95,14 +96,17 @@ def _own_slots(table: bytes) -> List[int]:
 
 
 def _is_locked(fd: int, start: int) -> bool:
-    """Tell whether another process has a lock on a byte. To take it would have others believe that we use the queue."""
+    """Return whether another process has a lock on a byte.
+
+    The byte is not locked here, because other processes would then believe that this one uses the queue.
+    """
     found = fcntl.fcntl(fd, fcntl.F_GETLK, _FILE_LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0))
     return bool(_FILE_LOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
 
 @contextlib.contextmanager
 def _locked(mapped: mmap.mmap) -> Iterator[None]:
-    """Hold LMDB's mutex of readers, without which nobody takes or frees a slot."""
+    """Hold LMDB's mutex of the reader table, which every process holds to occupy or free a slot."""
     import ctypes  # here, since it is seldom needed
     library = ctypes.CDLL(None)
     word = ctypes.c_char.from_buffer(mapped, _MUTEX_OFFSET)
@@ -117,4 +121,4 @@ def _locked(mapped: mmap.mmap) -> Iterator[None]:
     finally:
         if code in (0, errno.EOWNERDEAD):
             library.pthread_mutex_unlock(mutex)
-        del word  # a mapping that is referred to cannot be closed
+        del word  # a mapping cannot be closed while something refers to it

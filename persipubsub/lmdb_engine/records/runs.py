@@ -1,9 +1,9 @@
-"""The log of messages within one transaction: which ids there are, when they were committed, how many lie between.
+"""The log of messages in one transaction: their ids, when they were committed, and how many are between two ids.
 
-Messages that came at nearly the same time are a *run*, and a run has one record in ``meta_db``: a send that comes
-within :data:`RUN_US_MAX` of the newest run joins it and writes no record, since every further sub-database that a
-commit touches costs as much as the message itself. So the end of the newest run is not stored but found, behind the
-latest message; where that message goes, :meth:`Log.mark_end` writes down where it was.
+Messages that were sent at nearly the same time are a *run*, and a run has one record in ``meta_db``. A send within
+:data:`RUN_US_MAX` of the beginning of the newest run joins it and writes no record, since each further sub-database in
+a commit costs as much as the message itself. So the end of the newest run is not stored: it is after the latest
+message. Before that message is deleted, :meth:`Log.mark_end` stores the end.
 """
 
 from typing import TYPE_CHECKING, Callable, Iterator, Optional, Tuple
@@ -14,14 +14,14 @@ from persipubsub.lmdb_engine.records.layouts import Run, pack_id, unpack_id
 if TYPE_CHECKING:
     import lmdb
 
-#: The commit time of a message is that of its run: at most so much earlier, ...
+#: The commit time of a message is that of its run. This is the maximum difference, ...
 RUN_US_MAX = 10_000
-#: ... and at most this part of the message timeout: what expires early does so by less than any clock errs.
+#: ... which is also at most the message timeout divided by this: a message expires early by less than clocks err.
 RUNS_PER_TIMEOUT = 1000
 
 
 def joins(newest: Run, time_us: int, largest_bytes: int, timeout_us: int) -> bool:
-    """Tell whether messages of this time and size belong to the newest run, so that no record is written for them.
+    """Return whether messages of this time and size belong to the newest run, so that no record is written for them.
 
     :param timeout_us: the message timeout
     """
@@ -30,7 +30,7 @@ def joins(newest: Run, time_us: int, largest_bytes: int, timeout_us: int) -> boo
 
 
 class Log:
-    """The records of ``meta_db``, and the ids of ``data_db``, within one transaction."""
+    """The records of ``meta_db``, and the ids of ``data_db``, in one transaction."""
 
     __slots__ = ("_runs", "_messages")
 
@@ -38,20 +38,20 @@ class Log:
         self._runs = runs
         self._messages = messages
 
-    # Looking
+    # Reading
 
     def newest(self) -> Run:
-        """Give the newest run, which always has a record."""
+        """Return the newest run, which always has a record."""
         self._runs.last()
         return layouts.decode_run(*self._runs.item())
 
     def oldest(self) -> Run:
-        """Give the oldest run."""
+        """Return the oldest run."""
         self._runs.first()
         return layouts.decode_run(*self._runs.item())
 
     def end(self) -> Tuple[Run, int]:
-        """Give the newest run, and the id that the next message will get."""
+        """Return the newest run, and the id that the next message will get."""
         newest = self.newest()
         if self._messages.last():
             next_id = unpack_id(self._messages.key()) + 1
@@ -60,11 +60,11 @@ class Log:
         return newest, newest.first_id
 
     def next_id(self) -> int:
-        """Give the id that the next message will get."""
+        """Return the id that the next message will get."""
         return self.end()[1]
 
     def at(self, message_id: int) -> Run:
-        """Give the newest run that does not begin after the id, or the oldest if all do."""
+        """Return the newest run that does not begin after the id, or the oldest if all do."""
         self._go_to(message_id)
         return layouts.decode_run(*self._runs.item())
 
@@ -76,7 +76,10 @@ class Log:
             runs.first()
 
     def first_where(self, predicate: Callable[[Run], bool]) -> Optional[Run]:
-        """Give the first run for which the predicate holds, which must then hold for all later ones. Bisection."""
+        """Return the first run for which the predicate holds, by bisection, or None if there is none.
+
+        If the predicate holds for a run, it must hold for all later ones.
+        """
         newest = self.newest()
         if not predicate(newest):
             return None
@@ -93,12 +96,12 @@ class Log:
         return layouts.decode_run(*self._runs.item())
 
     def first_id_since(self, time_us: int) -> int:
-        """Give the id of the first run that was not committed before a time; the next id where there is none."""
+        """Return the first id of the first run that did not begin before a time, or the next id if there is none."""
         run = self.first_where(lambda one: one.time_us >= time_us)
         return self.next_id() if run is None else run.first_id
 
     def since(self, message_id: int) -> Iterator[Run]:
-        """Iterate over the runs, from that of a message on."""
+        """Iterate over the runs, beginning with that of a message."""
         self._go_to(message_id)
         for key, value in self._runs:
             yield layouts.decode_run(key, value)
@@ -112,7 +115,10 @@ class Log:
     # Counting
 
     def messages_before(self, message_id: int) -> int:
-        """Count the messages with smaller ids; exact as a difference between two ids of the present log."""
+        """Return a count of the messages with lower ids, since the queue was created.
+
+        The difference of two such counts is the exact number of messages between two ids of the present log.
+        """
         run = self.at(message_id)
         if self._runs.next():
             messages = layouts.decode_run(*self._runs.item()).messages_before - run.messages_before
@@ -121,7 +127,7 @@ class Log:
         return run.messages_before + max(0, min(message_id - run.first_id, messages))
 
     def id_of(self, rank: int) -> int:
-        """Give the id of the message with that many messages before it: the inverse of messages_before."""
+        """Return the id of the message with that many messages before it: the inverse of :meth:`messages_before`."""
         later = self.first_where(lambda run: run.messages_before > rank)
         if later is None:
             self._runs.last()
@@ -133,15 +139,15 @@ class Log:
     # Writing
 
     def begin_run(self, time_us: int, largest_bytes: int) -> None:
-        """Have the next messages be a run of their own.
+        """Begin a new run with the next message.
 
-        :param time_us: of their commit, not before that of the newest run
+        :param time_us: the time of its commit, not before that of the newest run
         :param largest_bytes: no message of the run will be larger
         """
         self._put(self.next_id(), time_us, largest_bytes)
 
     def mark_end(self, next_id: int) -> None:
-        """Write down the next id: it is behind messages that go, or that nobody awaits."""
+        """Store the next id: it follows messages that will be deleted, or that no subscriber awaits."""
         newest = self.newest()
         if next_id > newest.first_id:
             self._put(next_id, newest.time_us, 0)
@@ -155,7 +161,7 @@ class Log:
                 messages * newest.largest_bytes)))
 
     def delete_below(self, bound: int) -> None:
-        """Delete the records of runs that lie wholly below the bound, but never the newest."""
+        """Delete the records of runs that end below the bound, but never that of the newest."""
         runs = self._runs
         self._go_to(bound)
         kept = runs.key()
@@ -163,8 +169,8 @@ class Log:
         while runs.key() != kept:
             runs.delete()
 
-    def cut(self, bound: int) -> None:
-        """Have the messages from an id on count no more, since they are about to be deleted. No id is given again."""
+    def truncate(self, bound: int) -> None:
+        """Stop counting the messages from an id on, which are about to be deleted. No id is used again."""
         newest, next_id = self.end()
         messages_before, run = self.messages_before(bound), self.at(bound)
         bytes_before = run.bytes_before + (messages_before - run.messages_before) * run.largest_bytes

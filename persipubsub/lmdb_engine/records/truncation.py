@@ -1,7 +1,7 @@
-"""Finding the values of a data file whose last pages are not in the file: who reads them from memory, crashes.
+"""Find values in a data file that extend beyond its end. To read them through the memory map crashes the process.
 
-LMDB leaves a file shorter than it says where the pages at its end are free. A large value has several pages, of which
-the first may be in the file and the last not; what verifies the pages looks at the first.
+LMDB may leave a file shorter than its meta page says, where the pages at the end are free. A large value has several
+pages: the first may be in the file and the last not. The verification of pages looks only at the first.
 """
 
 import pathlib
@@ -15,7 +15,7 @@ _VALUE_BYTES_MAX = 2**46
 
 
 def cut_off(file: pathlib.Path) -> List[str]:
-    """Give what cannot be read of a data file whose pages are sound as far as they are there."""
+    """Return what cannot be read in a truncated data file whose existing pages are sound."""
     problems: List[str] = []
     with PageFile(file) as opened:
         try:

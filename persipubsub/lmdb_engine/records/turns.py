@@ -1,4 +1,4 @@
-"""Threads that do something one after the other, without a lock that an interrupt could leave taken."""
+"""Turns of threads that must act one at a time, without a lock that an interrupt could leave locked."""
 
 import threading
 from collections.abc import Hashable
@@ -8,34 +8,33 @@ from persipubsub import clock, errors
 
 K = TypeVar("K", bound=Hashable)
 
-#: How often who waits at the gate looks again. It is closed seldom, and not for long.
+#: Interval at which a thread that waits at the gate looks again. The gate is closed seldom and briefly.
 LOOK_S = 0.0002
-#: The same for whoever waits for a turn, which may take longer: a large queue may have to be verified.
+#: The longest such interval of a thread that waits for a turn. That may take longer: a large queue may be verified.
 LOOK_S_MAX = 0.01
 
 
 class Turn:
-    """One thread's turn at something that threads do one after the other."""
+    """One thread's turn at something that one thread at a time may do."""
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
 
 
 class Turns(Generic[K]):
-    """Lets one thread at a time at each of several things, by their keys.
+    """Admit one thread at a time for each key.
 
-    As with the gate, no lock is held while a thread waits: each step is one operation of a dict. So an interrupt leaves
-    nothing taken that :meth:`end` does not give back, and a signal handler gets an error where it would wait for its
-    own thread.
+    As with the gate, no lock is held while a thread waits: each step is one operation of a dict. So after an interrupt
+    :meth:`end` releases all that is held. A signal handler that would wait for its own thread gets an error.
     """
 
     def __init__(self) -> None:
         self._turns: Dict[K, Turn] = {}
 
     def begin(self, key: K, turn: Turn) -> None:
-        """Wait for the turn at a key; to be ended in any case.
+        """Wait for the turn at a key. The caller must call :meth:`end` in any case.
 
-        :raise ReentryError: the calling thread has the turn already
+        :raise ReentryError: the calling thread already has the turn
         """
         delay_s = LOOK_S
         while True:
@@ -48,27 +47,27 @@ class Turns(Generic[K]):
             delay_s = min(2 * delay_s, LOOK_S_MAX)
 
     def end(self, key: K, turn: Turn) -> None:
-        """Give the turn back; more than once, and before it began, is fine."""
+        """End the turn. It may be called more than once, and before the turn began."""
         if self._turns.get(key) is turn:
             self._turns.pop(key)
 
     def has(self, key: K, turn: Turn) -> bool:
-        """Tell whether it is the turn of somebody."""
+        """Return whether it is this turn at a key."""
         return self._turns.get(key) is turn
 
     def keys(self) -> List[K]:
-        """List what threads are at."""
+        """List the keys at which threads have their turn."""
         return list(self._turns)
 
     def forget(self) -> List[K]:
-        """List what threads were at, and end all turns: in a forked child, which has none of these threads."""
+        """End all turns and list their keys: for a forked child, which has none of these threads."""
         keys = list(self._turns)
         self._turns.clear()
         return keys
 
 
 def reentry_error() -> errors.ReentryError:
-    """Say that a thread stands in its own way."""
+    """Return the error for a thread that would wait for itself."""
     return errors.ReentryError(
-        "A signal handler or a finalizer uses the queue while it has interrupted a use of its own "
-        "thread. Have it set a flag, and use the queue from the thread's normal course.")
+        "A signal handler or a finalizer uses the queue after it interrupted its own thread in a use of the queue. "
+        "Set a flag in the handler, and use the queue from the thread's normal code.")

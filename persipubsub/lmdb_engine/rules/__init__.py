@@ -1,1 +1,1 @@
-"""What the life of a message means: each step on an open transaction."""
+"""The rules of a queue: what each operation means for its records. Each works on an open transaction."""

@@ -1,4 +1,4 @@
-"""Appending messages, and keeping the high-water mark; on an open transaction."""
+"""Append messages, and keep the queue below its high-water mark; on an open transaction."""
 
 from typing import Sequence, Tuple
 
@@ -15,7 +15,10 @@ from persipubsub.queue import RECORD_BYTES_MAX, Strategy
 
 
 def put(txn: Transaction, batch: Batch) -> Sent:
-    """Append messages, keeping the high-water mark as if each had been put alone."""
+    """Append messages, and keep the high-water mark as if each had been sent alone.
+
+    :raise MessageTooLargeError: one is larger than the queue may be
+    """
     header, log = txn.header, txn.log()
     if batch.largest_bytes > header.hwm_db_size:
         require_below_mark(header, batch.largest_bytes)
@@ -23,7 +26,7 @@ def put(txn: Transaction, batch: Batch) -> Sent:
     ids = range(first_id, first_id + len(batch.payloads))
     if ids.stop > REQUEUED:
         raise errors.StorageError(
-            f"The queue has given the message ids up to {first_id - 1}, and there are none from 2 ** 63 on, so "
+            f"The queue has used the message ids up to {first_id - 1}, and ids must be below 2 ** 63, so "
             f"{len(ids)} messages cannot be sent. Set up another queue.")
     if not txn.has_subscribers() and not header.retention_us:
         log.mark_end(ids.stop)
@@ -32,7 +35,7 @@ def put(txn: Transaction, batch: Batch) -> Sent:
         txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + len(ids)))
         return Sent(ids, False)
     txn.published = True
-    # Not now_us: begin() has seen to it that the offset is of this boot.
+    # Not now_us: message_log.begin() has set the offset for this boot.
     time_us = max(clock.boottime_us() + header.clock_offset_us, newest.time_us)
     oldest = log.oldest()
     if oldest.time_us < time_us - header.message_timeout_us:
@@ -48,18 +51,15 @@ def put(txn: Transaction, batch: Batch) -> Sent:
 
 
 def require_below_mark(header: Header, size_bytes: int) -> None:
-    """Refuse a message that is larger than the queue may be.
-
-    :raise MessageTooLargeError: it is
-    """
+    """Raise MessageTooLargeError if a message is larger than the queue may be."""
     if size_bytes > header.hwm_db_size:
         raise errors.MessageTooLargeError(
             f"A message of {size_bytes} bytes is over the high-water mark of the queue, hwm_db_size="
-            f"{header.hwm_db_size} bytes. Send a smaller one, or raise the mark with Control.set_hwm.")
+            f"{header.hwm_db_size} bytes. Send a smaller one, or raise the high-water mark with Control.set_hwm.")
 
 
 def pass_over(txn: Transaction, count: int) -> None:
-    """Give ids to messages that the mark does not let in."""
+    """Assign ids to messages that are dropped because of the high-water mark."""
     if count:
         log = txn.log()
         log.mark_end(log.next_id() + count)
@@ -67,9 +67,9 @@ def pass_over(txn: Transaction, count: int) -> None:
 
 
 def _surely_below_the_mark(header: Header, oldest: Run, newest: Run, batch: Batch, first_id: int) -> bool:
-    """Tell, from the totals of the log, that no mark is reached: cheaper than asking LMDB for its pages.
+    """Return whether the totals of the log show that no limit of the high-water mark will be reached.
 
-    A page is at least half full.
+    This is cheaper than to ask LMDB for its pages, of which each is at least half full. False says nothing.
     """
     in_newest = first_id - newest.first_id
     messages = newest.messages_before + in_newest + len(batch.payloads) - oldest.messages_before
@@ -80,15 +80,15 @@ def _surely_below_the_mark(header: Header, oldest: Run, newest: Run, batch: Batc
 
 
 def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int, int]:
-    """Tell what stays when messages are put one by one, each after an overflow where the mark is reached.
+    """Return which messages stay when messages are sent one by one, each after an overflow if the limit is reached.
 
-    An overflow at n messages takes n // 2 + 1 of them. Once the mark is reached, each further overflow comes after as
-    many messages as the one before took, so there is no need to go through them.
+    An overflow at n messages drops n // 2 + 1 of them. Once the limit is reached, each further overflow comes after as
+    many messages as the one before dropped, so the overflows need not be computed one by one.
 
-    :param stored: how many messages are in the queue
-    :param new: how many are put, at least 1
+    :param stored: the number of messages in the queue
+    :param new: the number of messages to send, at least 1
     :param mark: ``max_messages``
-    :param strategy: which go
+    :param strategy: which messages are dropped
     :return: of stored and new messages, in their order: how many of the first stay, how many of the last
     """
     while stored >= mark:
@@ -104,7 +104,7 @@ def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int
 
 
 def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> None:
-    """Append messages where a mark may be reached."""
+    """Append messages where a limit of the high-water mark may be reached."""
     live = live_messages(txn)
     if txn.header.retention_us:
         count = retention.giving_way(live, len(payloads), txn.header.max_messages, retained_messages(txn))
@@ -114,7 +114,7 @@ def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Se
     head, tail = survivors(live, len(payloads), txn.header.max_messages, strategy)
     _remove(txn, live - min(live, head if strategy == Strategy.prune_last else max(0, tail - len(payloads))))
     overflowed = live + len(payloads) - head - tail
-    # Of the new messages stay those that belong to the first `head` of all, and the last ones.
+    # The new messages that stay are those among the first `head` of all, and the last ones.
     first, last = payloads[:max(0, head - live)], payloads[-tail:]
     overflowed += _append_below_size_mark(txn, time_us, first)
     txn.log().mark_end(first_id + len(payloads) - len(last))
@@ -123,7 +123,7 @@ def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Se
 
 
 def _count_overflow(txn: Transaction, count: int) -> None:
-    """Count messages that a mark has let go. Nobody is warned of them where the mark is to keep the latest only."""
+    """Count messages that were dropped at the high-water mark. With ``max_messages=1`` there is no warning of them."""
     header = txn.header
     txn.put_header(header._replace(pruned_overflow=header.pruned_overflow + count))
     if header.max_messages > 1:
@@ -131,7 +131,7 @@ def _count_overflow(txn: Transaction, count: int) -> None:
 
 
 def _append_below_size_mark(txn: Transaction, time_us: int, payloads: Sequence[bytes]) -> int:
-    """Append messages, making room wherever the bytes reach the mark; give how many messages went for it."""
+    """Append messages, and make room whenever ``hwm_db_size`` is reached; return how many were dropped for it."""
     overflowed = start = 0
     while start < len(payloads):
         if live_bytes(txn) >= txn.header.hwm_db_size:
@@ -146,7 +146,7 @@ def _append_below_size_mark(txn: Transaction, time_us: int, payloads: Sequence[b
 
 
 def _count_that_fits(payloads: Sequence[bytes], start: int, room_bytes: int) -> int:
-    """Count the messages that surely fit into the room; one goes in anyhow."""
+    """Return how many messages certainly fit; at least one, which is appended in any case."""
     count, used_bytes = 0, 0
     for payload in payloads[start:]:
         used_bytes += 2 * (len(payload) + RECORD_BYTES_MAX)
@@ -157,7 +157,10 @@ def _count_that_fits(payloads: Sequence[bytes], start: int, room_bytes: int) -> 
 
 
 def _make_room(txn: Transaction) -> int:
-    """Remove messages until at most half of the bytes of the mark are used; give how many went."""
+    """Delete messages until at most half of ``hwm_db_size`` is used; return how many were dropped.
+
+    Retained messages are deleted first, and are not counted.
+    """
     removed = 0
     while live_bytes(txn) > txn.header.hwm_db_size // 2:
         count = live_messages(txn) // 2 + 1
@@ -171,7 +174,7 @@ def _make_room(txn: Transaction) -> int:
 
 
 def _remove(txn: Transaction, count: int) -> None:
-    """Remove the oldest or the latest messages, as the strategy says."""
+    """Delete the oldest or the latest messages, as the strategy says."""
     if not count:
         return
     if Strategy(txn.header.strategy) == Strategy.prune_last:

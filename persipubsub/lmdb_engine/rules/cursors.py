@@ -1,4 +1,4 @@
-"""Subscribers and their cursors: what comes next for each, and what it has acknowledged; on an open transaction."""
+"""Subscribers and their cursors: what each receives next, and what it has acknowledged; on an open transaction."""
 
 import bisect
 from typing import List, Optional, Sequence
@@ -30,12 +30,12 @@ def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
     return Subscription(identifier, record.number, record.policy is not None and record.policy.shared)
 
 
-# What holds afterwards is looked at in the same transaction: others may change it in the next one.
+# Postconditions are checked in the same transaction, since another process may change the records after it.
 
 
 @icontract.ensure(lambda txn, identifier: txn.subscriber(identifier) is not None, enabled=icontract.SLOW)
 def add_subscriber(txn: Transaction, identifier: bytes, policy: Optional[Policy] = None) -> bool:
-    """Add a subscriber at the end of the queue; tell whether it was missing. One that exists stays as it is."""
+    """Add a subscriber at the end of the queue; return whether it was added. One that exists stays unchanged."""
     if txn.subscriber(identifier) is not None:
         return False
     header = txn.header
@@ -48,7 +48,7 @@ def add_subscriber(txn: Transaction, identifier: bytes, policy: Optional[Policy]
 
 @icontract.ensure(lambda txn, identifier: txn.subscriber(identifier) is None, enabled=icontract.SLOW)
 def remove_subscriber(txn: Transaction, identifier: bytes) -> int:
-    """Remove a subscriber, and what it alone still awaited; give how many dead letters went with it.
+    """Remove a subscriber, and the messages that only it awaited; return how many dead letters it had.
 
     :raise UnknownSubscriberError: there is none
     """
@@ -61,13 +61,13 @@ def remove_subscriber(txn: Transaction, identifier: bytes) -> int:
 def clear_subscribers(txn: Transaction) -> Cleared:
     """Remove all subscribers and all messages; those that had expired do not count."""
     expire(txn)
-    retained, places = retained_messages(txn), list(txn.subscribers())
-    for identifier, record in places:
+    retained, subscribers = retained_messages(txn), list(txn.subscribers())
+    for identifier, record in subscribers:
         _remove_record(txn, identifier, record)
     count = remove_below(txn, txn.log().next_id())
     header = txn.header
     txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count - retained))
-    return Cleared(count + clear_delayed(txn), sum(record.dead_letters for _, record in places))
+    return Cleared(count + clear_delayed(txn), sum(record.dead_letters for _, record in subscribers))
 
 
 def _remove_record(txn: Transaction, identifier: bytes, record: SubscriberRecord) -> None:
@@ -75,14 +75,15 @@ def _remove_record(txn: Transaction, identifier: bytes, record: SubscriberRecord
     txn.count_cursor(dead_letters.position(txn, record), -1)
     if record.policy is not None:
         dead_letters.remove_all(txn, record)
-    txn.published = True  # who waits as this subscriber must learn that it is gone
+    txn.published = True  # to wake those that wait as this subscriber, which must raise now
 
 
 def look(txn: Transaction, subscription: Subscription, max_messages: int, max_bytes: int) -> Optional[Found]:
-    """Find the next messages of a subscriber: at most so many, and at most so many bytes, but at least one.
+    """Find the next messages of a subscriber.
 
-    :return: None where the next message has expired
-
+    :param max_messages: the maximum number of messages
+    :param max_bytes: the maximum size of their payloads; one message is found in any case
+    :return: None if the next message has expired
     :raise UnknownSubscriberError: the subscriber was removed
     """
     record = own_record(txn, subscription)
@@ -92,7 +93,7 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
         if requeued is not None:
             return Found([requeued[0]], [requeued[1]], expires_us=NEVER_US)
         if record.policy.max_deliveries == 1 or dead_letters.failed_before(txn, record, start):
-            max_messages = 1  # what has failed, or may be a last try, comes alone: no other one fails with it
+            max_messages = 1  # after a failure, or for a last try, a message comes alone: no other one fails with it
     ids, payloads = txn.messages(start, max_messages, max_bytes)
     found = _unexpired(txn, ids, payloads) if ids else NOTHING
     return found if found is None or txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
@@ -101,8 +102,7 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
 def look_at_top(txn: Transaction, subscription: Subscription) -> Optional[Found]:
     """Find the latest message of a subscriber.
 
-    :return: None where it has expired
-
+    :return: None if it has expired
     :raise UnknownSubscriberError: the subscriber was removed
     """
     start = max(own_record(txn, subscription).next_id, txn.header.first)
@@ -115,14 +115,14 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Optional[Found]
 
 
 def _with_due_time(txn: Transaction, found: Found) -> Found:
-    """Say when something is due: now, if time does not go on yet, because nobody has written since the boot."""
+    """Return what was found, with the time at which the first delayed message is due."""
     return found._replace(due_us=delayed_until_us(txn))
 
 
 def delayed_until_us(txn: Transaction) -> int:
-    """Give the time since boot at which the first delayed message is due; NEVER_US where there is none.
+    """Return the time since boot at which the first delayed message is due, or NEVER_US if there is none.
 
-    It is 0 where time does not go on yet, because nobody has written since the boot.
+    It is 0 if there was no write since the boot, because the queue's time does not advance before the first one.
     """
     header = txn.header
     if header.next_due_us == NEVER_US:
@@ -131,16 +131,16 @@ def delayed_until_us(txn: Transaction) -> int:
 
 
 def known_record(txn: Transaction, subscription: Subscription) -> Optional[SubscriberRecord]:
-    """Give the record of a subscriber; None if it was removed, also if one of that name was added again."""
-    # own_place and take do so without this call, which test_counts would count: they are for every message.
+    """Return the record of a subscriber, or None if it was removed, even if one of that name was added again."""
+    # own_record and acknowledge do so without this call, since they run for every message.
     record = txn.subscriber(subscription.identifier)
     return None if record is None or record.number != subscription.number else record
 
 
 def own_record(txn: Transaction, subscription: Subscription) -> SubscriberRecord:
-    """Give the record of a subscriber as it was opened.
+    """Return the record of a subscriber.
 
-    :raise UnknownSubscriberError: it was removed, also if one of that name was added again
+    :raise UnknownSubscriberError: it was removed, even if one of that name was added again
     """
     record = txn.subscriber(subscription.identifier)
     if record is None or record.number != subscription.number:
@@ -151,20 +151,20 @@ def own_record(txn: Transaction, subscription: Subscription) -> SubscriberRecord
 
 
 def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> Optional[Found]:
-    """Give what was found, or that the first of it has expired; then none of those behind it was committed before."""
+    """Return what was found, or None if the first message has expired: none after it was committed earlier."""
     sent_us = txn.log().at(ids[0]).time_us
     expires_us = sent_us + txn.header.message_timeout_us - with_clock(txn).clock_offset_us
     return None if expires_us < clock.boottime_us() else Found(ids, payloads, expires_us)
 
 
 def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
-    """Move a subscriber on behind messages that it was handed out. One that was removed is left alone.
+    """Acknowledge messages that a plain subscriber received. If it was removed, nothing is changed.
 
-    What it has taken before, as by another handle, is neither taken nor counted again. What went after it was handed
-    out is counted: it was received.
+    Messages that it acknowledged before, as with another endpoint, are not counted again. Messages that were deleted
+    after they were delivered are counted, since they were received.
 
     :param ids: of the messages, in order, at least one
-    :param since: from which id on it takes those before them unread; those that are still there are counted
+    :param since: also acknowledge the messages from this id on, unread; those that are still stored are counted
     """
     record, last_id = txn.subscriber(subscription.identifier), ids[-1]
     if record is None or record.number != subscription.number or record.next_id > last_id:
@@ -174,24 +174,24 @@ def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int]
         return
     first_id = ids[0] if since is None else since
     if record.next_id < first_id and first_live_id(txn, record.next_id) < first_id:
-        return  # it was moved back meanwhile: it wants to have them all again
+        return  # it was moved back meanwhile, so it is to receive them all again
     if record.policy is not None:
         dead_letters.forget_below(txn, record, last_id + 1)
-    taken = len(ids) - bisect.bisect_left(ids, record.next_id)
+    acknowledged = len(ids) - bisect.bisect_left(ids, record.next_id)
     if since is not None:
         log = txn.log()
-        taken += max(0, log.messages_before(ids[0]) - log.messages_before(first_live_id(txn, record.next_id)))
-    move(txn, subscription.identifier, record._replace(next_id=last_id + 1, taken=record.taken + taken), record.next_id,
-         last_id + 1)
+        acknowledged += max(0, log.messages_before(ids[0]) - log.messages_before(first_live_id(txn, record.next_id)))
+    move(txn, subscription.identifier, record._replace(next_id=last_id + 1, taken=record.taken + acknowledged),
+         record.next_id, last_id + 1)
 
 
 @icontract.ensure(lambda txn, identifier: not count_from(txn,
                                                          txn.subscriber(identifier).next_id)[0],
                   enabled=icontract.SLOW)
 def acknowledge_all(txn: Transaction, identifier: bytes) -> int:
-    """Move a subscriber to the end of the queue; give how many messages it no longer gets.
+    """Move a subscriber to the end of the queue; return how many messages it no longer receives.
 
-    What workers hold is theirs no more.
+    Workers lose their leases.
 
     :raise UnknownSubscriberError: there is none
     """
@@ -207,31 +207,31 @@ def acknowledge_all(txn: Transaction, identifier: bytes) -> int:
 
 
 def move(txn: Transaction, identifier: bytes, record: SubscriberRecord, before: int, after: int) -> None:
-    """Store a subscriber whose place was at one id and is now at another one."""
+    """Store a subscriber whose cursor moved from one id to another, and delete what no subscriber awaits now."""
     txn.put_subscriber(identifier, record)
     if before == after:
         return
     txn.count_cursor(before, -1)
     txn.count_cursor(after, 1)
-    floor = txn.low_water_mark()
-    if floor is not None and floor > before:
-        remove_below(txn, retention.bound(txn, now_us(txn)) if txn.header.retention_us else floor)
+    low_water_mark = txn.low_water_mark()
+    if low_water_mark is not None and low_water_mark > before:
+        remove_below(txn, retention.bound(txn, now_us(txn)) if txn.header.retention_us else low_water_mark)
 
 
 # Failing
 
 
 def counts_failures(txn: Transaction, subscription: Subscription) -> bool:
-    """Return whether a subscriber that is not shared limits its deliveries. One that was removed does not."""
+    """Return whether a plain subscriber limits its deliveries. One that was removed does not."""
     record = known_record(txn, subscription)
     return record is not None and record.policy is not None
 
 
 def fail(txn: Transaction, subscription: Subscription, ids: Sequence[int], failure: Failure) -> Settled:
-    """Count that the block raised that received messages; some may become dead letters.
+    """Count that the block raised that received messages; some of them may become dead letters.
 
-    When the last delivery that the policy allows has raised, the message becomes a dead letter and the cursor moves on
-    behind it, so that it no longer stops those that come after it.
+    When the block of the last delivery that the policy allows raised, the message becomes a dead letter. The cursor
+    moves past it, so that it no longer blocks the messages after it.
     """
     record = known_record(txn, subscription)
     if record is None or record.policy is None:

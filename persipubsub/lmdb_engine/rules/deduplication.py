@@ -1,7 +1,7 @@
-"""Sending a message once, however often it is sent, on an open transaction.
+"""Deduplication: append a message once, even if it is sent repeatedly; on an open transaction.
 
-The id that the sender gives is remembered in the transaction that appends the message, so that either both are there or
-none. Within the window of the queue another send with that id finds it, and does nothing.
+The transaction that appends the message also stores the sender's id, so that both are stored or neither. Another send
+with that id, within the queue's deduplication window, finds the id and appends nothing.
 """
 
 from persipubsub.engine.values import Batch, Sent
@@ -9,25 +9,25 @@ from persipubsub.lmdb_engine.records.layouts import Deduplicated
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import appending, message_log
 
-#: A send forgets at most so many ids, which is more than it adds: so the cost of a send is bounded, and what is over
-#: the limits, as after they were lowered, goes by and by.
+#: The maximum number of ids that one send forgets. It adds one, so ids over the limits, as after the limits were
+#: lowered, are forgotten step by step, and the cost of a send is bounded.
 FORGOTTEN_MAX = 8
 
 
 def put(txn: Transaction, batch: Batch, identifier: bytes) -> Sent:
-    """Append a message, unless one was sent with the id; give what became of that one then."""
-    once, time_us = txn.deduplication_ids(), message_log.now_us(txn)
-    before = once.get(identifier)
+    """Append a message, unless one was sent with the id; then return the id of that message."""
+    ids, time_us = txn.deduplication_ids(), message_log.now_us(txn)
+    before = ids.get(identifier)
     if before is not None and before.time_us >= time_us - txn.header.deduplication_window_us:
-        # Written again, so that this commit syncs: that of the first send may have failed there, which was why its
-        # sender knew nothing and came again.
-        once.put(identifier, before)
+        # Written again, so that this commit syncs: the sync of the first send may have failed, which may be why the
+        # message is sent again.
+        ids.put(identifier, before)
         return Sent(range(before.message_id, before.message_id + 1), True)
     sent = appending.put(txn, batch)
-    once.put(identifier, Deduplicated(sent.ids.start, time_us))
+    ids.put(identifier, Deduplicated(sent.ids.start, time_us))
     for _ in range(FORGOTTEN_MAX):
-        is_old = once.oldest_us() < time_us - txn.header.deduplication_window_us
+        is_old = ids.oldest_us() < time_us - txn.header.deduplication_window_us
         if not is_old and txn.deduplication_count() <= txn.header.deduplication_max:
             break
-        once.delete_oldest()
+        ids.delete_oldest()
     return sent

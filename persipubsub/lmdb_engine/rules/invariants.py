@@ -1,4 +1,4 @@
-"""What is true of every queue after every transaction, and the check that it is."""
+"""The invariants of every queue after every transaction, and the check that they hold; on an open transaction."""
 
 import collections
 import itertools
@@ -20,23 +20,24 @@ from persipubsub.status import Violation
 
 INVARIANTS = {
     "I0": "the pages of the file are sound, and every record can be read",
-    "I1": "pending_db holds exactly the multiset of all places",
-    "I2": "no message lies below the floor, but for those that are retained, and those that wait below `first` to be "
-    "deleted, and they are counted",
-    "I3": "every message lies in the range of exactly one run, and the running totals of runs agree",
-    "I4": "no place is beyond the next id",
+    "I1": "pending_db holds exactly the multiset of all cursors, and every subscriber has its own number",
+    "I2": "no message is below the low-water mark, except those that are retained, and those below `first` that wait "
+    "to be deleted, which are counted",
+    "I3": "every message is in the range of exactly one run, and the running totals of runs agree",
+    "I4": "no cursor is beyond the next id",
     "I5": "the ranges of runs do not overlap",
     "I6": "every entry of index_db, due_db, letter_db and dead_letter_db belongs to a subscriber with a policy",
     "I7": "the configuration is one that can be set",
     "I8":
-    "an entry of index_db is below the next of its subscriber if that is shared, otherwise not; or it is requeued",
+    "an entry of index_db is below the next id of its subscriber if that is shared, otherwise not; or it is requeued",
     "I9": "every part belongs to a long message, and every long message has all its parts",
-    "I10": "due_db holds exactly when the messages of the index of shared subscribers can be claimed",
-    "I11": "every letter is either dead or has an entry in index_db as requeued, and all of both have a whole letter",
-    "I12":
-    "a subscriber's record counts what it has in the index and its dead letters, of which there are not too many",
+    "I10": "due_db holds exactly the times at which the entries of shared subscribers in index_db can be claimed",
+    "I11":
+    "every payload in letter_db is of a dead letter or of a requeued message, and every one of these has all its "
+    "parts",
+    "I12": "a subscriber's record counts its entries in index_db and its dead letters, which are within their limit",
     "I13": "the delayed messages are counted, the first due time is that of the first, and each has all its parts",
-    "I14": "once_db and once_order_db hold the same, of messages that were sent",
+    "I14": "once_db and once_order_db hold the same records, of messages that were sent",
 }
 
 
@@ -47,7 +48,7 @@ def violation(invariant: str, found: str) -> Violation:
 
 def check(txn: Transaction) -> Tuple[Violation, ...]:
     """Read the whole queue and return all violations. Bytes within messages are not verified."""
-    parts = (_configuration, _places, _messages, _runs, _owners, _deliveries, _delayed, _once)
+    parts = (_configuration, _cursors, _messages, _runs, _owners, _deliveries, _delayed, _deduplication)
     return tuple(violation(*found) for part in parts for found in _readable(part(txn)))
 
 
@@ -55,7 +56,7 @@ _Found = Iterator[Tuple[str, str]]
 
 
 def _readable(found: _Found) -> _Found:
-    """Have a record that cannot be decoded be a violation like the others."""
+    """Report a record that cannot be decoded as a violation, too."""
     try:
         yield from found
     except (struct.error, ValueError, LookupError, OverflowError, errors.DamagedError) as error:
@@ -75,21 +76,21 @@ def _configuration(txn: Transaction) -> _Found:
         yield "I7", str(error)
 
 
-def _places(txn: Transaction) -> _Found:
-    places = [record for _, record in txn.subscribers()]
+def _cursors(txn: Transaction) -> _Found:
+    records = [record for _, record in txn.subscribers()]
     counted = dict(txn.cursor_counts())
-    if counted != collections.Counter(dead_letters.position(txn, record) for record in places):
-        yield "I1", f"{counted} for {places}"
-    numbers = [record.number for record in places]
+    if counted != collections.Counter(dead_letters.position(txn, record) for record in records):
+        yield "I1", f"{counted} for {records}"
+    numbers = [record.number for record in records]
     if len(set(numbers)) != len(numbers) or max(numbers, default=0) >= txn.header.next_subscriber_number:
         yield "I1", f"subscriber numbers {numbers}, next {txn.header.next_subscriber_number}"
     next_id = txn.log().next_id()
     if max(counted, default=0) > next_id:
-        yield "I4", f"a place at {max(counted)}, next id {next_id}"
+        yield "I4", f"a cursor at {max(counted)}, next id {next_id}"
 
 
 def _messages(txn: Transaction) -> _Found:
-    header, floor = txn.header, txn.low_water_mark()
+    header, low_water_mark = txn.header, txn.low_water_mark()
     ranges = collections.deque(_ranges(txn))
     waiting = 0
     ids_in_parts = set(txn.part_ids())
@@ -100,20 +101,20 @@ def _messages(txn: Transaction) -> _Found:
             yield "I3", f"message {message_id}"
         if message_id < header.first and header.waiting:
             waiting += 1
-        elif not header.retention_us and (floor is None or message_id < floor):
-            yield "I2", f"message {message_id}, floor {floor}"
+        elif not header.retention_us and (low_water_mark is None or message_id < low_water_mark):
+            yield "I2", f"message {message_id}, low-water mark {low_water_mark}"
         if size_bytes is None and not (header.waiting and message_id < header.first):
             yield "I9", f"message {message_id} lacks a part"
         if size_bytes is None or layouts.is_long(size_bytes):
             ids_in_parts.discard(message_id)
     if waiting != header.waiting:
-        yield "I2", f"{waiting} messages wait, counted are {header.waiting}"
+        yield "I2", f"{waiting} messages wait to be deleted, the header counts {header.waiting}"
     if ids_in_parts:
         yield "I9", f"parts of no long message: {sorted(ids_in_parts)[:10]}"
 
 
 def _ranges(txn: Transaction) -> List[range]:
-    """List the ids that the messages of each run have, and at last those that were not given yet."""
+    """List the ranges of ids that the messages of each run have, and finally that of ids not used yet."""
     runs = list(txn.log().all())
     ends = [run.first_id + later.messages_before - run.messages_before for run, later in zip(runs, runs[1:])]
     next_id = txn.log().next_id()
@@ -130,7 +131,7 @@ def _runs(txn: Transaction) -> _Found:
             yield "I3", f"{run} and {later}"
     counted, _ = message_log.count_from(txn, 0)
     if counted != message_log.live_messages(txn):
-        yield "I3", f"the totals of the log tell {counted} messages, there are {message_log.live_messages(txn)}"
+        yield "I3", f"the totals of the log are {counted} messages, stored are {message_log.live_messages(txn)}"
 
 
 def _owners(txn: Transaction) -> _Found:
@@ -151,43 +152,44 @@ def _deliveries_of(txn: Transaction, record: SubscriberRecord, policy: Policy) -
     entries = dict(txn.in_flight(record).all())
     for message_id in entries:
         if message_id < REQUEUED and (message_id < record.next_id) != policy.shared:
-            yield "I8", f"message {message_id} of subscriber number {record.number}, next {record.next_id}"
+            yield "I8", f"message {message_id} of subscriber number {record.number}, next id {record.next_id}"
     due = sorted((entry.due_us, message_id) for message_id, entry in entries.items()) if policy.shared else []
     found = list(txn.in_flight(record).due())
     if due != found:
         yield "I10", f"{found[:10]} for {due[:10]} of subscriber number {record.number}"
     requeued = {message_id - REQUEUED for message_id in entries if message_id >= REQUEUED}
-    letters = txn.dead_letters(record.number)
-    dead, stored = list(letters.dead_ids()), list(letters.ids())
+    outside = txn.dead_letters(record.number)
+    dead, stored = list(outside.dead_ids()), list(outside.ids())
     if sorted([*dead, *requeued]) != stored:
-        yield "I11", f"letters {stored[:10]}, dead {dead[:10]}, requeued {sorted(requeued)[:10]}"
+        yield "I11", f"payloads {stored[:10]}, dead letters {dead[:10]}, requeued {sorted(requeued)[:10]}"
     for message_id in stored:
-        letters.get(message_id)
+        outside.get(message_id)
     for message_id in dead:
-        letters.death(message_id)
+        outside.death(message_id)
     in_flight = len(entries) - len(requeued) if policy.shared else 0
     counted = (record.in_flight, record.requeued, record.dead_letters)
     if counted != (in_flight, len(requeued), len(dead)) or len(dead) > policy.dead_letters_max:
-        yield "I12", f"{(in_flight, len(requeued), len(dead))}, counted are {counted}, of {policy.dead_letters_max}"
+        yield "I12", (f"{(in_flight, len(requeued), len(dead))}, the record counts {counted}, "
+                      f"the limit of dead letters is {policy.dead_letters_max}")
 
 
 def _delayed(txn: Transaction) -> _Found:
     header, found = txn.header, list(txn.delayed_messages().all())
     if len(found) != header.delayed:
-        yield "I13", f"{len(found)} messages are delayed, counted are {header.delayed}"
+        yield "I13", f"{len(found)} messages are delayed, the header counts {header.delayed}"
     next_due_us = min((due_us for due_us, _, _ in found), default=values.NEVER_US)
     if next_due_us != header.next_due_us:
-        yield "I13", f"the first is due at {next_due_us}, not at {header.next_due_us}"
+        yield "I13", f"the first is due at {next_due_us}, the header says {header.next_due_us}"
     for due_us, number, size_bytes in found:
         if size_bytes is None or number >= header.next_delayed_number:
             yield "I13", f"delayed message {number}, due at {due_us}"
 
 
-def _once(txn: Transaction) -> _Found:
-    once, next_id = txn.deduplication_ids(), txn.log().next_id()
-    by_id, by_time = dict(once.by_id()), dict(once.by_time())
-    if by_id != by_time or txn.deduplication_count() != sum(1 for _ in once.by_time()):
-        yield "I14", f"{len(by_id)} ids, of which {len(by_id.items() & by_time.items())} are in order"
+def _deduplication(txn: Transaction) -> _Found:
+    ids, next_id = txn.deduplication_ids(), txn.log().next_id()
+    by_id, by_time = dict(ids.by_id()), dict(ids.by_time())
+    if by_id != by_time or txn.deduplication_count() != sum(1 for _ in ids.by_time()):
+        yield "I14", f"{len(by_id)} ids, of which {len(by_id.items() & by_time.items())} are the same in both"
     for identifier, found in by_id.items():
         if not 0 < found.message_id < next_id:
             yield "I14", f"message {found.message_id} with {identifier!r}"

@@ -1,16 +1,17 @@
-"""The deliveries of a shared subscriber, from claim to acknowledgement, each step on an open transaction.
+"""The deliveries of a shared subscriber, from claim to acknowledgement; on an open transaction.
 
-Any number of workers receive as one shared subscriber, and each message goes to one of them at a time. A worker
-*claims* messages (:func:`claim`): each gets an entry in ``index_db`` that counts its deliveries and names the claim by
-a token, and an entry in ``due_db`` with the end of the lease. It *acknowledges* them (:func:`acknowledge`), *gives them
-back* (:func:`give_back`), or dies; when the lease has ended, or the delay before a retry, another worker claims them.
-The entries of ``due_db`` are in the order of time, so that finding the next one costs the same however many there are.
+Any number of workers receive as one shared subscriber, and each message is delivered to one of them at a time. A worker
+*claims* messages (:func:`claim`). Each gets an entry in ``index_db``, which counts its deliveries and holds the token
+of the claim, and an entry in ``due_db`` with the end of the lease. The worker *acknowledges* the messages
+(:func:`acknowledge`), *gives them back* (:func:`give_back`), or dies. After the lease, or after the delay before a
+retry, another worker may claim them. The entries of ``due_db`` are in the order of time, so finding the next one costs
+the same however many there are.
 
-A message that was not acknowledged comes again alone, so that others do not fail with it; once it was handed out as
-often as the policy allows, it becomes a dead letter. Where that is once, each message comes alone.
+A message that was not acknowledged is delivered again alone, so that others do not fail with it. Once it was delivered
+as often as the policy allows, it becomes a dead letter. If that is once, each message is delivered alone.
 
-A message may go from the log while a worker holds it, by the timeout, by an overflow or by ``clear``. Its entry stays
-until the worker acknowledges it, or until its lease has ended.
+A message may be deleted from the log while a worker holds it: it expires, an overflow drops it, or ``clear`` deletes
+it. Its entry stays until the worker acknowledges it, or until its lease has ended.
 """
 
 import os
@@ -25,34 +26,37 @@ from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
 from persipubsub.lmdb_engine.rules.dead_letters import policy_of
 
-#: So many messages does one claim hand out at most, since they are acknowledged or given back in one transaction, too.
+#: Maximum messages per claim, since they are acknowledged or given back in one transaction, too.
 CLAIMED_MAX = 10_000
-#: So many entries does a claim settle at most, of messages that went or become dead letters; so many bytes of those.
+#: Maximum number of entries that one claim settles, because their messages were deleted or become dead letters, and the
+#: maximum size of these messages.
 SETTLED_MAX = 1000
 SETTLED_BYTES_MAX = 64 * 1024**2
 
 
 def due_us(txn: Transaction, subscription: Subscription) -> int:
-    """Tell when there may be something to claim though nobody sends, as time since boot; 0 if there is now.
+    """Return when there may be a message to claim even if none is sent, as time since boot; 0 if there is one now.
 
     :raise UnknownSubscriberError: the subscriber was removed
     """
     record = cursors.own_record(txn, subscription)
     if txn.first_id(max(record.next_id, txn.header.first)) is not None:
         return 0
-    # Nobody is woken by a claim, but no claim made from now on ends earlier than this.
+    # A claim wakes no waiting worker, but no claim made from now on ends earlier than this.
     found_us = min(cursors.delayed_until_us(txn), clock.boottime_us() + policy_of(record).lease_us)
     due = txn.in_flight(record).next_due()
     if due is not None:
         if txn.header.boot_id != clock.boot_id():
-            return 0  # time may stand still until somebody writes: have the claim do it
+            return 0  # the queue's time may stand still until the next write, which a claim is
         found_us = min(found_us, max(0, due.due_us - message_log.now_us(txn) + clock.boottime_us()))
     return found_us
 
 
 def claim(txn: Transaction, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-    """Hand messages out to one worker, for as long as the lease: at most so many, and at most so many bytes.
+    """Deliver messages to one worker, for the time of the lease.
 
+    :param max_messages: the maximum number of messages
+    :param max_bytes: the maximum size of their payloads; one message is delivered in any case
     :raise UnknownSubscriberError: the subscriber was removed
     """
     record = cursors.own_record(txn, subscription)
@@ -68,8 +72,8 @@ def claim(txn: Transaction, subscription: Subscription, max_messages: int, max_b
     return claiming.found()
 
 
-class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim finds on its way
-    """One claim."""
+class _Claiming:  # pylint: disable=too-many-instance-attributes  # the state of a claim in its two steps
+    """A claim in progress."""
 
     def __init__(self, txn: Transaction, record: SubscriberRecord, now_us: int, max_messages: int,
                  max_bytes: int) -> None:
@@ -90,7 +94,10 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         self._dropped = 0
 
     def claim_due(self) -> None:
-        """Claim what was handed out before: alone what was not acknowledged, together what was not even begun."""
+        """Claim messages that were delivered before or requeued.
+
+        A message that was not acknowledged is claimed alone, and those without a counted delivery together.
+        """
         ids: List[int] = []
         while (due := self._deliveries.next_due()) is not None and due.due_us <= self._now_us:
             entry = self._deliveries.get(due.message_id)
@@ -101,7 +108,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
                 if ids or self._settled >= SETTLED_MAX or self._settled_bytes >= SETTLED_BYTES_MAX:
                     break
                 self._settled_bytes += len(payload or b"")
-                payload = None  # it is read again where it is buried: a long one shall not be there twice
+                payload = None  # _settle() reads it again: a long one must not be in memory twice
                 self._settle(due.message_id, entry)
                 continue
             self._max_bytes -= len(payload)
@@ -115,7 +122,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         self.ids = ids
 
     def _settle(self, message_id: int, entry: Delivery) -> None:
-        """Have a message be handed out no more: it went from the log, or it becomes a dead letter."""
+        """End the deliveries of a message that was deleted from the log, or that becomes a dead letter."""
         reason = RAISED if entry.token == NO_TOKEN and entry.failure != NO_FAILURE else LEASE_RAN_OUT
         death = Death(reason, entry.deliveries, self._now_us, entry.failure)
         self.record, dropped = _add_or_forget(self._txn, self.record, message_id, entry, death)
@@ -123,7 +130,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         self._settled += 1
 
     def claim_next(self) -> None:
-        """Claim what was not handed out before."""
+        """Claim messages that were not delivered before."""
         start = max(self.record.next_id, self._txn.header.first)
         self.ids, self.payloads = self._txn.messages(start, self._max_messages, self._max_bytes)
         if self.ids:
@@ -135,7 +142,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
         return Delivery(entry.deliveries + 1, self._token, self._now_us + self._policy.lease_us, entry.failure)
 
     def found(self) -> Found:
-        """Give what was claimed."""
+        """Return what was claimed."""
         if not self.ids:
             return NOTHING._replace(dropped=self._dropped)
         expires_us = NEVER_US
@@ -146,7 +153,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # what a claim
 
 
 class _Held(NamedTuple):
-    """Messages that a worker was handed out: with the entries of those that are still its own; those that are not."""
+    """The messages of a claim: those that the worker still holds, with their entries, and those that it lost."""
 
     groups: List[Tuple[List[int], Delivery]]  # of messages whose entries are alike
     lost: List[int]
@@ -165,10 +172,10 @@ def _held(txn: Transaction, record: SubscriberRecord, ids: Sequence[int], token:
 
 
 def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int], token: bytes) -> Settled:
-    """Take messages that a worker has claimed, as far as they are still its own.
+    """Acknowledge the messages of a claim that the worker still holds.
 
-    They are its own as long as no other worker has claimed them, also after the lease has ended. Those of a subscriber
-    that was removed are left alone.
+    The worker holds them as long as no other worker has claimed them, even after the lease has ended. If the subscriber
+    was removed, nothing is changed.
     """
     record = cursors.known_record(txn, subscription)
     if record is None:
@@ -189,9 +196,9 @@ def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int]
 
 def give_back(txn: Transaction, subscription: Subscription, ids: Sequence[int], token: bytes,
               failure: Optional[Failure]) -> Settled:
-    """Give messages back that a worker has claimed, as far as they are still its own, and wake those who wait.
+    """Give back the messages of a claim that the worker still holds, and wake the waiting workers.
 
-    :param failure: what the worker met; None if it did not even begin, so that it counts as no delivery
+    :param failure: why the worker failed; None if it did not begin, so that the delivery does not count
     """
     record = cursors.known_record(txn, subscription)
     if record is None:
@@ -207,7 +214,7 @@ def give_back(txn: Transaction, subscription: Subscription, ids: Sequence[int], 
 
 def _give_back_alike(txn: Transaction, record: SubscriberRecord, ids: Sequence[int], entry: Delivery,
                      failure: Optional[Failure]) -> dead_letters.Added:
-    """Give messages back whose entries are alike: to be claimed again at once, or later, or never."""
+    """Give back messages whose entries are alike: they can be claimed again at once, later or never."""
     now_us, policy, dropped = message_log.now_us(txn), policy_of(record), 0
     if failure is None:
         waiting = Delivery(entry.deliveries - 1, NO_TOKEN, now_us, entry.failure)
@@ -219,7 +226,7 @@ def _give_back_alike(txn: Transaction, record: SubscriberRecord, ids: Sequence[i
         death = Death(RAISED, entry.deliveries, now_us, failure)
         for message_id in ids:
             if txn.in_flight(record).get(message_id) is None:
-                continue  # it was requeued, and the same message of the log was buried just before
+                continue  # requeued; the same message of the log became a dead letter in this loop
             record, more = _add_or_forget(txn, record, message_id, entry, death)
             dropped += more
     return dead_letters.Added(record, dropped)
@@ -227,6 +234,7 @@ def _give_back_alike(txn: Transaction, record: SubscriberRecord, ids: Sequence[i
 
 def _add_or_forget(txn: Transaction, record: SubscriberRecord, message_id: int, entry: Delivery,
                    death: Death) -> dead_letters.Added:
+    """Make a message a dead letter, or delete only its entry if the message was deleted from the log."""
     if dead_letters.is_there(txn, message_id):
         return dead_letters.add_dead_letter(txn, record, message_id, death, entry)
     txn.in_flight(record).delete_many((message_id, ), entry)
@@ -234,12 +242,12 @@ def _add_or_forget(txn: Transaction, record: SubscriberRecord, message_id: int, 
 
 
 def _delay_us(policy: Policy, deliveries: int) -> int:
-    """Give the time before the next delivery, which doubles each time."""
+    """Return the delay before the next delivery, which doubles each time."""
     return min(policy.retry_delay_us << min(deliveries - 1, 63), policy.retry_delay_max_us)
 
 
 def extend(txn: Transaction, subscription: Subscription, claims: Claims) -> Settled:
-    """Have the lease of all messages of some claims begin now, as far as they are still the worker's own."""
+    """Restart the leases on the messages of some claims that the worker still holds."""
     record, lost = cursors.known_record(txn, subscription), list[int]()
     for token, ids in claims.items():
         if record is None:

@@ -1,7 +1,7 @@
-"""A look at the next messages of a subscriber, which hands nothing out and changes nothing.
+"""Read the next messages of a subscriber without delivering them; on an open transaction, which is not changed.
 
-A receive from a shared subscriber, or from one that limits its deliveries, counts. So whoever only wants to see what
-comes next must not receive.
+For a shared subscriber, and for one that limits its deliveries, each receive counts as a delivery. So a program that
+only shows the next messages must not receive them.
 """
 
 import itertools
@@ -12,12 +12,12 @@ from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
 
-#: Only the number of messages limits a look.
+#: Only the number of messages limits a read.
 _BYTES_MAX = 2**63 - 1
 
 
 def read(txn: Transaction, identifier: bytes, max_messages: int) -> List[bytes]:
-    """Read the messages that a subscriber would be handed out next, at most so many.
+    """Read the messages that a subscriber would receive next, up to a maximum number.
 
     Those that workers of a shared subscriber hold, and those that wait for a retry, are not among them.
 
@@ -26,15 +26,15 @@ def read(txn: Transaction, identifier: bytes, max_messages: int) -> List[bytes]:
     record = cursors.own_record(txn, cursors.subscribe(txn, identifier))
     now_us = message_log.now_us(txn)
     first_id = max(txn.header.first, message_log.first_unexpired_id(txn, now_us))
-    payloads = list(itertools.islice(_handed_out_before(txn, record, now_us, first_id), max_messages))
+    payloads = list(itertools.islice(_delivered_before(txn, record, now_us, first_id), max_messages))
     left = max_messages - len(payloads)
     if left:
         payloads += txn.messages(max(record.next_id, first_id), left, _BYTES_MAX)[1]
     return payloads
 
 
-def _handed_out_before(txn: Transaction, record: SubscriberRecord, now_us: int, first_id: int) -> Iterator[bytes]:
-    """Give what comes before the messages of the log that were never handed out."""
+def _delivered_before(txn: Transaction, record: SubscriberRecord, now_us: int, first_id: int) -> Iterator[bytes]:
+    """Iterate over the payloads that come before the messages of the log that were never delivered."""
     if record.policy is None:
         return
     deliveries = txn.in_flight(record)

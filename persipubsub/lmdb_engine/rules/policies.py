@@ -1,4 +1,4 @@
-"""What can be set on a subscriber: whether it is shared, and how often messages are handed out to it."""
+"""Set a subscriber's policy: whether it is shared, and how often a message is delivered; on an open transaction."""
 
 from typing import Optional
 
@@ -10,9 +10,9 @@ from persipubsub.lmdb_engine.rules import cursors, dead_letters
 
 
 def apply(txn: Transaction, identifier: bytes, given: Delivering) -> int:
-    """Add a subscriber, or change how messages are handed out to it; give how many dead letters became too many.
+    """Add a subscriber, or change its policy; return how many dead letters were deleted because of a lower limit.
 
-    :raise ArgumentError: it does not fit to the subscriber
+    :raise ArgumentError: the subscriber cannot have this policy
     """
     record = txn.subscriber(identifier)
     policy = applied(given, None if record is None else record.policy)
@@ -30,11 +30,11 @@ def apply(txn: Transaction, identifier: bytes, given: Delivering) -> int:
 
 
 def _change_kind(txn: Transaction, identifier: bytes, record: SubscriberRecord, policy: Optional[Policy]) -> None:
-    """Make a shared subscriber of a plain one, or the other way round. It is a new one, at the same place.
+    """Replace a plain subscriber by a shared one, or the reverse. The new one has the same cursor.
 
-    So open handles, which know only the one kind, learn that they are of a subscriber that is there no more.
+    Open endpoints know only one kind. They raise from then on, since their subscriber no longer exists.
 
-    :raise ArgumentError: the new one could not take over what the old one has
+    :raise ArgumentError: the old one has messages that the new one could not take over
     """
     require_changeable(identifier.decode(), record.policy, policy, record.in_flight + record.requeued,
                        record.dead_letters)
@@ -44,4 +44,4 @@ def _change_kind(txn: Transaction, identifier: bytes, record: SubscriberRecord, 
     txn.put_subscriber(identifier, SubscriberRecord(header.next_subscriber_number, record.next_id, record.taken,
                                                     policy))
     txn.put_header(header._replace(next_subscriber_number=header.next_subscriber_number + 1))
-    txn.published = True  # who waits as the old one must learn it
+    txn.published = True  # to wake those that wait as the old one, which must raise now

@@ -1,9 +1,9 @@
-"""Reading again what is still stored: moving a subscriber back, beginning in the past, looking without a subscriber.
+"""Replay stored messages: move a subscriber back, begin in the past, or read the history; on an open transaction.
 
-What is stored are the messages that somebody awaits, and those that are retained (``rules.retention``). A time
-is found by bisection of ``meta_db``. There a message has the time of its run, which began up to
-``RUN_US_MAX`` before it was committed. So a search for a time begins as much earlier: rather a
-message too many than one too few.
+The stored messages are those that a subscriber awaits, and those that are retained (:mod:`.retention`). A time is found
+by bisection of ``meta_db``. There a message has the time of its run, which began up to :data:`.runs.RUN_US_MAX` before
+the message was committed. So a search begins that much before the wanted time: it may find a message too many, but
+never one too few.
 """
 
 import bisect
@@ -17,25 +17,25 @@ from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log, policies
 from persipubsub.replay import StoredMessage
 
-#: So much of the history is read in one transaction; one message in any case.
+#: The maximum number and size of the messages of the history that one transaction reads; it reads one in any case.
 HISTORY_MESSAGES_MAX = 1000
 HISTORY_BYTES_MAX = 16 * 1024**2
 
 
 def resolved(txn: Transaction, position: Position) -> int:
-    """Return the id of the first message after a position, or the next id where there is none."""
+    """Return the id of the first message after a position, or the next id if there is none."""
     if position.message_id is not None:
         return min(position.message_id, txn.log().next_id())
     return txn.log().first_id_since(position.time_us - RUN_US_MAX)
 
 
 def add_subscriber(txn: Transaction, identifier: bytes, start: Position, given: Delivering) -> int:
-    """Add a subscriber at a position, or where what is stored begins; or change how messages are handed out to it.
+    """Add a subscriber at a position, or at the first stored message if that is later; or change its policy.
 
-    One that exists stays at its place.
+    A subscriber that exists keeps its cursor.
 
-    :return: how many of its dead letters went, since they became too many
-    :raise ArgumentError: what is given does not fit to the subscriber
+    :return: how many of its dead letters were deleted because of a lower limit
+    :raise ArgumentError: the subscriber cannot have this policy
     """
     is_new = txn.subscriber(identifier) is None
     dropped = policies.apply(txn, identifier, given)
@@ -45,9 +45,11 @@ def add_subscriber(txn: Transaction, identifier: bytes, start: Position, given: 
 
 
 def rewind(txn: Transaction, identifier: bytes, position: Position) -> int:
-    """Move a subscriber back to a position, or to where what is stored begins; give how many messages it then awaits.
+    """Move a subscriber back to a position, or to the first stored message if that is later.
 
-    One that is before the position already stays where it is, so that nothing is skipped.
+    A subscriber that is already before the position stays there, so that it skips nothing.
+
+    :return: how many messages it then awaits
 
     :raise UnknownSubscriberError: there is none
     """
@@ -64,17 +66,17 @@ def rewind(txn: Transaction, identifier: bytes, position: Position) -> int:
 
 
 def span(txn: Transaction, start: Position, end: Position) -> range:
-    """Give the ids between two positions, of messages that are there or were."""
+    """Return the ids between two positions, of messages that are or were stored."""
     kept_id = max(message_log.first_kept_id(txn, message_log.now_us(txn)), txn.header.first)
-    # The end of a time takes in what may have been committed before it.
+    # An end that is a time includes the runs that began before it.
     end_id = resolved(txn, end) if end.message_id is not None else txn.log().first_id_since(end.time_us)
     return range(max(resolved(txn, start), kept_id), end_id)
 
 
 def read(txn: Transaction, ids: range) -> List[StoredMessage]:
-    """Read the first messages of a range that are there; none where there are none."""
+    """Read the first stored messages of a range of ids; the list is empty if there are none."""
     start = max(ids.start, txn.header.first)
-    # Python cannot tell the length of a range of more than 2 ** 63 ids, which a damaged queue may have.
+    # Not len(ids): it fails for a range of more than 2 ** 63 ids, which a damaged queue may have.
     count = min(HISTORY_MESSAGES_MAX, max(1, ids.stop - ids.start))
     found, payloads = txn.messages(start, count, HISTORY_BYTES_MAX)
     found = found[:bisect.bisect_left(found, ids.stop)]

@@ -1,42 +1,43 @@
-"""Keeping messages that all subscribers have taken, for those who want to read them again.
+"""Retention: keep messages that all subscribers have acknowledged, to be read again; on an open transaction.
 
-Retained messages lie below the floor. They go when they are older than ``retention_s``, and before that where the queue
-reaches its high-water mark: then they give way first, since nobody awaits them.
+Retained messages are below the low-water mark. They are deleted when they are older than ``retention_s``. If the queue
+reaches its high-water mark before that, they are deleted first, since no subscriber awaits them.
 """
 
 from persipubsub.lmdb_engine.records.transaction import Transaction
 
 
 def bound(txn: Transaction, time_us: int) -> int:
-    """Give the id below which nothing needs to be kept at a time: below the floor, and retained for long enough."""
-    log, floor = txn.log(), txn.low_water_mark()
-    end = log.next_id() if floor is None else floor
+    """Return the id below which no message is kept at a time: below the low-water mark, and past the retention."""
+    log, low_water_mark = txn.log(), txn.low_water_mark()
+    end = log.next_id() if low_water_mark is None else low_water_mark
     header = txn.header
     return min(end, log.first_id_since(time_us - header.retention_us)) if header.retention_us else end
 
 
 def is_over(txn: Transaction, time_us: int) -> bool:
-    """Tell whether there may be something below :func:`bound`; cheaper than to find the bound."""
-    log, floor = txn.log(), txn.low_water_mark()
+    """Return whether there may be messages below :func:`bound`; this is cheaper than to find the bound."""
+    log, low_water_mark = txn.log(), txn.low_water_mark()
     oldest = log.oldest()
     return (oldest.time_us < time_us - txn.header.retention_us
-            and oldest.first_id < (log.next_id() if floor is None else floor))
+            and oldest.first_id < (log.next_id() if low_water_mark is None else low_water_mark))
 
 
 def giving_way(stored: int, new: int, mark: int, retained: int) -> int:
-    """Tell how many retained messages go when messages are put one by one.
+    """Return how many retained messages are deleted when messages are sent one by one.
 
-    Where the mark is reached, as many go as in any overflow, n // 2 + 1, but only retained ones while there are any.
+    If the limit is reached, n // 2 + 1 of n messages are deleted, as in any overflow, but only retained ones while
+    there are any.
 
-    :param stored: how many messages are in the queue
-    :param new: how many are put
+    :param stored: the number of messages in the queue
+    :param new: the number of messages to send
     :param mark: ``max_messages``
-    :param retained: how many of the stored ones nobody awaits
+    :param retained: the number of stored messages that no subscriber awaits
     """
-    gone = 0
-    while gone < retained and stored + new > mark:
+    deleted = 0
+    while deleted < retained and stored + new > mark:
         put = max(0, mark - stored)
         stored, new = stored + put, new - put
-        count = min(retained - gone, stored // 2 + 1)
-        stored, gone = stored - count, gone + count
-    return gone
+        count = min(retained - deleted, stored // 2 + 1)
+        stored, deleted = stored - count, deleted + count
+    return deleted

@@ -13,9 +13,9 @@ from persipubsub.queue import HighWaterMark
 
 
 def applied(configuration: Configuration, header: Header) -> Header:
-    """Return the header with a configuration in it.
+    """Return the header with a configuration applied.
 
-    :raise ArgumentError: the message timeout ends before the retention
+    :raise ArgumentError: the retention is longer than the message timeout
     """
     mark = configuration.high_watermark
     if configuration.limits:
@@ -39,18 +39,18 @@ def applied(configuration: Configuration, header: Header) -> Header:
 
 
 def _with_limits(mark: HighWaterMark, limits: Mapping[str, Any]) -> HighWaterMark:
-    """Return a high-water mark with some limits in place of its own."""
+    """Return a high-water mark with some of its limits replaced."""
     return HighWaterMark(limits.get("message_timeout", mark.message_timeout),
                          limits.get("max_messages", mark.max_messages), limits.get("hwm_db_size", mark.hwm_db_size))
 
 
 def stored_high_watermark(header: Header) -> HighWaterMark:
-    """Give the high-water mark in the header."""
+    """Return the high-water mark in the header."""
     return HighWaterMark(stored_seconds(header.message_timeout_us), header.max_messages, header.hwm_db_size)
 
 
 def fresh(configuration: Configuration) -> Tuple[Header, Run]:
-    """Give the records of a queue without messages, in which the first id will be 1."""
+    """Return the records of a new queue, in which the first message will have the id 1."""
     header = Header(message_timeout_us=0,
                     max_messages=0,
                     hwm_db_size=0,
@@ -76,7 +76,7 @@ def fresh(configuration: Configuration) -> Tuple[Header, Run]:
 def configure(txn: Transaction, configuration: Configuration, identifiers: Sequence[bytes]) -> None:
     """Apply a configuration, and add the subscribers that are missing.
 
-    :raise MessageTypeError: it binds the queue to another message type while there are messages
+    :raise MessageTypeError: it binds the queue to another message type while the queue has messages
     """
     if configuration.message_type is not None:
         _bind(txn, configuration.message_type)
@@ -96,10 +96,7 @@ def _bind(txn: Transaction, message_type: str) -> None:
 
 
 def require_message_type(txn: Transaction, wanted: str) -> None:
-    """Make sure that messages of a protobuf type may be sent and received.
-
-    :raise MessageTypeError: the queue is bound to another
-    """
+    """Raise MessageTypeError if the queue is bound to another protobuf type than the wanted one."""
     bound = txn.message_type()
     if bound is not None and bound != wanted:
         raise errors.MessageTypeError(f"The queue is bound to the message type {bound}, not to {wanted}. Open it with "

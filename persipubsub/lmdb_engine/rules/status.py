@@ -1,4 +1,4 @@
-"""The status of a queue, read in one transaction."""
+"""Read the status of a queue, on an open transaction."""
 
 import pathlib
 from typing import Optional, Tuple
@@ -23,16 +23,16 @@ def _public(policy: Policy) -> SubscriberPolicy:
 def read(txn: Transaction, path: pathlib.Path, reader_lag: int) -> QueueStatus:
     """Read the status of a queue in one transaction. Its cost does not depend on the backlog.
 
-    :param reader_lag: which no transaction can tell
+    :param reader_lag: the commits since the oldest read began, which a transaction does not know
     """
     header = txn.header
     now_us = message_log.now_us(txn)
     kept_id = message_log.first_kept_id(txn, now_us)
     next_id = txn.log().next_id()
-    floor = txn.low_water_mark()
+    low_water_mark = txn.low_water_mark()
 
     def counted(start: int) -> Tuple[int, Optional[float]]:
-        """Count the messages from an id on, and tell the age of the oldest of them."""
+        """Return the number of messages from an id on, and the age of the oldest of them."""
         messages, first_id = message_log.count_from(txn, max(start, kept_id))
         age_us = max(0, now_us - txn.log().at(first_id).time_us)
         return messages, age_us / 1e6 if messages else None
@@ -41,7 +41,7 @@ def read(txn: Transaction, path: pathlib.Path, reader_lag: int) -> QueueStatus:
         return SubscriberStatus(record.next_id, *counted(record.next_id), record.taken, 0, 0, None)
 
     def with_policy(record: SubscriberRecord) -> SubscriberStatus:
-        """Tell of one that awaits messages before its next, or outside the log."""
+        """Return the status of a subscriber that may await messages before its next id, or outside the log."""
         pending, age_s = counted(record.next_id)
         earlier = dead_letters.awaited(txn, record, max(kept_id, message_log.first_live_id(txn)))
         if earlier.oldest_us is not None:
@@ -50,7 +50,7 @@ def read(txn: Transaction, path: pathlib.Path, reader_lag: int) -> QueueStatus:
                                 record.dead_letters, _public(dead_letters.policy_of(record)))
 
     messages, oldest_age_s = counted(0)
-    awaited, _ = (0, None) if floor is None else counted(floor)
+    awaited, _ = (0, None) if low_water_mark is None else counted(low_water_mark)
     return QueueStatus(path=path,
                        messages=messages,
                        size_bytes=message_log.live_bytes(txn),
@@ -58,7 +58,7 @@ def read(txn: Transaction, path: pathlib.Path, reader_lag: int) -> QueueStatus:
                        next_id=next_id,
                        sent=next_id - 1,
                        pruned=PrunedStatus(header.pruned_timeout, header.pruned_overflow, header.pruned_dangling),
-                       floor=next_id if floor is None else floor,
+                       floor=next_id if low_water_mark is None else low_water_mark,
                        high_watermark=stored_high_watermark(header),
                        strategy=Strategy(header.strategy),
                        durability=Durability(header.durability),
