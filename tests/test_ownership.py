@@ -318,7 +318,7 @@ def test_descriptors_of_a_queue(tmp_path: pathlib.Path) -> None:
     with persipubsub.new_environment(tmp_path / "queue") as environment:
         before = len(os.listdir("/proc/self/fd"))
         environment.new_publisher()
-        assert len(os.listdir("/proc/self/fd")) == before + os_errors.OF_A_QUEUE
+        assert len(os.listdir("/proc/self/fd")) == before + os_errors.DESCRIPTORS_PER_QUEUE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = [os.dup(0)]
     while fillers[-1] < max(map(int, os.listdir("/proc/self/fd"))) - 1:
@@ -326,7 +326,7 @@ def test_descriptors_of_a_queue(tmp_path: pathlib.Path) -> None:
     free = fillers[-1] + 1
     told: List[str] = []
     try:
-        for spare in range(2 * os_errors.OF_A_QUEUE):
+        for spare in range(2 * os_errors.DESCRIPTORS_PER_QUEUE):
             resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, hard))
             with persipubsub.new_environment(tmp_path / "queue") as environment:
                 try:
