@@ -413,7 +413,7 @@ def test_two_migrations_do_not_meet(tmp_path: pathlib.Path) -> None:
     told = []
 
     def migrate_again(*_progress: int) -> None:
-        with pytest.raises(errors.PathError, match="Somebody else makes a queue there"):
+        with pytest.raises(errors.PathError, match="Another process is creating a queue there"):
             migrate(LEGACY / "empty", tmp_path / "new")
         told.append(True)
 

@@ -142,7 +142,7 @@ def test_the_queue_of_a_stranger_is_warned_of(place: pathlib.Path) -> None:
     path = place / "queue"
     owned_queue(path, 0o666)
     used = as_user(MEMBER, MEMBER, USE, path)
-    assert not used.returncode and f"user of number {OWNER}" in used.stderr and str(path) in used.stderr
+    assert not used.returncode and f"user with id {OWNER}" in used.stderr and str(path) in used.stderr
     assert used.stderr.count("warned") == 1
     assert not as_user(MEMBER, GROUP, USE, path).stderr
     assert not as_user(OWNER, MEMBER, USE, path).stderr

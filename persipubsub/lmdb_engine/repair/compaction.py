@@ -5,7 +5,7 @@ import pathlib
 from typing import Tuple, Union
 
 from persipubsub.engine import checks
-from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
+from persipubsub.lmdb_engine.process import files, opening_check, queue_file, unclean_marker
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
 
@@ -29,12 +29,12 @@ def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
     """
     directory = pathlib.Path(os.path.abspath(checks.directory(path)))
     data_file = directory / files.DATA_FILE
-    with opening_check.alone(directory, "compacted"):
+    with opening_check.exclusively(directory, "compacted"):
         if unclean_marker.of_other_boot(directory):
             opening_check.require_sound(directory)
         else:
             # The copy takes the place of the file. LMDB copies some damaged pages without an error.
-            opening_check.require_queue(data_file, SubDatabases._fields)
+            queue_file.require_queue(data_file, SubDatabases._fields)
             opening_check.require_sound_pages(directory)
         before = data_file.stat().st_size
         with files.new_data_file(directory, files.data_file_mode(directory)) as new_file:

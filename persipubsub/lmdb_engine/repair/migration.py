@@ -25,7 +25,7 @@ from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional
 from persipubsub import clock, errors
 from persipubsub.engine import checks, limits
 from persipubsub.engine.values import Configuration
-from persipubsub.lmdb_engine.process import files, filesystem, opening_check
+from persipubsub.lmdb_engine.process import files, filesystem, queue_file
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.page_file import PageError, PageFile
@@ -93,8 +93,8 @@ def migrate(old: Path, new: Path, progress: Optional[Progress] = None) -> Report
     filesystem.require_local(target)
     data_file = source / files.DATA_FILE
     with PageFile(data_file) as opened:
-        if not opening_check.is_of_1_0(opened):
-            opening_check.require_queue(data_file, SubDatabases._fields)
+        if not queue_file.is_of_1_0(opened):
+            queue_file.require_queue(data_file, SubDatabases._fields)
             raise errors.FormatError(f"The queue at {source} is of this version already: there is nothing to migrate.")
         try:
             return _built(LegacyQueue(opened), source, target, opened.size_bytes(), progress)

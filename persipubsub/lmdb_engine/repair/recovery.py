@@ -84,7 +84,7 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
     :raise DiskFullError: there is no room for the fresh one; nothing was changed
     """
     directory = pathlib.Path(os.path.abspath(checks.directory(path)))
-    with opening_check.alone(directory, "recovered"), PageFile(directory / files.DATA_FILE) as opened:
+    with opening_check.exclusively(directory, "recovered"), PageFile(directory / files.DATA_FILE) as opened:
         mode = files.data_file_mode(directory)
         found = Salvage(opened)
         rebuilding = _Rebuilding(found, progress)
@@ -119,7 +119,7 @@ def check(path: Union[str, "os.PathLike[str]"]) -> Tuple[Violation, ...]:
     :raise InUseError: somebody has the queue open
     """
     directory = pathlib.Path(os.path.abspath(checks.directory(path)))
-    with opening_check.alone(directory, "verified"):
+    with opening_check.exclusively(directory, "verified"):
         return opening_check.violations(directory)
 
 

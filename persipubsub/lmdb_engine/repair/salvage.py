@@ -12,7 +12,7 @@ from typing import DefaultDict, Dict, Iterable, Iterator, List, NamedTuple, Opti
 
 from persipubsub import errors
 from persipubsub.engine import checks, policies
-from persipubsub.lmdb_engine.process import opening_check
+from persipubsub.lmdb_engine.process import queue_file
 from persipubsub.lmdb_engine.records import delayed_messages, delivery_layouts, layouts, page_file
 from persipubsub.lmdb_engine.records.delivery_layouts import (DEAD_LETTER_KEY, ENTRY_KEY, REQUEUED, DeadLetterPayload,
                                                               Death, Delivery)
@@ -207,7 +207,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
 
     def _keep_setting(self, key: bytes, value: bytes) -> None:
         if key == layouts.HEADER_KEY:
-            header = opening_check.require_configuration(value)
+            header = queue_file.require_configuration(value)
             if self.header is None or _age(header) > _age(self.header):
                 self.header = header
         elif key == layouts.MESSAGE_TYPE_KEY and self.message_type is None:
