@@ -68,7 +68,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     @property
     def is_open(self) -> bool:
-        """Return whether opening has ended."""
+        """Return whether it was opened completely."""
         return self._is_open
 
     @property
@@ -89,7 +89,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
     # Commands
 
     def run(self, command: Command) -> Any:
-        """Run a command in a write transaction, alone or in a group."""
+        """Run a command in a write transaction, by itself or in a group."""
         if isinstance(command, Fail) and not self._counts_failures(command.subscription):
             return Settled()
         messages, size_bytes = commands.load(command)
@@ -97,7 +97,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
                                 size_bytes)
 
     def submit(self, all_commands: Sequence[Command]) -> List[Outcome]:
-        """Run commands in as few transactions as they fit in; each succeeds or fails alone."""
+        """Run commands in as few transactions as possible. Each succeeds or fails independently."""
         outcomes = [Outcome(Settled(), None)] * len(all_commands)
         indexes, writes = [], []
         for index, command in enumerate(all_commands):
@@ -132,7 +132,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         return self._present(lambda txn: cursors.look_at_top(txn, subscription))
 
     def _present(self, look: Callable[[Transaction], Optional[Found]]) -> Found:
-        """Look after deleting what has expired, and appending as many due messages as the look needs."""
+        """Delete what has expired, append as many due messages as the look needs, and look."""
         appended = False
         while True:
             found = self._session.read(look)

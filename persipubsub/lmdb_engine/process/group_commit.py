@@ -162,7 +162,7 @@ class _Losses:
     """Counts the messages that were deleted for one reason, and warns of them, so that nobody misses them unaware."""
 
     def __init__(self, text: str) -> None:
-        self._text = text  # has a place for the path, then one for the number
+        self._text = text  # a format for the path and the number
         self._warned_us = -WARN_EVERY_US
         self.count = 0  # not reported yet
 
@@ -328,7 +328,7 @@ class Writer:
             self._wakeup.end_receiving()
 
     def _follow(self, request: _Request) -> None:
-        """Wait until a leader has run the request, or there is none."""
+        """Queue the request, and wait until a leader has run it, or become the leader and run it."""
         self._session.require_no_reentry()
         request.prepare_to_wait()
         self._queued.append(request)

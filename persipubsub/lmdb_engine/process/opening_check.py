@@ -34,7 +34,7 @@ VERIFIED_BYTES_MAX = 512 * 1024
 
 
 def check_and_share(path: pathlib.Path, use_lock: UseLock) -> None:
-    """Check a queue, and then share ``use.lock``.
+    """Make sure that a queue is fit for use, and share ``use.lock``.
 
     :raise PathError: one of its files is a link
     :raise FormatError: it is not a queue of this version

@@ -46,7 +46,7 @@ def require_queue(file: pathlib.Path,
 
 
 class _NoQueueError(PageError):
-    """Nothing shows that the file is a queue's."""
+    """Raised if nothing shows that the file is a queue's."""
 
 
 def _moved_on(opened: PageFile, before: Meta) -> bool:

@@ -130,7 +130,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
         return self._sync
 
     def close(self) -> None:
-        """Close the database once the transactions inside have ended. Calling it again ends what was interrupted."""
+        """Close the database once all transactions have ended. Calling it again finishes an interrupted close."""
         self._gate.exclusively(self._close)
 
     def _close(self) -> None:
@@ -353,7 +353,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
     # Forks
 
     def before_fork(self, closer: Closer, timeout_s: float) -> None:
-        """Keep transactions out, and wait until none is active. Then the child may close what it inherits."""
+        """Keep transactions out, and wait a limited time for active ones. Without any, the child may close all."""
         self._gate.close(closer, timeout_s)
 
     def after_fork_in_parent(self, closer: Closer) -> None:

@@ -27,7 +27,7 @@ SUBSCRIBER_NUMBER_MAX = 2**32 - 1
 #: A message that may have been in flight: it is due at once, and its deliveries are counted from 0.
 _ANEW = Delivery(0, NO_TOKEN, 0)
 #: The failure of a dead letter whose record is lost.
-_LOST = Failure("persipubsub.errors.DamagedError", "The queue was damaged: why this is a dead letter is lost.")
+_LOST = Failure("persipubsub.errors.DamagedError", "The queue was damaged, and this dead letter's reason is lost.")
 
 Step = Callable[["Transaction"], None]
 
