@@ -113,7 +113,7 @@ class _Words:
 
         from persipubsub.lmdb_engine.process import futex
         if not futex.AVAILABLE:
-            raise OSError("this platform has no known futex")
+            raise OSError("there is no futex for this platform")
         files.allocate(file, FILE_BYTES, mode)
         fd = files.open_or_create(file, mode)
         try:
