@@ -1,4 +1,4 @@
-"""Errors of the operating system, told as errors of this library, and descriptors that are still ours."""
+"""Errors of the operating system as errors of this library, and checks that a descriptor is still ours."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from persipubsub import errors
 
 
 def path_error(error: OSError, path: pathlib.Path) -> errors.PersipubsubError:
-    """Say what is wrong with a path, and what to do: a PathError, or a DiskFullError where there is no room."""
+    """Return an error that says what is wrong with a path and what to do: a DiskFullError where there is no room."""
     if error.errno in NO_ROOM:
         return errors.DiskFullError(f"There is no room on the disk for {path}. Make room and try again.")
     lack = shortage(error.errno)
@@ -22,14 +22,14 @@ def path_error(error: OSError, path: pathlib.Path) -> errors.PersipubsubError:
         NotADirectoryError: "A part of the path is a file: use another path",
         FileExistsError: "There is a file at the path: use another path",
         FileNotFoundError: "It does not exist",
-        IsADirectoryError: "There is a directory in the place of a file of the queue: move it away",
+        IsADirectoryError: "There is a directory where a file of the queue belongs: move it away",
     }.get(type(error), "Correct it, or use another path")
     return errors.PathError(error.errno, f"{error.strerror}. {remedy}", os.fspath(path))
 
 
 @contextlib.contextmanager
 def errors_about(path: pathlib.Path) -> Iterator[None]:
-    """Raise what the system refuses within the block as an error of ours about a path."""
+    """Raise the errors of the system within the block as errors of this library about a path."""
     try:
         yield
     except OSError as error:
@@ -38,12 +38,12 @@ def errors_about(path: pathlib.Path) -> Iterator[None]:
         raise path_error(error, path) from error
 
 
-#: What the system says where the disk, or the user's quota, has no room.
+#: The system's errors where the disk, or the user's quota, has no room.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def has_room(path: pathlib.Path, size_bytes: int) -> bool:
-    """Tell whether the disk has that much room, as far as the operating system tells."""
+    """Return whether the disk has that much room. Where the system does not show it, it has."""
     try:
         disk = os.statvfs(path)
     except OSError:
@@ -51,15 +51,15 @@ def has_room(path: pathlib.Path, size_bytes: int) -> bool:
     return disk.f_bavail * disk.f_frsize >= size_bytes
 
 
-#: How many descriptors a process holds for each queue that it has open: three of LMDB, ``use.lock``, that of the mapped
-#: ``wakeup``, and one that keeps the inode of the data file from being given away again.
-OF_A_QUEUE = 6
+#: Descriptors that a process holds for each open queue: three of LMDB, one of ``use.lock``, one of the mapped
+#: ``wakeup``, and one that keeps the system from reusing the inode of the data file.
+DESCRIPTORS_PER_QUEUE = 6
 
 Identity = Tuple[int, int]
 
 
 def identity(fd: int) -> Optional[Identity]:
-    """Return device and inode of the file behind a descriptor, or None where none is open."""
+    """Return the device and inode of the file behind a descriptor, or None where the descriptor is not open."""
     try:
         status = os.fstat(fd)
     except OSError as error:
@@ -70,21 +70,21 @@ def identity(fd: int) -> Optional[Identity]:
 
 
 def close_own(fd: int, own: Optional[Identity]) -> None:
-    """Close a descriptor, unless the program closed it, as daemons do, and it is another file's by now."""
+    """Close a descriptor unless the program closed it, as daemons do. Its number may belong to another file by now."""
     if identity(fd) == own:
         os.close(fd)
 
 
 def shortage(code: Optional[int]) -> Optional[str]:
-    """Return which limit of open files was reached, and the remedy; None where an error is another one.
+    """Return which limit of open files was reached, and the remedy, or None where the error is another one.
 
-    :param code: the number of the system's error
+    :param code: the errno of the error
     """
     if code == errno.ENFILE:
         return "the machine has too many files open. Raise its limit (sysctl fs.file-max), or close some"
     if code == errno.EMFILE:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return (
-            f"this process has too many files open: its limit is {limit} descriptors, and a queue takes {OF_A_QUEUE} "
-            "of them. Close some, or raise the limit (ulimit -n, LimitNOFILE of systemd)")
+            f"this process has too many files open: its limit is {limit} descriptors, and a queue "
+            f"uses {DESCRIPTORS_PER_QUEUE} of them. Close some, or raise the limit (ulimit -n, LimitNOFILE of systemd)")
     return None

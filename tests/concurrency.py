@@ -155,11 +155,11 @@ class Opened(NamedTuple):
 
     def is_used(self) -> bool:
         """Tell whether a transaction is going on in this process."""
-        return bool(self.handle._storage._gate.inside)
+        return bool(self.handle._session._gate.inside)
 
     def assert_quiet(self) -> None:
         """Make sure that this thread has left nothing behind, and that whoever comes can write at once."""
-        assert threading.get_ident() not in list(self.handle._storage._gate.inside.values())
+        assert threading.get_ident() not in list(self.handle._session._gate.inside.values())
         assert not self.handle._writer._leaders
         assert not self.handle._writer._queued
         Task(lambda: self.handle.change(lambda txn: None)).result()

@@ -142,7 +142,7 @@ def test_several_queues_hold_up_a_fork_together(opened: Opened, new_environment:
         ]
         for environment in busy:
             held = open_queues.acquire(environment.path)
-            wait_until(lambda: bool(held._storage._gate.inside))  # pylint: disable=cell-var-from-loop
+            wait_until(lambda: bool(held._session._gate.inside))  # pylint: disable=cell-var-from-loop
             open_queues.release(held)
         for _ in range(3):
             start_s = time.monotonic()

@@ -60,7 +60,7 @@ def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCa
             wait_until(lambda: len(looks) > 1)  # so was at this one, after it was told
             watch.close()
             (warning, ) = warnings(caplog)
-            for part in (str(environment.path), f"process {pid} (", "knows no timeout"):
+            for part in (str(environment.path), f"process {pid} (", "has no timeout"):
                 assert part in warning
             assert not any(task.done() for task in sending)
         finally:
@@ -69,7 +69,7 @@ def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCa
         for task in sending:
             task.result()
     assert drained(environment.new_subscriber("a")) == [b"waited"] * 3
-    wait_until(lambda: write_lock_watchdog.holder(environment.path) == "nobody any more")
+    wait_until(lambda: write_lock_watchdog.holder(environment.path) == "nobody any longer")
 
 
 def test_it_is_told_again_of_another_wait(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture) -> None:
@@ -108,10 +108,10 @@ def test_this_process_is_named(new_environment: MakeEnvironment) -> None:
     held.change(lambda _: found.append(write_lock_watchdog.holder(environment.path)))
     open_queues.release(held)
     assert f"process {os.getpid()} (" in found[0] and "which is this one" in found[0]
-    assert "cannot be told" in write_lock_watchdog.holder(environment.path / "nowhere")
+    assert "unknown process" in write_lock_watchdog.holder(environment.path / "nowhere")
     link = environment.path.with_name("link")
     link.symlink_to(environment.path.parent)
-    assert write_lock_watchdog.holder(link / environment.path.name) == "nobody any more"
+    assert write_lock_watchdog.holder(link / environment.path.name) == "nobody any longer"
 
 
 def test_the_thread_ends_before_a_fork(new_environment: MakeEnvironment) -> None:

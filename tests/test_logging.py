@@ -44,7 +44,7 @@ def test_an_overflow_is_one_warning_with_the_counts(tmp_path: pathlib.Path) -> N
     """Where logging is configured, an overflow is one line with the path and the number, from the module's logger."""
     code = "import logging\nlogging.basicConfig(format='%(levelname)s %(name)s %(message)s')\n" + OVERFLOW
     assert run(code, tmp_path).stderr == (f"WARNING persipubsub.writer The queue at {tmp_path} reached its "
-                                          "high-water mark: 6 messages were dropped. Those that go in the next 60 "
+                                          "high-water mark: 6 messages were dropped. More in the next 60 "
                                           "seconds are reported together.\n")
 
 

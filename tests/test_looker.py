@@ -100,7 +100,7 @@ def test_a_queue_that_does_not_answer_holds_nobody_up(one: StatusReader, good: p
     """A queue that one process holds alone is an error after some seconds, and the next look works."""
     other = make(good.parent / "other")
     kept = files.UseLock(other, 0o600)
-    assert kept.try_alone()
+    assert kept.try_exclusive()
     with pytest.raises(errors.StorageError, match=f"within {status_reader.LOOK_S_MAX} s"):
         one.read_status(other)
     assert one.read_status(good).messages == 1

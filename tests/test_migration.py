@@ -378,7 +378,7 @@ def test_what_no_queue_can_have_is_refused(tmp_path: pathlib.Path) -> None:
     (linked / "data.mdb").symlink_to(LEGACY / "empty" / "data.mdb")
     with pytest.raises(errors.PathError):
         migrate(linked, tmp_path / "new")
-    with pytest.raises(errors.DamagedError, match="is no key of a message"):
+    with pytest.raises(errors.DamagedError, match="is not the key of a message"):
         migrate(make_old(tmp_path / "keyless", {b"key": b""}, {}), tmp_path / "new")
     migrate(make_old(tmp_path / "limitless", {}, {}, dict.fromkeys(MARK, 2**64 - 1)), tmp_path / "new")
     with persipubsub.new_environment(tmp_path / "new") as env:
@@ -413,7 +413,7 @@ def test_two_migrations_do_not_meet(tmp_path: pathlib.Path) -> None:
     told = []
 
     def migrate_again(*_progress: int) -> None:
-        with pytest.raises(errors.PathError, match="Somebody else makes a queue there"):
+        with pytest.raises(errors.PathError, match="Another process is creating a queue there"):
             migrate(LEGACY / "empty", tmp_path / "new")
         told.append(True)
 

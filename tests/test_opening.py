@@ -118,7 +118,7 @@ def require_closed(path: pathlib.Path) -> None:
     if open_queues._OPEN:
         gc.collect()  # an interrupt may have come before a ``with`` block could close what it had opened
     assert not open_queues._OPEN
-    alone = opening_check.try_alone(path)
+    alone = opening_check.try_exclusive(path)
     assert alone is not None
     alone.close()
 
@@ -327,7 +327,7 @@ def test_a_wait_for_a_stopped_writer(path: pathlib.Path, stopped: Callable[[], N
             return environment.new_subscriber("a").front()
 
         opened = open_queues._OPEN[files.queue_key(path)].engine
-        wait_until(lambda: bool(opened._storage._waiting()))
+        wait_until(lambda: bool(opened._session._waiting()))
         assert Task(use).result() == b"there"
         assert not sending.done()
         stopped()
@@ -348,10 +348,10 @@ def test_a_wait_while_somebody_has_the_queue_alone(path: pathlib.Path, new_envir
     """A thread that opens a queue which somebody has alone says so after a while, and holds up no other queue."""
     monkeypatch.setattr(opening_check, "WARN_S", 0.05)
     healthy = new_environment("a").path
-    alone = opening_check.try_alone(path)
+    alone = opening_check.try_exclusive(path)
     assert alone is not None
     opening = Task(lambda: use_environment_of(path))
-    wait_until(lambda: "another process has it alone" in caplog.text)
+    wait_until(lambda: "another process has it exclusively" in caplog.text)
     Task(lambda: use_environment_of(healthy)).result()
     assert not opening.done()
     alone.close()
@@ -377,7 +377,7 @@ def test_a_mark_of_another_boot_on_an_open_queue(path: pathlib.Path, monkeypatch
     with process(hold_open, path) as holder:
         assert told(holder) == "open"
         mark_of_another_boot(path)
-        with pytest.raises(errors.InUseError, match="mark of another boot .* Close the queue there"):
+        with pytest.raises(errors.InUseError, match="unclean marker of another boot .* Close the queue there"):
             Task(lambda: use_environment_of(path)).result()
         require_unused()
         holder.send("close")

@@ -142,7 +142,7 @@ def test_the_queue_of_a_stranger_is_warned_of(place: pathlib.Path) -> None:
     path = place / "queue"
     owned_queue(path, 0o666)
     used = as_user(MEMBER, MEMBER, USE, path)
-    assert not used.returncode and f"user of number {OWNER}" in used.stderr and str(path) in used.stderr
+    assert not used.returncode and f"user with id {OWNER}" in used.stderr and str(path) in used.stderr
     assert used.stderr.count("warned") == 1
     assert not as_user(MEMBER, GROUP, USE, path).stderr
     assert not as_user(OWNER, MEMBER, USE, path).stderr
@@ -318,7 +318,7 @@ def test_descriptors_of_a_queue(tmp_path: pathlib.Path) -> None:
     with persipubsub.new_environment(tmp_path / "queue") as environment:
         before = len(os.listdir("/proc/self/fd"))
         environment.new_publisher()
-        assert len(os.listdir("/proc/self/fd")) == before + os_errors.OF_A_QUEUE
+        assert len(os.listdir("/proc/self/fd")) == before + os_errors.DESCRIPTORS_PER_QUEUE
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = [os.dup(0)]
     while fillers[-1] < max(map(int, os.listdir("/proc/self/fd"))) - 1:
@@ -326,7 +326,7 @@ def test_descriptors_of_a_queue(tmp_path: pathlib.Path) -> None:
     free = fillers[-1] + 1
     told: List[str] = []
     try:
-        for spare in range(2 * os_errors.OF_A_QUEUE):
+        for spare in range(2 * os_errors.DESCRIPTORS_PER_QUEUE):
             resource.setrlimit(resource.RLIMIT_NOFILE, (free + spare, hard))
             with persipubsub.new_environment(tmp_path / "queue") as environment:
                 try:

@@ -211,7 +211,7 @@ def test_compacted_queue_has_the_same_mode(new_environment: MakeEnvironment) -> 
 
 def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for the end of a compact opens the fresh file, known by its own inode."""
-    alone = opening_check.try_alone(path)
+    alone = opening_check.try_exclusive(path)
     assert alone is not None
     waits, try_share = threading.Event(), files.UseLock.try_share
 

@@ -130,7 +130,7 @@ def compacted(path: pathlib.Path) -> None:
 
 def assert_report_is_true(path: pathlib.Path, report: recovery.Report, sent: DeadLetters) -> None:
     """What a report says was saved is there, byte for byte, and the queue is sound."""
-    use_lock = opening_check.try_alone(path)
+    use_lock = opening_check.try_exclusive(path)
     assert use_lock is not None
     try:
         assert not opening_check.violations(path)

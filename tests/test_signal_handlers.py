@@ -60,7 +60,7 @@ def test_a_handler_in_a_read_for_whose_end_another_thread_waits(opened: Opened) 
     def operation(_txn: Transaction) -> None:
         opened.environment.new_control(durability=Durability.POWER_LOSS)
         tasks.append(Task(opened.send(b"sent by who reopens")))
-        wait_until(lambda: bool(opened.handle._storage._gate._closers))
+        wait_until(lambda: bool(opened.handle._session._gate._closers))
         signal.raise_signal(signal.SIGALRM)
 
     with alarm_handler(handler):

@@ -192,7 +192,7 @@ def test_dead_readers_are_looked_for_once_the_file_has_grown(grown_pages: int, l
     environment = new_environment("a")
     run_cycles(environment, 1)
     opened = open_queues.acquire(environment.path)
-    present = opened._storage._database
+    present = opened._session._database
     assert present is not None
     before = present._pages_at_check = present._pages() - grown_pages
     present.clear_stale_readers_if_grown()
@@ -276,7 +276,7 @@ def test_one_reader_too_many_in_a_process(new_environment: MakeEnvironment, star
     with pytest.raises(errors.ReadersFullError, match="Use fewer processes"):
         environment.new_subscriber("a")
     opened = open_queues.acquire(environment.path)
-    present = opened._storage._database
+    present = opened._session._database
     assert present is not None and not present.gave_up()
     open_queues.release(opened)
     publisher.send(b"sent as well")
@@ -313,7 +313,7 @@ def test_a_number_that_comes_again(new_environment: MakeEnvironment) -> None:
     opened = open_queues.acquire(environment.path)
 
     def lag_commits() -> int:
-        present = opened._storage._database
+        present = opened._session._database
         assert present is not None
         run_cycles(environment, 1)
         return present.oldest_reader().lag_commits
@@ -352,7 +352,7 @@ def test_a_stopped_reader_is_told_of(new_environment: MakeEnvironment, start: St
     for part in (str(environment.path), "grows", "reading for", "SIGSTOP"):
         assert part in warning
     opened = open_queues.acquire(environment.path)
-    present = opened._storage._database
+    present = opened._session._database
     assert present is not None
     reader = present.oldest_reader()
     assert f"process {reader.process} " in warning and reader.lag_commits >= CYCLES

@@ -60,7 +60,7 @@ def map_bytes(path: pathlib.Path) -> int:
     """Give the size of the map of an open queue."""
     held = open_queues.acquire(path)
     try:
-        opened = held._storage._database
+        opened = held._session._database
         assert opened is not None
         return int(opened._environment.info()["map_size"])
     finally:

@@ -286,7 +286,7 @@ def test_a_child_in_another_time_namespace(tmp_path: pathlib.Path) -> None:
         assert run(Surroundings(), path, LEAVES_ITS_NAMESPACE) == [0]
         inside = Surroundings("", ("unshare", "--time", "--boottime", "100000"))
         told, status = run(inside, path, LEAVES_ITS_NAMESPACE)
-        assert "has left its time namespace" in told and status == 0
+        assert "has chosen another time namespace" in told and status == 0
         assert [bytes(msg) for msg in environment.new_subscriber("a").messages(timeout=0)
                 ] == [b"before", b"parent", *2 * [b"child, which is in the new one"]]
 

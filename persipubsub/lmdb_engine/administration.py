@@ -1,4 +1,4 @@
-"""Setting up an LMDB queue, changing it and looking after it."""
+"""Configuration and maintenance of an LMDB queue."""
 
 import functools
 import pathlib
@@ -17,7 +17,7 @@ from persipubsub.status import QueueStatus, Violation
 if TYPE_CHECKING:
     from persipubsub.lmdb_engine.engine import LmdbEngine
 
-#: One transaction reads at most this many dead letters, and ends with the one that reaches this many bytes.
+#: A transaction that reads dead letters ends at this many letters, or with the one that reaches this many bytes.
 DEAD_LETTERS_AT_ONCE_MAX = 100
 DEAD_LETTERS_AT_ONCE_BYTES_MAX = 1024**2
 
@@ -29,14 +29,14 @@ class LmdbAdministration:
         self._engine = engine
 
     def is_initialized(self) -> bool:
-        """Return whether the queue exists still, which it does unless somebody deleted its files.
+        """Return whether the files of the queue still exist.
 
-        :raise PathError: its directory may not be looked into
+        :raise PathError: its directory is not accessible
         """
         return files.is_queue(self._engine.path)
 
     def configure(self, configuration: Configuration, identifiers: Sequence[bytes], mode: Optional[int]) -> None:
-        """Change the queue, and then the modes of its files, so that where either is refused nothing is changed."""
+        """Change the queue, then the modes of its files. If either fails, nothing is changed."""
 
         def change(txn: Transaction) -> None:
             settings.configure(txn, configuration, identifiers)
@@ -46,7 +46,7 @@ class LmdbAdministration:
         self._engine.change(change)
 
     def require_message_type(self, name: str) -> None:
-        """Make sure that messages of a type may be sent and received."""
+        """Make sure that the queue accepts messages of a type."""
         self._engine.read(lambda txn: settings.require_message_type(txn, name))
 
     def add_subscriber(self, identifier: bytes, start: Position, given: Delivering) -> int:
@@ -58,15 +58,15 @@ class LmdbAdministration:
         return self._engine.change(lambda txn: cursors.remove_subscriber(txn, identifier))
 
     def rewind(self, identifier: bytes, position: Position) -> int:
-        """Move the cursor of a subscriber back; return how many messages the subscriber then awaits."""
+        """Move the cursor of a subscriber back; return how many messages the subscriber awaits then."""
         return self._engine.change(lambda txn: replay.rewind(txn, identifier, position))
 
     def expire_and_prune(self) -> int:
-        """Delete what has expired and what nobody awaits; return how many messages."""
+        """Delete messages that have expired or that nobody awaits; return how many."""
         return self._engine.change(lambda txn: message_log.expire(txn) + message_log.prune_dangling(txn))
 
     def acknowledge_all(self, identifier: bytes) -> int:
-        """Move the cursor of a subscriber to the end; return how many messages it will not get."""
+        """Move the cursor of a subscriber to the end; return how many messages it skips."""
         return self._engine.change(lambda txn: cursors.acknowledge_all(txn, identifier))
 
     def clear_messages(self) -> int:
@@ -78,18 +78,18 @@ class LmdbAdministration:
         return self._engine.change(cursors.clear_subscribers)
 
     def history(self, start: Position, end: Position) -> Iterator[StoredMessage]:
-        """Iterate over the messages that are stored between two positions, read a few at a time."""
+        """Iterate over the messages that are stored between two positions, reading a few at a time."""
         left = self._engine.read_present(lambda txn: replay.span(txn, start, end))
         while messages := self._engine.read(functools.partial(replay.read, ids=left)):
             left = range(messages[-1].id + 1, left.stop)
             yield from messages
 
     def peek(self, identifier: bytes, max_messages: int) -> List[bytes]:
-        """Return the messages that a subscriber would be handed out next; nothing is handed out."""
+        """Return the next messages of a subscriber without handing them out."""
         return self._engine.read_present(lambda txn: peek.read(txn, identifier, max_messages))
 
     def dead_letters(self, identifier: bytes) -> Iterator[DeadLetter]:
-        """Iterate over the dead letters of a subscriber, read a few at a time."""
+        """Iterate over the dead letters of a subscriber, reading a few at a time."""
         number = self._engine.subscribe(identifier).number
         return self._dead_letters(number)
 
@@ -104,13 +104,13 @@ class LmdbAdministration:
             start = found[-1].id + 1
 
     def requeue_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
-        """Hand dead letters out again, all without ids; return how many."""
+        """Requeue the dead letters with the given ids, or all; return how many."""
         return self._change_dead_letters(
             identifier, ids,
             lambda txn, record, chosen: dead_letters.requeue(txn, record, chosen, message_log.now_us(txn)))
 
     def discard_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
-        """Delete dead letters, all without ids; return how many."""
+        """Delete the dead letters with the given ids, or all; return how many."""
         return self._change_dead_letters(identifier, ids, dead_letters.discard)
 
     def _change_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]],
@@ -135,7 +135,7 @@ class LmdbAdministration:
                 return count
 
     def status(self) -> QueueStatus:
-        """Return what the queue looks like at this moment."""
+        """Return the current status of the queue."""
         lag = self._engine.reader_lag()
         return self._engine.read_present(lambda txn: status.read(txn, self._engine.path, lag))
 
@@ -144,5 +144,5 @@ class LmdbAdministration:
         return self._engine.read(invariants.check)
 
     def backup(self, path: pathlib.Path) -> None:
-        """Write a compact, consistent copy into a directory, which becomes a queue."""
+        """Write a compact, consistent copy of the queue into a directory."""
         self._engine.backup(path)

@@ -1,4 +1,4 @@
-"""The LMDB engine: runs commands by a table from command to rule, and looks into the queue."""
+"""The LMDB engine: runs each command by a rule, which a table assigns to it, and reads the queue."""
 
 import functools
 import pathlib
@@ -36,9 +36,9 @@ RULES: Dict[Type[Command], Callable[..., Any]] = {
 
 
 class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing that an engine does
-    """One process's access to one queue, shared by all its Environments: see :class:`persipubsub.engine.Engine`.
+    """The access of one process to one queue, shared by all its Environments: see :class:`persipubsub.engine.Engine`.
 
-    Made by :func:`persipubsub.lmdb_engine.open_queues.acquire`.
+    Created by :func:`persipubsub.lmdb_engine.open_queues.acquire`.
     """
 
     _wakeup: Wakeup
@@ -46,50 +46,50 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
-        self._storage = Session(path)
+        self._session = Session(path)
         self._is_open = False
 
     def open(self) -> None:
-        """Open the database unless it is open. To call it again goes on where an interrupt ended it."""
+        """Open the database unless it is open. Calling it again continues where an interrupt ended it."""
         if not self._is_open:
-            self._storage.open()
+            self._session.open()
             self._wakeup = Wakeup(self.path, files.data_file_mode(self.path))
-            self._writer = Writer(self._storage, self._wakeup)
+            self._writer = Writer(self._session, self._wakeup)
             self._is_open = True
 
     def close(self) -> None:
-        """Close the database. To call it again ends what was interrupted."""
-        self._storage.close()
+        """Close the database. Calling it again continues where an interrupt ended it."""
+        self._session.close()
 
     def report(self) -> None:
-        """Warn of messages that were dropped or expired and of which no warning told yet."""
+        """Warn of messages that were dropped or expired and that no warning has reported yet."""
         if self._is_open:
             self._writer.report(at_once=True)
 
     @property
     def is_open(self) -> bool:
-        """Return whether it was opened wholly."""
+        """Return whether it was opened completely."""
         return self._is_open
 
     @property
     def is_closing(self) -> bool:
         """Return whether closing has begun."""
-        return self._storage.is_closing
+        return self._session.is_closing
 
     @property
     def is_closed(self) -> bool:
         """Return whether closing has ended."""
-        return self._storage.is_closed
+        return self._session.is_closed
 
     @property
     def administration(self) -> LmdbAdministration:
-        """Return what sets the queue up and looks after it."""
+        """Return the administration of the queue."""
         return LmdbAdministration(self)
 
     # Commands
 
     def run(self, command: Command) -> Any:
-        """Run a command in a write transaction, alone or in a group."""
+        """Run a command in a write transaction, by itself or in a group."""
         if isinstance(command, Fail) and not self._counts_failures(command.subscription):
             return Settled()
         messages, size_bytes = commands.load(command)
@@ -97,7 +97,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
                                 size_bytes)
 
     def submit(self, all_commands: Sequence[Command]) -> List[Outcome]:
-        """Run commands in as few transactions as they fit in; each succeeds or fails alone."""
+        """Run commands in as few transactions as possible. Each succeeds or fails independently."""
         outcomes = [Outcome(Settled(), None)] * len(all_commands)
         indexes, writes = [], []
         for index, command in enumerate(all_commands):
@@ -115,46 +115,46 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     def _counts_failures(self, subscription: Subscription) -> bool:
         """Return whether the failures of a subscriber that is not shared are counted; most are not."""
-        return self._storage.read(lambda txn: cursors.counts_failures(txn, subscription))
+        return self._session.read(lambda txn: cursors.counts_failures(txn, subscription))
 
     # Looking
 
     def subscribe(self, identifier: bytes) -> Subscription:
-        """Find a subscriber."""
-        return self._storage.read(lambda txn: cursors.subscribe(txn, identifier))
+        """Return the subscription of a subscriber."""
+        return self._session.read(lambda txn: cursors.subscribe(txn, identifier))
 
     def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Find the next messages of a subscriber; nothing is handed out."""
+        """Return the next messages of a subscriber without handing them out."""
         return self._present(lambda txn: cursors.look(txn, subscription, max_messages, max_bytes))
 
     def look_at_top(self, subscription: Subscription) -> Found:
-        """Find the latest message of a subscriber; nothing is handed out."""
+        """Return the latest message of a subscriber without handing it out."""
         return self._present(lambda txn: cursors.look_at_top(txn, subscription))
 
     def _present(self, look: Callable[[Transaction], Optional[Found]]) -> Found:
-        """Look once what has expired is deleted, and what is due is appended, or as much of it as a look needs."""
+        """Delete what has expired, append as many due messages as the look needs, and look."""
         appended = False
         while True:
-            found = self._storage.read(look)
+            found = self._session.read(look)
             if found is None:
-                # So that no later look has to pass it.
+                # So that no later look has to skip it.
                 self._writer.run(message_log.expire)
             elif found.due_us == NEVER_US or found.due_us > clock.boottime_us() or (appended and found.ids):
                 if not found.payloads:
-                    self._storage.require_files()  # nothing would ever come
+                    self._session.require_files()  # in replaced files no message would ever arrive
                 return found
             else:
                 self._writer.run(append_due)
                 appended = True
 
     def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Hand messages of a shared subscriber out to one worker."""
+        """Hand out messages of a shared subscriber to one worker."""
         dropped = 0
         while True:
-            # In a read transaction: most of those who wait find nothing.
-            due_us = self._storage.read(lambda txn: leases.due_us(txn, subscription))
+            # In a read transaction, since most waiting workers find nothing.
+            due_us = self._session.read(lambda txn: leases.due_us(txn, subscription))
             if due_us > clock.boottime_us():
-                self._storage.require_files()  # nothing would ever come
+                self._session.require_files()  # in replaced files no message would ever arrive
                 return NOTHING._replace(due_us=due_us, dropped=dropped)
             found = self._writer.run(lambda txn: leases.claim(txn, subscription, max_messages, max_bytes))
             dropped += found.dropped
@@ -165,55 +165,55 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         """Prepare to wait for messages of the queue."""
         return self._wakeup.watch(longest_sleep_s)
 
-    # What the administration asks for
+    # For the administration
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a read transaction.
 
         :raise ReplacedError: the files that were opened are no longer at the path
         """
-        self._storage.require_files()
-        return self._storage.read(operation)
+        self._session.require_files()
+        return self._session.read(operation)
 
     def read_present(self, operation: Callable[[Transaction], T]) -> T:
-        """Run an operation in a read transaction once what is due is appended, or as much as one transaction may.
+        """Run an operation in a read transaction after appending the due messages, as many as one transaction can.
 
         :raise ReplacedError: the files that were opened are no longer at the path
         """
-        self._storage.require_files()
-        result, wants_write = self._storage.read(lambda txn: (operation(txn), delays.wants_write(txn)))
+        self._session.require_files()
+        result, wants_write = self._session.read(lambda txn: (operation(txn), delays.wants_write(txn)))
         if not wants_write:
             return result
         self._writer.run(append_due)
-        return self._storage.read(operation)
+        return self._session.read(operation)
 
     def change(self, operation: Callable[[Transaction], T]) -> T:
-        """Run an operation in a write transaction and bring it to the disk under either durability."""
+        """Run an operation in a write transaction and sync it to the disk, whatever the durability of the queue."""
         return self._writer.run(operation, durable=True)
 
     def reader_lag(self) -> int:
-        """Count the commits since the read began that goes on longest, in whatever process."""
-        return self._storage.reader_lag()
+        """Return the number of commits since the oldest active read of any process began."""
+        return self._session.reader_lag()
 
     def backup(self, path: pathlib.Path) -> None:
-        """Write a compact, consistent copy into a directory, which becomes a queue."""
-        files.backup(self.path, path, self._storage.copy)
+        """Write a compact, consistent copy of the queue into a directory."""
+        files.backup(self.path, path, self._session.copy)
 
     # Forks
 
     def before_fork(self, closer: Closer, timeout_s: float) -> None:
-        """Keep transactions out, and wait a while until those that are going on have ended."""
-        self._storage.before_fork(closer, timeout_s)
+        """Keep transactions out, and wait until the active ones have ended, but not longer than the timeout."""
+        self._session.before_fork(closer, timeout_s)
 
     def after_fork_in_parent(self, closer: Closer) -> None:
         """Let transactions in again."""
-        self._storage.after_fork_in_parent(closer)
+        self._session.after_fork_in_parent(closer)
 
     def after_fork_in_child(self) -> None:
-        """Let go of what belongs to the parent, and of what its other threads were doing. Twice is once."""
-        self._storage.after_fork_in_child()
+        """Drop what belongs to the parent and its other threads. Calling this twice is harmless."""
+        self._session.after_fork_in_child()
         if self._is_open:
-            self._writer = Writer(self._storage, self._wakeup)
+            self._writer = Writer(self._session, self._wakeup)
 
 
 def _run_rule(rule: Callable[..., T], command: Command, txn: Transaction) -> T:
@@ -221,4 +221,4 @@ def _run_rule(rule: Callable[..., T], command: Command, txn: Transaction) -> T:
 
 
 def append_due(_txn: Transaction) -> None:
-    """Do nothing: each write transaction begins with appending what is due."""
+    """Do nothing: each write transaction begins by appending the due messages."""

@@ -316,7 +316,7 @@ def use_after_boot(path: pathlib.Path) -> List[bytes]:
 
 def check(path: pathlib.Path) -> List[bytes]:
     """Check the queue as the command does."""
-    use_lock = opening_check.try_alone(path)
+    use_lock = opening_check.try_exclusive(path)
     assert use_lock is not None
     try:
         found = opening_check.violations(path)

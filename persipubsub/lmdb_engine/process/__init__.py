@@ -1,1 +1,1 @@
-"""Threads, processes, forks and files: who may use the database when."""
+"""Threads, processes, forks and files: which of them may use the database when."""

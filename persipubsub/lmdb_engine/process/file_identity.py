@@ -1,11 +1,12 @@
 """The files of an open queue: whether they are still the ones at its path.
 
-The system lets anybody delete or replace files that are open: who has them open would go on sending into a file that
-nobody else sees. With another ``lock.mdb`` two would write at one time.
+The system lets anybody delete or replace open files. A process that has them open would continue to send into a file
+that nobody else sees. With another ``lock.mdb``, two processes would write at the same time.
 
-- Every write looks whether the data file still has a name: that is exact, and costs a microsecond.
-- Whether the files at the path are the same costs some more: who finds nothing to receive looks, who opens the database
-  again, and now and then who writes. It tells of a directory that was moved, too, in which the messages are safe.
+- Every write checks that the data file still has a name. The check is exact and costs a microsecond.
+- To check that the files at the path are the same costs more. It is done by a subscriber that finds nothing to
+  receive, when the database is opened again, and once in several writes. It also reports a directory that was moved,
+  in which the messages are safe.
 """
 
 import os
@@ -19,9 +20,9 @@ _NAMES = (files.DATA_FILE, files.LOCK_FILE, files.USE_FILE)
 
 
 class FileIdentity:
-    """What the files of a queue were when it was first opened in this process or, if that came before, its parent.
+    """The identity of a queue's files when this process, or a parent before a fork, first opened the queue.
 
-    An inode that somebody has open is not given away again.
+    The system does not reuse an inode that is open.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -34,47 +35,48 @@ class FileIdentity:
         return {name: _identity(self._path / name) for name in _NAMES}
 
     def are_there(self) -> bool:
-        """Tell whether the files at the path are known to be the ones that were opened."""
+        """Return whether the files at the path are known to be the ones that were opened."""
         try:
             return self._found() == self._identities
         except errors.PathError:
             return False
 
     def require(self) -> None:
-        """Make sure that they are.
+        """Make sure that the files at the path are the ones that were opened.
 
         :raise ReplacedError: they are not
-        :raise PathError: this user may not look
+        :raise PathError: this user may not access them
         """
         if self._found() != self._identities:
             raise self.replaced()
 
     def replaced(self) -> errors.ReplacedError:
-        """Say what has become of the files."""
+        """Return an error that says what happened to the files."""
         found = self._found()
         changed = [name for name in _NAMES if found[name] != self._identities[name]] or [files.DATA_FILE]
         what = "deleted" if all(found[name] is None for name in changed) else "replaced"
         return errors.ReplacedError(
             f"Files of the queue at {self._path} were {what} while it was open: {', '.join(changed)}. Nothing was "
-            "changed. Close its Environments in all processes, put back what was there or set the queue up anew with "
+            "changed. Close its Environments in all processes, restore the files or set the queue up again with "
             "Environment.new_control(), and open it again.")
 
     def holds(self) -> bool:
-        """Tell whether the descriptor is still that of the data file: the program may have closed it, as daemons do."""
+        """Return whether the descriptor is still that of the data file. Daemons close descriptors when they start."""
         return self._data_fd is not None and (os_errors.identity(self._data_fd) == self._identities[files.DATA_FILE])
 
     def hold(self) -> None:
-        """Hold the data file again if the program has closed the descriptor. LMDB must be about to open it anew."""
+        """Hold the data file again if the program closed the descriptor. The caller must then open LMDB again."""
         if not self.holds():
-            # O_PATH opens nothing: to close it drops no lock.
+            # O_PATH does not open the content, so closing it drops no lock.
             with os_errors.errors_about(self._path / files.DATA_FILE):
                 self._data_fd = os.open(self._path / files.DATA_FILE, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
 
     def require_for_write(self, thoroughly: bool) -> None:
-        """Make sure that the data file still has a name, here or elsewhere; thoroughly, that all are as they were.
+        """Make sure that the data file still has a name, at the path or elsewhere.
 
-        :raise ReplacedError: it is not so
-        :raise StorageError: the program has closed descriptors, so LMDB could write into another file
+        :param thoroughly: also make sure that the files at the path are the ones that were opened
+        :raise ReplacedError: they were deleted or replaced
+        :raise StorageError: the program closed descriptors, so LMDB could write into another file
         """
         assert self._data_fd is not None  # it is not closed
         try:
@@ -89,11 +91,11 @@ class FileIdentity:
     def _closed(self) -> errors.StorageError:
         return errors.StorageError(
             f"The program has closed descriptors of the queue at {self._path} that it does not own, as daemons do when "
-            "they start. Nothing was changed. Open the queue after that, in a process that had it not open.")
+            "they start. Nothing was changed. Open the queue afterwards, in a process that did not have it open.")
 
     def close(self) -> None:
-        """Let go of them; more than once is fine."""
-        # Forgotten first: its number may be another file's as soon as it is closed.
+        """Close the descriptor. Closing more than once is harmless."""
+        # Cleared first: the number may belong to another file as soon as the descriptor is closed.
         fd, self._data_fd = self._data_fd, None
         if fd is not None:
             os_errors.close_own(fd, self._identities[files.DATA_FILE])
@@ -105,6 +107,6 @@ def _identity(file: pathlib.Path) -> Optional[Tuple[int, int]]:
     except FileNotFoundError:
         return None
     except OSError as error:
-        # Nothing is known: it may well be there.
+        # The file may exist.
         raise os_errors.path_error(error, file) from error
     return status.st_dev, status.st_ino

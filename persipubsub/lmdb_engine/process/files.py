@@ -1,4 +1,4 @@
-"""The directory of a queue: its files, their modes, and who uses them."""
+"""The directory of a queue: its files, their modes, and the lock of those that use them."""
 
 import contextlib
 import errno
@@ -21,9 +21,9 @@ USE_FILE = "use.lock"
 WAKEUP_FILE = "wakeup"
 #: See :mod:`persipubsub.lmdb_engine.process.unclean_marker`.
 UNCLEAN_FILE = "unclean"
-#: A data file in the making. It gets its name when it is whole, so that a queue is there or is not.
+#: An unfinished data file. It is renamed when it is complete, so a queue exists completely or not at all.
 NEW_DATA_FILE = "data.mdb.new"
-#: Of the directories above that of a queue, where they are made, less the umask.
+#: The mode of missing parent directories, less the umask.
 PARENT_MODE = 0o755
 #: How long concurrent creators may block each other.
 CREATE_WAIT_S_MAX = 1.0
@@ -34,7 +34,7 @@ _LOGGER = logging.getLogger("persipubsub.files")  # the name that programs filte
 
 
 class UseLock:
-    """A shared lock on the queue's ``use.lock``: it tells other processes that the queue is open, and dies with us."""
+    """A lock on a queue's ``use.lock``. It shows that the queue is open, and ends with this process."""
 
     def __init__(self, path: pathlib.Path, mode: int) -> None:
         self._fd: Optional[int] = None
@@ -44,15 +44,15 @@ class UseLock:
             self._own = os_errors.identity(self._fd)
 
     def share(self) -> None:
-        """Take the lock with others; waits while somebody has it alone."""
+        """Share the lock. Wait while somebody holds it exclusively."""
         fcntl.flock(self._descriptor(), fcntl.LOCK_SH)
 
     def try_share(self) -> bool:
-        """Take the lock with others, unless somebody has it alone."""
+        """Share the lock unless somebody holds it exclusively. Return whether it is shared."""
         return self._try(fcntl.LOCK_SH)
 
-    def try_alone(self) -> bool:
-        """Take the lock alone, unless somebody has it. Where somebody does, this one is not held any more either."""
+    def try_exclusive(self) -> bool:
+        """Lock exclusively unless somebody else holds the lock. On failure the shared lock is lost as well."""
         return self._try(fcntl.LOCK_EX)
 
     def _try(self, kind: int) -> bool:
@@ -67,16 +67,16 @@ class UseLock:
         return self._fd
 
     def close(self) -> None:
-        """Give the lock back; more than once is fine."""
+        """Release the lock. Closing more than once is harmless."""
         if self._fd is not None:
-            # Closing is not enough: a child that was forked meanwhile has the same file open, and would keep the lock.
+            # Closing is not enough: a child that was forked meanwhile has the same file open and would keep the lock.
             if os_errors.identity(self._fd) == self._own:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
             self.leave_to_parent()
 
     def leave_to_parent(self) -> None:
-        """Let a child go of the lock that it has inherited; its parent keeps it."""
-        # Forgotten first: its number may be another file's as soon as it is closed.
+        """Close the inherited lock in a forked child. The parent keeps the lock."""
+        # Cleared first: the number may belong to another file as soon as the descriptor is closed.
         fd, self._fd = self._fd, None
         if fd is not None:
             os_errors.close_own(fd, self._own)
@@ -85,9 +85,9 @@ class UseLock:
 def open_or_create(file: pathlib.Path, mode: int) -> int:
     """Open a file of a queue for reading and writing. Links are not followed.
 
-    A file that is missing is made with exactly that mode, for the owner and the group of the queue.
+    A missing file is created with exactly the given mode, for the owner and the group of the queue.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # not blocking: a FIFO would wait for a reader
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # non-blocking: a FIFO would wait for a reader
     while True:
         try:
             return os.open(file, flags)
@@ -97,15 +97,15 @@ def open_or_create(file: pathlib.Path, mode: int) -> int:
             fd = os.open(file, flags | os.O_CREAT | os.O_EXCL, mode)
         except FileExistsError:
             continue  # another process was faster
-        owners.give(fd, owners.of_queue(file.parent), mode)
+        owners.set_owner(fd, owners.of_queue(file.parent), mode)
         return fd
 
 
 def queue_key(path: pathlib.Path) -> Tuple[int, int]:
     """Identify the queue at a path by the device and inode of its data file.
 
-    :raise NotInitializedError: there is none
-    :raise PathError: the path is a file, or may not be looked into
+    :raise NotInitializedError: there is no queue
+    :raise PathError: the path is a file or not accessible
     """
     try:
         status = os.stat(path / DATA_FILE)
@@ -119,21 +119,21 @@ def queue_key(path: pathlib.Path) -> Tuple[int, int]:
 
 
 def was_opened(path: pathlib.Path) -> bool:
-    """Tell whether the queue at a path was open before: then what lies there is ours."""
+    """Return whether the queue at a path was opened before. If so, its files belong to this library."""
     return os.path.lexists(path / USE_FILE)
 
 
 def require_no_links(path: pathlib.Path) -> None:
-    """Make sure that the files of a queue are files: a link could lead to somebody else's.
+    """Make sure that the files of a queue are regular files. A link could lead to another user's file.
 
-    :raise PathError: one is a link, or a device or the like
+    :raise PathError: one is a link, a device or similar
     """
     for name in FILES:
         try:
             mode = os.lstat(path / name).st_mode
-            # A directory leads nowhere; whoever opens it says so.
+            # A directory is harmless: opening it raises an error.
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise OSError(errno.ELOOP, "It is no regular file, and links are not followed")
+                raise OSError(errno.ELOOP, "It is not a regular file, and links are not followed")
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -141,9 +141,9 @@ def require_no_links(path: pathlib.Path) -> None:
 
 
 def is_queue(path: pathlib.Path) -> bool:
-    """Tell whether there is a queue at a path.
+    """Return whether there is a queue at a path.
 
-    :raise PathError: the path may not be looked into
+    :raise PathError: the path is not accessible
     """
     try:
         return (path / DATA_FILE).exists()
@@ -152,23 +152,23 @@ def is_queue(path: pathlib.Path) -> bool:
 
 
 def data_file_mode(path: pathlib.Path) -> int:
-    """Give the mode of the queue's data file, which its other files share."""
+    """Return the mode of the queue's data file. The other files have the same mode."""
     with errors_about(path / DATA_FILE):
         return stat.S_IMODE(os.stat(path / DATA_FILE).st_mode)
 
 
 def directory_mode(mode: int) -> int:
-    """Give the mode of a directory for files of a mode: who may read or write in it may enter it."""
+    """Return the mode of a directory for files of a mode. Whoever may read or write the files may enter it."""
     return mode | (mode & 0o444) >> 2 | (mode & 0o222) >> 1
 
 
 def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> None:
-    """Make the directory and the files of a queue, durably, unless they are there.
+    """Create the directory and the files of a queue durably, unless they exist.
 
     :param mode: of the files
-    :raise PathError: the path is a file, or the directory may not be made or written
+    :raise PathError: the path is a file, or the directory cannot be created or written
     :raise DiskFullError: there is no room
-    :raise InUseError: its data file was deleted, and somebody still has it open
+    :raise InUseError: its data file was deleted, and a process still has it open
     """
     deadline = clock.monotonic_s() + CREATE_WAIT_S_MAX
     with errors_about(path):
@@ -176,8 +176,8 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
         while not is_queue(path):
             use_lock = UseLock(path, mode)
             try:
-                if not use_lock.try_alone():
-                    # Somebody is just making it: wait for the end.
+                if not use_lock.try_exclusive():
+                    # Somebody is creating it: wait until that has ended.
                     use_lock.share()
                     if not is_queue(path):
                         _require_time_left(path, deadline)
@@ -188,18 +188,18 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
 
 
 def _require_time_left(path: pathlib.Path, deadline: float) -> None:
-    """Wait a moment, so that one of those who want to make a queue gets the lock alone."""
+    """Wait a moment, so that one of several concurrent creators gets the exclusive lock."""
     if clock.monotonic_s() > deadline:
         raise errors.InUseError(
-            f"The queue at {path} has no {DATA_FILE}, but some process still has it open: it was deleted meanwhile. "
-            "Close it there, and try again.")
+            f"The queue at {path} has no {DATA_FILE}, but a process still has it open: it was deleted meanwhile. "
+            "Close it there, then try again.")
     clock.sleep(_CREATE_LOOK_S)
 
 
 def _make_directory(path: pathlib.Path, mode: int, like: Optional[pathlib.Path] = None) -> None:
-    """Make a directory with exactly that mode, unless it is there, and its parents.
+    """Create a directory with exactly the given mode, and its parents, unless they exist.
 
-    :param like: a queue whose owner it gets
+    :param like: the queue whose owner the directory gets
     """
     missing: List[pathlib.Path] = []
     target = path
@@ -207,16 +207,16 @@ def _make_directory(path: pathlib.Path, mode: int, like: Optional[pathlib.Path] 
         missing.append(path)
         path = path.parent
     for directory in reversed(missing):
-        # Made by ourselves: the directories that LMDB makes have its file mode, with which nobody can enter them. The
-        # queue's own is closed until it has its owner and mode. The parents are as by the umask, but for no others to
-        # write into: they could put another queue in the place of this one.
+        # LMDB would create directories with its file mode, with which nobody can enter them. The queue's own directory
+        # is closed until it has its owner and mode. The parents follow the umask, but other users may not write into
+        # them: they could replace this queue with another one.
         with contextlib.suppress(FileExistsError):  # another process was faster
             directory.mkdir(0o700 if directory == target else PARENT_MODE)
             if directory == target:
                 with opened(directory, os.O_DIRECTORY | os.O_NOFOLLOW) as fd:
-                    # A directory that hands on its group keeps doing so.
+                    # Keep the bit by which a directory hands on its group.
                     kept = stat.S_IMODE(os.fstat(fd).st_mode) & stat.S_ISGID
-                    owners.give(fd, owners.of_queue(like or directory), mode | kept)
+                    owners.set_owner(fd, owners.of_queue(like or directory), mode | kept)
         sync(directory.parent)
     if not target.is_dir():
         raise FileExistsError(errno.EEXIST, "File exists", os.fspath(target))
@@ -234,7 +234,7 @@ def _make_lock_file(path: pathlib.Path, mode: int) -> None:
 
 
 class NewFile(NamedTuple):
-    """A data file in the making."""
+    """An unfinished data file."""
 
     path: pathlib.Path
     #: Open for reading and writing.
@@ -243,14 +243,14 @@ class NewFile(NamedTuple):
 
 @contextlib.contextmanager
 def new_data_file(path: pathlib.Path, mode: int, like: Optional[pathlib.Path] = None) -> Iterator[NewFile]:
-    """Have a data file written, which takes its place in a single step when it is whole.
+    """Let the block write a data file, then move it into place in a single step.
 
-    Until then only this user can read it. Where there is one already, the caller must hold ``use.lock`` exclusively:
-    nobody waits for the lock in the old one, or reads it.
+    Until then only this user can read it. If there is a data file already, the caller must hold ``use.lock``
+    exclusively, so that nobody reads the old file or waits for its lock.
 
     :param like: the queue whose owner the file gets, unless it is this one
-    :raise PathError: this user may not
-    :raise DiskFullError: there is no room; all is as before
+    :raise PathError: this user may not write here
+    :raise DiskFullError: there is no room; nothing was changed
     """
     new_file = path / NEW_DATA_FILE
     with errors_about(new_file):
@@ -258,50 +258,50 @@ def new_data_file(path: pathlib.Path, mode: int, like: Optional[pathlib.Path] = 
         try:
             with opened(new_file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW) as fd:
                 yield NewFile(new_file, fd)
-                owners.give(fd, owners.of_queue(like or path), mode)
+                owners.set_owner(fd, owners.of_queue(like or path), mode)
                 os.fsync(fd)
                 new_file.rename(path / DATA_FILE)
             sync(path)
         finally:
-            # It takes no room where there is little. On a disk that fails this fails as well; then the next opening
-            # removes it.
+            # An unfinished file must not fill the disk. On a failing disk this fails as well; then the next opening
+            # removes the file.
             with contextlib.suppress(OSError):
                 new_file.unlink(missing_ok=True)
 
 
-def warn_of_stranger(path: pathlib.Path) -> None:
-    """Warn if a queue, or its directory, belongs to a user whom this one need not trust."""
+def warn_of_foreign_owner(path: pathlib.Path) -> None:
+    """Warn if a queue, or its directory, belongs to a user whom this user need not trust."""
     with errors_about(path):
-        owners.warn_of_stranger(path)
+        owners.warn_of_foreign_owner(path)
 
 
 def remove_leftovers(path: pathlib.Path) -> None:
-    """Remove a data file whose making was cut off. The caller must hold ``use.lock``, so nobody makes one now."""
+    """Remove an unfinished data file. The caller must hold ``use.lock``, so nobody is writing one."""
     try:
         (path / NEW_DATA_FILE).unlink(missing_ok=True)
     except OSError as error:
-        _LOGGER.warning("%s is left of a process that was ended, and cannot be removed (%s). Remove it.",
+        _LOGGER.warning("%s was left by a process that was killed, and cannot be removed (%s). Remove it.",
                         path / NEW_DATA_FILE, error)
 
 
 @contextlib.contextmanager
 def new_queue(path: pathlib.Path, mode: int, like: pathlib.Path) -> Iterator[NewFile]:
-    """Have the data file of a new queue written, which is there when the file is whole, and not before.
+    """Let the block write the data file of a new queue. The queue exists once the file is complete.
 
     :param mode: of the files
     :param like: the queue whose owner it gets
-    :raise PathError: there is a queue or something else at the path, or this user may not
+    :raise PathError: there is a queue or something else at the path, or this user may not write there
     :raise DiskFullError: there is no room
     """
     with errors_about(path):
         _make_directory(path, directory_mode(mode), like)
-        # Whoever was ended in the midst of this left some of these.
+        # A process that was killed while it did this may have left some of these.
         if not {entry.name for entry in path.iterdir()} <= {NEW_DATA_FILE, LOCK_FILE, USE_FILE}:
             raise OSError(errno.ENOTEMPTY, "Directory not empty")
         use_lock = UseLock(path, mode)
     try:
-        if not use_lock.try_alone() or is_queue(path):
-            raise path_error(OSError(errno.EEXIST, "Somebody else makes a queue there"), path)
+        if not use_lock.try_exclusive() or is_queue(path):
+            raise path_error(OSError(errno.EEXIST, "Another process is creating a queue there"), path)
         with new_data_file(path, mode, like) as new_file:
             _make_lock_file(path, mode)
             yield new_file
@@ -312,7 +312,7 @@ def new_queue(path: pathlib.Path, mode: int, like: pathlib.Path) -> Iterator[New
 def set_modes(path: pathlib.Path, mode: int) -> None:
     """Set the modes of the directory and of the files of a queue.
 
-    :raise PathError: this user may not; all modes are as before
+    :raise PathError: this user may not change them; all modes are as before
     """
     before: Dict[pathlib.Path, int] = {}
     with errors_about(path):
@@ -320,8 +320,8 @@ def set_modes(path: pathlib.Path, mode: int) -> None:
             for file in (path, *(path / name for name in FILES)):
                 with contextlib.suppress(FileNotFoundError):
                     found = stat.S_IMODE(os.stat(file).st_mode)
-                    # The bits by which a directory hands on its group, and keeps others from deleting, stay. By path:
-                    # opening and closing lock.mdb in a process that uses it would drop LMDB's locks.
+                    # Keep the set-group-id and sticky bits of a directory. By path: opening and closing lock.mdb in
+                    # a process that uses it would drop LMDB's locks.
                     file.chmod((directory_mode(mode) if file == path else mode) | found & (stat.S_ISGID | stat.S_ISVTX))
                     before[file] = found
         except OSError:
@@ -331,9 +331,9 @@ def set_modes(path: pathlib.Path, mode: int) -> None:
 
 
 def allocate(file: pathlib.Path, size_bytes: int, mode: int) -> None:
-    """Give a file all its blocks, unless it has them: a full disk turns a write to a mapped hole into SIGBUS.
+    """Allocate all blocks of a file, unless it has them. On a full disk a write to a mapped hole raises SIGBUS.
 
-    Of ``lock.mdb`` only while this process does not have the queue open.
+    For ``lock.mdb``, call this only while this process does not have the queue open.
 
     :raise PathError: it cannot be written
     :raise DiskFullError: there is no room
@@ -352,20 +352,20 @@ def allocate(file: pathlib.Path, size_bytes: int, mode: int) -> None:
 
 
 def backup(source: pathlib.Path, path: pathlib.Path, copy: Callable[[int], None]) -> None:
-    """Make a directory, have a copy of a data file written into it, and bring it to the disk.
+    """Create a directory, let ``copy`` write a data file into it, and sync it to the disk.
 
-    It gets the owner, the group and the mode of the source, so whoever may use that may use the restored copy. What
-    ends it in the midst leaves no queue there that lacks something.
+    It gets the owner, the group and the mode of the source, so whoever may use the source may use the restored copy. If
+    the process is killed meanwhile, no incomplete queue is left.
 
     :param source: the directory of the queue that is copied
     :param copy: writes to a descriptor
-    :raise PathError: the directory cannot be made, or it is not empty
+    :raise PathError: the directory cannot be created, or it is not empty
     :raise DiskFullError: there is no room
     """
     mode = data_file_mode(source)
     with errors_about(path):
         _make_directory(path, directory_mode(mode), source)
-        if any(entry.name != NEW_DATA_FILE for entry in path.iterdir()):  # that one is left of a try before this
+        if any(entry.name != NEW_DATA_FILE for entry in path.iterdir()):  # left by an earlier attempt
             raise OSError(errno.ENOTEMPTY, "Directory not empty")
     with new_data_file(path, mode, source) as new_file:
         copy(new_file.fd)
@@ -373,7 +373,7 @@ def backup(source: pathlib.Path, path: pathlib.Path, copy: Callable[[int], None]
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path, flags: int) -> Iterator[int]:
-    """Have a descriptor of a file within the block; one that is made is for its owner alone."""
+    """Open a file within the block. A file that this creates is accessible only to its owner."""
     fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         yield fd
@@ -382,6 +382,6 @@ def opened(path: pathlib.Path, flags: int) -> Iterator[int]:
 
 
 def sync(path: pathlib.Path, flags: int = os.O_DIRECTORY) -> None:
-    """Bring a file, or the entries of a directory, to the disk."""
+    """Sync a file, or the entries of a directory, to the disk."""
     with opened(path, flags) as fd:
         os.fsync(fd)

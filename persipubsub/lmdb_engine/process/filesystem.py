@@ -1,4 +1,4 @@
-"""The file system under a queue: whether it is one of this machine, and whether it has room."""
+"""The file system of a queue: whether it is local to this machine."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from typing import Dict
 
 from persipubsub import errors, os_errors
 
-#: Other machines may have these mounted as well, and neither LMDB's locks nor its mapped pages are shared with them.
+#: Other machines may have these mounted as well, and share neither LMDB's locks nor its mapped pages.
 REMOTE_TYPES = frozenset({
     "9p", "afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.glusterfs", "fuse.grpcfuse", "fuse.rclone",
     "fuse.s3fs", "fuse.sshfs", "gfs2", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs",
@@ -16,16 +16,16 @@ REMOTE_TYPES = frozenset({
 
 
 def type_of(directory: pathlib.Path) -> str:
-    """Give the type of the file system of a directory by its name, as in ``mount``; empty where it is not known.
+    """Return the type of a directory's file system, as in ``mount``, or an empty string where it is unknown.
 
-    By the id of the mount, and not by its path or device: mounts may lie above each other, and btrfs has a device for
-    each subvolume. statfs would need ctypes.
+    The mount is found by its id, not by path or device: mounts may cover each other, and btrfs has a device for each
+    subvolume. ``statfs`` would need ctypes.
     """
     try:
-        # O_PATH opens nothing: it needs no permission but to get there.
+        # O_PATH does not open the content: it needs no permission except to reach the directory.
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            # Bytes: a process that has given up its rights may not be able to load a codec.
+            # Bytes: a process that dropped its privileges may be unable to load a codec.
             fields: Dict[bytes, bytes] = {}
             for line in pathlib.Path(f"/proc/self/fdinfo/{fd}").read_bytes().splitlines():
                 name, _, value = line.partition(b":")
@@ -39,8 +39,8 @@ def type_of(directory: pathlib.Path) -> str:
                 return after.split()[0].decode()
     except (OSError, AttributeError) as error:
         if os_errors.shortage(getattr(error, "errno", None)) is not None:
-            raise  # then nothing is known: it may be a remote one
-        # there is no such directory, no /proc, or no O_PATH: not Linux
+            raise  # nothing is known: it may be a remote one
+        # There is no such directory, no /proc, or no O_PATH, as on other systems than Linux.
     return ""
 
 
@@ -60,6 +60,6 @@ def require_local(path: pathlib.Path) -> None:
     if kind in REMOTE_TYPES:
         raise errors.PathError(
             errno.EREMOTE,
-            f"It is on a file system that other machines may use ({kind}), where two writers at one time "
-            "would destroy a queue. Use a local disk, or, if only this machine ever uses the queue, make the "
+            f"It is on a file system that other machines may use ({kind}), where two writers at the same "
+            "time would destroy a queue. Use a local disk, or, if only this machine ever uses the queue, make the "
             "Environment with allow_remote=True", os.fspath(path))

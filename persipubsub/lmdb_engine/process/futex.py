@@ -1,6 +1,6 @@
-"""Sleeping until a word of memory changes: Linux's futex, which works across processes in a mapped file.
+"""Sleep until a word of memory changes, with Linux's futex. It works across processes in a mapped file.
 
-See futex(2). Elsewhere, and on processors whose system call number is not known here, :data:`AVAILABLE` is False.
+See futex(2). :data:`AVAILABLE` is False on other systems, and on processors whose system call number is unknown here.
 """
 
 import ctypes
@@ -27,10 +27,10 @@ if AVAILABLE:
 
 
 def wait(address: int, expected: int, timeout_s: float) -> None:
-    """Sleep until woken, unless the word at the address differs from what is expected; also for no reason.
+    """Sleep until woken, unless the word at the address differs from the expected one. Spurious wake-ups happen.
 
-    :param address: of a 32-bit word in shared memory
-    :param timeout_s: at most so many seconds
+    :param address: address of a 32-bit word in shared memory
+    :param timeout_s: longest sleep in seconds
     :raise OSError: the system call failed
     """
     timeout = _Timespec(int(timeout_s), int(timeout_s % 1 * 1e9))
@@ -41,6 +41,6 @@ def wait(address: int, expected: int, timeout_s: float) -> None:
 
 
 def wake(address: int) -> None:
-    """Wake everybody who sleeps on the word at the address."""
+    """Wake everybody that sleeps on the word at the address."""
     _SYSCALL(_NUMBER, ctypes.c_void_p(address), ctypes.c_int(_WAKE), ctypes.c_int(_EVERYBODY), None, None,
              ctypes.c_int(0))

@@ -1,16 +1,16 @@
-"""One write transaction for all threads that want to write at this moment (group commit).
+"""Group commit: one write transaction for all threads that want to write at the same moment.
 
-Whoever comes while nobody leads becomes the leader: it runs its own operation and all that are queued in one
-transaction, and hands the leadership over when that is committed. The others wait for their results.
+A thread that finds no leader becomes the leader. It runs its own operation and all that are queued in one transaction,
+and hands the leadership over when the transaction is committed. The other threads wait for their results.
 
-Invariants, which hold also where a ``KeyboardInterrupt`` strikes between any two lines:
+Invariants, which hold even where a ``KeyboardInterrupt`` comes between any two lines:
 
-- Who leads is one entry of a dict, set by ``setdefault`` and removed by ``pop``, each one uninterruptible step.
-- A request's result is stored before its group commits, and whether the group has committed is told by its
-  transaction: a follower whose leader was interrupted finds out by itself, and its operation runs exactly once.
-- A wake-up is a hint. Who waits looks again every second.
-- :meth:`Writer.run_all` is for threads of the library's own, which nobody interrupts.
-- No lock is held while waiting, so a signal handler that sends waits for nothing that only its own thread could give.
+- The leader is one entry of a dict, set by ``setdefault`` and removed by ``pop``. Each is one uninterruptible step.
+- A request's result is stored before its group commits, and the group's transaction shows whether it has committed. So
+  a follower whose leader was interrupted knows the outcome, and its operation runs exactly once.
+- A wake-up is a hint. A waiting thread looks again every second.
+- :meth:`Writer.run_all` is for the library's own threads, which nobody interrupts.
+- No lock is held while waiting, so a signal handler that sends never waits for its own thread.
 """
 
 import collections
@@ -31,39 +31,40 @@ T = TypeVar("T")
 
 GROUP_MESSAGES_MAX = 10_000
 GROUP_BYTES_MAX = 64 * 1024**2
-#: Who waits for its result looks again after this time, whatever happens.
+#: A thread that waits for its result looks again after this time.
 WAIT_S_MAX = 1.0
 
-#: So long does a leader wait for those who were in the commit before: about as long as a fast disk takes.
+#: The longest time that a leader waits for the threads of the commit before: about as long as a fast disk takes.
 GATHER_S_MAX = 0.0003
 GATHER_LOOK_S = 0.00001
-#: Messages that went are a warning once in that time, for each reason.
-TELL_EVERY_US = 60_000_000
+#: Messages that expired or were dropped are reported at most once in this time, for each reason.
+WARN_EVERY_US = 60_000_000
 
 _LEADER = 0
 _LOGGER = logging.getLogger("persipubsub.writer")  # the name that programs filter by
-#: What the calling thread is just warning of. A handler of the log that lets messages go makes no further warnings.
-_TELLING = threading.local()
+#: Set while the calling thread logs a warning. If a log handler causes messages to be dropped, it causes no new
+#: warning.
+_WARNING = threading.local()
 
 
 class Write(NamedTuple):
-    """An operation to be run, how many messages it puts, and how many bytes."""
+    """An operation to run, and how many messages and bytes it puts."""
 
     operation: Callable[[Transaction], Any]
     messages: int = 0
     size_bytes: int = 0
 
 
-class _Request:  # pylint: disable=too-many-instance-attributes  # what became of it is more than one fact
-    """An operation of one thread, and what became of it."""
+class _Request:  # pylint: disable=too-many-instance-attributes  # its outcome is more than one fact
+    """An operation of one thread, and its outcome."""
 
     # Defaults in the class: a request is made for every send.
-    group: "Optional[_Group]" = None  # whose transaction runs it
+    group: "Optional[_Group]" = None  # the group whose transaction runs it
     led: "Optional[_Group]" = None  # the group that its thread leads
     result: Any = None
     error: Optional[Exception] = None
     done = False
-    woken: Optional[threading.Lock] = None  # held while its thread has nothing to do but wait
+    woken: Optional[threading.Lock] = None  # held while its thread has only to wait
 
     def __init__(self, operation: Callable[[Transaction], Any], durable: bool, messages: int, size_bytes: int) -> None:
         self.operation = operation
@@ -73,17 +74,17 @@ class _Request:  # pylint: disable=too-many-instance-attributes  # what became o
         self.thread = threading.get_ident()
 
     def is_pending(self) -> bool:
-        """Tell whether its group has ended without it, for who knows that the group has ended."""
+        """Return whether its group has ended without committing it. The caller must know that the group has ended."""
         return not self.done and self.group is not None and not self.group.committed()
 
     def prepare_to_wait(self) -> None:
-        """Let its thread, which calls this, be woken."""
+        """Prepare to be woken. The thread of the request must call this."""
         self.thread = threading.get_ident()
         self.woken = threading.Lock()
-        self.woken.acquire()  # pylint: disable=consider-using-with  # released by who wakes this thread
+        self.woken.acquire()  # pylint: disable=consider-using-with  # released by the thread that wakes this one
 
     def wake(self) -> None:
-        """Have its thread look what became of it."""
+        """Wake its thread, which then checks the outcome."""
         if self.woken is not None:
             try:
                 self.woken.release()
@@ -95,16 +96,16 @@ class _Group:
     """The requests of one transaction."""
 
     txn: Optional[Transaction] = None
-    culprit: Optional[_Request] = None  # whose operation failed
+    culprit: Optional[_Request] = None  # the request whose operation failed
 
     def __init__(self, requests: List[_Request], queued: Deque[_Request]) -> None:
         for request in requests:
             request.group = self
         self.requests = requests
-        self._queued = queued  # who may join
+        self._queued = queued  # the requests that may join
 
     def run(self, txn: Transaction) -> None:
-        """Run the operations of all requests, and of those who came while this waited for LMDB's lock."""
+        """Run the operations of all requests, also of those that were queued while this waited for LMDB's lock."""
         message_log.begin(txn)
         if txn.header.next_due_us != NEVER_US:
             delays.append_due(txn)
@@ -112,7 +113,7 @@ class _Group:
             self._join()
         self.txn, self.culprit = txn, None
         for request in self.requests:
-            request.error = None  # this may be a second try
+            request.error = None  # this may be a second attempt
             try:
                 request.result = request.operation(txn)
             except Exception:
@@ -122,14 +123,14 @@ class _Group:
                 txn.durable = True
 
     def _join(self) -> None:
-        """Take in who is queued, as far as the transaction stays within its bounds."""
+        """Add the queued requests, as far as the transaction stays within its limits."""
         messages = sum(request.messages for request in self.requests)
         size_bytes = sum(request.size_bytes for request in self.requests)
         while self._queued:
             try:
                 request = self._queued.popleft()
             except IndexError:
-                return  # an interrupted thread took itself out
+                return  # an interrupted thread removed its request
             messages += request.messages
             size_bytes += request.size_bytes
             if messages > GROUP_MESSAGES_MAX or size_bytes > GROUP_BYTES_MAX:
@@ -138,11 +139,11 @@ class _Group:
             request.group = self
             self.requests.append(request)
 
-    def apart(self, error: Exception) -> "List[_Group]":
-        """Give an error to all if it is no one's fault, or to one who is alone. Else make groups that may do better.
+    def split(self, error: Exception) -> "List[_Group]":
+        """Split the group around the request that failed. Without one, or with a single request, the error is for all.
 
-        They are to be run from the last one on: those before the culprit, which were fine, the culprit alone, and those
-        behind it. So each operation runs a few times at most, however many fail.
+        The caller must run the groups from the last one on: the requests before the culprit, which were fine, then the
+        culprit by itself, then those behind it. So each operation runs only a few times, however many fail.
         """
         if self.culprit is None or len(self.requests) == 1:
             for request in self.requests:
@@ -153,44 +154,44 @@ class _Group:
         return [_Group(part, collections.deque()) for part in parts if part]
 
     def committed(self) -> bool:
-        """Tell whether the results of the requests hold."""
+        """Return whether the results of the requests are committed."""
         return self.txn is not None and self.txn.committed
 
 
-class _Gone:
-    """The messages that went for a reason, of which a warning tells: nobody should find out by missing them."""
+class _Losses:
+    """Counts the messages that were deleted for one reason, and warns of them, so that nobody misses them unaware."""
 
     def __init__(self, text: str) -> None:
-        self._text = text  # with the path, and then the number
-        self._told_us = -TELL_EVERY_US
-        self.count = 0  # of which nobody was told yet
+        self._text = text  # a format for the path and the number
+        self._warned_us = -WARN_EVERY_US
+        self.count = 0  # not reported yet
 
     def report(self, path: pathlib.Path, at_once: bool = False) -> None:
-        """Warn of them, unless a warning came not long ago."""
+        """Warn of them, unless there was a warning recently."""
         now_us = clock.boottime_us()
-        if self.count and (at_once or now_us - self._told_us >= TELL_EVERY_US) and not hasattr(_TELLING, "gone"):
-            # Before the warning: a handler of the log may use this queue or another one, and let more go.
-            self._told_us, count, self.count = now_us, self.count, 0
-            _TELLING.gone = self
+        if self.count and (at_once or now_us - self._warned_us >= WARN_EVERY_US) and not hasattr(_WARNING, "active"):
+            # Before the warning: a log handler may use this queue or another one, and cause more losses.
+            self._warned_us, count, self.count = now_us, self.count, 0
+            _WARNING.active = True
             try:
-                _LOGGER.warning(f"{self._text} Those that go in the next %d seconds are reported together.", path,
-                                count, TELL_EVERY_US // 1_000_000)
+                _LOGGER.warning(f"{self._text} More in the next %d seconds are reported together.", path, count,
+                                WARN_EVERY_US // 1_000_000)
             finally:
-                del _TELLING.gone
+                del _WARNING.active
 
 
 class Writer:
-    """Runs the write operations of all threads of a process, and wakes those who wait for what they published."""
+    """Runs the write operations of all threads of a process, and wakes subscribers that wait for messages."""
 
-    def __init__(self, storage: Session, wakeup: Wakeup) -> None:
-        self._storage = storage
+    def __init__(self, session: Session, wakeup: Wakeup) -> None:
+        self._session = session
         self._wakeup = wakeup
-        self._company = 1  # how many threads were writing at the end of the last commit
+        self._writing = 1  # how many threads were writing at the end of the last commit
         self._leaders: Dict[int, _Request] = {}
         self._queued: Deque[_Request] = collections.deque()
-        self._expired = _Gone(
+        self._expired = _Losses(
             "Messages of the queue at %s expired, since they were older than its message timeout: %d.")
-        self._overflowed = _Gone("The queue at %s reached its high-water mark: %d messages were dropped.")
+        self._overflowed = _Losses("The queue at %s reached its high-water mark: %d messages were dropped.")
 
     def run(self,
             operation: Callable[[Transaction], T],
@@ -199,13 +200,13 @@ class Writer:
             size_bytes: int = 0) -> T:
         """Run an operation in a write transaction of its own or of a group, all of it or nothing.
 
-        If a ``KeyboardInterrupt`` comes out of this, the outcome is unknown.
+        If this raises ``KeyboardInterrupt``, the outcome is unknown.
 
         :param operation: what to do; it may be run more than once
-        :param durable: bring it to the disk, whatever the durability of the queue
+        :param durable: sync it to the disk, whatever the durability of the queue
         :param messages: how many messages it puts
         :param size_bytes: how many bytes it puts
-        :raise ReentryError: this thread is just writing: called from a signal handler or finalizer
+        :raise ReentryError: this thread is already writing: a signal handler or finalizer called this
         """
         request = _Request(operation, durable, messages, size_bytes)
         try:
@@ -219,7 +220,7 @@ class Writer:
             else:
                 self._follow(request)
         finally:
-            # Twice, for an interrupt may strike in the first.
+            # Twice: an interrupt may come in the first.
             try:
                 self._leave(request)
             finally:
@@ -234,72 +235,72 @@ class Writer:
         return result
 
     def run_all(self, writes: Sequence[Write]) -> List[Outcome]:
-        """Run operations in order, in as few transactions as they fit in; each succeeds or fails as if it were alone.
+        """Run operations in order, in as few transactions as possible. Each succeeds or fails independently.
 
         :param writes: what to do; it may be run more than once
         """
         requests = [_Request(write.operation, False, write.messages, write.size_bytes) for write in writes]
         for request in requests:
             request.prepare_to_wait()
-        # Whoever leads takes them in, be it another thread or this one with the first of them.
+        # The leader adds them to its group, whether it is another thread or this one with the first of them.
         self._queued.extend(requests)
         for request in requests:
             try:
-                self._see_through(request)
+                self._wait_until_done(request)
             finally:
                 self._leave(request)
                 request.group = request.led = None  # they are cycles of references
-        self._company = 1  # this is one thread
+        self._writing = 1  # this is one thread
         if self._expired.count or self._overflowed.count:
             self.report()
         return [Outcome(request.result, request.error) for request in requests]
 
     def report(self, at_once: bool = False) -> None:
-        """Warn of messages that went, each reason once a minute.
+        """Warn of messages that expired or were dropped, each reason once a minute.
 
-        To be called where this thread leads no more: a handler of the log may use the queue.
+        Call this only when this thread is not the leader: a log handler may use the queue.
 
-        :param at_once: also where there was a warning not long ago, since there may be no time later
+        :param at_once: warn even if there was a warning recently, since there may be no later chance
         """
-        for gone in (self._expired, self._overflowed):
-            gone.report(self._storage.path, at_once)
+        for losses in (self._expired, self._overflowed):
+            losses.report(self._session.path, at_once)
 
     def _lead(self, request: _Request) -> None:
-        """Run the request, and all that others have queued meanwhile."""
+        """Run the request, and all that other threads have queued meanwhile."""
         group = request.led = _Group([request], self._queued)
-        if self._company > len(self._queued) + 1:
+        if self._writing > len(self._queued) + 1:
             self._gather()
         try:
             self._commit(group)
         except errors.ReentryError as error:
-            # It concerns this thread alone. The others' operations are handed back.
+            # It concerns only this thread. The operations of the others are queued again.
             request.error, request.done = error, True
-        except Exception as error:  # pylint: disable=broad-exception-caught  # it belongs to the one who caused it
-            self._go_on(group, error)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # raised where it was caused
+            self._commit_parts(group, error)
         finally:
             if len(group.requests) > 1:
                 for member in group.requests:
                     member.wake()
 
-    def _go_on(self, group: _Group, error: Exception) -> None:
-        """Commit what can be committed of a group that met an error, of which nothing is done yet."""
-        left = group.apart(error)
+    def _commit_parts(self, group: _Group, error: Exception) -> None:
+        """Commit what can be committed of a group that failed. Nothing of it is committed yet."""
+        left = group.split(error)
         while left:
             part = left.pop()
             try:
                 self._commit(part)
-            except Exception as another:  # pylint: disable=broad-exception-caught  # it belongs to who caused it
-                left += part.apart(another)
+            except Exception as another:  # pylint: disable=broad-exception-caught  # as above
+                left += part.split(another)
 
     def _commit(self, group: _Group) -> None:
         if group.requests[0].messages:
             self._wakeup.give_way()
-            txn = self._storage.write(group.run)
+            txn = self._session.write(group.run)
         else:
-            txn = self._take(group)
+            txn = self._write_before_senders(group)
         for request in group.requests:
             request.done = True
-        self._company = len(group.requests) + len(self._queued)
+        self._writing = len(group.requests) + len(self._queued)
         if txn.expired or txn.overflowed:
             self._expired.count += txn.expired
             self._overflowed.count += txn.overflowed
@@ -307,38 +308,38 @@ class Writer:
             self._wakeup.notify(txn.number)
 
     def _gather(self) -> None:
-        """Wait a moment for those who were there a moment ago: the disk takes as long for all of them as for one."""
-        if self._storage.syncs:
+        """Wait a moment for the threads of the last commit: the disk takes as long for all of them as for one."""
+        if self._session.syncs:
             deadline = clock.monotonic_s() + GATHER_S_MAX
-            while self._company > len(self._queued) + 1 and clock.monotonic_s() < deadline:
+            while self._writing > len(self._queued) + 1 and clock.monotonic_s() < deadline:
                 clock.sleep(GATHER_LOOK_S)
 
-    def _take(self, group: _Group) -> Transaction:
-        """Run a group that does not send: senders of other processes give way until this one has LMDB's lock."""
+    def _write_before_senders(self, group: _Group) -> Transaction:
+        """Run a group that does not send: senders of other processes give way until this process has LMDB's lock."""
 
         def run(txn: Transaction) -> None:
-            self._wakeup.end_taking()
+            self._wakeup.end_receiving()
             group.run(txn)
 
         try:
-            self._wakeup.begin_taking()
-            return self._storage.write(run)
+            self._wakeup.begin_receiving()
+            return self._session.write(run)
         finally:
-            self._wakeup.end_taking()
+            self._wakeup.end_receiving()
 
     def _follow(self, request: _Request) -> None:
-        """Wait until a leader has run the request, or there is none."""
-        self._storage.require_no_reentry()
+        """Queue the request, and wait until a leader has run it, or become the leader and run it."""
+        self._session.require_no_reentry()
         request.prepare_to_wait()
         self._queued.append(request)
-        self._see_through(request)
+        self._wait_until_done(request)
 
-    def _see_through(self, request: _Request) -> None:
-        """Wait until a queued request was run, or run it."""
+    def _wait_until_done(self, request: _Request) -> None:
+        """Wait until a queued request is done, or become the leader and run it."""
         assert request.woken is not None
         while not request.done:
             if self._leaders.setdefault(_LEADER, request) is request:
-                # The leader has gone; it may have been interrupted after it had committed.
+                # There is no leader. The last one may have been interrupted after it had committed.
                 if not request.done and (request.group is None or request.is_pending()):
                     self._unqueue(request)
                     self._lead(request)
@@ -346,7 +347,7 @@ class Writer:
             request.woken.acquire(timeout=WAIT_S_MAX)
 
     def _leave(self, request: _Request) -> None:
-        """Hand the leadership over, and back what was not done."""
+        """Hand over the leadership, and queue again what was not done."""
         if self._leaders.get(_LEADER) is request:
             if request.led is not None:
                 for member in reversed(request.led.requests):
@@ -360,7 +361,7 @@ class Writer:
             try:
                 self._queued[0].wake()
             except IndexError:
-                pass  # somebody else has taken it up
+                pass  # another thread has taken it
 
     def _unqueue(self, request: _Request) -> None:
         try:

@@ -1,11 +1,11 @@
-"""A queue's database behind its gate: transactions of many threads, and reopening it under them."""
+"""A queue's database behind its gate: transactions of many threads, and reopening between them."""
 
 import pathlib
 import threading
 from typing import Callable, List, Optional, TypeVar
 
 from persipubsub import errors, os_errors
-from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker, write_lock_watchdog
+from persipubsub.lmdb_engine.process import files, opening_check, queue_file, unclean_marker, write_lock_watchdog
 from persipubsub.lmdb_engine.process.file_identity import FileIdentity
 from persipubsub.lmdb_engine.process.files import UseLock
 from persipubsub.lmdb_engine.process.gate import Closer, Gate
@@ -17,33 +17,33 @@ from persipubsub.lmdb_engine.records.turns import reentry_error
 
 T = TypeVar("T")
 
-#: After so many write transactions it is looked at whether the file has grown, since readers that died may be the
-#: reason, and whether the files are still the ones at the path. Looking costs some microseconds.
+#: Number of write transactions between two checks of the files. They check for growth, which dead readers may cause,
+#: and whether the files are still the ones at the path. They cost some microseconds.
 WRITES_BETWEEN_LOOKS = 16
 
-#: What is as before after it was removed can only be reported.
+#: Obstacles that are removed only once. One that comes again is raised.
 ONCE_REMOVABLE = (database.ReadersFullError, database.PanicError)
 
-# Transactions that a fork copied in mid-flight. Ending them in the child would touch what belongs to the parent.
+# What a fork copied while it was in use. Ending it in the child would change what belongs to the parent.
 _ORPHANS: List[object] = []
 
 
-class Session:  # pylint: disable=too-many-instance-attributes  # what a reopening changes, together
-    """The database of one queue in this process. Every transaction, also a read, passes its gate.
+class Session:  # pylint: disable=too-many-instance-attributes  # reopening changes them together
+    """The database of one queue in this process. Every transaction, even a read, passes its gate.
 
-    It is opened when first used: after a fork, after it was reopened, or after an error.
+    The first use after a fork, after a change of the durability or after an error opens the database again.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self._database: Optional[Database] = None
-        self._to_close: Optional[Database] = None  # the same one, also while it is being opened or closed
+        self._to_close: Optional[Database] = None  # the same one, even while it is being opened or closed
         self._use_lock: Optional[UseLock] = None
-        self._admitted = False  # whether the lock is held as somebody who uses the queue holds it
-        self._files: FileIdentity = None  # type: ignore[assignment]  # from the first opening to the end it is there
-        # A write transaction that finds the queue relaxed reopens it.
+        self._shares_use_lock = False  # whether the lock is shared, as users of the queue share it
+        self._files: FileIdentity = None  # type: ignore[assignment]  # it is set from the first opening to the end
+        # A write transaction that finds another durability reopens the database.
         self._sync = True
-        self._marked = False  # whether it is written down that commits may not be on the disk
+        self._wrote_marker = False  # whether this process wrote the unclean marker
         self._closed = False
         self._lost_in_fork = False
         self._writes = 0
@@ -55,13 +55,13 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
     def open(self) -> None:
         """Open the queue for the first time in this process.
 
-        Whatever this opens is an attribute before anything may raise, so :meth:`close` finds it. To call it again goes
-        on where an interrupt ended it.
+        Whatever this opens is an attribute before anything can raise, so :meth:`close` finds it. Calling it again
+        continues where an interrupt ended it.
         """
-        self._gate.alone(self._open)
+        self._gate.exclusively(self._open)
 
     def _open(self) -> Database:
-        """Give the database, opened if need be. To be called inside the gate, or with the gate closed."""
+        """Return the database, and open it if necessary. The caller must be inside the gate or have closed it."""
         with self._opening:
             if self._is_opening:
                 # LMDB must not be opened twice.
@@ -70,29 +70,29 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 self._is_opening = True
                 if self._database is None:
                     with os_errors.errors_about(self.path):
-                        return self._open_anew()
+                        return self._open_database()
                 return self._database
             finally:
                 self._is_opening = False
 
-    def _open_anew(self) -> Database:
+    def _open_database(self) -> Database:
         if self._closed:
             raise errors.ClosedError(f"The queue at {self.path} is closed. Open it with a new Environment.")
         if self._lost_in_fork:
             raise errors.ForkError(
-                f"This process was forked while a transaction on the queue at {self.path} was going on, so it cannot "
-                "use the queue. Fork while no thread uses the queue, or start the process with multiprocessing's spawn "
-                "or forkserver.")
-        self._close_database()  # of which an interrupt may have left a part
+                f"This process was forked during a transaction on the queue at {self.path}, so it cannot use the "
+                "queue. Fork while no thread uses the queue, or start the process with multiprocessing's spawn or "
+                "forkserver.")
+        self._close_database()  # an interrupt may have left a part of it
         self.require_files()
         if not files.was_opened(self.path):
-            # Nothing is left beside what is not ours.
+            # Leave no new files in a directory that is not a queue.
             files.require_no_links(self.path)
-            opening_check.require_queue(self.path / files.DATA_FILE, SubDatabases._fields)
+            queue_file.require_queue(self.path / files.DATA_FILE, SubDatabases._fields)
         mode = files.data_file_mode(self.path)
-        if not self._admitted:
-            self._admit(mode)
-        self.require_files()  # until the lock was there, somebody could compact it
+        if not self._shares_use_lock:
+            self._share_use_lock(mode)
+        self.require_files()  # until this process had the lock, another one could compact the queue
         files.allocate(self.path / files.LOCK_FILE, database.LOCK_FILE_BYTES, mode)
         if self._files is None:
             self._files = FileIdentity(self.path)
@@ -102,69 +102,70 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._database = opened
         return opened
 
-    def _admit(self, mode: int) -> None:
-        """Take ``use.lock`` with others once the queue is fit for use. On an error the lock is not held at all."""
+    def _share_use_lock(self, mode: int) -> None:
+        """Share ``use.lock`` once the opening check has passed. On an error the lock is not held at all."""
         if self._use_lock is None:
             self._use_lock = UseLock(self.path, mode)
         try:
-            opening_check.admit(self.path, self._use_lock)
-            self._admitted = True
+            opening_check.check_and_share(self.path, self._use_lock)
+            self._shares_use_lock = True
         finally:
-            # Twice, for an interrupt may come in the first.
+            # Twice: an interrupt may come in the first.
             try:
-                if not self._admitted:
-                    self._give_back_use_lock()
+                if not self._shares_use_lock:
+                    self._release_use_lock()
             finally:
-                if not self._admitted:
-                    self._give_back_use_lock()
+                if not self._shares_use_lock:
+                    self._release_use_lock()
 
-    def _give_back_use_lock(self) -> None:
-        self._admitted = False
+    def _release_use_lock(self) -> None:
+        self._shares_use_lock = False
         if self._use_lock is not None:
             self._use_lock.close()
             self._use_lock = None
 
     @property
     def syncs(self) -> bool:
-        """Tell whether commits wait for the disk, as far as this process knows."""
+        """Return whether commits wait for the disk, as far as this process knows."""
         return self._sync
 
     def close(self) -> None:
-        """Close the database once the transactions inside have ended. To call it again ends what was interrupted."""
-        self._gate.alone(self._close)
+        """Close the database once all transactions have ended. Calling it again finishes an interrupted close."""
+        self._gate.exclusively(self._close)
 
     def _close(self) -> None:
         self._closed = True
         self._watchdog.close()
         self._close_database()
         try:
-            # A mark that lies there now may be another queue's.
-            if self._admitted and self._files is not None and self._files.are_there() and self._be_alone():
+            # The marker at the path may be another queue's.
+            if (self._shares_use_lock and self._files is not None and self._files.are_there()
+                    and self._lock_exclusively()):
                 unclean_marker.remove(self.path)
         finally:
-            # Twice, for an interrupt may come in the first: the lock may be held alone, and then all others wait.
+            # Twice: an interrupt may come in the first. All others wait while the lock is held exclusively.
             try:
-                self._let_go()
+                self._release()
             finally:
-                self._let_go()
+                self._release()
 
-    def _be_alone(self) -> bool:
-        return self._use_lock is not None and self._use_lock.try_alone()
+    def _lock_exclusively(self) -> bool:
+        return self._use_lock is not None and self._use_lock.try_exclusive()
 
-    def _let_go(self) -> None:
-        self._give_back_use_lock()
+    def _release(self) -> None:
+        self._release_use_lock()
         if self._files is not None:
             self._files.close()
-            self._files = None  # type: ignore[assignment]  # it has ended
+            self._files = None  # type: ignore[assignment]  # the session has ended
 
     @property
     def is_closing(self) -> bool:
-        """Tell whether closing has begun; it cannot be opened any more."""
+        """Return whether closing has begun. Then it cannot be opened again."""
         return self._closed
 
     @property
     def is_closed(self) -> bool:
-        """Tell whether closing has ended."""
+        """Return whether closing has ended."""
         return self._closed and self._to_close is None and self._use_lock is None and self._files is None
 
     def read(self, operation: Callable[[Transaction], T]) -> T:
@@ -183,8 +184,8 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             except layouts.DECODING_ERRORS as error:
                 raise errors.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
-                # Twice, for an interrupt may strike in the first. Where it has ended, nothing is called: an interrupt
-                # could strike before the call does anything.
+                # Twice: an interrupt may come in the first. After the normal end nothing is called, since an interrupt
+                # could come before the call does anything.
                 if txn in self._gate.inside:
                     try:
                         self._end(txn)
@@ -192,11 +193,11 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                         self._end(txn)
             self._remove(obstacle)
 
-    # pylint: disable-next=too-many-branches  # wherever an interrupt strikes: in one place
+    # pylint: disable-next=too-many-branches  # wherever an interrupt comes, one place handles it
     def write(self, operation: Callable[[Transaction], None]) -> Transaction:
-        """Run an operation in a write transaction: all of it is committed, or nothing. Give the transaction.
+        """Run an operation in a write transaction: all of it is committed, or nothing. Return the transaction.
 
-        It may be run again where LMDB's map had to grow first.
+        The operation runs again if LMDB's map had to grow first.
         """
         obstacle = None
         while True:
@@ -208,13 +209,14 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                 if not write_lock_watchdog.THREADS:
                     write_lock_watchdog.start()
                 opened.begin(txn, True)
-                # LMDB's flag is fixed at open: one relaxed writer beside durable ones can destroy the file.
+                # LMDB's flag is fixed at opening. A writer that does not sync, beside others that do, can destroy the
+                # file.
                 fits = opened.sync_commits == (txn.header.durability == layouts.POWER_LOSS)
                 if fits:
                     self._files.require_for_write(thoroughly=self._writes % WRITES_BETWEEN_LOOKS == 0)
-                    if not opened.sync_commits and not self._marked:
+                    if not opened.sync_commits and not self._wrote_marker:
                         unclean_marker.write(self.path, files.data_file_mode(self.path))
-                        self._marked = True
+                        self._wrote_marker = True
                     operation(txn)
                     txn.commit()
                     if txn.durable and not opened.sync_commits:
@@ -224,13 +226,13 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
                         opened.clear_stale_readers_if_grown()
                     self._gate.leave(txn)
                     return txn
-            except (*database.LMDB_ERRORS, MemoryError) as error:  # of memory, it is luck who notices first
+            except (*database.LMDB_ERRORS, MemoryError) as error:  # either may notice first that memory is short
                 obstacle = self._obstacle(error, obstacle, txn.committed or txn.commit_failed and opened.gave_up())
             except layouts.DECODING_ERRORS as error:
                 raise errors.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
-                # Twice, for an interrupt may strike in the first. Where it has ended, nothing is called: an interrupt
-                # could strike before the call does anything.
+                # Twice: an interrupt may come in the first. After the normal end nothing is called, since an interrupt
+                # could come before the call does anything.
                 if txn in self._gate.inside:
                     try:
                         self._end(txn)
@@ -246,18 +248,19 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
 
         :raise ReplacedError: they were deleted or replaced
         """
-        if self._files is not None:  # else it is just being opened for the first time
+        if self._files is not None:  # else this is the first opening
             self._files.require()
 
     def require_no_reentry(self) -> None:
         """Make sure that the calling thread may wait for the transactions of others.
 
-        :raise ReentryError: they may be waiting for it: it is in a transaction or a fork, or reopens the database
+        :raise ReentryError: they may be waiting for this thread, which is in a transaction or a fork, or reopens
+            the database
         """
         self._gate.require_no_reentry()
 
     def _waiting(self) -> List[Transaction]:
-        """List the transactions that have not begun."""
+        """Return the transactions that have not begun."""
         return [token for token in list(self._gate.inside) if isinstance(token, Transaction) and not token.has_begun]
 
     def _end(self, txn: Transaction) -> None:
@@ -265,9 +268,9 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._gate.leave(txn)
 
     def _obstacle(self, error: Exception, before: Optional[Exception], unknown: bool = False) -> Exception:
-        """Give an error that can be removed, or raise it as one of ours.
+        """Return an error whose cause can be removed, or raise it as an error of this library.
 
-        :param before: what was removed last
+        :param before: the error whose cause was removed last
         :param unknown: whether the changes are stored
         """
         error = database.unwrapped(error)
@@ -277,9 +280,9 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         return error
 
     def _remove(self, obstacle: Optional[Exception]) -> None:
-        self._gate.alone(lambda: self._remove_alone(obstacle))
+        self._gate.exclusively(lambda: self._remove_exclusively(obstacle))
 
-    def _remove_alone(self, obstacle: Optional[Exception]) -> None:
+    def _remove_exclusively(self, obstacle: Optional[Exception]) -> None:
         try:
             if isinstance(obstacle, database.MapFullError):
                 self._open().grow()
@@ -290,24 +293,24 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             else:
                 self._open().clear_stale_readers()
         except (database.LmdbError, MemoryError) as error:
-            # Where a larger map finds no address space, LMDB has none at all now. The next use opens it again.
+            # If a larger map found no address space, LMDB has no map at all. The next use opens it again.
             self._close_database()
             database.raise_translated(error, self.path)
 
     def _reopen(self, sync: bool) -> None:
-        self._gate.alone(lambda: self._reopen_alone(sync))
+        self._gate.exclusively(lambda: self._reopen_exclusively(sync))
 
-    def _reopen_alone(self, sync: bool) -> None:
+    def _reopen_exclusively(self, sync: bool) -> None:
         if self._sync != sync:
             self._close_database(synced=True)
         self._sync = sync
 
     def _close_database(self, synced: bool = False) -> None:
-        # Forgotten first: an interrupt must not leave a closed one behind, which nobody would open again.
+        # Cleared first: an interrupt must not leave a closed database behind, which nobody would open again.
         self._database = None
         opened = self._to_close
         if opened is not None and self._files is not None and not self._files.holds():
-            # The numbers of LMDB's descriptors may be those of other files by now, which it would close.
+            # The numbers of LMDB's descriptors may belong to other files by now, which LMDB would close.
             _ORPHANS.append(opened)
             self._to_close = None
             return
@@ -318,7 +321,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             except database.LmdbError as error:
                 database.raise_translated(error, self.path, unknown=True)
             finally:
-                # Twice, for an interrupt may come in the first.
+                # Twice: an interrupt may come in the first.
                 try:
                     opened.close()
                 finally:
@@ -326,7 +329,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             self._to_close = None
 
     def reader_lag(self) -> int:
-        """Count the commits since the read began that goes on longest, in whatever process."""
+        """Return the number of commits since the oldest active read of any process began."""
         token = object()
         try:
             self._gate.enter(token)
@@ -350,7 +353,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
     # Forks
 
     def before_fork(self, closer: Closer, timeout_s: float) -> None:
-        """Keep transactions out, and wait a while until none is going on: then the child may close what it inherits."""
+        """Keep transactions out, and wait a limited time for active ones. Without any, the child may close all."""
         self._gate.close(closer, timeout_s)
 
     def after_fork_in_parent(self, closer: Closer) -> None:
@@ -358,10 +361,10 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
         self._gate.open(closer)
 
     def after_fork_in_child(self) -> None:
-        """Let go of what was inherited; the database is opened again on first use. Twice is once."""
+        """Drop what was inherited. The first use opens the database again. Calling this twice is harmless."""
         self._opening = threading.RLock()
         self._is_opening = False
-        self._marked = False  # the mark may go before the child has use.lock again
+        self._wrote_marker = False  # the unclean marker may be removed before the child has use.lock again
         if self._gate.was_quiet():
             self._close_database()
             use_lock, self._use_lock = self._use_lock, None
@@ -375,6 +378,6 @@ class Session:  # pylint: disable=too-many-instance-attributes  # what a reopeni
             for token in inside:
                 if isinstance(token, Transaction):
                     _ORPHANS.append(token.disown())
-        self._admitted = False
-        # Last, so that an interrupt before it has all of this done again.
+        self._shares_use_lock = False
+        # Last, so that all of this is done again if an interrupt comes before it.
         self._gate = Gate()

@@ -1,8 +1,8 @@
-"""The mark ``unclean``: some commit of this boot was not brought to the disk, so the next boot has to look closely.
+"""The unclean marker: a commit of this boot may not be on the disk, so the queue must be verified after the next boot.
 
-A mark inside LMDB would not help: after a power cut such a file opens without an error, and its databases are gone.
-Whoever commits without waiting for the disk writes the mark first. It is removed only by who has ``use.lock`` alone,
-after everything was brought to the disk, or was found to be sound.
+A marker inside LMDB would not help: after a power cut such a file may open without an error, with its databases lost.
+A process that commits without waiting for the disk writes the marker first. Only the holder of the exclusive
+``use.lock`` removes it, after everything was synced to the disk or found to be sound.
 """
 
 import os
@@ -13,16 +13,16 @@ from persipubsub.lmdb_engine.process import files
 
 
 def write(path: pathlib.Path, mode: int) -> None:
-    """Write down, durably, that commits of this boot may not be on the disk.
+    """Record durably that commits of this boot may not be on the disk.
 
-    :param mode: of the file
+    :param mode: mode of the file
     :raise PathError: it cannot be written, or is a link
     """
     file = path / files.UNCLEAN_FILE
     try:
         fd = files.open_or_create(file, mode)
         try:
-            # Several processes may do it at one time: all write the same bytes to the same place.
+            # Several processes may do this at the same time: all write the same bytes.
             os.pwrite(fd, clock.boot_id(), 0)
             os.fsync(fd)
         finally:
@@ -33,7 +33,7 @@ def write(path: pathlib.Path, mode: int) -> None:
 
 
 def of_other_boot(path: pathlib.Path) -> bool:
-    """Tell whether there is a mark of another boot, or one that is broken.
+    """Return whether there is an unclean marker of another boot, or a broken one.
 
     :raise PathError: it cannot be read, or is a link
     """
@@ -52,9 +52,11 @@ def of_other_boot(path: pathlib.Path) -> bool:
 
 
 def remove(path: pathlib.Path) -> None:
-    """Bring the data file to the disk, and remove the mark if there is one. Who calls has ``use.lock`` alone.
+    """Sync the data file to the disk, and remove the unclean marker, if any.
 
-    :raise PathError: this user may not
+    The caller must hold ``use.lock`` exclusively.
+
+    :raise PathError: this user may not remove it
     """
     if not os.path.lexists(path / files.UNCLEAN_FILE):
         return
@@ -63,6 +65,6 @@ def remove(path: pathlib.Path) -> None:
         (path / files.UNCLEAN_FILE).unlink(missing_ok=True)
         files.sync(path)
     except FileNotFoundError:
-        pass  # the queue was deleted meanwhile, and nobody will open it
+        pass  # the queue was deleted meanwhile, so nobody will open it
     except OSError as error:
         raise os_errors.path_error(error, path / files.UNCLEAN_FILE) from error

@@ -1,22 +1,22 @@
-"""Waiting for a commit, and telling those who wait, in all processes; and giving way to those who take.
+"""Wait for a commit, and wake waiting subscribers, in all processes. Let receiving processes write before senders.
 
-Three 32-bit words stand in the file ``wakeup``, which every process maps:
+Every process maps the file ``wakeup``. It begins with three 32-bit words:
 
-- *published*: the low bits of the id of the last transaction that published something. It has its own value after
-  each publication. (A counter would lose wake-ups: Python cannot add to shared memory in one step.)
-- *waiting*: 1 if somebody may sleep, so that a publisher need not ask the kernel each time.
-- *claimed*: the low bits of the due time of the delayed message that one of those who wait is about to append to the
-  log, so that not all of them do. It may be that two of them do, or that the one dies: the others look again soon.
+- *published*: the low bits of the id of the last transaction that published something, so it changes with each
+  publication. (A counter would lose wake-ups: Python cannot add to shared memory in one step.)
+- *waiting*: 1 if a subscriber may sleep, so that a publisher need not ask the kernel each time.
+- *claimed*: the low bits of the due time of a delayed message that one waiting subscriber is about to append to the
+  log, so that not all of them do. Two may do it, or the one may die: the others check again soon.
 
-Who waits reads *published*, then sets *waiting*, then looks into the queue, then sleeps if *published* is as it was.
-Who publishes commits, then reads *waiting* and resets it, then sets *published*, then wakes if it was set. So whenever
-*waiting* is reset under somebody, *published* changes afterwards, and it does not sleep or is woken. Nobody sleeps
-longer than a second all the same: a publisher may be killed between commit and wake-up.
+A subscriber reads *published*, sets *waiting*, looks into the queue, and sleeps if *published* is unchanged. A
+publisher commits, reads and resets *waiting*, sets *published*, and wakes the sleepers if *waiting* was set. So
+whenever *waiting* is reset under a subscriber, *published* changes afterwards, and the subscriber does not sleep or is
+woken. Nobody sleeps longer than a second, since a publisher may be killed between the commit and the wake-up.
 
-LMDB's write lock is not fair: a process that sends without a pause has it again before another one, which waits for it,
-is awake. It would get one message in two milliseconds. So who takes says so in a byte of the same file while it waits
-for the lock, and who is about to send lets it go first. Senders do not give way to each other, since that would cost
-them most of their speed.
+LMDB's write lock is not fair: a process that sends without a pause gets it again before a waiting process is awake.
+That process would get one message in two milliseconds. So a receiving process sets a byte of the same file while it
+waits for the lock, and a sender lets it write first. Senders do not give way to each other, since that would cost them
+most of their speed.
 """
 
 import logging
@@ -32,23 +32,23 @@ from persipubsub.lmdb_engine.process import files
 FILE_BYTES = mmap.PAGESIZE
 POLLING_DELAY_S_MIN = 0.0002
 POLLING_DELAY_S_MAX = 0.02
-#: Where the file cannot be mapped, the time between two tries.
+#: Where the file cannot be mapped, the time between two attempts.
 TRY_EVERY_S = 1.0
 
-#: So long does a sender wait until a process that takes had its turn. A sleep would be longer.
+#: The longest time that a sender waits for a receiving process to write. A sleep would be longer.
 GIVE_WAY_S_MAX = 0.0002
 
 _PUBLISHED = 0
 _WAITING = 1
 _CLAIMED = 2
-# One byte for each process that takes, by its number. Two that share one may be passed over now and then.
-_TAKING = slice(64, 128)
-_NOBODY = bytes(_TAKING.stop - _TAKING.start)
+# One byte for each receiving process, by its number. Two that share a byte may occasionally be ignored.
+_RECEIVING = slice(64, 128)
+_NOBODY = bytes(_RECEIVING.stop - _RECEIVING.start)
 _LOGGER = logging.getLogger("persipubsub.wakeup")  # the name that programs filter by
 
 
 class Wakeup:
-    """How the waiting subscribers of all processes learn that something was published."""
+    """Wakes the waiting subscribers of all processes when something is published."""
 
     def __init__(self, path: pathlib.Path, mode: int) -> None:
         self._path = path
@@ -58,7 +58,7 @@ class Wakeup:
         self._map()
 
     def _map(self) -> "Optional[_Words]":
-        """Map the file unless that has just failed: what a process lacks when it opens the queue, it may have later."""
+        """Map the file unless that has just failed. It may work later, for example once descriptors are free."""
         now_s = clock.monotonic_s()
         if self._next_try_s is None or now_s >= self._next_try_s:
             try:
@@ -66,36 +66,37 @@ class Wakeup:
             except (OSError, ImportError, errors.StorageError) as error:
                 if self._next_try_s is None:
                     _LOGGER.warning(
-                        "Waiting on the queue at %s polls every %g s, and others wait as long for what this process "
-                        "sends: there is no wake-up (%s). It is tried again.", self._path, POLLING_DELAY_S_MAX, error)
+                        "There is no wake-up for the queue at %s (%s). Subscribers of this process poll every %g s, "
+                        "and others may wait up to a second for what this process sends. It is tried again.",
+                        self._path, error, POLLING_DELAY_S_MAX)
                 self._next_try_s = now_s + TRY_EVERY_S
         return self._words
 
     def notify(self, transaction_id: int) -> None:
-        """Tell those who wait that this transaction published something."""
+        """Wake the waiting subscribers: this transaction published something."""
         words = self._words or self._map()
         if words is not None:
             words.publish(transaction_id)
 
     def give_way(self) -> None:
-        """Let processes that wait for LMDB's lock to take messages go first. To be called before a send."""
+        """Let processes that wait for LMDB's lock to receive messages go first. Call this before a send."""
         if self._words is not None:
             self._words.give_way()
 
-    def begin_taking(self) -> None:
-        """Say that this process takes messages, so that senders of other processes give way."""
+    def begin_receiving(self) -> None:
+        """Announce that this process receives messages, so that senders of other processes give way."""
         if self._words is not None:
-            self._words.say_taking(True)
+            self._words.announce_receiving(True)
 
-    def end_taking(self) -> None:
-        """Say that it has taken them."""
+    def end_receiving(self) -> None:
+        """Announce that it does not wait for LMDB's lock any longer."""
         if self._words is not None:
-            self._words.say_taking(False)
+            self._words.announce_receiving(False)
 
     def watch(self, longest_sleep_s: float) -> "Union[FutexWatch, PollingWatch]":
         """Prepare to wait.
 
-        :param longest_sleep_s: a bound for the time between two looks where there is no wake-up
+        :param longest_sleep_s: the longest time between two looks where there is no wake-up
         """
         words = self._words or self._map()
         if words is None or clock.cooperative_sleep() is not None:
@@ -104,7 +105,7 @@ class Wakeup:
 
 
 class _Words:
-    """The two words of the mapped file."""
+    """The words and bytes of the mapped file."""
 
     def __init__(self, file: pathlib.Path, mode: int) -> None:
         # Imported here: whoever only sets up a queue needs no ctypes.
@@ -112,7 +113,7 @@ class _Words:
 
         from persipubsub.lmdb_engine.process import futex
         if not futex.AVAILABLE:
-            raise OSError("this platform has no futex that is known here")
+            raise OSError("there is no futex for this platform")
         files.allocate(file, FILE_BYTES, mode)
         fd = files.open_or_create(file, mode)
         try:
@@ -121,13 +122,13 @@ class _Words:
             os.close(fd)
         self._futex = futex
         self._mapped = mapped
-        # Of processes that did not get their turn when they were given way: they may be dead.
+        # The bytes of processes that did not write when a sender gave way: they may be dead.
         self._passed_over = _NOBODY
         self._words = memoryview(mapped).cast("I")
         self._address = ctypes.addressof(ctypes.c_uint32.from_buffer(mapped))
 
     def publish(self, transaction_id: int) -> None:
-        """Store what was published, and wake who sleeps. The order matters: see the module's docstring."""
+        """Store what was published, and wake the sleepers. The order matters: see the module's docstring."""
         words = self._words
         somebody_waits = words[_WAITING]
         if somebody_waits:
@@ -137,38 +138,38 @@ class _Words:
             self._futex.wake(self._address)
 
     def arm(self) -> int:
-        """Announce somebody who is about to look and then to sleep; give what was published last."""
+        """Announce a subscriber that is about to look and then to sleep. Return what was published last."""
         published = self._words[_PUBLISHED]
         self._words[_WAITING] = 1
         return published
 
     def reserve(self, due_us: int) -> bool:
-        """Take it upon oneself to append what is due; tell whether nobody else did."""
+        """Claim the appending of what is due. Return whether no other process had claimed it."""
         claimed = due_us & 0xFFFFFFFF
         is_free = self._words[_CLAIMED] != claimed
         self._words[_CLAIMED] = claimed
         return is_free
 
     def give_way(self) -> None:
-        """Wait until one of those who take had its turn, but not for long."""
-        taking = self._mapped[_TAKING]
-        if taking == _NOBODY:
+        """Wait a short time until one of the receiving processes has written."""
+        receiving = self._mapped[_RECEIVING]
+        if receiving == _NOBODY:
             self._passed_over = _NOBODY
-        if taking == self._passed_over:
+        if receiving == self._passed_over:
             return
         deadline = clock.monotonic_s() + GIVE_WAY_S_MAX
         while clock.monotonic_s() < deadline:
             clock.sleep(0)  # other threads may run
-            if self._mapped[_TAKING] != taking:
+            if self._mapped[_RECEIVING] != receiving:
                 return
-        self._passed_over = taking
+        self._passed_over = receiving
 
-    def say_taking(self, taking: bool) -> None:
-        """Say whether this process takes messages."""
-        self._mapped[_TAKING.start + os.getpid() % len(_NOBODY)] = taking
+    def announce_receiving(self, receiving: bool) -> None:
+        """Announce whether this process waits for LMDB's lock to receive messages."""
+        self._mapped[_RECEIVING.start + os.getpid() % len(_NOBODY)] = receiving
 
     def sleep(self, published: int, timeout_s: float) -> None:
-        """Sleep until something else was published."""
+        """Sleep until something else is published."""
         self._futex.wait(self._address, published, timeout_s)
 
 
@@ -184,11 +185,11 @@ class FutexWatch:
         self._published = self._words.arm()
 
     def wait(self, timeout_s: float) -> None:
-        """Sleep until something else was published."""
+        """Sleep until something else is published."""
         self._words.sleep(self._published, timeout_s)
 
     def reserve(self, due_us: int) -> bool:
-        """Tell whether nobody else who waits appends what is due then."""
+        """Return whether no other waiting subscriber appends what is due then."""
         return self._words.reserve(due_us)
 
     def close(self) -> None:
@@ -196,7 +197,7 @@ class FutexWatch:
 
 
 class PollingWatch:
-    """Waits by sleeping, a little longer each time."""
+    """Waits by sleeping, each time a little longer."""
 
     def __init__(self, longest_sleep_s: float) -> None:
         self._longest_sleep_s = min(longest_sleep_s, POLLING_DELAY_S_MAX)
@@ -211,7 +212,7 @@ class PollingWatch:
         self._delay_s = min(self._delay_s * 2, POLLING_DELAY_S_MAX)
 
     def reserve(self, _due_us: int) -> bool:
-        """Tell that nobody else is known to append what is due."""
+        """Return True: nobody else is known to append what is due."""
         return True
 
     def close(self) -> None:

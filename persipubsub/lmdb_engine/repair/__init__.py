@@ -1,1 +1,1 @@
-"""What reads and writes files without the rest: recovery, compaction, migration."""
+"""Recovery, compaction and migration: code that reads and writes the files of closed queues."""

@@ -1,20 +1,20 @@
-"""Making the file of a queue as small as what is in it. It never shrinks by itself: free pages are used again."""
+"""Shrink the file of a queue to the size of its content. It never shrinks by itself: free pages are reused."""
 
 import os
 import pathlib
 from typing import Tuple, Union
 
 from persipubsub.engine import checks
-from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
+from persipubsub.lmdb_engine.process import files, opening_check, queue_file, unclean_marker
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.transaction import SubDatabases
 
 
 def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
-    """Write the queue anew without free pages, and put it in the place of the old one.
+    """Write the queue again without free pages, and replace the old file.
 
-    Every page is verified first, so a damaged queue stays as it is. Whatever ends the call early, the old queue is
-    there or the new one. Room for both is needed meanwhile.
+    Every page is verified first, so a damaged queue stays as it is. If the call is interrupted, either the old queue or
+    the new one is there. The disk must have room for both.
 
     :param path: the directory of the queue
     :return: the size of the data file before and after, bytes
@@ -22,19 +22,19 @@ def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
     :raise ArgumentError: empty, or with a NUL
     :raise NotInitializedError: there is no queue
     :raise InUseError: somebody has the queue open
-    :raise PathError: one of its files is a link, or this user may not
+    :raise PathError: one of its files is a link, or this user may not access them
     :raise FormatError: the files are not a queue of this version
     :raise DamagedError: the queue is damaged
-    :raise DiskFullError: there is no room; the queue is as before
+    :raise DiskFullError: there is no room; the queue is unchanged
     """
     directory = pathlib.Path(os.path.abspath(checks.directory(path)))
     data_file = directory / files.DATA_FILE
-    with opening_check.alone(directory, "compacted"):
+    with opening_check.exclusively(directory, "compacted"):
         if unclean_marker.of_other_boot(directory):
             opening_check.require_sound(directory)
         else:
-            # The copy takes the place of the file. LMDB copies some damaged pages without an error.
-            opening_check.require_queue(data_file, SubDatabases._fields)
+            # The copy replaces the file, and LMDB copies some damaged pages without an error.
+            queue_file.require_queue(data_file, SubDatabases._fields)
             opening_check.require_sound_pages(directory)
         before = data_file.stat().st_size
         with files.new_data_file(directory, files.data_file_mode(directory)) as new_file:

@@ -1,4 +1,4 @@
-"""What a queue of persipubsub 1.0.0 holds, read from its data file without LMDB: nothing in its directory changes.
+"""Read a queue of persipubsub 1.0.0 from its data file without LMDB: nothing in its directory changes.
 
 ==================  ===================  =========================================================================
 sub-database        key                  value
@@ -10,9 +10,9 @@ that name           message key          nothing: the message is pending for the
 ``data_db``         message key          payload
 ==================  ===================  =========================================================================
 
-Numbers are big-endian in 8 bytes. A message key is the time of sending as decimal text, in seconds, and directly behind
-it the 36 characters of a random UUID. ``meta_db`` has the same time in whole seconds, and ``pending_db`` counts what
-the subscribers' own databases say: neither is read.
+Numbers are big-endian in 8 bytes. A message key is the time of sending as decimal text, in seconds, followed directly
+by the 36 characters of a random UUID. ``meta_db`` has the same time in whole seconds, and ``pending_db`` counts the
+records of the subscribers' own databases. Neither is read.
 """
 
 import decimal
@@ -28,25 +28,25 @@ from persipubsub.lmdb_engine.records.page_file import SUB_DATABASE, Node, PageEr
 from persipubsub.queue import MESSAGE_BYTES_MAX, HighWaterMark, Strategy
 
 SUB_DATABASES = frozenset((b"queue_db", b"subscriber_db", b"data_db", b"meta_db", b"pending_db"))
-#: Larger ones mean the same: none.
+#: Larger numbers mean the same: no limit.
 LIMITS = (("message_timeout", int(HighWaterMark.MESSAGE_TIMEOUT_S_MAX)),
           ("max_messages", HighWaterMark.MAX_MESSAGES_MAX), ("hwm_db_size", HighWaterMark.HWM_DB_SIZE_BYTES_MAX))
 _KEY = re.compile(rb"([0-9]{1,20}(?:\.[0-9]+)?).{36}", re.DOTALL)
 
 
 def sent_s(key: bytes) -> decimal.Decimal:
-    """Give the time of sending in a message key: seconds since the epoch, by the sender's clock without time zone.
+    """Return the time of sending in a message key: seconds since the epoch, by the sender's clock without time zone.
 
-    :raise PageError: it is no message key
+    :raise PageError: it is not a message key
     """
     match = _KEY.fullmatch(key)
     if match is None:
-        raise PageError(f"{key!r} is no key of a message")
+        raise PageError(f"{key!r} is not the key of a message")
     return decimal.Decimal(match[1].decode())
 
 
 class LegacyMessage(NamedTuple):
-    """A message whose payload is there: when it was sent, and where it lies."""
+    """A message whose payload exists: when it was sent, and where it is stored."""
 
     sent_s: decimal.Decimal
     page: int
@@ -54,10 +54,10 @@ class LegacyMessage(NamedTuple):
 
 
 class LegacyQueue:
-    """The records of a queue; payloads stay in the file until they are asked for.
+    """The records of a queue. Payloads stay in the file until they are needed.
 
     :raise PageError: something cannot be read
-    :raise FormatError: a name or a number is none that a queue of this version can have
+    :raise FormatError: a queue of this version cannot have one of the names or numbers
     """
 
     def __init__(self, opened: PageFile) -> None:
@@ -76,11 +76,11 @@ class LegacyQueue:
             node.key: LegacyMessage(sent_s(node.key), number, index)
             for number, _, index, node in self._nodes(roots[b"data_db"])
         }
-        #: The keys of what is pending for each subscriber, also of messages that are not there.
+        #: The keys of the pending messages of each subscriber, even of messages that do not exist.
         self.pending: Dict[str, Set[bytes]] = {}
         for _, _, _, subscriber in self._nodes(roots[b"subscriber_db"]):
             name = _identifier(subscriber.key)
-            # One that is not there is one to which nobody has sent anything.
+            # A subscriber without a database never got a message.
             root = roots.get(subscriber.key, page_file.NO_ROOT)
             self.pending[name] = {node.key for _, _, _, node in self._nodes(root)}
 
@@ -97,14 +97,14 @@ class LegacyQueue:
         return self._file.value(page, nodes[where.node], MESSAGE_BYTES_MAX)
 
     def changed(self) -> bool:
-        """Tell whether somebody has committed since this was made: then what was read may be a mixture.
+        """Return whether somebody has committed since this object was created. Then what was read may be inconsistent.
 
-        LMDB writes to no page of the newest commit, so without another commit all of it is as it was.
+        LMDB never changes a page of the newest commit, so without another commit all of it is unchanged.
         """
         return self._file.newest_meta() != self._meta
 
     def _nodes(self, root: int) -> Iterator[Tuple[int, bytes, int, Node]]:
-        """Iterate over the records of a tree: number of the page, page, index in it, record."""
+        """Iterate over the records of a tree: number of the page, page, index in the page, record."""
         problems: List[str] = []
         for number, page in self._file.leaves(root, set(), problems):
             for index, node in enumerate(self._file.nodes(page)):
@@ -121,7 +121,7 @@ class LegacyQueue:
             timeout, messages, size = (min(NUMBER.unpack(fields[name])[0], limit) for name, limit in LIMITS)
             return HighWaterMark(timeout, messages, size), Strategy[fields["strategy"].decode("ascii")]
         except errors.ArgumentError as error:
-            raise errors.FormatError(f"The configuration of the queue is none of this version: {error}") from error
+            raise errors.FormatError(f"A queue of this version cannot have this configuration: {error}") from error
         except (KeyError, ValueError, struct.error) as error:
             raise PageError(f"the configuration is broken ({error!r})") from error
 
@@ -132,9 +132,9 @@ def _identifier(name: bytes) -> str:
         checks.identifier(identifier)
     except ValueError as error:
         raise errors.FormatError(
-            f"The queue has a subscriber that no queue of this version can have: {error}") from error
+            f"The queue has a subscriber that a queue of this version cannot have: {error}") from error
     if name in SUB_DATABASES:
         raise errors.FormatError(
-            f"The queue has a subscriber {identifier!r}, for which persipubsub 1.0.0 wrote into its own records: what "
-            "is the subscriber's cannot be told from what is the queue's. Remove it with persipubsub 1.0.0.")
+            f"The queue has a subscriber {identifier!r}, for which persipubsub 1.0.0 wrote into the queue's own "
+            "records. The records of the two cannot be distinguished. Remove the subscriber with persipubsub 1.0.0.")
     return identifier

@@ -1,19 +1,20 @@
-"""Taking a queue of persipubsub 1.0.0 over into a new directory.
+"""Migrate a queue of persipubsub 1.0.0 into a new directory.
 
-**Order and places.** Of old, each subscriber had a list of its own of what is pending; now it is a place in one log,
-and all that lies behind is pending. So the messages have to lie in an order in which what each subscriber awaits is the
-end of the log. That is the order of sending (by the time in the key, then by the key), or else the order of the keys'
-bytes, in which 1.0.0 handed messages out, and which differs where a time has fewer decimals than the next.
+**Order and cursors.** In 1.0.0, each subscriber had its own list of pending messages. Now a subscriber has a cursor in
+one log, and all messages from the cursor on are pending. So the log needs an order in which the pending messages of
+each subscriber are the last ones. That is the order of sending (by the time in the key, then by the key). Or it is the
+order of the keys' bytes, in which 1.0.0 handed out messages. The two differ where a time has fewer decimals than the
+next.
 
-Where neither is such an order, there may be none: 1.0.0 let a subscriber take a later message before an earlier one was
-committed, and left one that was added later out of what others sent. Then the subscriber is put before the first
-message that it awaits. It loses none, and gets them in order, but also those between, which it had taken or was never
-meant to get. Both are within what a queue promises: every message to every subscriber, in order, at least once. Of the
-two orders the one with fewer such messages is taken, and :class:`Report` counts them.
+There may be no such order: 1.0.0 let a subscriber acknowledge a later message before an earlier one was committed. And
+a subscriber that was added later did not get what others sent. Then the cursor is set to the first pending message. The
+subscriber loses no message and gets all in order. It also gets those between, which it had acknowledged or was never
+meant to get. A queue promises every message to every subscriber, in order, at least once, so both are allowed. Of the
+two orders, the migration uses the one with fewer such messages, and :class:`Report` counts them.
 
-**Times.** The old times come from a clock without time zone, so that nobody can tell within a day how old a message is.
-Each begins its message timeout anew with the migration, also one that was beyond it: it was still pending. The report
-counts these, too.
+**Times.** The old times come from a clock without a time zone, so the age of a message is uncertain by up to a day. The
+message timeout of each message begins again with the migration, even where it had passed: the message was still
+pending. The report counts these as well.
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional
 from persipubsub import clock, errors
 from persipubsub.engine import checks, limits
 from persipubsub.engine.values import Configuration
-from persipubsub.lmdb_engine.process import files, filesystem, opening_check
+from persipubsub.lmdb_engine.process import files, filesystem, queue_file
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.page_file import PageError, PageFile
@@ -34,74 +35,73 @@ from persipubsub.lmdb_engine.repair.legacy import LegacyQueue
 from persipubsub.lmdb_engine.rules import message_log
 from persipubsub.lmdb_engine.rules.settings import fresh
 
-#: One transaction of the new queue.
+#: Limits of one transaction of the new queue.
 MESSAGES_PER_STEP = 1000
 BYTES_PER_STEP = 64 * 1024**2
 
 Path = Union[str, "os.PathLike[str]"]
-#: Called with the messages written so far, and how many there are in all.
+#: Called with the number of messages written so far, and the total.
 Progress = Callable[[int, int], object]
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:  # pylint: disable=too-many-instance-attributes  # each is a finding of its own
-    """What :func:`migrate` took over, and what a user has to know of it."""
+class Report:  # pylint: disable=too-many-instance-attributes  # each is a separate finding
+    """What :func:`migrate` migrated, and what a user should know about it."""
 
     #: The directory of the new queue.
     path: pathlib.Path
-    #: How many messages the new queue has.
+    #: Number of messages in the new queue.
     messages: int
-    #: How many of them each subscriber awaited in the old queue.
+    #: Number of messages that each subscriber awaited in the old queue.
     pending: Mapping[str, int]
-    #: How many each subscriber gets besides, where there are any: it had taken them, or they were not meant for it.
+    #: Number of additional messages per subscriber, if any: it had acknowledged them, or they were not meant for it.
     again: Mapping[str, int]
-    #: Whether the messages are in the order of sending; otherwise in that in which 1.0.0 handed them out.
+    #: Whether the messages are in the order of sending. Otherwise they are in the order in which 1.0.0 handed them out.
     in_order_of_sending: bool
-    #: How many messages were beyond the timeout by the old clock. They are there, and their timeout begins anew.
+    #: Number of messages that had expired by the old clock. They are kept, and their timeout begins again.
     expired: int
-    #: How many messages of the old queue nobody awaited. They were left out.
+    #: Number of messages in the old queue that nobody awaited. They were left out.
     dangling: int
-    #: How many awaited messages had no payload in the old queue any more.
+    #: Number of awaited messages without a payload in the old queue.
     missing: int
-    #: Whether the new queue is at its high-water mark: then the next send drops about half of the messages.
+    #: Whether the new queue is at its high-water mark. Then the next send drops about half of the messages.
     at_high_watermark: bool
 
 
 def migrate(old: Path, new: Path, progress: Optional[Progress] = None) -> Report:
-    """Make a new queue of one of persipubsub 1.0.0: configuration, subscribers and what is pending for each.
+    """Create a new queue from one of persipubsub 1.0.0, with its configuration, subscribers and pending messages.
 
-    The old directory stays as it is. Nobody may use it meanwhile. Whatever ends this in the midst, there is no queue at
-    the new path, and it can be done again.
+    The old directory stays as it is. Nobody may use it meanwhile. If the migration is interrupted, there is no queue at
+    the new path, and it can be repeated.
 
     :param old: the directory of the queue of 1.0.0
-    :param new: the directory of the new queue, which is made unless it is there and empty
-    :param progress: called now and then with the messages written so far, and how many there are
+    :param new: the directory of the new queue, which is created unless it exists and is empty
+    :param progress: called regularly with the number of messages written so far, and the total
     :raise ArgumentTypeError: a path is not a str or PathLike
     :raise ArgumentError: a path is empty or has a NUL, or the new directory lies in the old one
     :raise NotInitializedError: there is no queue at the old path
-    :raise FormatError: it is not a queue of 1.0.0, or has what no queue of this version can have
+    :raise FormatError: it is not a queue of 1.0.0, or a queue of this version cannot have its content
     :raise DamagedError: it is damaged
-    :raise InUseError: somebody changed it meanwhile
+    :raise InUseError: a process changed it meanwhile
     :raise PathError: there is a queue or something else at the new path, or this user may not read or write
-    :raise DiskFullError: there is no room for the new one
+    :raise DiskFullError: there is no room for the new queue
     """
     source, target = (pathlib.Path(os.path.abspath(checks.directory(path))) for path in (old, new))
     if source.resolve() in (target.resolve(), *target.resolve().parents):
         raise errors.ArgumentError(
-            f"The new directory {target} lies in the old one, which stays as it is. Give another.")
+            f"The new directory {target} lies in the old one, which must not change. Use another directory.")
     files.queue_key(source)
     filesystem.require_local(target)
     data_file = source / files.DATA_FILE
     with PageFile(data_file) as opened:
-        if not opening_check.is_of_1_0(opened):
-            opening_check.require_queue(data_file, SubDatabases._fields)
+        if not queue_file.is_of_1_0(opened):
+            queue_file.require_queue(data_file, SubDatabases._fields)
             raise errors.FormatError(f"The queue at {source} is of this version already: there is nothing to migrate.")
         try:
             return _built(LegacyQueue(opened), source, target, opened.size_bytes(), progress)
         except PageError as error:
-            raise errors.DamagedError(
-                f"The queue at {source} is damaged: {error}. No new one was made. Restore it from "
-                "a backup.") from error
+            raise errors.DamagedError(f"The queue at {source} is damaged: {error}. No new one was created. Restore it "
+                                      "from a backup.") from error
 
 
 def _built(found: LegacyQueue, source: pathlib.Path, target: pathlib.Path, size_bytes: int,
@@ -113,17 +113,17 @@ def _built(found: LegacyQueue, source: pathlib.Path, target: pathlib.Path, size_
         database.create(new_file.path, header, first_run)
         database.fill(new_file.path, building.steps(), size_bytes)
         if found.changed():
-            raise errors.InUseError("Somebody changed the old queue while it was read. End all its publishers and "
+            raise errors.InUseError("A process changed the old queue while it was read. End all its publishers and "
                                     "subscribers, then try again.")
     return building.report(target)
 
 
 class _Plan(NamedTuple):
-    """Which messages there will be, and in which order."""
+    """The messages of the new queue, and their order."""
 
     order: Sequence[bytes]
     in_order_of_sending: bool
-    pending: Mapping[str, Set[bytes]]  # of those in the order
+    pending: Mapping[str, Set[bytes]]  # only messages in the order
     missing: int
 
 
@@ -131,14 +131,14 @@ def _planned(found: LegacyQueue) -> _Plan:
     awaited: Set[bytes] = set().union(*found.pending.values())
     pending = {name: keys & found.messages.keys() for name, keys in sorted(found.pending.items())}
     by_key = sorted(awaited & found.messages.keys())
-    by_sending = sorted(
-        by_key, key=lambda key: found.messages[key].sent_s)  # of one time, those stay in the order of their keys
+    # With equal times, messages stay in the order of their keys.
+    by_sending = sorted(by_key, key=lambda key: found.messages[key].sent_s)
     order = min(by_sending, by_key, key=lambda one: sum(_again(one, pending).values()))
     return _Plan(order, order is by_sending, pending, len(awaited) - len(order))
 
 
 class _Building:
-    """The records of the new queue, from those of the old one."""
+    """Creates the records of the new queue from those of the old one."""
 
     def __init__(self, found: LegacyQueue, progress: Optional[Progress]) -> None:
         self._found = found
@@ -148,24 +148,24 @@ class _Building:
         self._at_high_watermark = False
 
     def steps(self) -> Iterator[Callable[[Transaction], None]]:
-        """Give the transactions that make the new queue."""
-        yield self._put_places
+        """Return the transactions that fill the new queue."""
+        yield self._put_subscribers
         written = 0
-        for payloads in self._stretches():
+        for payloads in self._batches():
             yield self._appending(payloads)
             written += len(payloads)
             if self._progress is not None:
                 self._progress(written, len(self._plan.order))
-        yield self._look_at_mark
+        yield self._check_high_watermark
 
-    def _put_places(self, txn: Transaction) -> None:
+    def _put_subscribers(self, txn: Transaction) -> None:
         for number, (name, keys) in enumerate(self._plan.pending.items(), 1):
             record = SubscriberRecord(number, 1 + _first_awaited(self._plan.order, keys))
             txn.put_subscriber(name.encode(), record)
             txn.count_cursor(record.next_id, 1)
 
-    def _stretches(self) -> Iterator[List[bytes]]:
-        """Give the payloads, as many as go into a transaction."""
+    def _batches(self) -> Iterator[List[bytes]]:
+        """Iterate over the payloads, in one list for each transaction."""
         payloads: List[bytes] = []
         size_bytes = 0
         for key in self._plan.order:
@@ -188,15 +188,15 @@ class _Building:
 
         return append
 
-    def _look_at_mark(self, txn: Transaction) -> None:
+    def _check_high_watermark(self, txn: Transaction) -> None:
         header = txn.header
         self._at_high_watermark = (message_log.live_messages(txn) >= header.max_messages
                                    or message_log.live_bytes(txn) >= header.hwm_db_size)
 
     def report(self, path: pathlib.Path) -> Report:
-        """Tell what was done."""
-        plan, messages, mark = self._plan, self._found.messages, self._found.high_watermark
-        oldest_s = decimal.Decimal(self._time_us) / 10**6 - decimal.Decimal(mark.message_timeout)
+        """Return what was done."""
+        plan, messages, high_watermark = self._plan, self._found.messages, self._found.high_watermark
+        oldest_s = decimal.Decimal(self._time_us) / 10**6 - decimal.Decimal(high_watermark.message_timeout)
         return Report(path=path,
                       messages=len(plan.order),
                       pending={
@@ -215,10 +215,10 @@ class _Building:
 
 
 def _first_awaited(order: Sequence[bytes], awaited: Set[bytes]) -> int:
-    """Give the index of the first message that is awaited; the end where there is none."""
+    """Return the index of the first awaited message, or the length if there is none."""
     return next((index for index, key in enumerate(order) if key in awaited), len(order))
 
 
 def _again(order: Sequence[bytes], pending: Mapping[str, Set[bytes]]) -> Dict[str, int]:
-    """Count what each subscriber gets in an order though it does not await it."""
+    """Count the messages that each subscriber gets in an order though it does not await them."""
     return {name: len(order) - _first_awaited(order, keys) - len(keys) for name, keys in pending.items()}

@@ -1,8 +1,8 @@
-"""Telling by its records to which sub-database a leaf page belongs, where no tree leads to it.
+"""Determine by its records to which sub-database a leaf page belongs that no tree leads to.
 
-LMDB's pages do not tell whose they are. The lengths of keys and values narrow it down; where they leave more than one,
-what the records say decides: times are of this century, ids and numbers are small. A page that could still be of two
-sub-databases is taken for neither.
+LMDB's pages do not name their sub-database. The lengths of keys and values narrow it down. If several remain, the
+content of the records decides: times are of this century, ids and numbers are small. A page that could still belong to
+two sub-databases counts as unknown.
 """
 
 import contextlib
@@ -19,22 +19,22 @@ from persipubsub.lmdb_engine.rules import dead_letters
 
 IDENTIFIER_BYTES_MAX = 255
 PART_NUMBER_MAX = 2**30 // layouts.PART_BYTES + 1
-#: No clock of a queue was before.
+#: The clocks of all queues are later than this time.
 TIME_US_MIN = 1_500_000_000_000_000
-#: No clock of a queue is so late.
+#: The clocks of all queues are earlier than this time.
 _TIME_US_END = 4 * TIME_US_MIN
-#: No lease ends so late.
+#: All leases end earlier than this time.
 _LEASE_US_END = _TIME_US_END + 10**15
-#: Later than any due time.
+#: All due times are earlier than this time.
 _DUE_US_END = 2**56
-#: What is kept of an error has no more bytes, with what is before it.
-_FAILED_BYTES_MAX = 8192
-#: No queue lives to see it, and LMDB's own records look like such ids.
+#: The longest record with the text of an error, in bytes.
+_ERROR_RECORD_BYTES_MAX = 8192
+#: No queue reaches this id, and LMDB's own records look like larger ids.
 ID_MAX = 2**48
 
 
 def guess(opened: PageFile, page: bytes) -> Optional[str]:
-    """Give the name of the sub-database of a leaf page; None where it is not certain."""
+    """Return the name of the sub-database of a leaf page, or None where it is uncertain."""
     try:
         return _guess(opened, page, opened.nodes(page))
     except (PageError, struct.error):
@@ -42,7 +42,7 @@ def guess(opened: PageFile, page: bytes) -> Optional[str]:
 
 
 def is_identifier(key: bytes) -> bool:
-    """Tell whether a key can be that of a subscriber."""
+    """Return whether a key can be the identifier of a subscriber."""
     try:
         return 0 < len(key) <= IDENTIFIER_BYTES_MAX and b"\0" not in key and bool(key.decode())
     except UnicodeDecodeError:
@@ -59,7 +59,7 @@ def _guess(opened: PageFile, page: bytes, nodes: List[Node]) -> Optional[str]:
             is_identifier(node.key) for node in nodes):
         return "subscriber_db"
     if any(node.key[:1] != b"\0" for node in nodes):
-        return None  # deduplication ids, perhaps; what goes with them is in once_order_db as well
+        return None  # deduplication ids, perhaps; once_order_db has all of them as well
     lengths = {len(node.key) for node in nodes}
     if lengths == {layouts.NUMBER.size}:
         return _guess_by_id(opened, page, nodes)
@@ -90,7 +90,7 @@ def _is_run(opened: PageFile, page: bytes, node: Node) -> bool:
 
 
 def _is_free_list(opened: PageFile, page: bytes, node: Node) -> bool:
-    """Tell whether a record could be one of LMDB's own, of pages that became free: a list with its length."""
+    """Return whether a record could be LMDB's own list of free pages, which begins with its length."""
     if node.size_bytes % 8 or node.size_bytes < 16 or node.size_bytes > opened.page_bytes:
         return False
     return int.from_bytes(opened.value(page, node)[:8], sys.byteorder) == node.size_bytes // 8 - 1
@@ -100,7 +100,7 @@ def _is_free_list(opened: PageFile, page: bytes, node: Node) -> bool:
 
 
 class _Value(NamedTuple):
-    """A value: its size, and its bytes where it is not too long to be one of those that need a look."""
+    """A value: its size, and its bytes if it is short enough to need checking."""
 
     size_bytes: int
     known: Optional[bytes]
@@ -108,8 +108,8 @@ class _Value(NamedTuple):
 
 def _value(opened: PageFile, page: bytes, node: Node) -> _Value:
     known = None
-    if node.size_bytes <= _FAILED_BYTES_MAX:
-        with contextlib.suppress(PageError):  # the key is still there, and tells something
+    if node.size_bytes <= _ERROR_RECORD_BYTES_MAX:
+        with contextlib.suppress(PageError):  # the key can still be checked
             known = opened.value(page, node)
     return _Value(node.size_bytes, known)
 
@@ -118,7 +118,7 @@ def _is_part(key: bytes, value: _Value) -> bool:
     message_id, part = layouts.PART_KEY.unpack(key)
     if not (0 < message_id < ID_MAX and 0 < part <= PART_NUMBER_MAX and 0 < value.size_bytes <= layouts.PART_BYTES):
         return False
-    # Else it looks like the number of a subscriber and the id of a message.
+    # Otherwise it looks like the number of a subscriber and the id of a message.
     return message_id < 2**32 or value.size_bytes == layouts.PART_BYTES
 
 
@@ -128,8 +128,8 @@ def _is_of_subscriber(key: bytes) -> bool:
 
 
 def _is_of_message(key: bytes, value: _Value, require: Callable[[bytes], object]) -> bool:
-    """Tell whether a record may tell of a subscriber's message, with the text of its last error."""
-    if not _is_of_subscriber(key) or value.size_bytes > _FAILED_BYTES_MAX:
+    """Return whether a record may belong to a subscriber's message, with the text of its last error."""
+    if not _is_of_subscriber(key) or value.size_bytes > _ERROR_RECORD_BYTES_MAX:
         return False
     try:
         return value.known is None or bool(require(value.known))
@@ -140,39 +140,41 @@ def _is_of_message(key: bytes, value: _Value, require: Callable[[bytes], object]
 def require_delivery(value: bytes) -> Delivery:
     """Decode a value of index_db.
 
-    :raise ValueError: it is none, or struct.error
+    :raise ValueError: it is not such a value
+    :raise struct.error: it is too short
     """
     entry = delivery_layouts.decode_delivery(value)
     in_range = entry.due_us == 0 or TIME_US_MIN <= entry.due_us < _LEASE_US_END
     if not in_range or delivery_layouts.encode_delivery(entry) != value:
-        raise ValueError("no delivery")
+        raise ValueError("it is not a delivery")
     return entry
 
 
 def require_death(value: bytes) -> Death:
     """Decode a value of dead_letter_db.
 
-    :raise ValueError: it is none, or struct.error
+    :raise ValueError: it is not such a value
+    :raise struct.error: it is too short
     """
     death = delivery_layouts.decode_death(value)
     in_range = death.reason in dead_letters.REASONS and TIME_US_MIN <= death.died_us < _TIME_US_END
     if not in_range or delivery_layouts.encode_death(death) != value:
-        raise ValueError("no death")
+        raise ValueError("it is not the death of a message")
     return death
 
 
-def _is_letter(key: bytes, value: _Value) -> bool:
+def _is_dead_letter_part(key: bytes, value: _Value) -> bool:
     part = DEAD_LETTER_KEY.unpack(key)[2]
     if not _is_of_subscriber(key) or part > PART_NUMBER_MAX or not 0 < value.size_bytes <= layouts.PART_BYTES:
         return False
-    # A deduplication id has not so many bytes, and the first part tells how many it has.
+    # The first part contains the size of the payload. A deduplication id has fewer bytes.
     if part or value.known is None:
         return True
     return len(value.known) >= delivery_layouts.DEAD_LETTER_BYTES and (delivery_layouts.payload_bytes(value.known)
                                                                        == len(value.known))
 
 
-def _is_once_order(key: bytes, value: _Value) -> bool:
+def _is_deduplication_order(key: bytes, value: _Value) -> bool:
     time_us, message_id = layouts.DEDUPLICATION_ORDER_KEY.unpack(key)
     return TIME_US_MIN <= time_us < _DUE_US_END and message_id < ID_MAX and 0 < value.size_bytes <= IDENTIFIER_BYTES_MAX
 
@@ -188,13 +190,13 @@ def _is_due(key: bytes, value: _Value) -> bool:
     return bool(number) and in_range and 0 < message_id % REQUEUED < ID_MAX and not value.size_bytes
 
 
-#: Sub-databases, the lengths of their keys, and what a record of each is like.
+#: Sub-databases, the lengths of their keys, and checks of their records.
 _KINDS: Tuple[Tuple[str, int, Callable[[bytes, _Value], bool]], ...] = (
     ("chunk_db", layouts.PART_KEY.size, _is_part),
     ("index_db", ENTRY_KEY.size, functools.partial(_is_of_message, require=require_delivery)),
     ("dead_letter_db", ENTRY_KEY.size, functools.partial(_is_of_message, require=require_death)),
-    ("letter_db", DEAD_LETTER_KEY.size, _is_letter),
-    ("once_order_db", layouts.DEDUPLICATION_ORDER_KEY.size, _is_once_order),
+    ("letter_db", DEAD_LETTER_KEY.size, _is_dead_letter_part),
+    ("once_order_db", layouts.DEDUPLICATION_ORDER_KEY.size, _is_deduplication_order),
     ("delayed_db", layouts.DELAYED_KEY.size, _is_delayed),
     ("due_db", DUE_KEY.size, _is_due),
 )

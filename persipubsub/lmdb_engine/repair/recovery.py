@@ -1,4 +1,4 @@
-"""Making a queue of what can still be read of a damaged one."""
+"""Build a new queue from what can still be read of a damaged one."""
 
 import bisect
 import contextlib
@@ -27,65 +27,65 @@ from persipubsub.lmdb_engine.rules import message_log
 from persipubsub.lmdb_engine.rules.settings import fresh
 from persipubsub.status import Violation
 
-#: One transaction of the fresh queue.
+#: Limits of one transaction of the new queue.
 MESSAGES_PER_STEP = 1000
 BYTES_PER_STEP = 64 * 1024**2
-#: Where no subscriber can be read, this one gets all messages: without any the queue would hold none.
+#: Gets all messages if no subscriber can be read: without subscribers the queue would keep no messages.
 STAND_IN = b"recovered"
 PROBLEMS_MAX = 20
 
-#: Called with the messages written so far, and how many there are in all.
+#: Called with the number of messages written so far, and the total.
 Progress = Callable[[int, int], object]
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:  # pylint: disable=too-many-instance-attributes  # one per fact
-    """What :func:`recover` saved, and what not."""
+    """What :func:`recover` saved and what it lost."""
 
     #: The directory of the queue.
     path: pathlib.Path
-    #: The damaged file, as it was.
+    #: The damaged file, unchanged.
     damaged_file: pathlib.Path
-    #: How many messages were saved.
+    #: Number of saved messages.
     messages: int
-    #: How many messages were saved that were sent for later.
+    #: Number of saved delayed messages.
     delayed: int
-    #: How many messages that somebody awaits are known to be lost. What was sent last may be lost unknown.
+    #: Number of awaited messages that are known to be lost. The last messages may be lost without being counted.
     messages_lost: int
-    #: Of how many messages it is still known how often they were handed out, though nobody has taken them. What else
-    #: may have been in flight comes again, as if for the first time.
+    #: Number of messages in flight whose number of deliveries is still known. Others that may have been in flight are
+    #: handed out again as if for the first time.
     in_flight: int
-    #: How many dead letters were saved.
+    #: Number of saved dead letters.
     dead_letters: int
-    #: How many messages were saved that had been dead letters, and were requeued.
+    #: Number of saved messages that had been dead letters and were requeued.
     requeued: int
-    #: How many dead letters, and requeued ones, are known to be lost.
+    #: Number of dead letters and requeued ones that are known to be lost.
     letters_lost: int
-    #: The subscribers that were saved, with their places.
+    #: The saved subscribers. Their cursors were saved as well.
     subscribers: Tuple[str, ...]
-    #: Whether the configuration was saved; otherwise it is the default.
+    #: Whether the configuration was saved. Otherwise it is the default.
     configuration: bool
-    #: What could not be read, at most 20 findings.
+    #: What could not be read: at most 20 findings.
     problems: Tuple[str, ...]
 
 
 def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] = None) -> Report:
-    """Put a fresh queue in the place of a damaged one, with all that can still be read; the damaged file stays beside.
+    """Replace a damaged queue with a new one that holds all that can still be read. The damaged file is kept beside it.
 
-    Whatever ends it in the midst, the old queue is there or the new one.
+    If the recovery is interrupted, either the old queue or the new one is there.
 
     :param path: the directory of the queue
-    :param progress: called now and then with the messages saved so far, and those found
+    :param progress: called regularly with the number of messages saved so far, and of those found
     :raise ArgumentTypeError: not a str or PathLike
     :raise ArgumentError: empty, or with a NUL
     :raise NotInitializedError: there is no queue
-    :raise PathError: one of its files is a link, or this user may not
+    :raise PathError: one of its files is a link, or this user may not access them
     :raise FormatError: it is a queue of persipubsub 1.0.0
     :raise InUseError: somebody has the queue open
-    :raise DiskFullError: there is no room for the fresh one; nothing was changed
+    :raise DiskFullError: there is no room for the new queue; nothing was changed
     """
     directory = pathlib.Path(os.path.abspath(checks.directory(path)))
-    with opening_check.alone(directory, "recovered"), PageFile(directory / files.DATA_FILE) as opened:
+    with opening_check.exclusively(directory, "recovered"), PageFile(directory / files.DATA_FILE) as opened:
         mode = files.data_file_mode(directory)
         found = Salvage(opened)
         rebuilding = _Rebuilding(found, progress)
@@ -102,43 +102,43 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
                   dead_letters=sum(one.dead_letters for one in rebuilding.subscribers),
                   requeued=sum(one.requeued for one in rebuilding.subscribers),
                   letters_lost=dead_letters_of_nobody(found) + sum(one.letters_lost for one in rebuilding.subscribers),
-                  subscribers=tuple(identifier.decode() for identifier in sorted(found.places)),
+                  subscribers=tuple(identifier.decode() for identifier in sorted(found.subscribers)),
                   configuration=found.header is not None,
                   problems=tuple(found.problems[:PROBLEMS_MAX]))
 
 
 def check(path: Union[str, "os.PathLike[str]"]) -> Tuple[Violation, ...]:
-    """Verify the pages and the records of a queue that nobody has open; nothing is changed.
+    """Verify the pages and the records of a queue that nobody has open. Nothing is changed.
 
     :param path: the directory of the queue
     :return: the violations of invariants, empty if there are none
     :raise ArgumentTypeError: not a str or PathLike
     :raise ArgumentError: empty, or with a NUL
     :raise NotInitializedError: there is no queue
-    :raise PathError: one of its files is a link, or this user may not
+    :raise PathError: one of its files is a link, or this user may not access them
     :raise FormatError: it is a queue of persipubsub 1.0.0
     :raise InUseError: somebody has the queue open
     """
     directory = pathlib.Path(os.path.abspath(checks.directory(path)))
-    with opening_check.alone(directory, "verified"):
+    with opening_check.exclusively(directory, "verified"):
         return opening_check.violations(directory)
 
 
 @contextlib.contextmanager
 def _kept(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Give the damaged file a second name, which it keeps unless nothing takes its first one."""
+    """Link the damaged file under a second name. Unlink it if the block fails before it replaces the file."""
     kept = _link(path)
     try:
         yield kept
     except BaseException:
-        with contextlib.suppress(OSError):  # on a disk that fails this fails as well
+        with contextlib.suppress(OSError):  # on a failing disk this fails as well
             if kept.samefile(path / files.DATA_FILE):
                 kept.unlink()
         raise
 
 
 def _link(path: pathlib.Path) -> pathlib.Path:
-    """Give the damaged file a second name, durably; it is the one that a try before this gave, if there was one."""
+    """Link the damaged file under a second name durably. Reuse the link of an earlier attempt."""
     data_file = path / files.DATA_FILE
     with os_errors.errors_about(path):
         names = [entry for entry in path.iterdir() if re.fullmatch(r"damaged-[0-9]+\.mdb", entry.name)]
@@ -153,7 +153,7 @@ def _link(path: pathlib.Path) -> pathlib.Path:
 
 
 class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts of a queue
-    """The records of the fresh queue, from those that were found."""
+    """Creates the records of the new queue from those that were found."""
 
     def __init__(self, found: Salvage, progress: Optional[Progress]) -> None:
         self.saved = 0
@@ -166,11 +166,11 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             header = found.header
         self._runs = _plausible(found.runs[first_id] for first_id in sorted(found.runs))
         next_id = self._first_unused_id()
-        floor = min((one.position for one in self.subscribers), default=0)
-        # A larger one is broken, or all messages had gone: of neither is any message to be left out.
+        low_water_mark = min((one.position for one in self.subscribers), default=0)
+        # A larger one is damaged, or all messages were deleted. In both cases no message may be left out.
         first = header.first if header.first <= next_id else 0
         self._next_id = max(next_id, min(header.first, ID_MAX))
-        self._start = first if header.retention_us else max(floor, first)
+        self._start = first if header.retention_us else max(low_water_mark, first)
         self._ids = sorted(message_id for message_id in found.messages if message_id >= self._start)
         self._saved_ids: List[int] = []
         if not self.subscribers and self._ids:
@@ -183,34 +183,34 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             next_subscriber_number=min(number, SUBSCRIBER_NUMBER_MAX),
             delayed=0,
             next_due_us=NEVER_US,
-            # Whoever can cancel a message that has gone must not cancel another one.
+            # A program that can cancel a lost message must not cancel another one.
             next_delayed_number=max(1 + max(delayed_numbers), min(header.next_delayed_number, ID_MAX)))
         self.beginning: Tuple[Header, Run] = header, first_run
 
     def _first_unused_id(self) -> int:
-        """Return an id above every id that any record tells of, so that none is given twice."""
+        """Return an id above the ids in all records, so that no id is reused."""
         found = self._found
         return 1 + max([
             0,
             *(run.first_id - 1 for run in self._runs),
             *(one.next_id - 1 for one in self.subscribers),
             *found.messages,
-            *(record - 1 for record in found.positions),
-            # Also of subscribers that are lost.
+            *(next_id - 1 for next_id in found.cursors),
+            # Include subscribers that are lost.
             *(message_id % REQUEUED for ids in found.ids_by_subscriber() for message_id in ids),
-            *(sent.message_id for sent in found.once.values() if sent.message_id < ID_MAX),
+            *(sent.message_id for sent in found.deduplicated.values() if sent.message_id < ID_MAX),
         ])
 
     def steps(self) -> Iterator[Step]:
-        """Give the transactions that make the fresh queue."""
+        """Return the transactions that fill the new queue."""
         yield self._put_settings
-        for first_id, payloads in self._stretches():
+        for first_id, payloads in self._batches():
             yield self._appending(first_id, payloads)
             self.saved += len(payloads)
             if self._progress is not None:
                 self._progress(self.saved, len(self._ids))
         yield lambda txn: txn.log().mark_end(self._next_id)
-        yield self._put_once
+        yield self._put_deduplication_ids
         for subscriber in self.subscribers:
             yield from subscriber.steps()
         for key in sorted(self._found.delayed):
@@ -224,16 +224,16 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         if self._found.message_type is not None:
             txn.put_message_type(self._found.message_type)
 
-    def _put_once(self, txn: Transaction) -> None:
-        once = txn.deduplication_ids()
-        # Each message was sent with one id; of two, a record is broken.
-        by_message = {sent: identifier for identifier, sent in self._found.once.items()}
+    def _put_deduplication_ids(self, txn: Transaction) -> None:
+        ids = txn.deduplication_ids()
+        # Each message was sent with one id. If there are two, one record is damaged.
+        by_message = {sent: identifier for identifier, sent in self._found.deduplicated.items()}
         for sent, identifier in by_message.items():
             if 0 < sent.message_id < self._next_id:
-                once.put(identifier, sent)
+                ids.put(identifier, sent)
 
-    def _stretches(self) -> Iterator[Tuple[int, List[bytes]]]:
-        """Give messages with adjacent ids, of one run, as many as go into a transaction."""
+    def _batches(self) -> Iterator[Tuple[int, List[bytes]]]:
+        """Return messages with consecutive ids of one run, for one transaction each."""
         payloads: List[bytes] = []
         first_id, size_bytes, run = 0, 0, -1
         for message_id in self._ids:
@@ -256,12 +256,12 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             yield first_id, payloads
 
     def _run(self, message_id: int) -> int:
-        """Give the index of the run of a message, or -1 if it is not known."""
+        """Return the index of the run of a message, or -1 if it is unknown."""
         return bisect.bisect_right(self._runs, message_id, key=lambda run: run.first_id) - 1
 
     def _appending(self, first_id: int, payloads: List[bytes]) -> Step:
         largest_bytes = max(map(len, payloads))
-        # Too late rather than too early: what nobody knows the time of must not expire at once.
+        # Rather too late than too early: a message whose time is unknown must not expire at once.
         runs = itertools.islice(self._runs, max(0, self._run(first_id)), None)
         time_us = next((run.time_us for run in runs if run.time_us), None)
 
@@ -275,12 +275,12 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         return append
 
     def in_flight(self) -> int:
-        """Count the saved messages of which it is known how often they were handed out to a subscriber."""
+        """Return how many messages in flight were saved with their number of deliveries."""
         saved = set(self._saved_ids)
         return sum(len(saved.intersection(one.counted)) for one in self.subscribers)
 
     def lost(self) -> int:
-        """Count the messages that the log tells of, that somebody awaits, and that were not saved."""
+        """Return how many awaited messages the log contains that were not saved."""
         lost = 0
         for run, later in zip(self._runs, self._runs[1:]):
             stop = min(run.first_id + max(0, later.messages_before - run.messages_before), later.first_id)
@@ -300,7 +300,7 @@ def _put_delayed(due_us: int, number: int, payload: bytes, txn: Transaction) -> 
 
 
 def _plausible(runs: Iterator[Run]) -> List[Run]:
-    """Leave out what contradicts the runs before it."""
+    """Leave out the runs that contradict earlier ones."""
     plausible: List[Run] = []
     for run in runs:
         if not plausible or run.time_us >= plausible[-1].time_us:

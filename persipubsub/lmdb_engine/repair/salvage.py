@@ -1,8 +1,8 @@
-"""What can still be read of a broken data file: where each record lies, found without LMDB.
+"""Find the records of a damaged data file that can still be read, without LMDB.
 
-First the trees are followed as far as they hold together, from the newest commit, then from the one before. Where any
-page of them cannot be read, every leaf page of the file is looked at as well. Payloads never change and ids are not
-given twice, so that a message on a page that no tree leads to is that message, though it may have been taken.
+First the trees are read as far as they are intact, from the newest commit, then from the one before. If any of their
+pages cannot be read, every leaf page of the file is read as well. Payloads never change and ids are never reused. So a
+message on a page that no tree leads to is genuine, though it may have been acknowledged.
 """
 
 import collections
@@ -12,7 +12,7 @@ from typing import DefaultDict, Dict, Iterable, Iterator, List, NamedTuple, Opti
 
 from persipubsub import errors
 from persipubsub.engine import checks, policies
-from persipubsub.lmdb_engine.process import opening_check
+from persipubsub.lmdb_engine.process import queue_file
 from persipubsub.lmdb_engine.records import delayed_messages, delivery_layouts, layouts, page_file
 from persipubsub.lmdb_engine.records.delivery_layouts import (DEAD_LETTER_KEY, ENTRY_KEY, REQUEUED, DeadLetterPayload,
                                                               Death, Delivery)
@@ -33,26 +33,26 @@ class Where(NamedTuple):
 
 
 class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for each sub-database
-    """The readable records of a data file. It is read when made; payloads stay in the file until asked for."""
+    """The readable records of a data file. All are read at once, except payloads, which are read when needed."""
 
     def __init__(self, opened: PageFile) -> None:
         self._file = opened
         self.problems: List[str] = []
         self.header: Optional[Header] = None
         self.message_type: Optional[str] = None
-        self.places: Dict[bytes, SubscriberRecord] = {}
-        #: The places that pending_db counts.
-        self.positions: Set[int] = set()
-        #: These by the number of a subscriber, then by message id; the parts of a letter by their number.
+        self.subscribers: Dict[bytes, SubscriberRecord] = {}
+        #: The cursors that pending_db counts.
+        self.cursors: Set[int] = set()
+        #: By the number of a subscriber, then by message id. The parts of a dead letter are by their number.
         self.entries: DefaultDict[int, Dict[int, Delivery]] = collections.defaultdict(dict)
         self.deaths: DefaultDict[int, Dict[int, Death]] = collections.defaultdict(dict)
-        self.letters: DefaultDict[int, Dict[int, Dict[int, Where]]] = collections.defaultdict(dict)
+        self.dead_letter_parts: DefaultDict[int, Dict[int, Dict[int, Where]]] = collections.defaultdict(dict)
         self.runs: Dict[int, Run] = {}
         self.messages: Dict[int, Where] = {}
         self._parts: Dict[Tuple[int, int], Where] = {}
         #: By due time and number.
         self.delayed: Dict[Tuple[int, int], Dict[int, Where]] = {}
-        self.once: Dict[bytes, Deduplicated] = {}
+        self.deduplicated: Dict[bytes, Deduplicated] = {}
         self._found: Set[str] = set()
         self._page: Tuple[int, bytes, List[Node]] = (0, b"", [])
         self._read_trees()
@@ -64,12 +64,12 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
     def _read_trees(self) -> None:
         for age, meta in enumerate(self._metas()):
             roots = self._roots(meta.main_root)
-            # The order matters: of two versions of a record, the first that is found stays.
+            # The order matters: of two versions of a record, the first one found is kept.
             for name in SubDatabases._fields:
                 if name in roots and name not in self._found:
                     count = len(self.problems)
                     for number, page in self._file.leaves(roots[name], set(), self.problems):
-                        # A page of the commit before may have been used again since, for something else.
+                        # A page of the commit before may have been reused since.
                         if not age or orphan_pages.guess(self._file, page) == name:
                             self._keep(name, number, page)
                     if not age and len(self.problems) == count:
@@ -79,7 +79,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             self.problems.append(f"the trees of commit {meta.transaction} are broken")
 
     def _metas(self) -> List[page_file.Meta]:
-        """Give the meta pages that can be read, the newest first, and know the size of pages."""
+        """Return the readable meta pages, the newest first, and set the size of pages."""
         metas = []
         sizes = [page_file.PAGE_BYTES_MIN << shift for shift in range(8)]
         for start in (0, *sizes):
@@ -103,7 +103,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             roots.update(self._roots_in(page))
         for name in SubDatabases._fields:
             if name not in roots:
-                self.problems.append(f"{name} is not to be found")
+                self.problems.append(f"{name} was not found")
         return roots
 
     def _roots_in(self, page: bytes) -> Dict[str, int]:
@@ -124,7 +124,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             try:
                 page = self._file.page(number)
             except PageError:
-                continue  # what is in no tree may be anything
+                continue  # a page outside the trees may have any content
             name = orphan_pages.guess(self._file, page) if page_file.kind(page) == LEAF else None
             if name is not None and name not in self._found:
                 self._keep(name, number, page)
@@ -132,7 +132,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
     # Records
 
     def _keep(self, name: str, number: int, page: bytes) -> None:
-        """Note what a leaf page of a sub-database holds, as far as it is not known yet."""
+        """Keep the records of a leaf page of a sub-database that are not known yet."""
         try:
             nodes = self._file.nodes(page)
         except PageError as error:
@@ -162,44 +162,44 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             time_us, message_id = layouts.DEDUPLICATION_ORDER_KEY.unpack(key)
             identifier = self._file.value(page, node)
             if not orphan_pages.is_identifier(identifier):
-                raise ValueError("no deduplication id")
+                raise ValueError("it is not a deduplication id")
             if message_id < ID_MAX:
-                self.once[identifier] = max(Deduplicated(message_id, time_us),
-                                            self.once.get(identifier, Deduplicated(0, 0)))
+                self.deduplicated[identifier] = max(Deduplicated(message_id, time_us),
+                                                    self.deduplicated.get(identifier, Deduplicated(0, 0)))
         elif name == "meta_db":
             run = layouts.decode_run(key, self._file.value(page, node))
             if run.first_id < ID_MAX:
-                # The later one: in a queue without messages the newest run begins again at its id.
+                # Keep the later one: in a queue without messages the newest run begins again at its id.
                 self.runs[run.first_id] = max(run, self.runs.get(run.first_id, run))
         elif name == "subscriber_db":
-            self._keep_place(key, layouts.decode_subscriber(self._file.value(page, node)))
+            self._keep_subscriber(key, layouts.decode_subscriber(self._file.value(page, node)))
         elif name == "pending_db":
             position, = layouts.NUMBER.unpack(key)
             if position < ID_MAX:
-                self.positions.add(position)
+                self.cursors.add(position)
         elif name == "queue_db":
             self._keep_setting(key, self._file.value(page, node))
         elif name == "letter_db":
             subscriber_number, message_id, part = DEAD_LETTER_KEY.unpack(key)
             if 0 < message_id < ID_MAX:
-                self.letters[subscriber_number].setdefault(message_id, {}).setdefault(part, where)
+                self.dead_letter_parts[subscriber_number].setdefault(message_id, {}).setdefault(part, where)
         elif name in ("index_db", "dead_letter_db"):
             subscriber_number, message_id = ENTRY_KEY.unpack(key)
             self._keep_delivery(name, subscriber_number, message_id, self._file.value(page, node))
 
-    def _keep_place(self, key: bytes, record: SubscriberRecord) -> None:
+    def _keep_subscriber(self, key: bytes, record: SubscriberRecord) -> None:
         if not orphan_pages.is_identifier(key) or record.next_id >= ID_MAX or not record.number:
-            raise ValueError("no subscriber")
+            raise ValueError("it is not a subscriber")
         if record.policy is not None and not policies.can_be_set(record.policy):
-            raise ValueError("no policy")
-        # The later one: it is on the disk because somebody took what is before it.
-        self.places[key] = max(record,
-                               self.places.get(key, record),
-                               key=lambda one: (one.number, one.next_id, one.taken))
+            raise ValueError("it has an invalid policy")
+        # Keep the later one: it is on the disk since the messages before it were acknowledged.
+        self.subscribers[key] = max(record,
+                                    self.subscribers.get(key, record),
+                                    key=lambda one: (one.number, one.next_id, one.taken))
 
     def _keep_delivery(self, name: str, number: int, message_id: int, value: bytes) -> None:
         if message_id % REQUEUED >= ID_MAX:
-            raise ValueError("no message")
+            raise ValueError("it is not a message")
         if name == "index_db":
             self.entries[number].setdefault(message_id, orphan_pages.require_delivery(value))
         else:
@@ -207,30 +207,30 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
 
     def _keep_setting(self, key: bytes, value: bytes) -> None:
         if key == layouts.HEADER_KEY:
-            header = opening_check.require_configuration(value)
+            header = queue_file.require_configuration(value)
             if self.header is None or _age(header) > _age(self.header):
                 self.header = header
         elif key == layouts.MESSAGE_TYPE_KEY and self.message_type is None:
             self.message_type = checks.message_type(value.decode())
 
-    def letter(self, number: int, message_id: int) -> DeadLetterPayload:
-        """Read a letter that was found.
+    def dead_letter(self, number: int, message_id: int) -> DeadLetterPayload:
+        """Read a dead letter that was found.
 
         :raise DamagedError: it cannot be read
         """
         try:
-            return delivery_layouts.joined_payload(self._adjacent(self.letters[number][message_id]))
+            return delivery_layouts.joined_payload(self._adjacent(self.dead_letter_parts[number][message_id]))
         except ValueError as error:
-            raise errors.DamagedError(f"The letter of message {message_id} cannot be read: {error}.") from error
+            raise errors.DamagedError(f"The dead letter {message_id} cannot be read: {error}.") from error
 
     def ids_by_subscriber(self) -> Iterator[Iterable[int]]:
-        """Return the message ids of all entries, deaths and letters, for one subscriber after the other."""
+        """Iterate over the message ids of all entries, deaths and dead letters, one subscriber after the other."""
         yield from self.entries.values()
         yield from self.deaths.values()
-        yield from self.letters.values()
+        yield from self.dead_letter_parts.values()
 
     def is_whole(self, name: str) -> bool:
-        """Tell whether all records of a sub-database were found, and no others, as of the newest commit."""
+        """Return whether exactly the records of the newest commit were found of a sub-database."""
         return name in self._found
 
     def payload(self, message_id: int) -> bytes:
@@ -260,7 +260,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             raise errors.DamagedError(f"The delayed message {key[1]} cannot be read: {error}.") from error
 
     def _adjacent(self, parts: Dict[int, Where]) -> Iterator[bytes]:
-        """Read parts from number 0 on, up to the first that is missing."""
+        """Read parts from number 0 on, up to the first missing one."""
         return (self._value(parts[number]) for number in itertools.takewhile(parts.__contains__, itertools.count()))
 
     def _parts_of(self, message_id: int) -> Iterator[bytes]:
@@ -278,5 +278,5 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
 
 
 def _age(header: Header) -> Tuple[int, int]:
-    """Give what only grows in a header."""
+    """Return the numbers of a header that only grow."""
     return header.next_subscriber_number, header.first
