@@ -1,6 +1,5 @@
 """The one place where users get their objects: an Environment stands for a queue's directory."""
 
-import atexit
 import contextlib
 import os
 import pathlib
@@ -52,11 +51,10 @@ def _full_name(message_type: "Union[str, Type[Message]]") -> str:
     return checks.message_type(message_type)
 
 
-#: What is closed when the interpreter ends. What a program registers with atexit after its import still sends.
+#: What is closed when the interpreter ends; the package itself registers this with atexit.
 _OPENED: "weakref.WeakSet[Environment]" = weakref.WeakSet()
 
 
-@atexit.register
 def _close_all() -> None:
     with contextlib.ExitStack() as stack:  # so that an error of one leaves none open
         for environment in list(_OPENED):
