@@ -269,7 +269,7 @@ def test_the_command_tells_of_what_comes_again(tmp_path: pathlib.Path) -> None:
     result = command(old, tmp_path / "new")
     assert result.returncode == 0 and len(result.stderr.splitlines()) == 2
     assert "the subscriber 'b' also gets 1 messages" in result.stderr
-    assert "3 messages were beyond the message timeout" in result.stderr
+    assert "3 messages had exceeded the message timeout" in result.stderr
 
 
 @pytest.mark.damages_queues
