@@ -102,8 +102,8 @@ MISTAKES: List[Mistake] = [
     mistake("persipubsub.new_environment(5)", *TYPE, "path", "str or PathLike", "int"),
     mistake("persipubsub.new_environment(None)", *TYPE, "path", "str or PathLike", "NoneType"),
     mistake("persipubsub.new_environment(b'/tmp/x')", *TYPE, "path", "str or PathLike", "bytes"),
-    mistake("persipubsub.new_environment('')", *VALUE, "path", "not be empty"),
-    mistake("persipubsub.new_environment('a\\0b')", *VALUE, "path", "no NUL", "a\\x00b"),
+    mistake("persipubsub.new_environment('')", *VALUE, "path", "not empty"),
+    mistake("persipubsub.new_environment('a\\0b')", *VALUE, "path", "without NUL", "a\\x00b"),
     mistake("persipubsub.new_environment('\\ud800')", *VALUE, "path", "names of files", "\\ud800"),
     # the configuration
     mistake("environment.new_control('ab')", *TYPE, "subscriber_ids", "iterable of str", "list of one"),

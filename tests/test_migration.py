@@ -243,7 +243,7 @@ def test_what_is_not_there_or_not_awaited_is_counted(tmp_path: pathlib.Path) -> 
     assert result.stdout == f"{tmp_path}/new: 2 messages migrated; subscribers 'a' (2 pending)\n"
     notes = result.stderr.splitlines()
     assert len(notes) == 3
-    assert notes[0].startswith("note: 1 messages were left out") and notes[1].startswith("note: 1 awaited messages")
+    assert notes[0].startswith("note: 1 messages were left out") and notes[1].startswith("note: 1 pending messages")
     assert notes[2].startswith("note: the queue is at its high-water mark")
 
 
