@@ -84,9 +84,8 @@ class SubscriberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identifier: _Identifier
     start: Union[Annotated[
         str,
-        Meta(
-            description="Where it begins if it is new: \"latest\", \"earliest\" for all stored messages, or a time with "
-            "a timezone, such as 2026-01-31T12:00:00Z.")], UnsetType] = UNSET
+        Meta(description="Where it begins if it is new: \"latest\", \"earliest\" for all stored messages, or a time "
+             "with a timezone, such as 2026-01-31T12:00:00Z.")], UnsetType] = UNSET
     shared: Union[Annotated[
         bool, Meta(description="Whether workers share its messages, so that one worker receives each message.")],
                   UnsetType] = UNSET

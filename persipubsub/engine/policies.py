@@ -69,6 +69,7 @@ def can_be_set(policy: Policy) -> bool:
 
 
 def is_shared(policy: Optional[Policy]) -> bool:
+    """Return whether the policy is that of a shared subscriber."""
     return policy is not None and policy.shared
 
 
