@@ -159,7 +159,7 @@ def directory(value: object) -> str:
 
 
 def timeout(value: object) -> Optional[float]:
-    """Return a timeout in seconds; None waits for ever.
+    """Return a timeout in seconds; None waits forever.
 
     :raise ArgumentTypeError: it is not a number
     :raise ArgumentError: it is negative or NaN
