@@ -1,7 +1,7 @@
 """The pytest plugin of persipubsub: its fixtures.
 
-It stands outside the package, and imports it only in the fixtures: pytest loads this module in every project where
-persipubsub is installed, and one that does not use the fixtures shall not pay for importing LMDB.
+It lies outside the package, and imports it only in the fixtures: pytest loads this module in every project where
+persipubsub is installed. A project that does not use the fixtures should not pay for importing LMDB.
 """
 
 from typing import TYPE_CHECKING, Iterator
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def persipubsub_queue(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[QueueFactory]":
-    """Set up queues, each in a fresh directory; after the test they are closed and their invariants verified."""
+    """Set up queues, each in a fresh directory; close them after the test and verify their invariants."""
     from persipubsub import testing
     with testing.checked_queues(lambda: tmp_path_factory.mktemp("persipubsub")) as factory:
         yield factory

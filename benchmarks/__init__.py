@@ -1,1 +1,1 @@
-"""How fast persipubsub is, beside its floor and beside its peers: ``python -m benchmarks run``."""
+"""Measure persipubsub against its floor and its peers: ``python -m benchmarks run``."""

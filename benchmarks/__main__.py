@@ -15,8 +15,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="measure, and print the figures")
-    run.add_argument("--quick", action="store_true", help="look at everything within a minute; the figures are rough")
-    run.add_argument("--peers", action="store_true", help="measure other libraries and servers beside this one")
+    run.add_argument("--quick", action="store_true", help="measure everything within a minute; the figures are rough")
+    run.add_argument("--peers", action="store_true", help="also measure other libraries and servers")
     run.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the figures to this file")
     run.add_argument("--only",
                      action="append",
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
                      help=f"run only this workload; may be repeated; one of: {', '.join(runner.names())}, peers")
     run.add_argument("--directory",
                      type=pathlib.Path,
-                     help="make the queues in a temporary directory in this one: it decides which disk is measured")
+                     help="create the queues in a temporary directory in this one, which determines the measured disk")
     plot = verbs.add_parser("plot", help="write the tables and pictures of the documentation")
     plot.add_argument("file", type=pathlib.Path, metavar="FILE", help="what run --json has written")
     plot.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs", help="write into this directory")
@@ -41,7 +41,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         from benchmarks import report
         report.write(args.file, args.docs)
         return 0
-    # Ended by a signal, it still removes its queues and stops its servers.
+    # Even if a signal ends it, it removes its queues and stops its servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     peers = args.peers or "peers" in args.only
     only = [name for name in args.only if name != "peers"]

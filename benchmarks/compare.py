@@ -1,7 +1,7 @@
 """Compare two runs: ``python benchmarks/compare.py OLD.json NEW.json``.
 
-Each ratio says how many times better NEW is than OLD; the worst come first. Between two runs the machine may have
-changed its mind, so look at the ratios to the floor (``of_floor``) before those of speeds.
+Each ratio says how many times better NEW is than OLD; the worst come first. The speed of the machine may differ between
+two runs, so look at the ratios to the floor (``of_floor``) before those of speeds.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Take a whole backlog in a process of its own: ``python -m benchmarks.drain HOW DIRECTORY``.
+"""Receive a whole backlog in a separate process: ``python -m benchmarks.drain HOW DIRECTORY``.
 
-It prints the seconds that this took, and the most anonymous memory that it saw.
+It prints the seconds that this took, and its peak of anonymous memory.
 """
 
 import itertools
@@ -12,18 +12,18 @@ from typing import Callable, Dict
 from benchmarks import floors
 from benchmarks.workloads_messages import BATCH_MESSAGES
 
-#: It looks at its memory each time it has taken so many messages.
+#: It checks its memory each time it has received this number of messages.
 LOOK_MESSAGES = 50_000
 
 
 def rss_anon_kib() -> int:
-    """Give the anonymous resident memory of this process: mapped pages of a file do not count."""
+    """Return the anonymous resident memory of this process: mapped pages of a file do not count."""
     with open("/proc/self/status", encoding="ascii") as fid:
         return next(int(line.split()[1]) for line in fid if line.startswith("RssAnon:"))
 
 
 class MemoryWatch:
-    """Looks at the memory now and then, and keeps the most that was seen."""
+    """Checks the memory now and then, and keeps the maximum."""
 
     def __init__(self) -> None:
         self.most_kib = rss_anon_kib()
@@ -36,7 +36,7 @@ class MemoryWatch:
 
 
 def raw(directory: pathlib.Path, watch: MemoryWatch) -> None:
-    """Take by raw py-lmdb."""
+    """Receive by raw py-lmdb."""
     with floors.open_raw(directory, durable=False) as environment:
         messages = [b""]
         while messages:
@@ -47,7 +47,7 @@ def raw(directory: pathlib.Path, watch: MemoryWatch) -> None:
 
 
 def batches(directory: pathlib.Path, watch: MemoryWatch) -> None:
-    """Take by receive_many."""
+    """Receive by receive_many."""
     import persipubsub
     with persipubsub.new_environment(directory) as environment:
         subscriber = environment.new_subscriber("subscriber-0")
@@ -59,7 +59,7 @@ def batches(directory: pathlib.Path, watch: MemoryWatch) -> None:
 
 
 def loop(directory: pathlib.Path, watch: MemoryWatch) -> None:
-    """Take by a loop that acknowledges in groups."""
+    """Receive by a loop that acknowledges in groups."""
     import persipubsub
     with persipubsub.new_environment(directory) as environment:
         for message in environment.new_subscriber("subscriber-0").messages(timeout=0, acknowledge_every=BATCH_MESSAGES):

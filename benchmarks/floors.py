@@ -1,4 +1,4 @@
-"""What the hardware, and LMDB by itself, can do: nothing that keeps messages on a disk from Python is faster."""
+"""The floors: what the hardware and LMDB alone can do. No Python program that stores messages on disk is faster."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ DISK = "pwrite + fdatasync"
 PIPE = "multiprocessing.Pipe"
 
 MAP_BYTES = 40 * 1024**3
-#: So many messages are put in one transaction while a backlog is made.
+#: The messages of one transaction while a backlog is created.
 FILL_MESSAGES = 10_000
 FILL_BYTES = 16 * 1024**2
 
@@ -31,12 +31,12 @@ def payload(setting: Setting) -> bytes:
 
 
 def fill_count(size_bytes: int) -> int:
-    """Tell how many messages of a size go into one transaction while a backlog is made."""
+    """Return how many messages of a size go into one transaction while a backlog is created."""
     return max(1, min(FILL_MESSAGES, FILL_BYTES // max(1, size_bytes)))
 
 
 def backlog(setting: Setting, bounds: Bounds) -> int:
-    """Tell how many messages a taker finds when it starts, and after each refill."""
+    """Return how many messages a receiver finds when it starts, and after each refill."""
     if setting.backlog_messages is not None:
         return setting.backlog_messages
     return min(bounds.messages_max, max(100, 2 * fill_count(setting.payload_bytes or 0)))
@@ -94,7 +94,7 @@ def raw_sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> I
 
         def step_many() -> int:
             with environment.begin(write=True) as txn:
-                # The keys are made here: nobody who hands out ids has them before.
+                # The keys are made here, since ids are assigned in the transaction.
                 txn.cursor().putmulti(zip(map(pack_key, itertools.islice(ids, count)), batch), append=True)
             return count
 
@@ -103,7 +103,7 @@ def raw_sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> I
 
 @contextlib.contextmanager
 def named_sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> Iterator[Steps]:
-    """Put one message per write transaction into a named database, and do what no queue with an order can do without.
+    """Put one message per write transaction into a named database, and do what every ordered queue must do.
 
     That is: read a configuration, and find the id of the next message.
     """

@@ -1,4 +1,4 @@
-"""What the library and a queue take: time to import and to open, memory, and room on the disk."""
+"""The costs of the library and of a queue: time to import and to open, memory, and disk space."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def run_python(*arguments: str, **environ: str) -> str:
-    """Run a fresh interpreter to its end, and give what it prints."""
+    """Run a fresh interpreter to its end, and return what it prints."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run([sys.executable, *arguments],
                           check=True,
@@ -80,7 +80,7 @@ def _open_ours(directory: pathlib.Path) -> float:
 
 
 def drains(scale: Scale, directory: pathlib.Path) -> Iterator[Drain]:
-    """The time and the memory of taking a backlog of a million in batches."""
+    """The time and the memory to receive a backlog of a million in batches."""
     setting = Setting("relaxed", 100, 1000, backlog_messages=scale.million)
     message = floors.payload(setting)
     found: List[Tuple[str, Setting, List[List[float]]]] = [

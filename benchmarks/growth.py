@@ -1,4 +1,4 @@
-"""What a queue takes on the disk: for what is in it, and while as much is taken as is sent."""
+"""The disk space of a queue: for its contents, and while as much is received as is sent."""
 
 import itertools
 import os
@@ -16,7 +16,7 @@ MIB = 1024**2
 
 
 def file_sizes(scale: Scale, directory: pathlib.Path) -> Iterator[FileSize]:
-    """What a queue of one subscriber takes on the disk for the messages in it."""
+    """The disk space that a queue of one subscriber needs for its messages."""
     for payload_bytes in scale.payloads_bytes:
         setting = Setting("relaxed", payload_bytes)
         message = floors.payload(setting)
@@ -38,12 +38,12 @@ def _file_size(name: str, setting: Setting, directory: pathlib.Path, count: int)
 
 
 def data_file_bytes(directory: pathlib.Path) -> int:
-    """Give the size of LMDB's data file."""
+    """Return the size of LMDB's data file."""
     return (directory / "data.mdb").stat().st_size
 
 
 def churns(scale: Scale, directory: pathlib.Path) -> Iterator[Churn]:
-    """Send and take a million messages through a queue that always holds as many."""
+    """Send and receive a million messages through a queue whose backlog stays the same."""
     # The sizes of the mixed ones are spread evenly over the orders of magnitude from 100 B to 1 MiB.
     spread = random.Random(4)
     mixed = [os.urandom(int(100 * (MIB / 100)**spread.random())) for _ in range(997)]
@@ -68,7 +68,7 @@ def churns(scale: Scale, directory: pathlib.Path) -> Iterator[Churn]:
 
 def _churn(environment: "persipubsub.Environment", directory: pathlib.Path, setting: Setting, messages: Sequence[bytes],
            batches: int) -> Iterator[Tuple[int, int, float]]:
-    """Send and take so many batches between two looks; give the messages and bytes sent, and the MB of the file."""
+    """Send and receive batches between two looks; return the messages and bytes sent, and the MB of the file."""
     publisher, subscriber = environment.new_publisher(), environment.new_subscriber(queues.names(1)[0])
     part, endless = setting.batch_messages or 1, itertools.cycle(messages)
     publisher.send_many(list(itertools.islice(endless, setting.backlog_messages)))

@@ -1,4 +1,4 @@
-"""How soon a waiting process has a message, and what waiting costs."""
+"""How soon a waiting process receives a message, and what waiting costs."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from benchmarks.processes import CONTEXT, Channel, Work, answer, crew, report_re
 from benchmarks.results import OURS, Idle, Latency, Setting
 from benchmarks.scale import Scale
 
-#: Before each message everybody has slept for so long.
+#: How long every process sleeps before each message.
 PAUSE_S = 0.002
 #: No message takes longer, unless it is lost.
 ARRIVAL_S_MAX = 30
@@ -23,12 +23,12 @@ ARRIVAL_S_MAX = 30
 # A message says when it was sent; the monotonic clock is the same for all processes.
 STAMP = struct.Struct("d")
 
-#: Send a stamp to all who wait, in a fresh queue: gives the samples, in seconds.
+#: Sends a stamp to all waiting processes, in a fresh queue, and returns the samples in seconds.
 Exchange = Callable[[pathlib.Path, Setting, int], List[float]]
 
 
 def wake_ups(scale: Scale, directory: pathlib.Path) -> Iterator[Latency]:
-    """The time from before the send until a process that waited has the message, for each of those who wait."""
+    """The time from before the send until a waiting process has the message, for each number of waiting processes."""
     for waiting in scale.waiting_processes:
         setting = Setting(None, STAMP.size, waiting_processes=waiting)
         contestants: Sequence[Tuple[str, Setting, Exchange]] = (
@@ -44,7 +44,7 @@ def interleaved(workload: str, contestants: Sequence[Tuple[str, Setting, Exchang
     """Measure in turn, and sum up the samples of all rounds."""
 
     def run(setting: Setting, exchange: Exchange) -> List[float]:
-        # Many who wait give many samples at once, and take longer.
+        # Many waiting processes yield many samples at once, and take longer.
         count = max(3, scale.wake_ups // (1 if setting.waiting_processes == 1 else 10))
         with measure.fresh_directory(directory) as fresh:
             return exchange(fresh, setting, count)
@@ -85,7 +85,7 @@ def through_queue(directory: pathlib.Path, setting: Setting, count: int) -> List
 
 
 def through_pipes(_directory: pathlib.Path, setting: Setting, count: int) -> List[float]:
-    """Send through one pipe for each process that waits. Nothing is kept anywhere."""
+    """Send through one pipe for each waiting process. Nothing is stored."""
     waiting = setting.waiting_processes or 1
     arrived = CONTEXT.RawArray("q", waiting)
     pipes = [CONTEXT.Pipe(duplex=False) for _ in range(waiting)]
@@ -136,7 +136,7 @@ def _receive_stamps(connection: Channel, receive: Callable[[], Tuple[float, byte
 
 
 def _send_stamps(send: Callable[[bytes], object], arrived: Any, count: int) -> None:
-    """Send stamps, each one after all have the one before and sleep again."""
+    """Send stamps, each after all processes have received the one before and sleep again."""
     for index in range(count):
         give_up_s = time.monotonic() + ARRIVAL_S_MAX
         while min(arrived) < index:

@@ -1,4 +1,4 @@
-"""What the figures were measured on. Neither the name of the machine nor a path is told."""
+"""Describe the machine of a run, without its name or any path."""
 
 import dataclasses
 import os
@@ -39,7 +39,7 @@ def describe(directory: pathlib.Path) -> Machine:
 
 
 def _field(file: str, name: str) -> str:
-    """Give the value of the first line ``name: value`` of a file of the kernel."""
+    """Return the value of the first line ``name: value`` of a file of the kernel."""
     with open(file, encoding="utf-8") as fid:
         for line in fid:
             key, _, value = line.partition(":")
@@ -49,7 +49,7 @@ def _field(file: str, name: str) -> str:
 
 
 def _file_system(directory: pathlib.Path) -> str:
-    """Give the type of the file system, that of the longest mount point above the directory."""
+    """Return the type of the file system, that of the longest mount point above the directory."""
     resolved = os.path.join(os.path.realpath(directory), "")
     longest, found = "", "unknown"
     with open("/proc/self/mounts", encoding="utf-8") as fid:

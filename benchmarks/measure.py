@@ -1,4 +1,4 @@
-"""Measuring: every contestant in turn, a slice at a time, so that a slow spell of the disk strikes all of them."""
+"""Measuring: every contestant in turn, a slice at a time, so that a slow spell of the disk affects all of them."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from benchmarks.scale import Scale
 
 T = TypeVar("T")
 
-#: Steps before the clock starts: they open what is opened on first use.
+#: Steps before the clock starts, which open what is opened on first use.
 WARM_UP_STEPS = 3
 #: The slow spells of a disk may be shorter than a round.
 SLICES = 10
@@ -63,7 +63,7 @@ Opening = Callable[[pathlib.Path, Setting, Bounds], ContextManager[Turn]]
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """Who runs a workload, and how."""
+    """A contestant: its name, and how it runs a workload."""
 
     name: str
     setting: Setting
@@ -135,7 +135,7 @@ def contest(workload: str,
 
 
 def _round(contestants: Dict[int, Contestant], bounds: Bounds, slices: int, parent: pathlib.Path) -> Dict[int, float]:
-    """Run one round of all; give the messages per second of those that did not leave."""
+    """Run one round of all; return the messages per second of those that did not leave."""
     tallies: Dict[int, Tally] = {}
     with contextlib.ExitStack() as stack:
         turns: Dict[int, Turn] = {}
@@ -168,7 +168,7 @@ def _add_slice(turn: Turn, tally: Tally, bounds: Bounds, slices: int) -> Tally:
 
 
 def in_turn(turns: Sequence[Callable[[], T]], rounds: int) -> Dict[int, List[T]]:
-    """Call each function in turn, round after round; give what each of those found that did not leave."""
+    """Call each function in turn, round after round; return the results of those that did not leave."""
     found: Dict[int, List[T]] = {number: [] for number in range(len(turns))}
     for _ in range(rounds):
         for number in list(found):
@@ -213,13 +213,13 @@ def latency(workload: str, name: str, setting: Setting, samples_s: Sequence[floa
 
 
 def significant(value: float) -> float:
-    """Round to four digits: there is no more in it."""
+    """Round to four digits: more are not significant."""
     return float(f"{value:.4g}")
 
 
 @contextlib.contextmanager
 def fresh_directory(parent: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Give an empty directory, which is removed afterwards."""
+    """Return an empty directory, which is removed afterwards."""
     directory = pathlib.Path(tempfile.mkdtemp(dir=parent))
     try:
         yield directory

@@ -1,4 +1,4 @@
-"""What single calls take where much has to go at once: at the high-water mark, and after a mass of messages expired."""
+"""The time of single calls that delete many messages: at the high-water mark, and after many messages expired."""
 
 import contextlib
 import dataclasses
@@ -87,7 +87,7 @@ def expired(scale: Scale, directory: pathlib.Path) -> Iterator[Duration]:
 
 class _Backlog(NamedTuple):
     let_expire: Callable[[], None]  # the messages that are there, not the one that it sends
-    look: Callable[[], float]  # gives the seconds that it took
+    look: Callable[[], float]  # returns the seconds that it took
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ Line = Tuple[str, Dict[str, str], List[Tuple[float, float]]]
 
 
 def write(document: Document, directory: pathlib.Path) -> List[str]:
-    """Write all pictures for which there are figures; give their names."""
+    """Write all pictures for which there are figures; return their names."""
     made = []
     with pyplot.rc_context(STYLE):
         for name, draw in PICTURES.items():

@@ -13,7 +13,7 @@ T = TypeVar("T")
 #: The parent's end of a pipe, or that of the process.
 Channel: TypeAlias = "Connection[object, object]"
 
-#: What a process does. It reports over the connection: first that it is ready, and at the end what it found.
+#: The work of a process. It reports over the connection: first that it is ready, and at the end what it found.
 Work: TypeAlias = Callable[[Channel], None]
 
 #: A process that takes longer to answer hangs.
@@ -25,7 +25,7 @@ CONTEXT = multiprocessing.get_context("fork")
 
 @contextlib.contextmanager
 def crew(works: Sequence[Work]) -> Iterator[List[Channel]]:
-    """Start processes, and end them all in the end; give the connections to them once each has said it is ready."""
+    """Start processes, yield the connections to them once each is ready, and end all of them afterwards."""
     processes, connections = [], []
     try:
         for work in works:
@@ -60,13 +60,13 @@ def report_ready(connection: Channel) -> None:
 
 
 def run_together(connections: Sequence[Channel]) -> None:
-    """Let all start."""
+    """Start all of them."""
     for connection in connections:
         connection.send("go")
 
 
 def count_until(end_s: float, step: Callable[[], int]) -> int:
-    """Repeat a step until a time of the monotonic clock; give how many messages went through."""
+    """Repeat a step until a time of the monotonic clock; return how many messages went through."""
     total, clock = 0, time.monotonic
     while clock() < end_s:
         total += step()

@@ -1,4 +1,4 @@
-"""persipubsub as its users write it, as a contestant."""
+"""The contestant persipubsub, written as users would write it."""
 
 import contextlib
 import pathlib
@@ -16,7 +16,7 @@ NO_MARK = HighWaterMark(message_timeout=24 * 60 * 60, max_messages=100_000_000, 
 
 
 def durability(setting: Setting) -> Durability:
-    """Give the durability of a setting."""
+    """Return the durability of a setting."""
     return Durability.POWER_LOSS if setting.durability == "durable" else Durability.PROCESS_CRASH
 
 
@@ -29,7 +29,7 @@ def names(count: Optional[int]) -> List[str]:
 def opened(directory: pathlib.Path,
            setting: Setting,
            mark: HighWaterMark = NO_MARK) -> Iterator[persipubsub.Environment]:
-    """Set a queue up, with its backlog if it is not for a taker to find."""
+    """Set a queue up, with its backlog unless a receiver is measured."""
     with persipubsub.new_environment(directory) as environment:
         environment.new_control(names(setting.subscribers), mark, durability=Durability.PROCESS_CRASH)
         yield environment
@@ -53,7 +53,7 @@ def sending(directory: pathlib.Path, setting: Setting, _bounds: Bounds) -> Itera
 
 
 def sends(publisher: "persipubsub.Publisher[Msg]", message: Msg, count: int) -> Callable[[], int]:
-    """Make a step that sends one message, or a batch of so many."""
+    """Make a step that sends one message, or a batch."""
     batch = [message] * count
 
     def step_one() -> int:
@@ -69,7 +69,7 @@ def sends(publisher: "persipubsub.Publisher[Msg]", message: Msg, count: int) -> 
 
 @contextlib.contextmanager
 def taking(directory: pathlib.Path, setting: Setting, bounds: Bounds) -> Iterator[Steps]:
-    """Receive one message, or a batch. Where there are more subscribers, they hold their places."""
+    """Receive one message, or a batch. Further subscribers keep their cursors."""
     message, pending = payload(setting), backlog(setting, bounds)
     with opened(directory, setting) as environment:
         publisher = environment.new_publisher()

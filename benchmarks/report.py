@@ -17,7 +17,7 @@ ALTERNATIVE_TEXTS = {
     "throughput-by-subscribers": "Messages per second by the number of subscribers, beside raw py-lmdb",
     "throughput-by-backlog": "Messages per second by the number of messages in the queue, beside raw py-lmdb",
     "latency": "Microseconds until a waiting process has the message, beside multiprocessing.Pipe",
-    "file-size": "Size of the file while messages are sent and taken",
+    "file-size": "Size of the file while messages are sent and received",
     "peers": "Messages per second of persipubsub and of its peers",
 }
 
@@ -88,7 +88,7 @@ def _varied(one: Rate, vary: str) -> List[str]:
 
 
 def _beside(document: Document, one: Rate, floor: str) -> List[str]:
-    """Give our rate, that of the floor at the same setting or at the next best, their ratio, and what the disk can."""
+    """Return our rate, that of the floor at the same or next best setting, their ratio, and what the disk can do."""
     setting = one.setting
     candidates = [its for its in document.of(Rate, one.workload) if its.contestant == floor]
     alike = [its for its in candidates if its.setting == setting]
@@ -129,7 +129,7 @@ def latencies(workload: str, vary: str, header: str) -> Callable[[Document], str
 
 
 def idle_sentence(document: Document) -> str:
-    """Say what waiting costs."""
+    """Describe what waiting costs."""
     ours, pipe = document.find(Idle, "idle"), document.find(Idle, "idle", floors.PIPE)
     if ours is None or pipe is None:
         return ""
@@ -201,7 +201,7 @@ def file_size_table(document: Document) -> str:
 
 
 def churn_table(document: Document) -> str:
-    """Show how the file grows while as much is taken as is sent."""
+    """Show how the file grows while as much is received as is sent."""
     rows = [[
         one.setting.detail or "", f"{one.setting.backlog_messages or 0:,}", f"{one.sent_messages[-1]:,}",
         f"{one.sent_bytes[-1] / 1e6:,.0f} MB", f"{one.file_mb[1]:,.1f} MB",

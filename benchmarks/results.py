@@ -1,4 +1,4 @@
-"""What was measured, as it stands in the JSON: a setting, and figures with their units in their names."""
+"""The results in the JSON: a setting, and figures with their units in their names."""
 
 import dataclasses
 import json
@@ -76,7 +76,7 @@ class Duration:
 
 @dataclasses.dataclass(frozen=True)
 class Drain:
-    """A backlog taken to its end by a process that does nothing else."""
+    """A backlog that one process receives completely, doing nothing else."""
 
     workload: str
     contestant: str
@@ -97,7 +97,7 @@ class Idle:
 
 @dataclasses.dataclass(frozen=True)
 class FileSize:
-    """What the data file takes on the disk."""
+    """The size of the data file on disk."""
 
     workload: str
     contestant: str
@@ -109,7 +109,7 @@ class FileSize:
 
 @dataclasses.dataclass(frozen=True)
 class Churn:
-    """How the data file grows while as much is taken as is sent."""
+    """How the data file grows while as much is received as is sent."""
 
     workload: str
     contestant: str
@@ -144,7 +144,7 @@ class Document:
         return [result for result in self.results if isinstance(result, kind) and result.workload == workload]
 
     def find(self, kind: Type[R], workload: str, contestant: str = OURS, **setting: object) -> Optional[R]:
-        """Give the first result of a workload and a contestant whose setting has these values."""
+        """Return the first result of a workload and a contestant whose setting has these values."""
         for result in self.of(kind, workload):
             if result.contestant == contestant and all(
                     getattr(result.setting, name) == value for name, value in setting.items()):

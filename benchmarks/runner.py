@@ -68,7 +68,7 @@ def run(scale: Scale, workloads: Sequence[str], peers: bool, parent: Optional[pa
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Have no overflow warned of, which is not what is measured."""
+    """Suppress warnings of overflow, which is not what is measured."""
     logger = logging.getLogger("persipubsub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -79,7 +79,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _run_peers(document: Document, scale: Scale, directory: pathlib.Path) -> None:
-    # Imported here: what the peers need is installed only by who wants to see them.
+    # Imported here: the dependencies of the peers are optional.
     from benchmarks import peers, versus
     available = peers.available()
     document.peer_notes = {peer.name: peer.note for peer in available}

@@ -1,9 +1,9 @@
-"""How much is measured: all of it, or a look at everything within a minute."""
+"""The scale of a run: complete, or everything within a minute."""
 
 import dataclasses
 from typing import Dict, Tuple
 
-#: One round of a sender stores at most so much, so that the disk holds it.
+#: The most that one round of a sender stores, so that it fits on the disk.
 ROUND_BYTES_MAX = 256 * 1024**2
 
 
@@ -33,7 +33,7 @@ class Scale:  # pylint: disable=too-many-instance-attributes  # one per thing th
     churn_bytes: int
 
     def with_few_rounds(self) -> "Scale":
-        """Give the same with few rounds."""
+        """Return the same with few rounds."""
         return dataclasses.replace(self, rounds=self.few_rounds)
 
 

@@ -22,9 +22,9 @@ THREADS = 4
 SUBSCRIBERS = 100
 #: A batch is smaller where one of BATCH_MESSAGES would take longer.
 BATCH_S_MAX = 1.0
-#: While a backlog is made for a peer to take, it ends after this time; it is made anew where it was too small.
+#: Creating a backlog for a peer ends after this time; it is created again if it was too small.
 FILL_S_MAX = 1.0
-#: Peers without a wake-up take their time.
+#: Peers without a wake-up are slow.
 WAKE_UPS_MAX = 100
 
 #: Makes the steps of a workload from a session.
@@ -41,7 +41,7 @@ class PeerSession:
         self._steps: Optional[Steps] = None
 
     def _ready(self, setting: Setting, make: MakeSteps) -> Steps:
-        """Give the steps of the session, which is opened when first needed."""
+        """Return the steps of the session, which is opened when first needed."""
         if self._steps is None:
             directory = self._stack.enter_context(measure.fresh_directory(self._directory))
             session = self._peer.open(directory, setting.durability == "durable", setting.subscribers or 1)
@@ -116,7 +116,7 @@ def sending(session: Session, setting: Setting) -> Steps:
 
 
 def _bearable_batch(session: Session, message: bytes, count: int) -> int:
-    """Tell how many messages of a batch a peer sends in BATCH_S_MAX."""
+    """Return how many messages of a batch a peer sends in BATCH_S_MAX."""
     tried = 10
     start_s = time.monotonic()
     session.publish_batch([message] * tried)
@@ -125,7 +125,7 @@ def _bearable_batch(session: Session, message: bytes, count: int) -> int:
 
 
 def taking(session: Session, setting: Setting) -> Steps:
-    """Take one message at a time, or batches."""
+    """Receive one message at a time, or batches."""
     message, count = floors.payload(setting), setting.batch_messages or 1
     pending = 0
 

@@ -1,4 +1,4 @@
-"""How soon each means of waking a process wakes it, and what a fork costs.
+"""How soon each wake-up mechanism wakes a process, and what a fork costs.
 
 The means that persipubsub could be built on, each by itself without a queue, beside persipubsub and
 :class:`multiprocessing.Pipe`, all in one run and in turn.
@@ -27,7 +27,7 @@ from persipubsub.lmdb_engine.process import futex
 #: Where the stamp lies in the shared page: in another line of the cache than the word that is waited on.
 STAMP_OFFSET = 64
 IN_MODIFY = 2
-#: So many forks are timed together.
+#: How many forks are timed together.
 FORKS = 50
 
 

@@ -1,4 +1,4 @@
-"""Sending and taking by one thread: by size of message, size of batch, number of subscribers, and backlog."""
+"""Sending and receiving by one thread: by size of message, size of batch, number of subscribers, and backlog."""
 
 import dataclasses
 import pathlib
@@ -23,7 +23,7 @@ our_take = measure.stepwise(queues.taking)
 
 
 def batch_of(payload_bytes: int) -> int:
-    """Tell how many messages of a size make a batch."""
+    """Return how many messages of a size make a batch."""
     return min(BATCH_MESSAGES, BATCH_BYTES_MAX // payload_bytes)
 
 
@@ -88,7 +88,7 @@ def _bounded(scale: Scale, setting: Setting) -> Scale:
 
 
 def batch_sizes(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
-    """Batches of each size, sent and taken."""
+    """Batches of each size, sent and received."""
     scale = scale.with_few_rounds()
     for durability in DURABILITIES:
         for batch_messages in scale.batches_messages:
@@ -98,7 +98,7 @@ def batch_sizes(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
 
 
 def subscribers(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
-    """Sending to each number of subscribers, and taking as one of them while the others hold their places."""
+    """Sending to each number of subscribers, and receiving as one of them while the others keep their cursors."""
     scale = scale.with_few_rounds()
     for durability in DURABILITIES:
         for batch_messages in (1, BATCH_MESSAGES):
@@ -113,7 +113,7 @@ def subscribers(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
 
 
 def backlog(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
-    """Sending behind each backlog, and taking from it. The floor has backlogs, too."""
+    """Sending behind each backlog, and receiving from it. The floor has backlogs, too."""
     scale = scale.with_few_rounds()
     for durability in DURABILITIES:
         for batch_messages in (1, BATCH_MESSAGES):

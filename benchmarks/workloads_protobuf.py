@@ -84,7 +84,7 @@ def _taking(by_hand: bool, directory: pathlib.Path, setting: Setting, bounds: Bo
 
 
 def protobuf(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
-    """Send and take messages one by one and in batches."""
+    """Send and receive messages one by one and in batches."""
     scale = scale.with_few_rounds()
     for workload, opening in (("protobuf-sent", _sending), ("protobuf-taken", _taking)):
         for durability in DURABILITIES:

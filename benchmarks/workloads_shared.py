@@ -1,4 +1,4 @@
-"""Shared subscribers: what workers take beside plain subscribers, and what it costs that much is in flight.
+"""Shared subscribers: their cost beside plain subscribers, and the cost of many messages in flight.
 
 Everything here is relaxed, and measured by the processor time of the one process that does it.
 """
@@ -19,7 +19,7 @@ from benchmarks.scale import Scale
 PLAIN = "plain subscriber"
 WORKERS = "workers"
 BATCHES_MESSAGES = (1, 100)
-#: With so few messages in flight is the rest compared. As many leases end again and again.
+#: The small number of messages in flight to compare with. The same number of leases ends repeatedly.
 FEW = 10
 HOLD_BATCH_MESSAGES = 1000
 #: No lease of this ends while it is measured, and those of the other one do all the time.
@@ -73,7 +73,7 @@ def _share(environment: "persipubsub.Environment", lease_s: float) -> None:
 
 
 def _hold(worker: "persipubsub.Subscriber[bytes]", count: int) -> None:
-    """Be handed messages out, and neither acknowledge them nor give them back."""
+    """Receive messages, and neither acknowledge them nor give them back."""
     for start in range(0, count, HOLD_BATCH_MESSAGES):
         receipt = worker.receive_many(min(HOLD_BATCH_MESSAGES, count - start), timeout=0)
         receipt.__enter__()  # pylint: disable=unnecessary-dunder-call  # it is not left

@@ -1,4 +1,4 @@
-"""Tasks of asyncio, beside plain calls by one thread: sending, taking, and waiting."""
+"""Tasks of asyncio, beside plain calls by one thread: sending, receiving, and waiting."""
 
 import asyncio
 import contextlib
@@ -76,7 +76,7 @@ def _task_taking(directory: pathlib.Path, setting: Setting, bounds: Bounds) -> I
 
 
 async def _receive(subscriber: AsyncSubscriber[bytes], count: int) -> int:
-    """Receive a message, or a batch; give how many there were."""
+    """Receive a message, or a batch; return how many there were."""
     if count == 1:
         async with subscriber.receive(timeout=0) as message:
             return 0 if message is None else 1
@@ -109,7 +109,7 @@ def _loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def waiting(scale: Scale, directory: pathlib.Path) -> Iterator[Idle]:
-    """Have tasks wait for a message that does not come, and see how much processor time that takes."""
+    """Measure the processor time of tasks that wait for a message that does not come."""
     for count in scale.tasks:
         found_ms = []
         for _ in range(scale.few_rounds):
@@ -121,7 +121,7 @@ def waiting(scale: Scale, directory: pathlib.Path) -> Iterator[Idle]:
 
 
 async def _wait(environment: persipubsub.Environment, count: int, waiting_s: float) -> float:
-    """Have tasks wait, each as a subscriber of its own; give the milliseconds of processor time per second."""
+    """Let tasks wait, each as a subscriber of its own; return the milliseconds of processor time per second."""
 
     async def receive(name: str) -> None:
         async with environment.new_async_subscriber(name).receive(timeout=None):

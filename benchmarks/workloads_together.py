@@ -1,4 +1,4 @@
-"""Several at work on one queue: threads that send, processes that send, a publisher and a subscriber."""
+"""Concurrent use of one queue: threads that send, processes that send, a publisher and a subscriber."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from benchmarks.workloads_messages import BATCH_MESSAGES, DURABILITIES, raw_send
 
 #: It takes a moment until all threads have started.
 THREADS_SLICE_S = 0.1
-#: A subscriber looks so often whether its time is over.
+#: Interval in which a subscriber checks whether its time is over.
 LOOK_S = 0.05
 #: The pipe is as fast after a second as after five.
 PIPE_S_MAX = 1.0
@@ -35,7 +35,7 @@ def threads(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
 
 
 def slices_of_threads(scale: Scale) -> int:
-    """Tell into how many slices to cut a round of threads."""
+    """Return into how many slices to cut a round of threads."""
     return max(1, int(scale.round_s / THREADS_SLICE_S))
 
 
@@ -118,7 +118,7 @@ def _send_raw(connection: Channel, *, directory: pathlib.Path, setting: Setting,
 
         def step() -> int:
             with environment.begin(write=True) as txn:
-                # Others send, too: the next id is behind the last one.
+                # Others also send: the next id comes after the last one.
                 cursor = txn.cursor()
                 cursor.last()
                 txn.put(floors.pack_key(unpack(cursor.key(), "big") + 1), message, append=True)
@@ -134,7 +134,7 @@ def _report_count(connection: Channel, step: Callable[[], int], seconds: float) 
 
 
 def end_to_end(scale: Scale, directory: pathlib.Path) -> Iterator[Rate]:
-    """A process that sends as fast as it can, and one that takes: what arrives."""
+    """A process that sends as fast as it can, and one that receives: what arrives."""
     for batch_messages in (1, BATCH_MESSAGES):
         contestants = [Contestant(floors.PIPE, Setting(None, 100, batch_messages), measure.at_once(_through_pipe))]
         contestants += [

@@ -1,4 +1,4 @@
-"""An outbox: what changes in a database is announced in a queue, never one without the other.
+"""An outbox: each change of a database is announced in a queue, never one without the other.
 
 Run it with ``python examples/outbox.py``. It uses SQLite; every database with transactions will do.
 
@@ -61,7 +61,7 @@ def relay(root: pathlib.Path, dies: bool) -> None:
         while True:
             rows = shop.execute("SELECT id, payload FROM outbox ORDER BY id LIMIT ?", (ROWS_AT_ONCE, )).fetchall()
             if not rows:
-                return  # a relay for ever would sleep here, or wait to be told
+                return  # a permanent relay would sleep here, or wait for a signal
             # The id travels with the message: it stays the same when the message is sent again.
             publisher.send_many(json.dumps({"id": row, **json.loads(payload)}).encode() for row, payload in rows)
             if dies:
@@ -72,12 +72,12 @@ def relay(root: pathlib.Path, dies: bool) -> None:
 
 
 def pack(root: pathlib.Path) -> int:
-    """Take the messages and pack a parcel for each order, once; give how many messages came again."""
+    """Receive the messages and pack one parcel for each order; return how many messages were repeated."""
     repeated = 0
     with database(root / "store.db") as store, persipubsub.new_environment(root / "queue") as env:
         for msg in env.new_subscriber("store").messages(timeout=0):
             order = json.loads(msg)
-            with store:  # committed before the message is taken: a crash in between has it come again
+            with store:  # committed first: after a crash in between, the message comes again
                 try:
                     store.execute("INSERT INTO handled (id) VALUES (?)", (order["id"], ))
                 except sqlite3.IntegrityError:

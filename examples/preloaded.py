@@ -21,13 +21,13 @@ PAGES = 20
 
 
 def load(path: str) -> persipubsub.Publisher:
-    """Open the queue while the application is loaded. It is fine to use it before the fork, too."""
+    """Open the queue while the application is loaded. It may be used before the fork."""
     publisher = persipubsub.new_environment(path).new_publisher()
     publisher.send(b"loaded by %d" % os.getpid())
     return publisher
 
 
-# Where this file runs as a program, it only starts gunicorn, which imports it and gives it a queue.
+# As a program, this file only starts gunicorn, which imports it and passes it a queue.
 PUBLISHER: Optional[persipubsub.Publisher] = load(os.environ["QUEUE"]) if "QUEUE" in os.environ else None
 
 

@@ -20,7 +20,7 @@ def measure(path: pathlib.Path) -> None:
 
 
 def archive(path: pathlib.Path) -> None:
-    """Keep everything: each message is taken when the loop asks for the next one."""
+    """Keep everything: each message is acknowledged when the loop asks for the next one."""
     with persipubsub.new_environment(path) as env:
         kept = []
         for message in env.new_subscriber("archive").messages(timeout=60):
@@ -32,7 +32,7 @@ def archive(path: pathlib.Path) -> None:
 
 
 def alarm(path: pathlib.Path) -> None:
-    """Look at each reading; it would come again if this process died while it looks."""
+    """Look at each reading; it would be delivered again if this process died meanwhile."""
     with persipubsub.new_environment(path) as env:
         subscriber = env.new_subscriber("alarm")
         while True:
@@ -56,7 +56,7 @@ def main() -> None:
             for process in processes:
                 process.join()
                 assert process.exitcode == 0
-            # The archive left its loop at the end mark, so that is not taken.
+            # The archive left its loop at the end mark, so that message is not acknowledged.
             assert control.status().subscribers["archive"].pending == 1
             assert control.status().subscribers["alarm"].pending == 0
 

@@ -1,4 +1,4 @@
-"""A FastAPI service that publishes, and a worker that takes.
+"""A FastAPI service that publishes, and a worker that receives.
 
 Run it with ``python examples/web_service.py``, after ``pip install 'persipubsub[examples]'``. It serves on a free port,
 sends itself some orders, and prints what the worker did. To serve it as in production, deploy the queue (see
@@ -32,7 +32,7 @@ class Order(pydantic.BaseModel):
 
 @contextlib.asynccontextmanager
 async def open_queue(service: fastapi.FastAPI) -> AsyncIterator[None]:
-    """Have the queue open while the service runs: in each worker process of the server, not where it is imported."""
+    """Keep the queue open while the service runs: in each worker process of the server, not at import."""
     with persipubsub.new_environment(os.environ["QUEUE"]) as env:
         async with env.new_async_publisher() as publisher:
             service.state.publisher = publisher
@@ -44,7 +44,7 @@ app = fastapi.FastAPI(lifespan=open_queue)
 
 @app.post("/orders", status_code=202)
 async def accept(order: Order, request: fastapi.Request) -> Dict[str, int]:
-    """Accept an order: once the customer has the answer, the order is on the disk, and somebody will handle it.
+    """Accept an order: once the customer has the answer, the order is on disk, and the worker will handle it.
 
     Requests that come at the same time share a commit, so the disk does not bound how many there are.
     """
@@ -52,7 +52,7 @@ async def accept(order: Order, request: fastapi.Request) -> Dict[str, int]:
 
 
 async def pack() -> None:
-    """Handle orders: each is taken when it was handled, and comes again if this process dies before."""
+    """Handle orders: each is acknowledged once it is handled, and delivered again if this process dies before."""
     with persipubsub.new_environment(os.environ["QUEUE"]) as env:
         packed = 0
         async for msg in env.new_async_subscriber("packing").messages(timeout=None):
@@ -66,7 +66,7 @@ async def pack() -> None:
 
 
 def work() -> None:
-    """Be the worker: the main function of its process."""
+    """Run the worker: the main function of its process."""
     asyncio.run(pack())
 
 
@@ -77,7 +77,7 @@ def deploy() -> None:
 
 
 async def order_things(url: str) -> None:
-    """Be the customers: many at a time, and one whose order makes no sense."""
+    """Play the customers: many at a time, and one whose order is invalid."""
     async with httpx.AsyncClient(base_url=url) as client:
         answers = await asyncio.gather(*(client.post("/orders", json={
             "item": "cups",

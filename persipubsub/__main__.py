@@ -1,4 +1,4 @@
-"""Let ``python -m persipubsub`` be the command ``persipubsub``."""
+"""Run the command ``persipubsub`` as ``python -m persipubsub``."""
 
 from persipubsub.cli import main
 

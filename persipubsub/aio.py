@@ -1,9 +1,9 @@
-"""Publishers and subscribers for tasks of asyncio.
+"""Publishers and subscribers for asyncio tasks.
 
-They do what :class:`Publisher` and :class:`Subscriber` do, with the same arguments and the same errors, and the loop
+They do what :class:`Publisher` and :class:`Subscriber` do, with the same arguments and the same errors. The event loop
 never waits for the disk or for other processes.
 
-When an ``await`` has ended, by its result, by an error or by a cancellation, nothing of it goes on in the background.
+Once an ``await`` has ended, by a result, an error or a cancellation, nothing of it continues in the background.
 """
 
 import datetime
@@ -31,28 +31,28 @@ T = TypeVar("T")
 class AsyncPublisher(Generic[Msg]):
     """Sends messages to all subscribers of a queue. Made by :meth:`Environment.new_async_publisher`.
 
-    Any number of tasks, in any number of loops, may use one publisher. What tasks send at the same time goes into one
-    commit.
+    Any number of tasks, in any number of loops, may use one publisher. Messages that tasks send at the same time share
+    one commit.
     """
 
     def __init__(self, origin: Origin, sender: Sender, bridge: Bridge) -> None:
         """Prepare to send.
 
-        :param sender: it checks and encodes
-        :param bridge: of its Environment: it commits
+        :param sender: checks and encodes messages
+        :param bridge: of the Environment; commits them
         """
         self._origin = origin
         self._sender = sender
         self._bridge = bridge
 
     async def send(self, msg: Msg, deduplication_id: Optional[str] = None) -> int:
-        """Send a message. Once this returns, the message survives what the queue's durability names.
+        """Send a message. Once this returns, the message survives what the queue's durability promises.
 
-        A send that is cancelled before its commit has begun is not sent. One that is cancelled later ends when the
-        commit has ended, and is sent if that succeeds: whoever catches ``CancelledError`` cannot tell.
+        If the send is cancelled before its commit has begun, nothing is sent. If it is cancelled later, it ends with
+        the commit, and the message is sent if that succeeds. A handler of ``CancelledError`` cannot know which.
 
-        :param msg: what :meth:`Publisher.send` takes
-        :param deduplication_id: as for :meth:`Publisher.send`: so sending again after a cancellation is safe
+        :param msg: what :meth:`Publisher.send` accepts
+        :param deduplication_id: as for :meth:`Publisher.send`; it makes sending again after a cancellation safe
         :return: the message id
         :raise PersipubsubError: as :meth:`Publisher.send`
         """
@@ -61,9 +61,9 @@ class AsyncPublisher(Generic[Msg]):
     async def send_many(self, msgs: Iterable[Msg]) -> Sequence[int]:
         """Send messages in the order given, all or none of them, in one commit.
 
-        A cancelled one is sent wholly or not at all, as with :meth:`send`; with ``autosync`` those before it are sent.
+        If this is cancelled, all or none are sent, as with :meth:`send`; with ``autosync`` the first ones may be sent.
 
-        :param msgs: what :meth:`Publisher.send_many` takes; iterated on the loop
+        :param msgs: what :meth:`Publisher.send_many` accepts; iterated on the event loop
         :return: the message ids, a range unless ``autosync``
         :raise PersipubsubError: as :meth:`Publisher.send_many`
         """
@@ -80,27 +80,27 @@ class AsyncPublisher(Generic[Msg]):
                          msg: Msg,
                          delay_s: Optional[float] = None,
                          at: Optional[datetime.datetime] = None) -> DelayedMessage:
-        """Send a message that comes later. A cancelled one is delayed or not, as with :meth:`send`.
+        """Send a message that subscribers receive later. Cancellation is as with :meth:`send`.
 
-        :param msg: what :meth:`Publisher.send_later` takes, as the other arguments
-        :return: by which it can be cancelled
+        :param msg: what :meth:`Publisher.send_later` accepts, as the other arguments
+        :return: what :meth:`cancel` needs
         :raise PersipubsubError: as :meth:`Publisher.send_later`
         """
         delayed: DelayedMessage = await self._bridge.write(self._sender.put_later(msg, delay_s, at), withdraws=True)
         return delayed
 
     async def cancel(self, message: DelayedMessage) -> bool:
-        """Take back what was sent for later.
+        """Cancel a delayed message.
 
-        :param message: what :meth:`send_later` gave, of any publisher of this queue, in any process
-        :return: whether it was still delayed; if not, it has come, or was cancelled before
+        :param message: what :meth:`send_later` returned, of any publisher of this queue, in any process
+        :return: whether it was still delayed; if not, it was due already, or was cancelled before
         :raise PersipubsubError: as :meth:`Publisher.cancel`
         """
         was_delayed: bool = await self._bridge.write(self._sender.cancel(message), withdraws=True)
         return was_delayed
 
     def close(self) -> None:
-        """Close the publisher; more than once is fine. What is being sent is sent."""
+        """Close the publisher; more than once is fine. Sends that have begun are completed."""
         self._sender.closed = True
 
     async def __aenter__(self) -> "AsyncPublisher[Msg]":
@@ -150,15 +150,15 @@ def _all(found: Found) -> Any:
 class AsyncSubscriber(Generic[Msg]):
     """Receives every message sent since the subscriber was added. Made by :meth:`Environment.new_async_subscriber`.
 
-    Two tasks that receive as one subscriber may both get the same message; taking it twice is taking it once. However
-    many tasks wait, they hold one thread.
+    Two tasks that receive as one subscriber may both get the same message. Acknowledging it twice has the same effect
+    as once. All tasks that wait share one thread.
     """
 
     def __init__(self, origin: Origin, receiver: Receiver, bridge: Bridge) -> None:
         """Prepare to receive.
 
-        :param receiver: it looks and decodes
-        :param bridge: of its Environment: it commits
+        :param receiver: finds and decodes messages
+        :param bridge: of the Environment; commits acknowledgements
         """
         self._origin = origin
         self._receiver = receiver
@@ -166,23 +166,24 @@ class AsyncSubscriber(Generic[Msg]):
 
     @property
     def identifier(self) -> str:
-        """Give the name of the subscriber."""
+        """Return the name of the subscriber."""
         return self._receiver.identifier
 
     def receive(self, timeout: Optional[float] = 60) -> AsyncContextManager[Optional[Msg]]:
-        """Receive the next message, or None if none comes in time. It is taken when the ``async with`` block ends.
+        """Receive the next message, or None if none arrives in time. The end of the block acknowledges it.
 
-        If the block raises or is cancelled, the message comes again. A cancelled wait takes nothing.
+        If the ``async with`` block raises or is cancelled, the message is delivered again. A cancelled wait
+        acknowledges nothing.
 
-        :param timeout: seconds to wait; 0 looks once, None waits for ever
+        :param timeout: seconds to wait; 0 looks once, None waits forever
         :raise PersipubsubError: as :meth:`Subscriber.receive`
         """
         return self._receipt(functools.partial(self._receiver.look, 1), _one, timeout)
 
     def receive_to_top(self, timeout: Optional[float] = 60) -> AsyncContextManager[Optional[Msg]]:
-        """Receive the latest message; everything up to it is taken when the ``async with`` block ends.
+        """Receive the latest message. The end of the block acknowledges it and all messages before it.
 
-        What is sent during the block stays. Arguments and errors are those of :meth:`receive`.
+        Messages that are sent during the block stay. Arguments and errors are those of :meth:`receive`.
         """
         self._receiver.require_plain("receive_to_top")
         return self._receipt(self._receiver.look_at_top, _one, timeout, skipping=True)
@@ -191,26 +192,27 @@ class AsyncSubscriber(Generic[Msg]):
                      max_messages: int = 1000,
                      timeout: Optional[float] = 60,
                      max_bytes: int = RECEIVE_BYTES_MAX) -> AsyncContextManager[List[Msg]]:
-        """Receive what is there, in order, waiting only for the first message; all are taken in one commit.
+        """Receive the available messages in order, waiting only for the first; one commit acknowledges all of them.
 
         The other arguments and the errors are those of :meth:`receive`.
 
-        :param max_messages: at most so many, and at most 10,000 for one of the workers of a shared subscriber
-        :param max_bytes: at most so many bytes together, but always one message
+        :param max_messages: the most messages; at most 10,000 for a worker of a shared subscriber
+        :param max_bytes: the most bytes of all messages together; the first message may exceed it
         """
         look = functools.partial(self._receiver.look, checks.at_least_one("max_messages", max_messages),
                                  checks.at_least_one("max_bytes", max_bytes))
         return self._receipt(look, _all, timeout)
 
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> AsyncGenerator[Msg, None]:
-        """Iterate over messages; each is taken when the loop asks for the next one.
+        """Iterate over messages; each is acknowledged when the loop asks for the next one.
 
-        Leaving the loop takes exactly those whose turn of the loop had ended. Where that is by ``break`` and with an
-        ``acknowledge_every`` of more than one, asyncio closes the iterator, and so takes them, a moment later; with
-        :func:`contextlib.aclosing` around it they are taken at once.
+        Leaving the loop acknowledges exactly the messages whose iteration has ended. After a ``break`` with an
+        ``acknowledge_every`` above one, asyncio closes the iterator, which acknowledges them, a moment later. Wrap the
+        iterator in :func:`contextlib.aclosing` to acknowledge them at once.
 
-        :param timeout: seconds to wait for a message before the loop ends; None waits for ever
-        :param acknowledge_every: take so many in one commit; after a crash at most so many come again
+        :param timeout: seconds to wait for a message before the loop ends; None waits forever
+        :param acknowledge_every: how many messages one commit acknowledges; after a crash, at most that number of
+            messages is delivered again
         :raise PersipubsubError: as :meth:`Subscriber.messages`
         """
         timeout = checks.timeout(timeout)
@@ -226,7 +228,7 @@ class AsyncSubscriber(Generic[Msg]):
             try:
                 for msg in _all(found):
                     if begun and clock.boottime_us() > found.expires_us:
-                        break  # some have expired while the loop was at others before them: look again
+                        break  # some have expired while the loop handled those before them: look again
                     begun += 1
                     yield msg
                     finished = begun
@@ -238,7 +240,7 @@ class AsyncSubscriber(Generic[Msg]):
                     await self._run(self._receiver.leave(found, finished, begun))
 
     async def front(self) -> Optional[Msg]:
-        """Look at the next message without taking it; None if there is none.
+        """Return the next message without acknowledging it; None if there is none.
 
         :raise PersipubsubError: as :meth:`Subscriber.front`
         """
@@ -247,7 +249,7 @@ class AsyncSubscriber(Generic[Msg]):
         return message
 
     async def pop(self) -> None:
-        """Take the next message without reading it. If this is cancelled, it may be taken or not.
+        """Acknowledge the next message without reading it. If this is cancelled, it may or may not be acknowledged.
 
         :raise PersipubsubError: as :meth:`Subscriber.pop`
         """
@@ -256,7 +258,7 @@ class AsyncSubscriber(Generic[Msg]):
         await self._run(self._receiver.acknowledge(found, 1), withdraws=True)
 
     async def extend_lease(self) -> None:
-        """Have the lease of all messages that this object of a shared subscriber holds begin again now.
+        """Restart the lease of all messages that this object of a shared subscriber holds.
 
         :raise PersipubsubError: as :meth:`Subscriber.extend_lease`
         """
@@ -291,12 +293,12 @@ class AsyncSubscriber(Generic[Msg]):
         return await self._bridge.wait_for(seen, timeout, give_back)
 
     async def _run(self, commands: Sequence[Command], withdraws: bool = False) -> None:
-        """Commit commands. They are not withdrawn where the program has done its work on the messages."""
+        """Commit commands. They are not withdrawn once the program has processed the messages."""
         for command in commands:
             self._receiver.settle(await self._bridge.write(command, withdraws))
 
     def close(self) -> None:
-        """Close the subscriber; more than once is fine. Who waits gets ``ClosedError`` within a second."""
+        """Close the subscriber; more than once is fine. Waiting tasks get ``ClosedError`` within a second."""
         self._receiver.closed = True
 
     async def __aenter__(self) -> "AsyncSubscriber[Msg]":

@@ -1,16 +1,16 @@
-"""Between event loops and the queue: nothing of the queue runs on a loop.
+"""Threads between event loops and the queue: no access to the queue runs on a loop.
 
-- *Reading*: a thread looks into the queue, for all tasks that want to know at this moment.
-- *Writing*: another one commits what all tasks want to write at this moment, in one transaction. A loop hands its
-  writes over once in a turn of its own, so that tasks that go on together write together.
-- *Waiting*: a :class:`Watcher` sleeps until something is published, for all tasks that wait.
+- *Reading*: one thread reads the queue for all tasks that ask at the same time.
+- *Writing*: another thread commits the writes of all tasks in one transaction. A loop hands over its writes once per
+  iteration, so that tasks that resume together write together.
+- *Waiting*: a :class:`Watcher` sleeps until something is published, for all waiting tasks.
 
-Each of these threads is there while it has something to do, and a moment longer.
+Each of these threads lives while it has work, and a moment longer.
 
-No wake-up is missed. Who waits becomes known to the watcher first and looks into the queue second. The watcher
-announces that it will sleep (``Watch.arm``), then looks for all whom it knows, then sleeps unless something was
-published since the announcement. So for everybody there is a look after the announcement, whether
-they became known before it or later; and what is published after that look ends the sleep.
+No wake-up is missed. A waiting task registers with the watcher first and looks into the queue second. The watcher
+announces that it will sleep (``Watch.arm``), then looks for all registered tasks, then sleeps unless something was
+published since the announcement. So each task has a look after the announcement, whether it registered before or
+later; and whatever is published after that look ends the sleep.
 """
 
 import asyncio
@@ -31,37 +31,37 @@ from persipubsub.engine.values import NEVER_US
 
 T = TypeVar("T")
 
-#: So long does a thread wait for more to do before it ends.
+#: How long a thread waits for more work before it ends.
 IDLE_S = 0.2
 
 
 class Port:
-    """Where an event loop meets the threads: what comes back from them is handed to the loop in batches."""
+    """Passes results from the threads to an event loop, in batches."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.outgoing: List["Job"] = []  # of this turn of the loop
+        self.outgoing: List["Job"] = []  # of this iteration of the loop
         self._arrived: Deque[Callable[[], object]] = collections.deque()
-        self._called = False  # whether the loop will see what has arrived
+        self._called = False  # whether the loop will handle what has arrived
 
     def post(self, callback: Callable[[], object]) -> None:
-        """Have a function called on the loop. Any thread may call this; where the loop is closed, nothing happens."""
+        """Call a function on the loop. Any thread may call this; if the loop is closed, nothing happens."""
         self._arrived.append(callback)
         if not self._called:
             self._called = True
             try:
                 self.loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:
-                self._arrived.clear()  # the loop is closed: nobody waits any more
+                self._arrived.clear()  # the loop is closed, so no task waits
 
     def _deliver(self) -> None:
-        self._called = False  # before it looks: what arrives later calls again
+        self._called = False  # first, so that whatever arrives later calls again
         while self._arrived:
             self._arrived.popleft()()
 
 
 class Job:
-    """A write that a task waits for, and what became of it."""
+    """A write that a task waits for, and its outcome."""
 
     outcome: Optional[Outcome] = None
 
@@ -72,18 +72,18 @@ class Job:
         self._claim = threading.Lock()
 
     def claim(self) -> bool:
-        """Give the job to the first who asks: a thread that runs it, or the task that withdraws it."""
+        """Claim the job for the first caller: the thread that runs it, or the task that withdraws it."""
         return self._claim.acquire(blocking=False)  # pylint: disable=consider-using-with  # never released
 
     def done(self) -> None:
-        """Wake the task. To be called on the loop."""
+        """Wake the task. Call this on the loop."""
         if not self.future.done():
             self.future.set_result(None)
 
     async def result(self, withdraws: bool) -> Any:
-        """Wait until it is decided what becomes of it, also where the task is cancelled meanwhile.
+        """Wait for the outcome, even if the task is cancelled meanwhile.
 
-        :param withdraws: whether it is withdrawn by a cancellation that comes before it has begun
+        :param withdraws: whether a cancellation before the write has begun withdraws it
         """
         cancelled: Optional[asyncio.CancelledError] = None
         while self.outcome is None:
@@ -102,7 +102,7 @@ class Job:
 
 
 def _own(error: Exception) -> Exception:
-    """Give a copy of an error that several tasks get: each adds where it was raised."""
+    """Return a copy of an error that several tasks get, so that each has its own traceback."""
     own = copy.copy(error)
     own.__cause__ = error.__cause__
     return own.with_traceback(error.__traceback__)
@@ -110,24 +110,24 @@ def _own(error: Exception) -> Exception:
 
 @dataclasses.dataclass
 class Seen(Generic[T]):
-    """What a look into the queue has given."""
+    """The result of a look into the queue."""
 
     value: T
-    found: bool = True  # whether it is what the task waits for
-    due_us: int = NEVER_US  # time since boot at which there may be something though nobody sends
+    found: bool = True  # whether the task waits for this
+    due_us: int = NEVER_US  # time since boot at which a message may be due without a send
 
 
 class Look(Generic[T]):
-    """A task that waits for what a look into the queue finds."""
+    """A task that waits until a look into the queue finds something."""
 
     def __init__(self, port: Port, look: Callable[[], Seen[T]], give_back: Callable[[T], object],
                  look_again: "Callable[[Look[T]], object]") -> None:
         """Prepare to look.
 
         :param port: of the loop of the task
-        :param look: gives what there is; called on any thread
-        :param give_back: what becomes of what was found where the task does not want it any more; called on the loop
-        :param look_again: has it look once more, off the loop
+        :param look: reads the queue; called on any thread
+        :param give_back: called on the loop with what was found if the task no longer wants it
+        :param look_again: repeats the look, off the loop
         """
         self.port = port
         self.future: "asyncio.Future[T]" = port.loop.create_future()
@@ -138,9 +138,9 @@ class Look(Generic[T]):
         self._timer: Optional[asyncio.TimerHandle] = None
 
     def run(self, final: bool) -> bool:
-        """Look, and tell whether the task has its answer.
+        """Look, and return whether the task has its answer.
 
-        :param final: whether it gets what there is, also if it waits for something else
+        :param final: whether the task gets the result even if nothing was found
         """
         if self.future.done():
             return True
@@ -164,11 +164,11 @@ class Look(Generic[T]):
             self._timer = self.port.loop.call_later(min(delay_s, DELAY_S_MAX), self._is_due)
 
     def _is_due(self) -> None:
-        self._due_us = NEVER_US  # so that a look that comes a little too early sets the timer once more
+        self._due_us = NEVER_US  # so that a look that comes slightly too early sets the timer again
         self._look_again(self)
 
     def end(self) -> None:
-        """Look no more when something is due. To be called on the loop."""
+        """Cancel the timer. Call this on the loop."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -177,34 +177,34 @@ class Look(Generic[T]):
         self._post(lambda: self.future.set_exception(error), lambda: None)
 
     def _post(self, answer: Callable[[], object], give_back: Callable[[], object]) -> None:
-        # The task may be cancelled meanwhile, or another look be faster.
+        # The task may be cancelled meanwhile, or another look may be faster.
         self.port.post(lambda: give_back() if self.future.done() else answer())
 
 
 def _started(run: Callable[[], None], name: str) -> threading.Thread:
     """Start a thread and return it.
 
-    :raise StorageError: the machine has none left, or Python is ending
+    :raise StorageError: the machine has no thread left, or Python is ending
     """
     thread = threading.Thread(target=run, name=name, daemon=True)
     try:
         thread.start()
     except RuntimeError as error:
         raise errors.StorageError(
-            f"asyncio cannot use the queue without a thread beside the event loop, and none can be started ({error}). "
+            f"asyncio needs a thread beside the event loop to use the queue, and none can be started ({error}). "
             "Raise the limit of processes and threads (ulimit -u, TasksMax of systemd, pids of a container), and use "
             "the queue before Python ends. Nothing was changed.") from error
     return thread
 
 
 class BatchThread(Generic[T]):
-    """A thread that handles what it is given, all that has come at one time together, as long as something comes."""
+    """A thread that handles items in batches: all items that arrived since the last batch, as long as there are any."""
 
     def __init__(self, name: str, handle: Callable[[List[T]], None]) -> None:
         """Prepare the thread; it starts with its first item.
 
         :param name: of the thread
-        :param handle: what it does with the items; it raises nothing
+        :param handle: called with the items; must not raise
         """
         self._name = name
         self._handle = handle
@@ -213,10 +213,10 @@ class BatchThread(Generic[T]):
         self._thread: Optional[threading.Thread] = None
 
     def give(self, items: Iterable[T]) -> None:
-        """Have items handled, in the order in which they are given."""
+        """Hand over items, which are handled in this order."""
         with self._changed:
             if self._thread is None or not self._thread.is_alive():
-                # Before it has something to do: where the machine refuses, nothing has happened.
+                # Started before it has work: if the machine refuses, nothing has happened.
                 self._thread = _started(self._run, self._name)
             self._items.extend(items)
             self._changed.notify()
@@ -232,12 +232,12 @@ class BatchThread(Generic[T]):
 
 
 class Watcher:
-    """A thread that sleeps until something is published, for all tasks that wait; it ends when none does."""
+    """A thread that sleeps until something is published, for all waiting tasks; it ends when no task waits."""
 
     def __init__(self, watch: Callable[[float], Watch]) -> None:
-        """Prepare the thread; it starts with the first who waits.
+        """Prepare the thread; it starts with the first waiting task.
 
-        :param watch: prepares to wait, given a bound for the sleep between two looks
+        :param watch: prepares to wait, given the longest sleep between two looks
         """
         self._watch = watch
         self._lock = threading.Lock()
@@ -245,18 +245,18 @@ class Watcher:
         self._thread: Optional[threading.Thread] = None
 
     def add(self, look: Look[Any]) -> None:
-        """Have somebody look whenever something is published, until it has its answer. To be called before it looks."""
+        """Repeat a look after each publication, until the task has its answer. Call this before the first look."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = _started(self._run, "persipubsub-watch")
             self._waiting[look] = None
 
     def discard(self, look: Look[Any]) -> None:
-        """Let somebody wait no more; anybody may call this."""
+        """Stop repeating a look. Any thread may call this."""
         self._waiting.pop(look, None)
 
     def _run(self) -> None:
-        # A bound for all: it matters only where the wait has to poll.
+        # One bound for all tasks: it matters only if the wait has to poll.
         watch = self._watch(limits.SLEEP_S_MAX)
         while True:
             watch.arm()
@@ -282,18 +282,18 @@ class _Threads:
         self.watcher = Watcher(engine.watch)
 
     def begin(self, look: Look[Any], final: bool) -> None:
-        """Look for a task, and have it wait if there is nothing."""
+        """Look for a task, and let it wait if nothing was found."""
         try:
             if not look.run(final):
                 self.watcher.add(look)
-                # It may have been cancelled before it was added, and then nobody else would discard it.
+                # If it was cancelled before it was added, nothing else would discard it.
                 if look.future.done() or look.run(final=False):
                     self.watcher.discard(look)
-        except errors.StorageError as error:  # it has no thread to wait on
+        except errors.StorageError as error:  # there is no thread to wait on
             look.fail(error)
 
     def look_again(self, look: Look[Any], final: bool = False) -> None:
-        """Have a task get what there is, if it waits for that or for the end. To be called on its loop."""
+        """Repeat the look of a task off the loop. Call this on its loop."""
         try:
             self.reading.give([lambda: look.run(final)])
         except errors.StorageError as error:
@@ -313,37 +313,37 @@ def _call_all(functions: List[Callable[[], object]]) -> None:
 
 
 class _Here(threading.local):
-    """The port of the loop that runs on a thread."""
+    """The port of the event loop of a thread."""
 
     port: Optional[Port] = None
 
 
 class Bridge:
-    """What the endpoints of one Environment share to serve tasks. Any number of loops and threads may use it."""
+    """What the asyncio endpoints of one Environment share. Any number of loops and threads may use it."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._here = _Here()
-        # By process: a forked child has none of the threads of its parent, and makes its own.
+        # By process: a forked child has none of its parent's threads, and makes its own.
         self._threads: Dict[int, _Threads] = {}
 
     async def write(self, command: Command, withdraws: bool) -> Any:
-        """Commit a write together with those of other tasks. When this has ended, it is decided.
+        """Commit a write together with those of other tasks. Once this has ended, the outcome is final.
 
         :param command: what to write
-        :param withdraws: whether it is withdrawn by a cancellation that comes before it has begun
-        :return: its result
+        :param withdraws: whether a cancellation before the write has begun withdraws it
+        :return: the result of the command
         """
         port = self._port()
         job = Job(port, command)
         if not port.outgoing:
-            # After all tasks that can go on now: they may want to write, too.
+            # After all tasks that can resume now, since they may also write.
             port.loop.call_soon(self._flush, port)
         port.outgoing.append(job)
         return await job.result(withdraws)
 
     def write_later(self, commands: Iterable[Command]) -> None:
-        """Commit writes for which no task waits, where the machine has a thread for it."""
+        """Commit writes for which no task waits, if the machine has a thread for it."""
         with contextlib.suppress(errors.StorageError):
             self._own_threads().writing.give([Job(self._port(), command) for command in commands])
 
@@ -366,10 +366,10 @@ class Bridge:
                        give_back: Callable[[T], object] = lambda _: None) -> T:
         """Look into the queue until something is found or the time is over.
 
-        :param look: gives what there is; called on any thread
-        :param timeout: seconds to wait; 0 looks once, None waits for ever
-        :param give_back: what becomes of what was found where the task was cancelled meanwhile; called on the loop
-        :return: what the last look gave
+        :param look: reads the queue; called on any thread
+        :param timeout: seconds to wait; 0 looks once, None waits forever
+        :param give_back: called on the loop with what was found if the task was cancelled meanwhile
+        :return: the result of the last look
         """
         port, threads = self._port(), self._own_threads()
         waiting: Look[T] = Look(port, look, give_back, threads.look_again)
@@ -388,12 +388,12 @@ class Bridge:
             threads.watcher.discard(waiting)
 
     def _own_threads(self) -> _Threads:
-        """Give the threads of this process."""
+        """Return the threads of this process."""
         pid = os.getpid()
         return self._threads.get(pid) or self._threads.setdefault(pid, _Threads(self._engine))
 
     def _port(self) -> Port:
-        """Give the port of the running loop."""
+        """Return the port of the running loop."""
         loop, port = asyncio.get_running_loop(), self._here.port
         if port is None or port.loop is not loop:
             port = self._here.port = Port(loop)

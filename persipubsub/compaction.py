@@ -1,4 +1,4 @@
-"""Making the file of a queue as small as what is in it. It never shrinks by itself: free pages are used again."""
+"""Shrink the file of a queue to its contents. It never shrinks by itself, since free pages are reused."""
 
 from persipubsub.lmdb_engine.repair.compaction import compact
 

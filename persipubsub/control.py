@@ -1,4 +1,4 @@
-"""Setting up a queue, changing it, looking at it and clearing it."""
+"""Set up a queue, change it, inspect it and clear it."""
 
 import datetime
 import logging
@@ -20,15 +20,15 @@ from persipubsub.status import QueueStatus, Violation
 _LOGGER = logging.getLogger(__name__)
 
 
-# Each contract that stands for a documented error is enabled: else python -O would switch it off.
+# A contract that raises a documented error is always enabled: python -O would switch it off otherwise.
 def _closed_error(self: "Control") -> errors.ClosedError:
     return errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_control.")
 
 
 class Control:
-    """Changes a queue and tells about it. Made by :meth:`Environment.new_control`.
+    """Changes and inspects a queue. Made by :meth:`Environment.new_control`.
 
-    Every change holds at once for all publishers and subscribers in all processes, and is on the disk when the method
+    Every change applies at once to all publishers and subscribers in all processes. It is on disk when the method
     returns, under either durability.
     """
 
@@ -39,14 +39,14 @@ class Control:
 
     @property
     def closed(self) -> bool:
-        """Tell whether close() was called."""
+        """Return whether close() was called."""
         return self._closed
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def is_initialized(self) -> bool:
-        """Tell whether the queue exists, which it does unless somebody deleted its files.
+        """Return whether the queue exists, which it does unless its files were deleted.
 
-        :raise PathError: its directory may not be looked into
+        :raise PathError: the permissions of its directory forbid looking
         """
         return self._administration.is_initialized()
 
@@ -60,49 +60,51 @@ class Control:
                        retry_delay_s: Optional[float] = None,
                        retry_delay_max_s: Optional[float] = None,
                        dead_letters_max: Optional[int] = None) -> None:
-        """Add a subscriber, which gets what is sent from then on, or before; or change how messages are handed to it.
+        """Add a subscriber, or change how messages are delivered to it.
 
-        What is left out stays as stored, or is the default. A subscriber of which nothing but the identifier is given
-        stays as it is, and one that exists stays at its place. One that becomes shared, or ceases to be, keeps its
-        place; whoever has it open gets UnknownSubscriberError and opens it anew.
+        Arguments that are left out keep their stored values, or have the defaults for a new subscriber. An existing
+        subscriber keeps its cursor. If it becomes shared, or stops being shared, whoever has it open gets
+        UnknownSubscriberError and must open it again.
 
         :param identifier: 1 to 255 bytes of UTF-8 without NUL
-        :param start: of a new one: ``"latest"``; ``"earliest"`` for all that is stored; or a time with a timezone, for
-            what is stored of all that was sent from then on, and perhaps in the 10 ms before
-        :param shared: whether its workers share its messages, so that each message goes to one of them; default False
-        :param lease_s: of a shared one: seconds after which a message that is neither acknowledged nor given back goes
-            to another worker; 0.01 to 10 ** 9, default 30
-        :param max_deliveries: how often a message is handed out before it becomes a dead letter; 1 to 10 ** 9, default
-            5; default without limit for one that is not shared, of which only those count whose block raised
-        :param retry_delay_s: of a shared one: seconds until a message comes again whose block raised; doubled each
-            time; 0 to 10 ** 9, default 1
-        :param retry_delay_max_s: of a shared one: the longest such delay; default 60
-        :param dead_letters_max: how many dead letters it keeps, the latest by message id; 1 to 1,000,000, default
-            10,000
+        :param start: where a new subscriber begins: ``"latest"``; ``"earliest"`` for all stored messages; or a time
+            with a timezone, for the stored messages that were sent from then on, and perhaps in the 10 ms before
+        :param shared: whether its workers share its messages, so that one worker receives each message; default False
+        :param lease_s: for a shared subscriber: seconds after which a message that is neither acknowledged nor given
+            back is delivered to another worker; 0.01 to 10 ** 9, default 30
+        :param max_deliveries: how many times a message is delivered before it becomes a dead letter; 1 to 10 ** 9. The
+            default is 5 for a shared subscriber, and no limit for another one. If the subscriber is not shared, a
+            delivery counts only if its block raised
+        :param retry_delay_s: for a shared subscriber: seconds until a message whose block raised is delivered again;
+            doubled each time; 0 to 10 ** 9, default 1
+        :param retry_delay_max_s: for a shared subscriber: the longest such delay; default 60
+        :param dead_letters_max: how many dead letters it keeps, those with the latest message ids; 1 to 1,000,000,
+            default 10,000
         :raise ArgumentTypeError: an argument of the wrong type
-        :raise ArgumentError: outside the limits, a time without a timezone, not for this kind of subscriber, or another
-            kind than that of one that has messages in flight, or dead letters
+        :raise ArgumentError: an argument outside its limits, a time without a timezone, or an argument for another kind
+            of subscriber; or the kind cannot change, since there are messages in flight or dead letters
         """
         encoded, position = checks.identifier(identifier), checks.position("start", start, "latest", ids=False)
         given = checks.delivering(shared, lease_s, max_deliveries, retry_delay_s, retry_delay_max_s, dead_letters_max)
         dropped = self._administration.add_subscriber(encoded, position, given)
         if dropped:
             _LOGGER.warning(
-                "The subscriber %r of the queue at %s had too many dead letters: the oldest were deleted, %d.",
+                "The subscriber %r of the queue at %s had too many dead letters: the oldest %d were deleted.",
                 identifier, self._origin.location, dropped)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def rewind(self, identifier: str, to: Union[int, str, datetime.datetime]) -> int:
-        """Move a subscriber back, so that it gets again what is still stored; give how many messages it then awaits.
+        """Move the cursor of a subscriber back, so that it receives stored messages again.
 
-        One that is behind already stays where it is: it is never moved on. A message that was handed out before and is
-        taken afterwards moves it on only if nothing before that message would be skipped. What workers of a shared
-        subscriber hold behind the place is theirs no more.
+        The cursor never moves forward: a subscriber that is further behind stays where it is. A message that was
+        delivered before the rewind and is acknowledged afterwards advances the cursor only if no message is skipped.
+        Workers of a shared subscriber lose their leases on messages after this position.
 
         :param identifier: of the subscriber
-        :param to: a message id; ``"earliest"`` for all that is stored; or a time with a timezone, for what is stored of
-            all that was sent from then on, and perhaps in the 10 ms before
+        :param to: a message id; ``"earliest"`` for all stored messages; or a time with a timezone, for the stored
+            messages that were sent from then on, and perhaps in the 10 ms before
+        :return: how many messages are then pending for the subscriber
         :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: outside the limits, or a time without a timezone
         :raise UnknownSubscriberError: there is no such subscriber
@@ -114,13 +116,13 @@ class Control:
     def history(self,
                 start: Union[None, int, datetime.datetime] = None,
                 end: Union[None, int, datetime.datetime] = None) -> Iterator[StoredMessage]:
-        """Iterate over the stored messages, of whichever subscriber, in order; nothing is taken.
+        """Iterate over the stored messages of all subscribers, in order; nothing is acknowledged.
 
-        What is sent after the first is asked for is not among them, and what goes meanwhile is left out.
+        Messages that are sent after the iteration has begun are not included, nor are those deleted meanwhile.
 
-        :param start: the first message id, or a time with a timezone, which may let in what was sent in the 10 ms
+        :param start: the first message id, or a time with a timezone, which may include messages of the 10 ms
             before; None for the oldest message
-        :param end: the message id before which it ends, or a time likewise; None for the latest message
+        :param end: the message id before which the iteration ends, or such a time; None for no end
         :return: an iterator of :class:`persipubsub.replay.StoredMessage`
         :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: outside the limits, or a time without a timezone
@@ -140,12 +142,12 @@ class Control:
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def peek(self, identifier: str, max_messages: int = 1) -> List[bytes]:
-        """Return the messages that a subscriber would be handed out next; nothing is handed out, so nothing counts.
+        """Return the messages that a subscriber would receive next, without delivering them.
 
-        Those that workers of a shared subscriber hold, and those that wait for a retry, are not among them.
+        Messages that workers of a shared subscriber hold, and messages that wait for a retry, are not included.
 
         :param identifier: of the subscriber, shared or not
-        :param max_messages: at most this many
+        :param max_messages: return at most this number
         :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: an argument outside its limits
         :raise UnknownSubscriberError: there is no such subscriber
@@ -155,9 +157,10 @@ class Control:
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def remove_subscriber(self, identifier: str) -> None:
-        """Remove a subscriber. Who waits as it gets UnknownSubscriberError; what nobody else awaits is deleted.
+        """Remove a subscriber, and delete the messages that no other subscriber awaits.
 
-        Its dead letters are deleted, too, with a warning in the log.
+        Its dead letters are also deleted, with a warning in the log. Whoever waits as this subscriber gets
+        UnknownSubscriberError.
 
         :raise UnknownSubscriberError: there is no such subscriber
         """
@@ -170,13 +173,13 @@ class Control:
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def prune_dangling_messages(self) -> int:
-        """Let what is older than the timeout expire now, and delete what nobody awaits; give how many messages went."""
+        """Delete expired messages, and messages that no subscriber awaits; return how many were deleted."""
         return self._administration.expire_and_prune()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def prune_all_messages_for(self, identifier: str) -> int:
-        """Take all that is pending for a subscriber, unread; give how many messages it will not get.
+        """Acknowledge all messages that are pending for a subscriber, unread; return how many there were.
 
         :raise UnknownSubscriberError: there is no such subscriber
         """
@@ -186,19 +189,18 @@ class Control:
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def clear_messages(self) -> int:
-        """Delete all messages, also delayed ones; the subscribers stay. Give how many messages went.
+        """Delete all messages, including delayed ones, and return how many; the subscribers stay.
 
-        Those that had expired do not count: they had gone already.
-        Dead letters, and those that were requeued, are not in the log and stay.
+        Messages that had expired do not count. Dead letters stay, and so do dead letters that were requeued.
         """
         return self._administration.clear_messages()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def clear_all_subscribers(self) -> int:
-        """Remove all subscribers and with them all messages; publishers go on. Give how many messages went.
+        """Remove all subscribers and all messages; return how many messages were deleted. Publishers can go on.
 
-        The dead letters are deleted, too, with a warning in the log.
+        The dead letters are also deleted, with a warning in the log.
         """
         messages, dead = self._administration.clear_subscribers()
         if dead:
@@ -216,13 +218,13 @@ class Control:
                 message_timeout: Optional[float] = None,
                 max_messages: Optional[int] = None,
                 hwm_db_size: Optional[int] = None) -> None:
-        """Set the high-water mark, or some of its limits. It holds from the next send on: what is over it now goes then.
+        """Set the high-water mark, or some of its limits. The next send deletes what exceeds it.
 
         :param hwm: all three limits
-        :param message_timeout: or else a limit, as in :class:`HighWaterMark`; those that are left out stay as stored
+        :param message_timeout: instead of ``hwm``, a limit as in :class:`HighWaterMark`; the others stay as stored
         :param max_messages: likewise
         :param hwm_db_size: likewise
-        :raise ArgumentTypeError: an argument of the wrong type, or both a mark and a limit, or neither
+        :raise ArgumentTypeError: an argument of the wrong type, or both a HighWaterMark and a limit, or neither
         :raise ArgumentError: the message timeout is below the retention, or a limit is outside its limits
         """
         some = {"message_timeout": message_timeout, "max_messages": max_messages, "hwm_db_size": hwm_db_size}
@@ -230,7 +232,7 @@ class Control:
         if (hwm is None) == (not given):
             raise errors.ArgumentTypeError("set_hwm takes either a HighWaterMark or some of its limits; got "
                                            f"{'both' if given else type(hwm).__name__}.")
-        HighWaterMark(message_timeout, max_messages, hwm_db_size)  # so that a mistake is found here
+        HighWaterMark(message_timeout, max_messages, hwm_db_size)  # so that an invalid limit is found here
         self._configure(Configuration(high_watermark=hwm, limits=given))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
@@ -239,16 +241,16 @@ class Control:
         error=lambda strategy: errors.ArgumentTypeError(f"strategy must be a Strategy, got {type(strategy).__name__}."),
         enabled=True)
     def set_strategy(self, strategy: Strategy) -> None:
-        """Set which messages go when the queue overflows."""
+        """Set which messages are deleted when the queue overflows."""
         self._configure(Configuration(strategy=strategy))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def set_retention(self, retention_s: float) -> None:
-        """Set for how long messages are kept that all subscribers have taken: for those who want to read them again.
+        """Set how long messages are kept that all subscribers have acknowledged, so that they can be read again.
 
-        They count to the high-water mark, and are the first to go where it is reached.
+        They count toward the high-water mark, and are deleted first when it is reached.
 
-        :param retention_s: seconds since they were sent, at most the message timeout; 0: they go at once
+        :param retention_s: seconds since they were sent, at most the message timeout; 0 deletes them at once
         :raise ArgumentTypeError: not a number
         :raise ArgumentError: outside the limits
         """
@@ -261,7 +263,7 @@ class Control:
     def dead_letters(self, identifier: str) -> Iterator[DeadLetter]:
         """Iterate over the dead letters of a subscriber, in the order in which they were sent.
 
-        They are read a few at a time; those that come or go meanwhile may be there or not.
+        They are read a few at a time; dead letters that are added or deleted meanwhile may be missing or included.
 
         :raise UnknownSubscriberError: there is no such subscriber
         :raise ClosedError: the control was closed, also meanwhile
@@ -276,12 +278,12 @@ class Control:
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.ensure(lambda result: result >= 0)
     def requeue_dead_letters(self, identifier: str, ids: Optional[Iterable[int]] = None) -> int:
-        """Hand dead letters out again to their subscriber, and to no other one, as if for the first time.
+        """Deliver dead letters again to their subscriber, and to no other one, as if for the first time.
 
-        Where they are more than 10,000 it takes several commits, so that nobody else waits for all of it.
+        More than 10,000 dead letters take several commits, so that other writers do not wait for all of them.
 
-        :param ids: message ids; those that are none of its dead letters are passed over. None for all
-        :return: how many dead letters there were among them
+        :param ids: message ids; ids that are not of its dead letters are ignored. None for all
+        :return: how many dead letters were requeued
         :raise ArgumentTypeError: an argument of the wrong type
         :raise UnknownSubscriberError: there is no such subscriber
         """
@@ -295,7 +297,7 @@ class Control:
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def status(self) -> QueueStatus:
-        """Tell what the queue looks like at this moment."""
+        """Return what the queue looks like at this moment."""
         return self._administration.status()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
@@ -303,21 +305,21 @@ class Control:
         """Read the whole queue and return the violations of its invariants; empty if there are none.
 
         This verifies that every record can be read, that the records agree with each other, and that every message has
-        all its parts. It cannot notice that bytes within a message have changed: there are no checksums. It does not
-        verify the pages that hold the records; ``persipubsub check`` does so while nobody has the queue open.
+        all its parts. It cannot detect changed bytes within a message, since there are no checksums. It does not verify
+        the pages that hold the records; ``persipubsub check`` does so while no process has the queue open.
         """
         return self._administration.check()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def backup(self, path: Union[str, "os.PathLike[str]"]) -> None:
-        """Write a compact, consistent copy of the queue while everything runs.
+        """Write a compact, consistent copy of the queue while it is in use.
 
-        Do not copy the files yourself: a plain open and close of ``lock.mdb`` inside a process that uses the queue
-        drops LMDB's locks, and then two writers at one time lose messages.
+        Do not copy the files yourself. If a process that uses the queue opens and closes ``lock.mdb``, it drops LMDB's
+        locks; then two processes may write at the same time, and messages are lost.
 
         :param path: a directory that does not exist or is empty; it becomes a queue
         :raise ArgumentTypeError: not a str or PathLike
-        :raise ArgumentError: empty, or with a NUL
+        :raise ArgumentError: the path is empty or contains a NUL
         :raise PathError: the directory cannot be made, or it is not empty
         """
         self._administration.backup(pathlib.Path(os.path.abspath(checks.directory(path))))

@@ -1,24 +1,24 @@
-"""Dead letters: messages that a subscriber did not acknowledge, however often they were handed out."""
+"""Dead letters: messages that a subscriber did not acknowledge in any of the allowed deliveries."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class DeadLetter:  # pylint: disable=too-many-instance-attributes  # one per fact
-    """A message that a subscriber did not take, however often it was handed out."""
+    """A message that a subscriber did not acknowledge in any of the allowed deliveries."""
 
-    #: The message id that ``send`` gave it.
+    #: The message id that ``send`` returned.
     id: int
     #: The message.
     payload: bytes
-    #: ``"raised"``: the block that received it last raised an exception; ``"lease ran out"``: its last worker died, or
+    #: ``"raised"``: the last block that received it raised an exception; ``"lease ran out"``: its last worker died or
     #: held it for longer than the lease.
     reason: str
-    #: How often it was handed out.
+    #: How many times it was delivered.
     deliveries: int
-    #: Class of the last exception of a block that received it, with its module; empty if there was none.
+    #: Class and module of the last exception that a block raised; empty if none did.
     error_type: str
-    #: Text of that exception, at most 1,000 characters of it.
+    #: Text of that exception, at most 1,000 characters.
     error_text: str
     #: When it was sent, in seconds since the epoch.
     sent_time_s: float

@@ -1,4 +1,4 @@
-"""Delayed messages, which come when they are due."""
+"""Delayed messages, which subscribers receive once they are due."""
 
 import dataclasses
 import datetime
@@ -8,14 +8,14 @@ from persipubsub import clock
 
 @dataclasses.dataclass(frozen=True, order=True)
 class DelayedMessage:
-    """A message that was sent for later, by which :meth:`Publisher.cancel` knows it. It can be pickled."""
+    """What :meth:`Publisher.send_later` returns and :meth:`Publisher.cancel` accepts. It can be pickled."""
 
     #: When it is due, in microseconds since the epoch by the queue's clock.
     due_us: int
-    #: Tells it from others of the same queue that are due at the same time; they come in this order.
+    #: Distinguishes and orders the messages of one queue that are due at the same time.
     number: int
 
     @property
     def due(self) -> datetime.datetime:
-        """Tell when it is due, in UTC."""
+        """Return the due time in UTC."""
         return clock.utc(self.due_us)

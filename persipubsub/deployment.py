@@ -1,12 +1,12 @@
-"""Setting up queues from a config file in JSON, and telling what there is in the same form.
+"""Set up queues from a config file in JSON, and describe existing queues in the same form.
 
-A config names any number of queues. Of each only the path is required, and relative paths are relative to the file:
+A config lists any number of queues. Only the path of each is required; relative paths are relative to the file:
 
 .. code-block:: json
 
     {"queues": [{"path": "queues/orders", "subscribers": ["billing", {"identifier": "audit"}], "mode": "0660"}]}
 
-Everything in the file is checked, and all its queues are looked at, before anything is changed.
+The whole file is checked, and all its queues are read, before anything is changed.
 """
 
 import contextlib
@@ -33,17 +33,17 @@ class Change:
 
     #: The directory of the queue.
     path: pathlib.Path
-    #: ``queue``, ``subscriber``, or the setting as the config names it: ``high_watermark.max_messages``.
+    #: ``queue``, ``subscriber``, or a setting by its name in the config, such as ``high_watermark.max_messages``.
     what: str
-    #: The value until now; None where a queue, a subscriber or a message type is added.
+    #: The value before; None if a queue, a subscriber or a message type is added.
     before: Optional[Value]
-    #: The value from now on; None where a subscriber is removed.
+    #: The value after; None if a subscriber is removed.
     after: Optional[Value]
-    #: Of which subscriber it is a setting; None where it is none.
+    #: The subscriber whose setting it is; None for any other setting.
     subscriber: Optional[str] = None
 
     def __str__(self) -> str:
-        # As Python writes them where they could break the line: a name may have a line break.
+        # As Python literals if they could break the line: a name may contain a line break.
         path = str(self.path) if str(self.path).isprintable() else repr(str(self.path))
         if self.before is None and self.subscriber is None:
             return f"{path}: {self.what} {self.after!r} added"
@@ -54,14 +54,14 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """What is to be done to one queue."""
+    """What a deployment does to one queue."""
 
     stored: Queue
     wanted: Queue
     changes: Sequence[Change]
 
     def apply(self) -> None:
-        """Do it: the settings and plain new subscribers in one transaction, then other subscribers, then removals."""
+        """Change settings and add plain subscribers in one transaction, then change other subscribers, then remove."""
         if not self.changes:
             return
         path = self.stored.path
@@ -86,23 +86,23 @@ class _Step:
                 policy: Dict[str, Any] = dict(self.wanted.policies.get(name, {}))
                 control.add_subscriber(name, self.wanted.starts.get(name, "latest"), **policy)
             for identifier in removed:
-                # Whoever removed it meanwhile did what we are here for.
+                # Another process may have removed it meanwhile.
                 with contextlib.suppress(errors.UnknownSubscriberError):
                     control.remove_subscriber(str(identifier))
 
 
 def deploy(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change, ...]:
-    """Make the queues of a config what it says: make what is missing, change what differs, leave what is right.
+    """Bring the queues to the state of a config: create what is missing, and change what differs.
 
-    The settings of a queue and its new subscribers, but for those with a ``start``, change in one transaction. Where
-    the machine fails between two, the next run does the rest.
+    The settings of a queue and its new subscribers, except those with a ``start``, change in one transaction. If the
+    machine fails between two transactions, the next run does the rest.
 
     :param config_path: the config, in JSON
-    :param remove_subscribers: whether subscribers go that are not in a queue's list, with what only they awaited; a
-        queue without a list keeps its subscribers
-    :return: what was changed, in the order of the config; empty if all was right
-    :raise ConfigError: the config is wrong; it names the file and the place. No queue was touched
-    :raise PathError: the config cannot be read, or a path cannot be a queue's
+    :param remove_subscribers: whether to remove subscribers that are not in a queue's list, with the messages that only
+        they awaited; a queue without a list keeps its subscribers
+    :return: what was changed, in the order of the config; empty if nothing differed
+    :raise ConfigError: the config is wrong; the error names the file and the position. No queue was touched
+    :raise PathError: the config cannot be read, or a path cannot hold a queue
     :raise FormatError: the files at a path are not a queue of this version. No queue was touched
     :raise MessageTypeError: a queue with messages is bound to another message type. No queue was touched
     """
@@ -113,7 +113,7 @@ def deploy(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change,
 
 
 def plan(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change, ...]:
-    """Tell what :func:`deploy` would change, and change nothing.
+    """Return what :func:`deploy` would change, and change nothing.
 
     :param config_path: the config, in JSON
     :param remove_subscribers: as for :func:`deploy`, with the same errors
@@ -123,12 +123,12 @@ def plan(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change, .
 
 
 def describe(path: Path) -> str:
-    """Give the config of a queue as it is, in JSON: to deploy it changes nothing.
+    """Return the config of an existing queue in JSON. Deploying it changes nothing.
 
     :param path: the directory of the queue
     :raise ArgumentTypeError: not a str or PathLike
-    :raise ArgumentError: empty, or with a NUL
-    :raise NotInitializedError: nobody has set up a queue at the path
+    :raise ArgumentError: the path is empty or contains a NUL
+    :raise NotInitializedError: there is no queue at the path
     :raise PathError: the path is a file, or its permissions forbid it
     :raise FormatError: the files there are not a queue of this version
     """
@@ -144,7 +144,7 @@ def describe(path: Path) -> str:
         mark_settings(queue.settings)
     }
     described.update({name: value for name, value in queue.settings.items() if not name.startswith(MARK)})
-    # Not by msgspec, which cannot write the path of a directory whose name is not UTF-8.
+    # Not by msgspec, which cannot write a path that is not UTF-8.
     return json.dumps({"queues": [described]}, indent=2)
 
 
@@ -153,7 +153,7 @@ def _changes(steps: Sequence[_Step]) -> Tuple[Change, ...]:
 
 
 def _steps(config_path: Path, remove_subscribers: bool) -> List[_Step]:
-    """Read the config and look at its queues; what is wrong is found here, before anything is changed."""
+    """Read the config and its queues; mistakes are found here, before anything is changed."""
     return [_step(wanted, remove_subscribers) for wanted in read(pathlib.Path(checks.directory(config_path)))]
 
 
@@ -196,9 +196,9 @@ def _step(wanted: Queue, remove_subscribers: bool) -> _Step:
 
 
 def _require_applicable(stored: Queue, identifier: str, policy: Settings) -> None:
-    """Find out whether messages can be handed out to a subscriber as a config wants it.
+    """Make sure that the policy of a subscriber can be applied.
 
-    :raise ConfigError: what is given does not fit together, or not to what is stored
+    :raise ConfigError: its parts do not fit together, or do not fit the stored subscriber
     """
     given: Dict[str, Any] = dict(policy)
     known: Dict[str, Any] = dict(stored.policies.get(identifier, {}))
@@ -226,9 +226,9 @@ def _without(names: Sequence[str], others: Sequence[str]) -> List[str]:
 
 
 def _existing(path: pathlib.Path) -> Queue:
-    """Look at a queue, of which nothing is changed.
+    """Read a queue without changing it.
 
-    :raise NotInitializedError: there is none
+    :raise NotInitializedError: there is no queue
     """
     with environment.new_environment(path) as env:
         status = env.new_control(create=False).status()

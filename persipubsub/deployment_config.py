@@ -1,7 +1,7 @@
-"""The config of a deployment: its form, and what it wants of each queue once all of it was checked.
+"""The config of a deployment: its form, and the checked settings of each queue.
 
-The classes say what the JSON may hold, with descriptions for :func:`schema`. Their limits are those of the API: what is
-given is checked by the same functions.
+The classes define the JSON, with descriptions for :func:`schema`. Their limits are those of the API, whose functions
+check the values.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ Path = Union[str, "os.PathLike[str]"]
 Value = Union[str, int, float]
 #: Where a new subscriber begins.
 Start = Union[str, datetime.datetime]
-#: What is set on a queue, by its name in the config.
+#: The settings of a queue, by their names in the config.
 Settings = Dict[str, Value]
 T = TypeVar("T")
 
 STRATEGIES = {strategy.name: strategy for strategy in Strategy}
 DURABILITIES = {durability.name.lower(): durability for durability in Durability}
-#: Octal digits, of which the first lets the owner read and write.
+#: Octal digits; the first lets the owner read and write.
 _MODE = "^0?[67][0-7]{2}$"
 MARK = "high_watermark."
-#: Of a whole number in a config. The largest limit of a setting has 19.
+#: The most digits of a whole number in a config. The largest limit of a setting has 19.
 DIGITS_MAX = 100
-#: How messages are handed out to a subscriber.
+#: How messages are delivered to a subscriber.
 POLICY = ("shared", "lease_s", "max_deliveries", "retry_delay_s", "retry_delay_max_s", "dead_letters_max")
 #: The settings that are numbers, and how each is checked.
 NUMBERS: Dict[str, Callable[[object], Union[int, float]]] = {
@@ -61,7 +61,7 @@ class MarkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     message_timeout: Union[Annotated[
         float,
         _between(HighWaterMark.MESSAGE_TIMEOUT_S_MIN, HighWaterMark.
-                 MESSAGE_TIMEOUT_S_MAX, "Seconds after which a message that was not taken goes.")], UnsetType] = UNSET
+                 MESSAGE_TIMEOUT_S_MAX, "Seconds after which an unacknowledged message expires.")], UnsetType] = UNSET
     max_messages: Union[Annotated[
         int, _between(1, HighWaterMark.MAX_MESSAGES_MAX, "Number of messages at which the queue overflows.")],
                         UnsetType] = UNSET
@@ -84,23 +84,23 @@ class SubscriberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identifier: _Identifier
     start: Union[Annotated[
         str,
-        Meta(
-            description="Where it begins if it is new: \"latest\", \"earliest\" for all that is stored, or a time with "
-            "a timezone, as 2026-01-31T12:00:00Z.")], UnsetType] = UNSET
-    shared: Union[Annotated[bool,
-                            Meta(description="Whether workers share its messages, so that each goes to one of them.")],
+        Meta(description="Where it begins if it is new: \"latest\", \"earliest\" for all stored messages, or a time "
+             "with a timezone, such as 2026-01-31T12:00:00Z.")], UnsetType] = UNSET
+    shared: Union[Annotated[
+        bool, Meta(description="Whether workers share its messages, so that one worker receives each message.")],
                   UnsetType] = UNSET
-    lease_s: Union[Annotated[float,
-                             _between(limits.LEASE_S_MIN, limits.
-                                      SECONDS_MAX, "Seconds after which another worker is given a shared message.")],
+    lease_s: Union[Annotated[
+        float,
+        _between(limits.LEASE_S_MIN, limits.
+                 SECONDS_MAX, "Seconds after which a shared message is delivered to another worker.")],
                    UnsetType] = UNSET
     max_deliveries: Union[Annotated[
         int,
-        _between(1, limits.MAX_DELIVERIES_MAX, "How often a message is handed out before it is a dead letter.")],
-                          UnsetType] = UNSET
+        _between(1, limits.MAX_DELIVERIES_MAX, "How many times a message is delivered before it becomes a dead letter."
+                 )], UnsetType] = UNSET
     retry_delay_s: Union[Annotated[
         float,
-        _between(0, limits.SECONDS_MAX, "Seconds until a shared message comes again that was given back.")],
+        _between(0, limits.SECONDS_MAX, "Seconds until a shared message that was given back is delivered again.")],
                          UnsetType] = UNSET
     retry_delay_max_s: Union[Annotated[
         float, _between(0, limits.SECONDS_MAX, "The longest such delay; it doubles each time.")], UnsetType] = UNSET
@@ -110,18 +110,17 @@ class SubscriberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A queue. What is left out keeps its stored value, and is the default in a new queue."""
+    """A queue. Settings that are left out keep their stored values, or have the defaults in a new queue."""
 
     path: Annotated[str,
                     Meta(description="The directory of the queue, relative to the config file.",
                          extra_json_schema={"minLength": 1})]
     subscribers: Union[Annotated[List[Union[_Identifier, SubscriberConfig]],
-                                 Meta(description="Who reads from the queue.")], UnsetType] = UNSET
+                                 Meta(description="The subscribers of the queue.")], UnsetType] = UNSET
     high_watermark: Union[MarkConfig, UnsetType] = UNSET
-    strategy: Union[Annotated[
-        str,
-        Meta(description="Which messages go when the queue overflows.", extra_json_schema={"enum": list(STRATEGIES)})],
-                    UnsetType] = UNSET
+    strategy: Union[Annotated[str,
+                              Meta(description="Which messages are deleted when the queue overflows.",
+                                   extra_json_schema={"enum": list(STRATEGIES)})], UnsetType] = UNSET
     durability: Union[Annotated[
         str, Meta(description="What a sent message survives.", extra_json_schema={"enum": list(DURABILITIES)})],
                       UnsetType] = UNSET
@@ -134,18 +133,17 @@ class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
              })], UnsetType] = UNSET
     retention_s: Union[Annotated[
         float,
-        _between(0, RETENTION_S_MAX, "Seconds for which messages are kept that all subscribers have taken.")],
+        _between(0, RETENTION_S_MAX, "Seconds for which messages are kept that all subscribers have acknowledged.")],
                        UnsetType] = UNSET
     deduplication_window_s: Union[Annotated[float,
                                             _between(DEDUPLICATION_WINDOW_S_MIN, DEDUPLICATION_WINDOW_S_MAX,
                                                      "Seconds for which a deduplication id is remembered.")],
                                   UnsetType] = UNSET
     deduplication_max: Union[Annotated[
-        int, _between(1, DEDUPLICATION_MAX_MAX, "How many deduplication ids are remembered at most.")],
-                             UnsetType] = UNSET
+        int, _between(1, DEDUPLICATION_MAX_MAX, "The most deduplication ids that are remembered.")], UnsetType] = UNSET
     mode: Union[Annotated[
         str,
-        Meta(description="Permissions of the files, in octal digits; who may read or write them may enter the "
+        Meta(description="Permissions of the files, in octal digits; whoever may read or write them may enter the "
              "directory.",
              extra_json_schema={"pattern": _MODE})], UnsetType] = UNSET
 
@@ -160,24 +158,24 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclasses.dataclass(frozen=True)
 class Queue:
-    """A queue as a config wants it, or as it is."""
+    """A queue as a config describes it, or as it exists."""
 
     path: pathlib.Path
-    #: None: they stay as they are.
+    #: None keeps the existing ones.
     subscribers: Optional[Sequence[str]]
     settings: Settings
-    #: None: as a config wants it, or where there is none.
+    #: None for a queue of a config, or if there is no queue.
     status: Optional[QueueStatus] = None
-    #: Where new subscribers begin that do not begin at the end.
+    #: Where new subscribers begin, if not at the end.
     starts: Mapping[str, Start] = dataclasses.field(default_factory=dict)
-    #: How messages are handed out to subscribers, as far as that is given.
+    #: How messages are delivered to subscribers, as far as it is set.
     policies: Mapping[str, Settings] = dataclasses.field(default_factory=dict)
 
 
 # pylint: disable-next=too-many-arguments,too-many-positional-arguments  # one for each setting
 def settings_of(mark: HighWaterMark, strategy: Strategy, durability: Durability, retention_s: float,
                 deduplication_window_s: float, deduplication_max: int, mode: int) -> Settings:
-    """Name the settings of a queue as a config does."""
+    """Return the settings of a queue by their names in a config."""
     return {
         f"{MARK}message_timeout": mark.message_timeout,
         f"{MARK}max_messages": mark.max_messages,
@@ -192,27 +190,27 @@ def settings_of(mark: HighWaterMark, strategy: Strategy, durability: Durability,
 
 
 def mark_settings(settings: Dict[str, Any]) -> Dict[str, Any]:
-    """Give those of some settings that are of the high-water mark, by its own names."""
+    """Return the settings of the high-water mark, by its own names."""
     return {name[len(MARK):]: value for name, value in settings.items() if name.startswith(MARK)}
 
 
 def mark_of(settings: Dict[str, Any]) -> HighWaterMark:
-    """Make a high-water mark of settings; what they lack is the default."""
+    """Return the high-water mark of settings; missing limits have their defaults."""
     given: Dict[str, Any] = mark_settings(settings)
     return HighWaterMark(**given)
 
 
 def schema() -> str:
-    """Give the JSON Schema of a config, for editors and for other programs that check one."""
+    """Return the JSON Schema of a config, for editors and for other programs that check one."""
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(Config)}
     return json.dumps(whole, indent=2)
 
 
 def read(config_path: pathlib.Path) -> List[Queue]:
-    """Read a config, check all of it, and give what it wants of each queue.
+    """Read and check a config, and return its queues.
 
-    :raise ConfigError: it is wrong; the error names the file and the place
-    :raise PathError: it cannot be read
+    :raise ConfigError: the config is wrong; the error names the file and the position
+    :raise PathError: the config cannot be read
     """
     try:
         text = config_path.read_bytes()
@@ -237,7 +235,7 @@ def read(config_path: pathlib.Path) -> List[Queue]:
 
 
 def _parsed(text: bytes) -> Any:  # Any: whatever the JSON holds
-    """Read JSON. Some editors begin a file with a byte order mark, which is no part of it."""
+    """Read JSON. Some editors begin a file with a byte order mark, which is not part of it."""
     return json.loads(text.decode("utf-8-sig"),
                       object_pairs_hook=_object,
                       parse_int=_whole_number,
@@ -245,7 +243,7 @@ def _parsed(text: bytes) -> Any:  # Any: whatever the JSON holds
 
 
 def _whole_number(digits: str) -> int:
-    """Read a number; Python refuses thousands of digits with an error of its own, and no setting needs hundreds."""
+    """Read a number. Python itself refuses thousands of digits, and no setting needs hundreds."""
     if len(digits) > DIGITS_MAX:
         raise errors.ConfigError(f"A number has {len(digits)} digits, at most {DIGITS_MAX} are allowed. It begins with "
                                  f"{digits[:20]}. Keep to the limits of the settings: see persipubsub schema.")
@@ -253,11 +251,11 @@ def _whole_number(digits: str) -> int:
 
 
 def _no_number(name: str) -> float:
-    raise errors.ConfigError(f"{name} is no number in JSON. Leave the setting out, or give a number.")
+    raise errors.ConfigError(f"{name} is not a number in JSON. Leave the setting out, or use a number.")
 
 
 def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
-    """Make an object; of two values of one name Python would drop the first without a word."""
+    """Make an object. Of two values with one name, Python would silently drop the first."""
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
@@ -267,7 +265,7 @@ def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
 
 
 def _checked(queue: QueueConfig, place: str, directory: str) -> Queue:
-    """Check the limits of what has the right types."""
+    """Check the limits of a queue whose types are right."""
     path = pathlib.Path(os.path.normpath(os.path.join(directory, _at(f"{place}.path", checks.directory, queue.path))))
     settings: Settings = {}
     if not isinstance(queue.high_watermark, UnsetType):
@@ -275,7 +273,7 @@ def _checked(queue: QueueConfig, place: str, directory: str) -> Queue:
             if value is not UNSET:
                 what = f"{MARK}{name}"
                 mark = _at(f"{place}.{what}", mark_of, {what: value})
-                # As the queue will tell it: a timeout is stored in whole microseconds.
+                # As the queue will report it: a timeout is stored in whole microseconds.
                 settings[what] = getattr(as_stored(mark), name)
     for name, given, choices in (("strategy", queue.strategy, STRATEGIES), ("durability", queue.durability,
                                                                             DURABILITIES)):
@@ -304,7 +302,7 @@ def _checked_numbers(queue: QueueConfig, place: str) -> Settings:
         given = getattr(queue, name)
         if given is not UNSET:
             number = _at(f"{place}.{name}", check, given)
-            # As the queue will tell it: times are stored in whole microseconds.
+            # As the queue will report it: times are stored in whole microseconds.
             settings[name] = stored_seconds(round(number * 1e6)) if name.endswith("_s") else number
     return settings
 
@@ -354,7 +352,7 @@ def _require_distinct(values: Sequence[str], noun: str, place: str) -> None:
 
 
 def _at(place: str, check: Callable[[Any], T], value: object) -> T:
-    """Check a value and have what is wrong with it name its place."""
+    """Check a value; an error names its position in the config."""
     try:
         return check(value)
     except (errors.ArgumentError, errors.ArgumentTypeError) as error:

@@ -1,6 +1,5 @@
-"""The one place where users get their objects: an Environment stands for a queue's directory."""
+"""The factory of everything that works on a queue: an Environment stands for the queue's directory."""
 
-import atexit
 import contextlib
 import os
 import pathlib
@@ -36,7 +35,7 @@ M = TypeVar("M", bound="Message")
 N = TypeVar("N", int, float)
 
 
-# Each contract that stands for a documented error is enabled: else python -O would switch it off.
+# A contract that raises a documented error is always enabled: python -O would switch it off otherwise.
 def _closed_error(self: "Environment") -> errors.ClosedError:
     return errors.ClosedError(f"{self!r} is closed. Make a new one with persipubsub.environment.new_environment.")
 
@@ -52,22 +51,21 @@ def _full_name(message_type: "Union[str, Type[Message]]") -> str:
     return checks.message_type(message_type)
 
 
-#: What is closed when the interpreter ends. What a program registers with atexit after its import still sends.
+#: Closed when the interpreter ends: persipubsub/__init__.py registers _close_all with atexit.
 _OPENED: "weakref.WeakSet[Environment]" = weakref.WeakSet()
 
 
-@atexit.register
 def _close_all() -> None:
-    with contextlib.ExitStack() as stack:  # so that an error of one leaves none open
+    with contextlib.ExitStack() as stack:  # so that all are closed even if one of them raises
         for environment in list(_OPENED):
             stack.callback(environment.close)
 
 
 class Environment:
-    """A queue in a directory. It makes the objects that work on the queue, and closes them.
+    """A queue in a directory: it makes the objects that work on the queue, and closes them.
 
-    Making an Environment touches no disk. Several Environments of one queue in one process are fine. Environments, and
-    the objects they make, can be pickled: into a spawned process, which then opens the queue itself.
+    Making an Environment touches no disk. One process may have several Environments of one queue. Environments, and
+    the objects that they make, can be pickled for a spawned process, which then opens the queue itself.
     """
 
     @icontract.require(
@@ -75,13 +73,13 @@ class Environment:
         error=lambda allow_remote: errors.ArgumentTypeError(_wrong_type("allow_remote", bool, allow_remote)),
         enabled=True)
     def __init__(self, path: Path, allow_remote: bool = False) -> None:
-        """Stand for the queue at a path.
+        """Make an Environment for the queue at a path.
 
         :param path: the directory of the queue
-        :param allow_remote: whether it may lie on a file system that other machines can use, such as NFS, because only
-            this machine ever uses the queue; two machines would destroy it
+        :param allow_remote: whether the queue may lie on a file system that other machines can use, such as NFS. Only
+            one machine may ever use the queue; two machines would destroy it
         :raise ArgumentTypeError: an argument of the wrong type
-        :raise ArgumentError: empty, or with a NUL
+        :raise ArgumentError: the path is empty or contains a NUL
         """
         self._allow_remote = allow_remote
         self._closed = False
@@ -92,12 +90,12 @@ class Environment:
 
     @property
     def path(self) -> pathlib.Path:
-        """Give the absolute path of the queue's directory."""
+        """Return the absolute path of the queue's directory."""
         return pathlib.Path(self._access.location)
 
     @property
     def closed(self) -> bool:
-        """Tell whether close() was called."""
+        """Return whether close() was called."""
         return self._closed
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
@@ -128,7 +126,7 @@ class Environment:
                        enabled=True)
     @icontract.require(lambda high_watermark, high_water_mark: high_watermark is None or high_water_mark is None,
                        error=lambda: errors.ArgumentTypeError(
-                           "Got both high_watermark and high_water_mark, which are one argument. Give high_watermark."),
+                           "Got both high_watermark and high_water_mark, which are one argument. Use high_watermark."),
                        enabled=True)
     def new_control(self,
                     subscriber_ids: Optional[Iterable[str]] = None,
@@ -142,30 +140,30 @@ class Environment:
                     deduplication_window_s: Optional[float] = None,
                     deduplication_max: Optional[int] = None,
                     create: bool = True) -> Control:
-        """Set up the queue, or change it, and give its control.
+        """Set up the queue, or change it, and return its control.
 
-        What is given is applied; what is left out stays as stored, or is the default in a new queue. Subscribers are
+        Arguments that are left out keep their stored values, or have the defaults in a new queue. Subscribers are
         added, never removed.
 
-        :param subscriber_ids: subscribers to add where they are missing
+        :param subscriber_ids: subscribers to add if they are missing
         :param high_watermark: when the queue overflows
-        :param strategy: which messages go when the queue overflows; ``prune_first`` in a new queue
+        :param strategy: which messages are deleted when the queue overflows; ``prune_first`` in a new queue
         :param durability: what a sent message survives; ``POWER_LOSS`` in a new queue
-        :param mode: of the files, 0o600 in a new queue; who may read or write the files may enter the directory
+        :param mode: of the files, 0o600 in a new queue; whoever may read or write the files may enter the directory
         :param high_water_mark: another spelling of high_watermark
-        :param message_type: the protobuf type of all messages, or its full name: then publishers and subscribers of
-            another type are refused when they are made. Those of bytes are not
+        :param message_type: the protobuf type of all messages, or its full name; publishers and subscribers of another
+            type are then refused when they are made, but not those of bytes
         :param retention_s: see :meth:`Control.set_retention`; 0 in a new queue
         :param deduplication_window_s: seconds for which a ``deduplication_id`` is remembered; 120 in a new queue
-        :param deduplication_max: how many of them are remembered, the latest; 100,000 in a new queue, 10 ** 7 at most
-        :param create: whether the queue is set up if there is none; False to look at one, or to change it
+        :param deduplication_max: how many ids are remembered, the latest ones; 100,000 in a new queue, at most 10 ** 7
+        :param create: whether to set the queue up if there is none; False to look at an existing queue, or to change it
         :raise ArgumentTypeError: an argument of the wrong type, or both spellings
         :raise ArgumentError: an argument outside its limits
         :raise NotInitializedError: there is no queue, and ``create`` is False
         :raise MessageTypeError: there are messages, and the queue is bound to another type
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
-        :raise InUseError: it has to be verified after a crash of the machine, and another process keeps it open
+        :raise InUseError: the queue must be verified after a machine crash, and another process keeps it open
         :raise ClosedError: the Environment is closed
         """
         identifiers = checks.identifiers(subscriber_ids)
@@ -177,7 +175,7 @@ class Environment:
         if create:
             self._access.create(configuration, MODE_DEFAULT if mode is None else mode)
         engine = self._opened()
-        # Whoever only looks writes nothing, not even what the first commit since the boot would.
+        # A look writes nothing, not even what the first commit after a boot would write.
         if identifiers or mode is not None or configuration != Configuration():
             engine.administration.configure(configuration, identifiers, mode)
         return self._keep(Control(self._origin(), engine.administration))
@@ -201,10 +199,10 @@ class Environment:
         :param message_type: the protobuf type of its messages; bytes without one
         :raise ArgumentTypeError: an argument of the wrong type
         :raise MessageTypeError: the queue is bound to another message type
-        :raise NotInitializedError: nobody has set up a queue at the path
+        :raise NotInitializedError: there is no queue at the path
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
-        :raise InUseError: it has to be verified after a crash of the machine, and another process keeps it open
+        :raise InUseError: the queue must be verified after a machine crash, and another process keeps it open
         :raise ClosedError: the Environment is closed
         """
         codec = self._codec(message_type)
@@ -220,18 +218,18 @@ class Environment:
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def new_subscriber(self, identifier: str, message_type: "Optional[Type[Message]]" = None) -> "Subscriber[Any]":
-        """Make a subscriber that takes up where the one of that name was left.
+        """Make a subscriber that continues at the stored cursor of that name.
 
         :param identifier: a name that Control has added
         :param message_type: the protobuf type of the messages; bytes without one
         :raise ArgumentTypeError: an argument of the wrong type
-        :raise ArgumentError: outside the limits of an identifier
+        :raise ArgumentError: the identifier is outside its limits
         :raise MessageTypeError: the queue is bound to another message type
-        :raise UnknownSubscriberError: the queue has no such subscriber; the error names those it has
-        :raise NotInitializedError: nobody has set up a queue at the path
+        :raise UnknownSubscriberError: the queue has no such subscriber; the error lists the subscribers that it has
+        :raise NotInitializedError: there is no queue at the path
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
         :raise FormatError: the files there are not a queue of this version
-        :raise InUseError: it has to be verified after a crash of the machine, and another process keeps it open
+        :raise InUseError: the queue must be verified after a machine crash, and another process keeps it open
         :raise ClosedError: the Environment is closed
         """
         receiver = self._receiver(identifier, message_type)
@@ -245,7 +243,7 @@ class Environment:
         return kind(engine, self._access.location, identifier, subscription, codec)
 
     def _codec(self, message_type: "Optional[Type[M]]") -> "Optional[Codec[M]]":
-        """Give what makes bytes of messages of a type, which the queue must take; None for bytes."""
+        """Return the codec of a message type, which the queue must accept; None for bytes."""
         if message_type is None:
             return None
         from persipubsub import typed  # here, since it imports protobuf
@@ -268,7 +266,7 @@ class Environment:
     def new_async_publisher(self,
                             autosync: bool = False,
                             message_type: "Optional[Type[Message]]" = None) -> "AsyncPublisher[Any]":
-        """Make a publisher for tasks of asyncio. Arguments and errors are those of :meth:`new_publisher`."""
+        """Make a publisher for asyncio tasks. Arguments and errors are those of :meth:`new_publisher`."""
         from persipubsub import aio  # here, since it imports asyncio
         codec = self._codec(message_type)
         sender = Sender(self._access.location, autosync, codec, "AsyncPublisher")
@@ -286,13 +284,13 @@ class Environment:
     def new_async_subscriber(self,
                              identifier: str,
                              message_type: "Optional[Type[Message]]" = None) -> "AsyncSubscriber[Any]":
-        """Make a subscriber for tasks of asyncio. Arguments and errors are those of :meth:`new_subscriber`."""
+        """Make a subscriber for asyncio tasks. Arguments and errors are those of :meth:`new_subscriber`."""
         from persipubsub import aio  # here, since it imports asyncio
         receiver = self._receiver(identifier, message_type)
         return self._keep(aio.AsyncSubscriber(self._origin(), receiver, self._bridged()))
 
     def _bridged(self) -> "Bridge":
-        """Give what all endpoints of this Environment for tasks share."""
+        """Return the bridge that all asyncio endpoints of this Environment share."""
         from persipubsub import bridge  # here, since it imports asyncio
         return self._bridges.get(0) or self._bridges.setdefault(0, bridge.Bridge(self._opened()))
 
@@ -302,7 +300,7 @@ class Environment:
         if engine is None:
             engine = self._engine = self._access.open()
             _OPENED.add(self)
-            if self._closed:  # by another thread meanwhile
+            if self._closed:  # by another thread in the meantime
                 self._access.close()
                 raise _closed_error(self)
         return engine
@@ -335,7 +333,7 @@ class Environment:
 
 
 def _checked(check: Callable[[object], N], value: Optional[N]) -> Optional[N]:
-    """Check what is given; None stays as it is stored."""
+    """Check a value; None stands for the stored value."""
     return None if value is None else check(value)
 
 
@@ -343,14 +341,14 @@ def new_environment(path: Path, allow_remote: bool = False) -> Environment:
     """Make an Environment, which stands for the queue in a directory; no disk is touched.
 
     :param path: the directory of the queue
-    :param allow_remote: whether it may lie on a file system that other machines can use, such as NFS, because only this
-        machine ever uses the queue; two machines would destroy it
+    :param allow_remote: whether the queue may lie on a file system that other machines can use, such as NFS. Only one
+        machine may ever use the queue; two machines would destroy it
     :raise ArgumentTypeError: an argument of the wrong type
-    :raise ArgumentError: empty, or with a NUL
+    :raise ArgumentError: the path is empty or contains a NUL
     """
     return Environment(path, allow_remote)
 
 
 def initialize(path: Path) -> Environment:
-    """Make an Environment: the name of :func:`new_environment` in the released code of persipubsub 1.0.0."""
+    """Make an Environment. This is the name of :func:`new_environment` in persipubsub 1.0.0."""
     return Environment(path)

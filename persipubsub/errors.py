@@ -5,40 +5,40 @@
     PersipubsubError
      |
      |  the caller's mistake: nothing was written, correct the call
-     +-- ArgumentTypeError (TypeError)       an argument of the wrong type, or two spellings of one argument
+     +-- ArgumentTypeError (TypeError)       an argument of the wrong type, or both spellings of one argument
      +-- ArgumentError (ValueError)          an argument outside its limits
      |    +-- MessageTooLargeError           a message over the limit or over the high-water mark
      |    +-- BatchTooLargeError             a batch over its limit of messages or bytes
      |    +-- MessageTypeError               another message type than the one the queue is bound to
      +-- ConfigError (ValueError)            a config file that cannot be deployed
      +-- ClosedError                         an object used after close()
-     +-- ReentryError                        a signal handler or finalizer in the midst of its thread's use
-     +-- ForkError                           a process forked in the midst of a transaction uses the queue
+     +-- ReentryError                        a signal handler or finalizer interrupted its thread's own use
+     +-- ForkError                           a process that was forked during a transaction uses the queue
      +-- EmptyError (LookupError)            pop() where nothing is pending
-     +-- SubscriberKindError (TypeError)     a method that this kind of subscriber, shared or not, does not have
+     +-- SubscriberKindError (TypeError)     a method that this kind of subscriber does not support
      +-- UnsupportedError                    what the engine of the queue cannot do
      |
-     |  the state of the queue: set it up, or look at who changed it
+     |  the state of the queue: set it up, or find out what changed it
      +-- NotInitializedError                 no queue at this path
      +-- ReplacedError                       its files were deleted or replaced while it was open
-     +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed meanwhile
+     +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed
      +-- DecodeError (ValueError)            a message that is not of the subscriber's message type
-     +-- TooManyDelayedError                 as many delayed messages as the high-water mark lets be
-     +-- LeaseLostError                      messages of a shared subscriber that are another worker's now
-     +-- InUseError                          it is open, and what is to be done needs it closed
+     +-- TooManyDelayedError                 delayed messages have reached the high-water mark
+     +-- LeaseLostError                      messages of a shared subscriber that another worker now holds
+     +-- InUseError                          the queue is open, and the operation needs it closed
      |
-     |  the place: the path, its permissions, its files
+     |  the location: the path, its permissions, its files
      +-- PathError (OSError)                 the path cannot be a queue: a file, no permission, no directory
      +-- FormatError                         the files are of another program or of a newer version
-     +-- DamagedError                        the files are a queue's, and broken
+     +-- DamagedError                        the files are a queue's, but broken
      |
      |  the machine
-     +-- StorageError                        LMDB or the operating system refused; the queue is as before
+     +-- StorageError                        LMDB or the operating system refused; the queue is unchanged
           +-- ReadersFullError               too many readers of the queue at one time
-          +-- DiskFullError                  no room on the disk
+          +-- DiskFullError                  no space on the disk
           +-- CommitUnknownError             an I/O error in the commit itself: the outcome is unknown
 
-Catch :class:`PersipubsubError` for all of them. Each message names the thing, the limit and the remedy.
+Catch :class:`PersipubsubError` for all of them. Each message names the cause, the limit and the remedy.
 """
 
 __all__ = [
@@ -77,11 +77,11 @@ class PersipubsubError(Exception):
 
 
 class ArgumentTypeError(PersipubsubError, TypeError):
-    """Raised when an argument has the wrong type. The caller's mistake: pass what the message names."""
+    """Raised when an argument has the wrong type. The message names the right one."""
 
 
 class ArgumentError(PersipubsubError, ValueError):
-    """Raised when an argument is outside its limits. The caller's mistake: the message names the limit."""
+    """Raised when an argument is outside its limits. The message names the limit."""
 
 
 class MessageTooLargeError(ArgumentError):
@@ -93,26 +93,26 @@ class BatchTooLargeError(ArgumentError):
 
 
 class MessageTypeError(ArgumentError):
-    """Raised when a queue is bound to another protobuf type than the one given. The message names both."""
+    """Raised when the queue is bound to a protobuf type other than the given one. The message names both."""
 
 
 class ConfigError(PersipubsubError, ValueError):
-    """Raised when a config cannot be deployed. No queue was touched: the message names the file and the place in it."""
+    """Raised when a config cannot be deployed. No queue was touched: the message names the file and the position."""
 
 
 class ClosedError(PersipubsubError):
-    """Raised when an object is used after its ``close()``. The caller's mistake: open a new one."""
+    """Raised when an object is used after its ``close()``. Open a new one."""
 
 
 class ReentryError(PersipubsubError):
-    """Raised when a signal handler or a finalizer uses the queue in the midst of a use by its own thread.
+    """Raised when a signal handler or a finalizer uses the queue while it interrupts its own thread's use.
 
-    It would have to wait for that use, or for a thread that may be waiting for it. Nothing was written.
+    It would have to wait for that use, or for a thread that may itself wait for that use. Nothing was written.
     """
 
 
 class ForkError(PersipubsubError):
-    """Raised in a child that was forked in the midst of a transaction. Fork at a quiet moment, or use spawn."""
+    """Raised in a child that was forked during a transaction. Fork when the queue is idle, or use spawn."""
 
 
 class EmptyError(PersipubsubError, LookupError):
@@ -120,7 +120,7 @@ class EmptyError(PersipubsubError, LookupError):
 
 
 class SubscriberKindError(PersipubsubError, TypeError):
-    """Raised when a method makes no sense for a shared subscriber, or only for one. The message names another one."""
+    """Raised when a method does not suit the kind of the subscriber, shared or not. The message names one that does."""
 
 
 class UnsupportedError(PersipubsubError):
@@ -132,19 +132,19 @@ class NotInitializedError(PersipubsubError):
 
 
 class TooManyDelayedError(PersipubsubError):
-    """Raised when as many messages are delayed as the high-water mark lets be. Cancel some, wait, or raise the mark."""
+    """Raised when the number of delayed messages has reached the high-water mark. Cancel some, wait, or raise it."""
 
 
 class LeaseLostError(PersipubsubError):
     """Raised when a worker acknowledges or extends messages that it no longer holds, since their lease had ended.
 
-    Another worker was given them, so they may be worked on twice. Give a longer lease, or call ``extend_lease``.
-    A forked child gets it, too, for what its parent has received: receive after the fork.
+    Another worker may have received them, so they may be processed twice. Set a longer lease, or call
+    ``extend_lease``. It is also raised in a forked child for messages that its parent received: receive after the fork.
     """
 
 
 class InUseError(PersipubsubError):
-    """Raised when the queue is open somewhere, and what is to be done needs it closed. Close it there."""
+    """Raised when another process has the queue open, and the operation needs it closed. Close it there."""
 
 
 class ReplacedError(PersipubsubError):
@@ -158,7 +158,7 @@ class UnknownSubscriberError(PersipubsubError, LookupError):
 class DecodeError(PersipubsubError, ValueError):
     """Raised when a message is not of the protobuf type that its subscriber was made with.
 
-    The message stays where it is, and comes again. ``Subscriber.pop`` takes it unread.
+    The message is not acknowledged, and is delivered again. ``Subscriber.pop`` acknowledges it unread.
     """
 
     #: Id of the message.
@@ -172,7 +172,7 @@ class PathError(PersipubsubError, OSError):
 
 
 class FormatError(PersipubsubError):
-    """Raised when the files at the path are no queue of this version. They were not touched."""
+    """Raised when the files at the path are not a queue of this version. They were not touched."""
 
 
 class DamagedError(PersipubsubError):
@@ -180,15 +180,15 @@ class DamagedError(PersipubsubError):
 
 
 class StorageError(PersipubsubError):
-    """Raised when LMDB or the operating system refuses an operation. The queue is as it was before."""
+    """Raised when LMDB or the operating system refuses an operation. The queue is unchanged."""
 
 
 class ReadersFullError(StorageError):
-    """Raised when more readers look at the queue at one time than its table holds. Try again, or use fewer."""
+    """Raised when more readers use the queue at the same time than its table holds. Try again, or use fewer."""
 
 
 class DiskFullError(StorageError):
-    """Raised when the disk has no room. The queue is as before, and works again once there is room."""
+    """Raised when the disk is full. The queue is unchanged, and works again once there is space."""
 
 
 class CommitUnknownError(StorageError):

@@ -1,4 +1,4 @@
-"""What Prometheus sees of queues: a collector for ``prometheus_client``, which the extra ``[prometheus]`` installs."""
+"""Metrics of queues for Prometheus: a collector for ``prometheus_client``, which needs the extra ``[prometheus]``."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ try:
     from prometheus_client import core
     from prometheus_client.registry import Collector
 except ModuleNotFoundError as _error:
-    raise ModuleNotFoundError(f"{_error}. pip install 'persipubsub[prometheus]' brings it.", name=_error.name) from None
+    raise ModuleNotFoundError(f"{_error}. Run pip install 'persipubsub[prometheus]'", name=_error.name) from None
 
 from persipubsub import errors, status_reader
 from persipubsub.environment import new_environment
@@ -35,39 +35,39 @@ class Metric(NamedTuple):
 _GAUGE, _COUNTER = core.GaugeMetricFamily, core.CounterMetricFamily
 _QUEUE, _SUBSCRIBER = ("path", ), ("path", "subscriber")
 
-#: All metrics. Whoever adds one writes its samples in :func:`_samples`, and its row in ``docs/metrics.rst``.
+#: All metrics. To add one, also write its samples in :func:`_samples`, and its row in ``docs/metrics.rst``.
 METRICS = (
     Metric("persipubsub_up", _GAUGE, _QUEUE, "Whether the queue could be read: 1 or 0."),
     Metric("persipubsub_messages", _GAUGE, _QUEUE,
-           "Messages that some subscriber has not taken, and of those that are retained."),
+           "Messages that some subscriber has not acknowledged, and retained messages."),
     Metric("persipubsub_retained_messages", _GAUGE, _QUEUE,
-           "Messages that all subscribers have taken, and that are kept for a while."),
-    Metric("persipubsub_delayed_messages", _GAUGE, _QUEUE, "Messages that were sent for later and are not due yet."),
-    Metric("persipubsub_size_bytes", _GAUGE, _QUEUE, "Bytes of the pages that the messages take."),
+           "Messages that all subscribers have acknowledged and that are kept for the retention."),
+    Metric("persipubsub_delayed_messages", _GAUGE, _QUEUE, "Delayed messages that are not due yet."),
+    Metric("persipubsub_size_bytes", _GAUGE, _QUEUE, "Bytes of the pages that the messages occupy."),
     Metric("persipubsub_reader_lag_commits", _GAUGE, _QUEUE,
-           "Commits since the read began that goes on longest; where it only rises, the file grows."),
+           "Commits since the oldest current read began; if it only rises, the file grows."),
     Metric("persipubsub_oldest_message_age_seconds", _GAUGE, _QUEUE,
            "Time since the oldest message was sent; 0 if there is none."),
     Metric("persipubsub_high_watermark_messages", _GAUGE, _QUEUE, "Messages at which the queue overflows."),
     Metric("persipubsub_high_watermark_bytes", _GAUGE, _QUEUE, "Bytes at which the queue overflows."),
     Metric("persipubsub_message_timeout_seconds", _GAUGE, _QUEUE, "Age at which a message expires."),
-    Metric("persipubsub_sent_messages_total", _COUNTER, _QUEUE, "Messages sent since the queue was made."),
+    Metric("persipubsub_sent_messages_total", _COUNTER, _QUEUE, "Messages sent since the queue was created."),
     Metric("persipubsub_pruned_messages_total", _COUNTER, ("path", "reason"),
-           "Messages that went before all subscribers had taken them, by reason: timeout, overflow or dangling."),
+           "Messages deleted before all subscribers had acknowledged them, by reason: timeout, overflow, dangling."),
     Metric("persipubsub_subscriber_pending_messages", _GAUGE, _SUBSCRIBER,
-           "Messages that the subscriber has not taken."),
+           "Messages that the subscriber has not acknowledged."),
     Metric("persipubsub_subscriber_oldest_pending_age_seconds", _GAUGE, _SUBSCRIBER,
-           "Time since the oldest message that the subscriber has not taken was sent; 0 if there is none."),
+           "Time since the oldest unacknowledged message of the subscriber was sent; 0 if there is none."),
     Metric("persipubsub_subscriber_taken_messages_total", _COUNTER, _SUBSCRIBER,
-           "Messages that the subscriber has taken since it was added."),
+           "Messages that the subscriber has acknowledged since it was added."),
     Metric("persipubsub_subscriber_in_flight_messages", _GAUGE, _SUBSCRIBER,
-           "Pending messages that workers of the subscriber hold or have given back, or that were requeued."),
+           "Pending messages that workers hold or have given back, or that were requeued."),
     Metric("persipubsub_subscriber_dead_letters", _GAUGE, _SUBSCRIBER, "Dead letters of the subscriber."),
 )
 
 
 class _Sample(NamedTuple):
-    """A value of a metric, and its labels but the path."""
+    """A value of a metric, and its labels except the path."""
 
     name: str
     value: float
@@ -75,10 +75,10 @@ class _Sample(NamedTuple):
 
 
 class QueueCollector(Collector):
-    """Tells Prometheus about queues, each time that it asks.
+    """Reports the status of queues to Prometheus at each scrape.
 
-    A queue is opened for the moment in which it is read, so that it can be compacted, recovered or replaced meanwhile.
-    One that cannot be read has ``persipubsub_up`` 0 and nothing else: the others are told nevertheless.
+    A queue is open only while it is read, so it can be compacted, recovered or replaced between scrapes. A queue that
+    cannot be read reports ``persipubsub_up`` 0 and nothing else; the other queues are still reported.
 
     Register it::
 
@@ -86,27 +86,27 @@ class QueueCollector(Collector):
     """
 
     def __init__(self, paths: Iterable[Union[str, "os.PathLike[str]"]], isolated: bool = False) -> None:
-        """Collect from the queues at paths; no disk is touched.
+        """Prepare to collect from the queues at paths; no disk is touched.
 
-        :param paths: the directories of the queues; there need not be queues yet
-        :param isolated: read the queues in a process of their own. A damaged file may end the process that reads it.
+        :param paths: the directories of the queues, which need not exist yet
+        :param isolated: read the queues in a separate process: a damaged file may end the process that reads it
         :raise ArgumentTypeError: it is not an iterable of str or PathLike
-        :raise ArgumentError: a path is empty, or has a NUL
+        :raise ArgumentError: a path is empty or contains a NUL
         """
         if isinstance(paths, (str, bytes, os.PathLike)) or not isinstance(paths, Iterable):
             raise errors.ArgumentTypeError(
-                f"paths must be an iterable of paths, got {type(paths).__name__}: for one, give a list of one.")
-        # Each once: Prometheus refuses all that it is given where a series is there twice.
+                f"paths must be an iterable of paths, got {type(paths).__name__}: for one path, pass a list of one.")
+        # Without duplicates: Prometheus refuses a whole scrape that has a series twice.
         self._paths = tuple(dict.fromkeys(new_environment(path).path for path in paths))
         self._unreadable: Dict[pathlib.Path, str] = {}
         self._read_status = StatusReader().read_status if isolated else status_reader.read_status
 
     def describe(self) -> List[core.Metric]:
-        """Name all metrics, without values: to register a collector, no queue has to be read."""
+        """Return all metrics without values: registering a collector reads no queue."""
         return list(_families().values())
 
     def collect(self) -> Iterator[core.Metric]:
-        """Read all queues and give their metrics."""
+        """Read all queues and yield their metrics."""
         families = _families()
         for path in self._paths:
             for sample in self._read(path):
@@ -130,7 +130,7 @@ def _families() -> Dict[str, _Family]:
 
 
 def _label(path: pathlib.Path) -> str:
-    """Give the path as text that can be encoded, which the name of a file need not be."""
+    """Return the path as text that can be encoded, even if the name of a file cannot."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -147,7 +147,7 @@ def _samples(found: QueueStatus) -> Iterator[_Sample]:
     yield _Sample("persipubsub_high_watermark_bytes", mark.hwm_db_size)
     yield _Sample("persipubsub_message_timeout_seconds", mark.message_timeout)
     yield _Sample("persipubsub_sent_messages_total", found.sent)
-    # Also those of 0, so that the first loss is an increase.
+    # Also report zeros, so that the first loss is an increase.
     yield _Sample("persipubsub_pruned_messages_total", pruned.timeout, ["timeout"])
     yield _Sample("persipubsub_pruned_messages_total", pruned.overflow, ["overflow"])
     yield _Sample("persipubsub_pruned_messages_total", pruned.dangling, ["dangling"])

@@ -1,4 +1,4 @@
-"""Making a queue of one of persipubsub 1.0.0."""
+"""Convert a queue of persipubsub 1.0.0."""
 
 from persipubsub.lmdb_engine.repair.migration import Report, migrate
 

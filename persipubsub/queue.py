@@ -1,4 +1,4 @@
-"""What can be set on a queue: when it overflows, which messages go then, and what a message survives."""
+"""Settings of a queue: when it overflows, which messages are deleted then, and what a message survives."""
 
 import enum
 from typing import Optional, Tuple
@@ -9,20 +9,20 @@ from persipubsub import errors
 MESSAGE_BYTES_MAX = 1024**3
 #: The largest batch of ``send_many``.
 BATCH_MESSAGES_MAX = 1_000_000
-#: Space that a message takes beside its payload, at most.
+#: The most space that a message takes beside its payload.
 RECORD_BYTES_MAX = 64
 
 __all__ = ["Durability", "HighWaterMark", "Strategy"]
 
 
 class Strategy(enum.Enum):
-    """Which messages go when the queue overflows."""
+    """Which messages are deleted when the queue overflows."""
 
     # pylint: disable=invalid-name  # the documented names are those of the README of 1.0.0
 
-    #: The oldest messages go.
+    #: The oldest messages.
     prune_first = 0
-    #: The latest messages go.
+    #: The latest messages.
     prune_last = 1
 
     PRUNE_FIRST = 0
@@ -39,9 +39,9 @@ class Durability(enum.Enum):
 
 
 class HighWaterMark:
-    """The limits of a queue. What is left out, or None, is the default.
+    """The limits of a queue. A limit that is left out, or None, has its default.
 
-    :param message_timeout: seconds after which a message that was not taken goes; more than 0, at most 10 ** 11
+    :param message_timeout: seconds after which an unacknowledged message expires; more than 0, at most 10 ** 11
     :param max_messages: number of messages at which the queue overflows; 1 to 2 ** 63 - 1
     :param hwm_db_size: bytes at which the queue overflows; 1 to 2 ** 46
     :param max_msgs_num: the name of ``max_messages`` in persipubsub 1.0.0
@@ -70,7 +70,7 @@ class HighWaterMark:
                  max_msgs_num: Optional[int] = None) -> None:
         if max_messages is not None and max_msgs_num is not None:
             raise errors.ArgumentTypeError(
-                "Got both max_messages and max_msgs_num, which are one argument. Give max_messages.")
+                "Got both max_messages and max_msgs_num, which are one argument. Use max_messages.")
         if max_messages is None:
             max_messages = max_msgs_num
         if message_timeout is None:
@@ -96,12 +96,12 @@ class HighWaterMark:
 
     @property
     def max_msgs_num(self) -> int:
-        """Give ``max_messages``, by its name in persipubsub 1.0.0."""
+        """Return ``max_messages``, by its name in persipubsub 1.0.0."""
         return self.max_messages
 
     @property
     def hwm_lmdb_size(self) -> int:
-        """Give ``hwm_db_size``, by its name in persipubsub 1.0.0."""
+        """Return ``hwm_db_size``, by its name in persipubsub 1.0.0."""
         return self.hwm_db_size
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -1,7 +1,6 @@
-"""What a subscriber looks for, decodes and reports, whether threads or tasks use it.
+"""What subscribers for threads and for asyncio tasks share: they find, decode and report messages.
 
-A receiver looks into the queue by itself. What is to be written about messages that were received, it returns as
-commands, which the subscriber runs.
+A receiver reads the queue itself. Its writes are returned as commands, which the subscriber runs.
 """
 
 import logging
@@ -17,20 +16,20 @@ from persipubsub.engine.values import Failure, Found, Settled, Subscription, fai
 if TYPE_CHECKING:
     from persipubsub.typed import Codec
 
-#: What is kept of a message at which a loop over messages() ended: a break and an exception look alike from there.
+#: Recorded for the message at which a loop over messages() ended: a break and an exception look alike from inside.
 LEFT = Failure("GeneratorExit", "The loop over messages() was left, by an exception or a break.")
 _LOGGER = logging.getLogger("persipubsub.subscriber")  # the name that programs filter by
 
 
 class Receiver:
-    """The part of a plain subscriber that is the same for threads and for tasks."""
+    """What a plain subscriber for threads and one for asyncio tasks share."""
 
     def __init__(self, engine: Engine, location: object, identifier: str, subscription: Subscription,
                  codec: "Optional[Codec[Any]]") -> None:
         """Prepare to receive.
 
-        :param location: of the queue, for messages
-        :param codec: None: messages are bytes
+        :param location: of the queue, for error messages
+        :param codec: None if messages are bytes
         """
         self.engine = engine
         self.identifier = identifier
@@ -39,12 +38,12 @@ class Receiver:
         self.closed = False
         self._location = location
 
-    # Looking
+    # Reads
 
     def look(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Found:
-        """Find the next messages; messages of the subscriber's type stand in the place of payloads.
+        """Find the next messages, decoded if the subscriber has a message type.
 
-        :raise DecodeError: the first is no message of the type
+        :raise DecodeError: the first is not a message of the type
         """
         found = self.engine.look(self.subscription, max_messages, max_bytes)
         if self.codec is None:
@@ -60,7 +59,7 @@ class Receiver:
         return self._decoded(self.engine.look_at_top(self.subscription))
 
     def front(self) -> Found:
-        """Find the next message, for somebody who only looks."""
+        """Find the next message, without counting it as delivered."""
         found = self.engine.look(self.subscription, 1, RECEIVE_BYTES_MAX)
         return found if self.codec is None else self._decoded(found)
 
@@ -78,10 +77,10 @@ class Receiver:
     def _decoded(self, found: Found) -> Found:
         return found if self.codec is None else self.codec.decoded(found, self.identifier, self._location)
 
-    # What is to be written
+    # Writes
 
     def acknowledge(self, found: Found, count: int) -> List[Settlement]:
-        """Return the commands that acknowledge the first messages of what was found.
+        """Return the commands that acknowledge the first messages of those found.
 
         :raise ClosedError: the subscriber is closed
         """
@@ -95,13 +94,13 @@ class Receiver:
         return [Fail(self.subscription, found.ids, failure_of(error))]
 
     def leave(self, found: Found, finished: int, begun: int) -> List[Settlement]:
-        """Return the commands for messages of a batch whose iteration has begun and not ended, or has not begun."""
+        """Return the commands for messages of a batch whose iteration has not ended, or has not begun."""
         if begun <= finished or self.closed:
             return []
         return [Fail(self.subscription, found.ids[finished:begun], LEFT)]
 
     def extend(self) -> List[Settlement]:
-        """Return the commands that have the leases of all messages begin again.
+        """Return the commands that restart the leases of all messages.
 
         :raise SubscriberKindError: the subscriber is not shared
         """
@@ -111,29 +110,29 @@ class Receiver:
             "See Control.add_subscriber.")
 
     def settle(self, settled: Optional[Settled]) -> None:
-        """Report what became of messages, beside what was wanted.
+        """Report messages whose lease was lost, and dead letters that were deleted.
 
-        :raise LeaseLostError: another worker has some
+        :raise LeaseLostError: another worker holds some of the messages
         """
         if settled is None:
             return
         self.warn(settled.dropped)
         if settled.lost:
             raise errors.LeaseLostError(
-                f"{len(settled.lost)} messages are no longer held for the subscriber {self.identifier!r}, the first "
-                f"of them {settled.lost[0]}: their lease had ended, and another worker was given them, or they were "
-                "pruned, or the subscriber was moved back. Give a longer lease_s with Control.add_subscriber, or call "
-                "extend_lease() in time.")
+                f"This worker of the subscriber {self.identifier!r} no longer holds {len(settled.lost)} messages, "
+                f"the first of them {settled.lost[0]}: their lease had ended and another worker received them, or they "
+                "were pruned, or the subscriber was moved back. Set a longer lease_s with Control.add_subscriber, or "
+                "call extend_lease() in time.")
 
     def settle_extension(self, settled: Optional[Settled]) -> None:
-        """Report what became of leases that were extended."""
+        """Report leases that could not be extended."""
         self.settle(settled)
 
     def warn(self, dropped: int) -> None:
-        """Warn that dead letters were deleted: nobody should find out by missing them."""
+        """Warn that dead letters were deleted, so that their loss is not silent."""
         if dropped:
             _LOGGER.warning(
-                "The subscriber %r of the queue at %s has too many dead letters: the oldest were deleted, %d.",
+                "The subscriber %r of the queue at %s has too many dead letters: the oldest %d were deleted.",
                 self.identifier, self._location, dropped)
 
     def require_open(self) -> None:
@@ -164,15 +163,15 @@ class Receiver:
 
 
 class SharedReceiver(Receiver):
-    """The part of a shared subscriber that is the same for threads and for tasks: it claims messages."""
+    """What a shared subscriber for threads and one for asyncio tasks share: they claim messages."""
 
-    # The messages that this object was handed out and has neither acknowledged nor given back, by their claim.
+    # The messages that this object claimed and has neither acknowledged nor given back, by the token of the claim.
     _claims: Dict[bytes, Sequence[int]] = {}
-    _process = 0  # whose they are: of none yet
+    _process = 0  # the process that claimed them; none yet
     _inherited: FrozenSet[bytes] = frozenset()  # the tokens of the parent's claims, in a forked child
 
     def _own_claims(self) -> Dict[bytes, Sequence[int]]:
-        """Return the claims of this process. Those that a forked child inherits are its parent's."""
+        """Return the claims of this process. Claims that a forked child inherits belong to its parent."""
         process = os.getpid()
         if self._process != process:
             self._inherited = frozenset(self._claims)
@@ -180,9 +179,9 @@ class SharedReceiver(Receiver):
         return self._claims
 
     def look(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Found:
-        """Claim the next messages; messages of the subscriber's type stand in the place of payloads.
+        """Claim the next messages, decoded if the subscriber has a message type.
 
-        :raise DecodeError: the first is no message of the type
+        :raise DecodeError: the first is not a message of the type
         """
         found = self.engine.claim(self.subscription, max_messages, max_bytes)
         if found.ids:
@@ -191,7 +190,7 @@ class SharedReceiver(Receiver):
         return found if self.codec is None else self._read(found)
 
     def _read(self, found: Found) -> Found:
-        """Decode messages; give back what cannot be decoded, and what comes behind it."""
+        """Decode messages; give back a message that cannot be decoded, and those after it."""
         try:
             decoded = self._decoded(found)
         except errors.DecodeError as error:
@@ -213,16 +212,16 @@ class SharedReceiver(Receiver):
         self.require_open()
         if found.token in self._inherited:
             raise errors.LeaseLostError(
-                f"{count} messages of the subscriber {self.identifier!r} came before this process was forked: "
-                "they are its parent's. Receive them after the fork.")
+                f"{count} messages of the subscriber {self.identifier!r} were received before this process was forked, "
+                "so they belong to its parent. Receive messages after the fork.")
         return [AcknowledgeClaimed(self.subscription, found.ids[:count], found.token)]
 
     def fail(self, found: Found, error: BaseException) -> List[Settlement]:
-        """Return the commands that give messages back whose block raised."""
+        """Return the commands that give back messages whose block raised."""
         return self._give_back(found, 0, len(found.ids), failure_of(error) if isinstance(error, Exception) else None)
 
     def leave(self, found: Found, finished: int, begun: int) -> List[Settlement]:
-        """Return the commands that give messages of a batch back, as delivered only where their iteration has begun."""
+        """Return the commands that give messages back; they count as delivered only if their iteration has begun."""
         return [
             *self._give_back(found, begun, len(found.ids), None),
             *self._give_back(found, finished, begun, LEFT),
@@ -231,26 +230,26 @@ class SharedReceiver(Receiver):
     def _give_back(self, found: Found, start: int, stop: int, failure: Optional[Failure]) -> List[Settlement]:
         self._own_claims().pop(found.token, None)
         if found.token in self._inherited:
-            return []  # a forked child leaves what its parent works on
+            return []  # a forked child leaves alone what its parent works on
         if start >= stop or self.closed:
-            return []  # once it is closed, the lease ends by itself
+            return []  # once the subscriber is closed, the lease ends by itself
         return [GiveBack(self.subscription, found.ids[start:stop], found.token, failure)]
 
     def extend(self) -> List[Settlement]:
-        """Return the commands that have the leases of all messages begin again."""
+        """Return the commands that restart the leases of all messages."""
         self.require_open()
         claims = dict(self._own_claims())
         return [Extend(self.subscription, claims)] if claims else []
 
     def settle_extension(self, settled: Optional[Settled]) -> None:
-        """Report the messages that were lost, but not those that another thread was just acknowledging."""
+        """Report the messages that were lost, except those that another thread has just acknowledged."""
         lost = set(settled.lost) if settled is not None else set()
         held = (message_id for ids in list(self._own_claims().values()) for message_id in ids)
         self.settle(Settled(lost=[message_id for message_id in held if message_id in lost]))
 
     def require_plain(self, method: str) -> None:
-        """Raise SubscriberKindError: other workers receive messages at the same time."""
+        """Raise SubscriberKindError, since other workers receive messages at the same time."""
         self.require_open()
         raise errors.SubscriberKindError(
-            f"The subscriber {self.identifier!r} is shared, so {method}() makes no sense: other workers take messages "
-            "at the same time. Use receive, receive_many or messages.")
+            f"The subscriber {self.identifier!r} is shared, so {method}() makes no sense: other workers receive "
+            "messages at the same time. Use receive, receive_many or messages.")

@@ -1,4 +1,4 @@
-"""Verifying a queue that nobody has open, and making a queue of what can still be read of a damaged one."""
+"""Verify a queue that no process has open, and rebuild a damaged queue from what can still be read."""
 
 from persipubsub.lmdb_engine.repair.recovery import Report, check, recover
 

@@ -6,10 +6,10 @@ import datetime
 
 @dataclasses.dataclass(frozen=True)
 class StoredMessage:
-    """A message of the history."""
+    """A stored message."""
 
     #: The message id.
     id: int
-    #: When it was committed, in UTC, by the queue's clock; up to 10 ms before that.
+    #: The time of its commit in UTC, by the queue's clock; it may be up to 10 ms early.
     time: datetime.datetime
     payload: bytes

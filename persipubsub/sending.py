@@ -1,4 +1,4 @@
-"""What a publisher checks, encodes and reports, whether threads or tasks use it: it makes commands, and runs none."""
+"""What publishers for threads and for asyncio tasks share: they check, encode and report. Commands run elsewhere."""
 
 import datetime
 import logging
@@ -17,14 +17,14 @@ _LOGGER = logging.getLogger("persipubsub.publisher")  # the name that programs f
 
 
 class Sender:
-    """The part of a publisher that is the same for threads and for tasks."""
+    """What a publisher for threads and one for asyncio tasks share."""
 
     def __init__(self, location: object, autosync: bool, codec: "Optional[Codec[Any]]", name: str) -> None:
         """Prepare to send.
 
-        :param location: of the queue, for messages
-        :param codec: None: messages are bytes
-        :param name: of the class of the publisher
+        :param location: of the queue, for error messages
+        :param codec: None if messages are bytes
+        :param name: the class name of the publisher
         """
         self.autosync = autosync
         self.codec = codec
@@ -46,7 +46,7 @@ class Sender:
         return command
 
     def put_many(self, msgs: Iterable[Any]) -> List[Put]:
-        """Return the commands that send messages: one, or one for each message where each is made durable by itself."""
+        """Return the commands that send messages: one for all, or with autosync one for each."""
         batch = checks.batch(msgs if self.codec is None else self.codec.encode_all(msgs))
         if self.closed:
             raise self.closed_error()
@@ -66,7 +66,7 @@ class Sender:
         """Return the command that deletes a delayed message."""
         if not isinstance(message, DelayedMessage):
             raise errors.ArgumentTypeError(
-                f"cancel takes what send_later gave, a DelayedMessage; got {type(message).__name__}.")
+                f"cancel takes a DelayedMessage, which send_later returns; got {type(message).__name__}.")
         if self.closed:
             raise self.closed_error()
         return Cancel(message)
@@ -85,7 +85,7 @@ class Sender:
         """Warn once that no subscriber awaits what is sent: nobody should find out by missing it."""
         if not self._warned:
             self._warned = True
-            _LOGGER.warning("The queue at %s has no subscribers, so it stores nothing of what is sent.", self._location)
+            _LOGGER.warning("The queue at %s has no subscribers, so it does not store what is sent.", self._location)
 
     def __repr__(self) -> str:
         messages = "" if self.codec is None else f" for {self.codec.name}"

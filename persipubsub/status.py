@@ -6,24 +6,24 @@ from typing import Dict, Mapping, NamedTuple, Optional, Union
 
 from persipubsub.queue import Durability, HighWaterMark, Strategy
 
-#: A read that goes on for this many commits is old, and worth a warning.
+#: A read that has lasted for this number of commits is worth a warning.
 LAG_COMMITS_MIN = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class SubscriberPolicy:
-    """How messages are handed out to a subscriber that is shared, or limits its deliveries.
+    """How messages are delivered to a subscriber that is shared, or limits its deliveries.
 
-    See :meth:`Control.add_subscriber`. What is only for shared subscribers is None for another one.
+    See :meth:`Control.add_subscriber`. Settings for shared subscribers only are None for another one.
     """
 
     #: Whether workers share its messages.
     shared: bool
-    #: Seconds after which another worker is given a message.
+    #: Seconds after which a message is delivered to another worker.
     lease_s: Optional[float]
-    #: How often a message is handed out before it becomes a dead letter.
+    #: How many times a message is delivered before it becomes a dead letter.
     max_deliveries: int
-    #: Seconds until a message that was given back comes again.
+    #: Seconds until a message that was given back is delivered again.
     retry_delay_s: Optional[float]
     #: The longest such delay.
     retry_delay_max_s: Optional[float]
@@ -31,7 +31,7 @@ class SubscriberPolicy:
     dead_letters_max: int
 
     def settings(self) -> Dict[str, Union[str, int, float]]:
-        """Give what is set, by the names of the arguments of :meth:`Control.add_subscriber`."""
+        """Return the settings, by the names of the arguments of :meth:`Control.add_subscriber`."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -39,37 +39,37 @@ class SubscriberPolicy:
 class SubscriberStatus:
     """One subscriber at one moment."""
 
-    #: Id of the first message that was never taken by it.
+    #: The cursor: the id of the next message that it receives for the first time.
     next_id: int
-    #: Number of messages it has not taken.
+    #: Number of messages that it has not acknowledged.
     pending: int
     #: Seconds since the oldest of them was sent; None if there is none.
     oldest_pending_age_s: Optional[float]
-    #: How many messages it has taken since it was added: handed out and acknowledged, or skipped by ``pop`` or
-    #: ``receive_to_top``. One that came again after an error or a crash counts once.
+    #: How many messages it has acknowledged since it was added, including those skipped by ``pop`` or
+    #: ``receive_to_top``. A message that was delivered again after an error or a crash counts once.
     taken: int
-    #: How many of the pending messages are not just to be handed out next: those that workers of a shared subscriber
-    #: hold, or have given back; and dead letters that were requeued.
+    #: How many of the pending messages are in flight: workers of a shared subscriber hold them or have given them
+    #: back, or they are requeued dead letters.
     in_flight: int
     #: Number of its dead letters.
     dead_letters: int
-    #: How messages are handed out to it; None: to whoever asks, again and again until they are taken.
+    #: How messages are delivered to it; None: to any process that asks, until they are acknowledged.
     policy: Optional[SubscriberPolicy]
 
 
 @dataclasses.dataclass(frozen=True)
 class PrunedStatus:
-    """How many messages a queue let go, since it was made, though some subscriber had not taken them.
+    """How many messages a queue has deleted, since it was created, before all subscribers had acknowledged them.
 
-    What all subscribers have taken, and what ``clear_messages`` or ``prune_all_messages_for`` were told to drop, is in
-    none of the numbers. A message counts once, however many subscribers awaited it.
+    Messages that everyone acknowledged do not count, nor do those that ``clear_messages`` or ``prune_all_messages_for``
+    dropped. A message counts once, however many subscribers awaited it.
     """
 
-    #: They had been there for longer than the message timeout.
+    #: They were older than the message timeout.
     timeout: int
     #: The queue had reached its high-water mark.
     overflow: int
-    #: Nobody awaited them any more: who did was removed, or the queue had no subscriber when they were sent.
+    #: No subscriber awaited them: those that did were removed, or the queue had none when the messages were sent.
     dangling: int
 
 
@@ -79,40 +79,40 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
 
     #: The directory of the queue.
     path: pathlib.Path
-    #: Number of messages that some subscriber has not taken, and of those that are retained.
+    #: Number of messages that some subscriber has not acknowledged, and of retained messages.
     messages: int
-    #: Bytes of the pages that the messages take.
+    #: Bytes of the pages that the messages occupy.
     size_bytes: int
     #: Seconds since the oldest message was sent; None if there is none.
     oldest_age_s: Optional[float]
     #: Id that the next message will get.
     next_id: int
-    #: How many messages were sent since the queue was made.
+    #: How many messages were sent since the queue was created.
     sent: int
-    #: How many of them were let go.
+    #: How many of them were deleted before all subscribers had acknowledged them.
     pruned: PrunedStatus
-    #: The smallest ``next_id`` of all subscribers; without subscribers that of the queue.
+    #: The low-water mark: the smallest ``next_id`` of all subscribers, or that of the queue if it has none.
     floor: int
     #: When the queue overflows.
     high_watermark: HighWaterMark
-    #: Which messages go when it overflows.
+    #: Which messages are deleted when it overflows.
     strategy: Strategy
     #: What a sent message survives.
     durability: Durability
     #: The full name of the protobuf type that it is bound to, such as ``shop.Order``; None if it is bound to none.
     message_type: Optional[str]
-    #: Seconds for which messages are kept that all subscribers have taken; 0: they go at once.
+    #: Seconds for which messages are kept that all subscribers have acknowledged; 0 deletes them at once.
     retention_s: float
-    #: How many of the messages are kept for that alone.
+    #: How many messages are kept only for this reason.
     retained: int
     #: Seconds for which a ``deduplication_id`` is remembered.
     deduplication_window_s: float
-    #: How many of them are remembered at most.
+    #: The most ids that are remembered.
     deduplication_max: int
-    #: Number of messages that were sent for later, and have not come yet.
+    #: Number of delayed messages that are not due yet.
     delayed: int
-    #: How many commits have come since the read began that goes on longest, in whatever process. Where it only rises, a
-    #: process has stopped in a read, and the file grows.
+    #: Number of commits since the oldest current read began, in any process. If it only rises, a process has stopped
+    #: in a read, and the file grows.
     reader_lag: int
     #: The subscribers by identifier.
     subscribers: Mapping[str, SubscriberStatus]

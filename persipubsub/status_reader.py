@@ -1,7 +1,7 @@
-"""Reading the status of queues in another process, which a damaged queue may end in place of the caller.
+"""Read the status of queues in another process, so that a damaged queue cannot end the caller.
 
-LMDB maps a file and believes what it says, so a damaged page can end the process that reads it by a signal. Whatever
-looks at many queues lets a child do it: the child is started once, and again after a queue has ended it.
+LMDB maps a file and trusts its contents, so a damaged page can end the process that reads it by a signal. A program
+that looks at several queues lets a child read them. The child is started once, and again after a queue has ended it.
 """
 
 import logging
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     import subprocess
     from multiprocessing.connection import Connection
 
-#: A look that takes longer ends the child: some process holds the queue alone, or is stopped.
+#: A look that takes longer ends the child: some process holds the queue exclusively, or is stopped.
 LOOK_S_MAX = 3
 #: How long a child that has closed its connection may take to end.
 _END_S_MAX = 5
-#: What a damaged file ends a process by.
+#: The signals by which a damaged file ends a process.
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
-# Not -m, which would import from the working directory, whoever may write there.
+# Not -m, which would import from the working directory, where others may write.
 _PROGRAM = ("import sys; sys.path[:] = sys.argv[2:]; from persipubsub import status_reader; "
             "status_reader.serve(int(sys.argv[1]))")
 
@@ -45,7 +45,7 @@ def read_status(path: pathlib.Path) -> QueueStatus:
 
 
 class StatusReader:
-    """Reads queues in a child. One look at a time; any thread may ask, and so may a process that was forked."""
+    """Reads queues in a child, one at a time. Any thread may ask, and so may a forked process."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
@@ -53,16 +53,16 @@ class StatusReader:
         self._child: Optional[_Child] = None
 
     def read_status(self, path: pathlib.Path) -> QueueStatus:
-        """Read the status of a queue; an absolute path.
+        """Read the status of the queue at an absolute path.
 
         :raise NotInitializedError: there is none
-        :raise DamagedError: it ended the child, or is known to be damaged
-        :raise StorageError: there was no answer in time, or the child cannot be started
+        :raise DamagedError: the queue ended the child, or is known to be damaged
+        :raise StorageError: the child did not answer in time, or cannot be started
         """
         if getattr(sys, "frozen", False) or not sys.executable:
             return read_status(path)  # there is no interpreter to start
         if self._owner != os.getpid():
-            # A fork: the child and the lock belong to the parent.
+            # After a fork, the child and the lock belong to the parent.
             self._owner, self._lock, self._child = os.getpid(), threading.Lock(), None
         with self._lock:
             found, logged = self._ask(path)
@@ -84,7 +84,7 @@ class StatusReader:
                 self._child = _Child()
             except OSError as error:
                 raise errors.StorageError(
-                    f"No process can be started to look at the queue at {path}: {error.strerror}. Allow more processes "
+                    f"Cannot start a process to read the queue at {path}: {error.strerror}. Allow more processes "
                     "or descriptors (ulimit -u, ulimit -n).") from error
         child = self._child
         try:
@@ -94,7 +94,7 @@ class StatusReader:
         except (EOFError, OSError) as error:
             raise child.obituary(path) from error
         except BaseException:
-            # An interrupt: nobody may take this answer for that to the next question.
+            # An interrupt: this answer must not be read as the answer to the next question.
             child.end()
             raise
 
@@ -103,12 +103,12 @@ class _Child:
     """The process that reads queues, and the connection to it. It ends when the connection does."""
 
     def __init__(self) -> None:
-        # Imported here: whoever looks in its own process needs neither.
+        # Imported here: a program that reads in its own process needs neither.
         import subprocess
         from multiprocessing.connection import Pipe
         self.connection, there = Pipe()
         try:
-            self._process = subprocess.Popen(  # pylint: disable=consider-using-with  # it lasts as long as this object
+            self._process = subprocess.Popen(  # pylint: disable=consider-using-with  # it lives as long as this object
                 [sys.executable, "-c", _PROGRAM, str(there.fileno()), *sys.path],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -120,11 +120,11 @@ class _Child:
             raise
         finally:
             there.close()
-        #: Ends the process; so does forgetting this object. In a forked child only the copies are closed.
+        #: Ends the process, as does deleting this object. In a forked child, only the copies are closed.
         self.end = weakref.finalize(self, _end, self._process, self.connection)
 
     def has_ended(self) -> bool:
-        """Tell whether the process ended between two looks."""
+        """Return whether the process has ended."""
         return self._process.poll() is not None
 
     def obituary(self, path: pathlib.Path) -> errors.PersipubsubError:
@@ -141,9 +141,9 @@ class _Child:
         if code == -signal.SIGALRM:
             return errors.StorageError(
                 f"The queue at {path} could not be read within {LOOK_S_MAX} s: some process keeps it locked, or reads "
-                "all of it. Look for a process that is stopped, or wait.")
-        return errors.StorageError(f"The process that looked at the queue at {path} ended with status {code}: {said}. "
-                                   "Look again.")
+                "all of it. Look for a stopped process, or wait.")
+        return errors.StorageError(f"The process that read the queue at {path} ended with status {code}: {said}. "
+                                   "Try again.")
 
 
 def _end(process: "subprocess.Popen[bytes]", connection: "Connection") -> str:
@@ -163,18 +163,18 @@ class _Collecting(logging.Handler):
         self._records = records
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record, with its text made: what it was made of may not be sent."""
+        """Keep a record with its formatted text, since its arguments may not be picklable."""
         record.msg, record.args, record.exc_info = record.getMessage(), None, None
         self._records.append(record)
 
 
 def serve(descriptor: int) -> None:
-    """Read the queues that the other end of a connection names, until it closes. This is what the child runs."""
+    """Read the queues that the other end of a connection names, until it closes. The child runs this."""
     from multiprocessing.connection import Connection
 
-    # A damaged queue ends this process at every look: core dumps would fill the disk.
+    # A damaged queue ends this process at every look, and core dumps would fill the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The kernel ends a look that takes too long, also where it waits in LMDB.
+    # The kernel ends a look that takes too long, even while it waits in LMDB.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     logged: List[logging.LogRecord] = []

@@ -1,4 +1,4 @@
-"""Receiving messages."""
+"""Receive messages."""
 
 import functools
 import logging
@@ -13,7 +13,7 @@ from persipubsub.engine.protocols import Watch
 from persipubsub.engine.values import NEVER_US, Found, Msg, Origin
 from persipubsub.receiving import Receiver
 
-#: Subscribers that wait for a delayed message leave it to one of them to append it, for this long.
+#: How long subscribers that wait for a delayed message leave it to one of them to append it.
 APPENDING_S_MAX = 0.05
 _LOGGER = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Receipt(Generic[T]):
-    """What a ``with`` block receives: taken when the block ends, kept if it raises."""
+    """What a ``with`` block receives: acknowledged when the block ends, kept if it raises."""
 
     def __init__(self,
                  subscriber: "Subscriber[Any]",
@@ -50,12 +50,12 @@ class Receipt(Generic[T]):
             self._subscriber._run(self._subscriber._receiver.fail(found, exc))
 
     def give_back(self, finished: int = 0) -> None:
-        """Take the first messages, and give the others back as if they had not been received.
+        """Acknowledge the first messages, and give the others back as if they had not been received.
 
-        This is for work that could not even begin, or that has stopped for a reason which is not in a message. The end
-        of the block then does nothing.
+        Use this when work could not begin, or has stopped for a reason that no message caused. The end of the block
+        then does nothing.
 
-        :param finished: how many messages to take
+        :param finished: how many messages to acknowledge
         """
         found, self._found = self._found, None
         if found is not None and found.ids:
@@ -63,7 +63,7 @@ class Receipt(Generic[T]):
             self._subscriber._leave(found, finished, finished)
 
 
-# Any: in the place of the payloads stand messages where the subscriber has a type, see Subscriber._reading.
+# Any: the payloads are decoded messages if the subscriber has a message type.
 
 
 def _one(found: Found) -> Any:
@@ -75,7 +75,7 @@ def _all(found: Found) -> Any:
 
 
 def _sleep(watch: Watch, longest_s: float, due_us: int) -> None:
-    """Sleep until something was published, or a delayed message is due; of many who wait for that one looks first."""
+    """Sleep until something is published or a delayed message is due; one of the waiting subscribers looks first."""
     due_s = longest_s if due_us == NEVER_US else max(0, due_us - clock.boottime_us()) / 1e6
     watch.wait(min(longest_s, due_s))
     if due_us <= clock.boottime_us() and not watch.reserve(due_us):
@@ -83,21 +83,21 @@ def _sleep(watch: Watch, longest_s: float, due_us: int) -> None:
 
 
 class _Loop:
-    """What a loop over messages() has in hand, so that closing can take what is finished of it."""
+    """The batch of a loop over messages(), so that close() can acknowledge the finished messages."""
 
     __slots__ = ("_batch", "finished")
 
     def __init__(self) -> None:
         self._batch: List[Found] = []
-        self.finished = 0  # how many messages of the batch
+        self.finished = 0  # number of messages of the batch
 
     def begin(self, batch: Found) -> None:
-        """Take a batch in hand."""
+        """Start a batch."""
         self.finished = 0
         self._batch.append(batch)
 
     def end(self) -> Optional[Found]:
-        """Return the batch to whoever asks first: the loop itself, or whoever closes the subscriber."""
+        """Return the batch to the first caller: the loop itself, or the thread that closes the subscriber."""
         try:
             return self._batch.pop()
         except IndexError:
@@ -107,43 +107,45 @@ class _Loop:
 class Subscriber(Generic[Msg]):
     """Receives every message sent since the subscriber was added. Made by :meth:`Environment.new_subscriber`.
 
-    A ``Subscriber[bytes]`` gives bytes, one that was made with a ``message_type`` messages of that type. What is no
-    message of that type raises :class:`DecodeError` when it is its turn, and stays; :meth:`pop` takes it unread.
+    A ``Subscriber[bytes]`` receives bytes. A subscriber that was made with a ``message_type`` receives messages of that
+    type. A message that cannot be decoded raises :class:`DecodeError` and is not acknowledged; :meth:`pop` acknowledges
+    it unread.
 
-    Two threads or processes that receive as one subscriber may both get the same message; taking it twice is taking it
-    once.
+    Two threads or processes that receive as one subscriber may both get the same message. Acknowledging it twice has
+    the same effect as once.
     """
 
     def __init__(self, origin: Origin, receiver: Receiver) -> None:
         self._origin = origin
         self._receiver = receiver
-        self._loops: Dict[_Loop, None] = {}  # that have begun and not ended
+        self._loops: Dict[_Loop, None] = {}  # the current ones
 
     @property
     def identifier(self) -> str:
-        """Give the name of the subscriber."""
+        """Return the name of the subscriber."""
         return self._receiver.identifier
 
     def receive(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
-        """Receive the next message, or None if none comes in time. It is taken when the ``with`` block ends.
+        """Receive the next message, or None if none arrives in time. The end of the ``with`` block acknowledges it.
 
-        If the block raises, the message comes again.
+        If the block raises, the message is delivered again.
 
-        :param timeout: seconds to wait; 0 looks once, None waits for ever
-        :param retries: how often to look meanwhile, at least, where there is no wake-up
+        :param timeout: seconds to wait; 0 looks once, None waits forever
+        :param retries: the least number of looks during the wait, if there is no wake-up
         :return: a context manager of the message, or of None
         :raise ArgumentTypeError: an argument of the wrong type
-        :raise ArgumentError: a negative timeout, or less than one retry
+        :raise ArgumentError: a negative timeout, or fewer than one retry
         :raise UnknownSubscriberError: the subscriber was removed, also while this waits
-        :raise DecodeError: it is no message of the subscriber's type; it stays
+        :raise DecodeError: it is not a message of the subscriber's type; it is not acknowledged
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
         return Receipt(self, self._waiting(functools.partial(self._receiver.look, 1), timeout, retries), _one)
 
     def receive_to_top(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
-        """Receive the latest message; everything up to it is taken when the ``with`` block ends.
+        """Receive the latest message. The end of the ``with`` block acknowledges it and all messages before it.
 
-        What is sent during the block stays. If the subscriber is moved back during the block, nothing is taken.
+        Messages that are sent during the block stay. If the subscriber is moved back during the block, nothing is
+        acknowledged.
         Arguments and errors are those of :meth:`receive`.
         """
         self._receiver.require_plain("receive_to_top")
@@ -155,31 +157,32 @@ class Subscriber(Generic[Msg]):
                      timeout: Optional[float] = 60,
                      retries: int = 10,
                      max_bytes: int = RECEIVE_BYTES_MAX) -> Receipt[List[Msg]]:
-        """Receive what is there, in order, waiting only for the first message; all are taken in one commit.
+        """Receive the available messages in order, waiting only for the first; one commit acknowledges all of them.
 
-        It ends before what is no message of the subscriber's type: the error comes when that is the first.
+        The list ends before a message that cannot be decoded; the error is raised when that message is the first.
         The other arguments and the errors are those of :meth:`receive`.
 
-        :param max_messages: at most so many, and at most 10,000 for one of the workers of a shared subscriber
-        :param max_bytes: at most so many bytes together, but always one message
-        :return: a context manager of a list of messages, empty if none came in time
+        :param max_messages: the most messages; at most 10,000 for a worker of a shared subscriber
+        :param max_bytes: the most bytes of all messages together; the first message may exceed it
+        :return: a context manager of a list of messages, empty if none arrived in time
         """
         look = functools.partial(self._receiver.look, checks.at_least_one("max_messages", max_messages),
                                  checks.at_least_one("max_bytes", max_bytes))
         return Receipt(self, self._waiting(look, timeout, retries), _all)
 
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[Msg]:
-        """Iterate over messages; each is taken when the loop asks for the next one.
+        """Iterate over messages; each is acknowledged when the loop asks for the next one.
 
-        Leaving the loop, by ``break`` or an exception, takes exactly those whose turn of the loop had ended.
+        Leaving the loop, by ``break`` or an exception, acknowledges exactly the messages whose iteration has ended.
 
-        :param timeout: seconds to wait for a message before the loop ends; None waits for ever
-        :param acknowledge_every: take so many in one commit; after a crash at most so many come again
+        :param timeout: seconds to wait for a message before the loop ends; None waits forever
+        :param acknowledge_every: how many messages one commit acknowledges; after a crash, at most that number of
+            messages is delivered again
         :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: a negative timeout, or a number less than one
         :raise UnknownSubscriberError: the subscriber was removed, also while this waits
-        :raise DecodeError: it is the turn of what is no message of the subscriber's type; it stays, those before are
-            taken
+        :raise DecodeError: the next message is not of the subscriber's type; it is not acknowledged, those before it
+            are
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
         count = checks.at_least_one("acknowledge_every", acknowledge_every)
@@ -199,7 +202,7 @@ class Subscriber(Generic[Msg]):
                 try:
                     for payload in found.payloads:
                         if begun and clock.boottime_us() > found.expires_us:
-                            break  # some have expired while the loop was at others before them: look again
+                            break  # some have expired while the loop handled those before them: look again
                         begun += 1
                         yield payload
                         loop.finished = begun
@@ -210,7 +213,7 @@ class Subscriber(Generic[Msg]):
             self._loops.pop(loop, None)
 
     def _leave(self, found: Found, finished: int, begun: int) -> None:
-        """Take the first messages of a batch, whose turn of the loop has ended; the next one may have begun."""
+        """Acknowledge the messages of a batch whose iteration has ended; that of the next one may have begun."""
         try:
             if finished:
                 self._run(self._receiver.acknowledge(found, finished))
@@ -222,10 +225,10 @@ class Subscriber(Generic[Msg]):
             self._receiver.settle(self._receiver.engine.run(command))
 
     def front(self) -> Optional[Msg]:
-        """Look at the next message without taking it; None if there is none.
+        """Return the next message without acknowledging it; None if there is none.
 
         :raise UnknownSubscriberError: the subscriber was removed
-        :raise DecodeError: it is no message of the subscriber's type
+        :raise DecodeError: it is not a message of the subscriber's type
         :raise ClosedError: the subscriber or its Environment is closed
         """
         self._receiver.require_plain("front")
@@ -233,7 +236,7 @@ class Subscriber(Generic[Msg]):
         return message
 
     def pop(self) -> None:
-        """Take the next message without reading it.
+        """Acknowledge the next message without reading it.
 
         :raise EmptyError: there is none
         :raise UnknownSubscriberError: the subscriber was removed
@@ -243,9 +246,9 @@ class Subscriber(Generic[Msg]):
         self._run(self._receiver.acknowledge(self._receiver.undecoded(), 1))
 
     def extend_lease(self) -> None:
-        """Have the lease of all messages that this object of a shared subscriber holds begin again now.
+        """Restart the lease of all messages that this object of a shared subscriber holds.
 
-        :raise LeaseLostError: some are another worker's; the leases of the others begin again
+        :raise LeaseLostError: another worker holds some of them; the leases of the others are restarted
         :raise SubscriberKindError: the subscriber is not shared, so that its messages have no lease
         :raise ClosedError: the subscriber or its Environment is closed
         """
@@ -253,7 +256,7 @@ class Subscriber(Generic[Msg]):
             self._receiver.settle_extension(self._receiver.engine.run(command))
 
     def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
-        """Give a function that looks until something is found or the time is over."""
+        """Return a function that looks until something is found or the time is over."""
         timeout = checks.timeout(timeout)
         retries = min(checks.at_least_one("retries", retries), RETRIES_MAX)
         sleep_s = limits.SLEEP_S_MAX if timeout is None else min(limits.SLEEP_S_MAX, timeout / retries)
@@ -280,15 +283,15 @@ class Subscriber(Generic[Msg]):
         return wait
 
     def close(self) -> None:
-        """Close the subscriber; more than once is fine. Its place in the queue stays.
+        """Close the subscriber; more than once is fine. Its cursor stays.
 
-        Messages whose turn in a loop over :meth:`messages` has ended are acknowledged first.
+        Messages whose iteration in a loop over :meth:`messages` has ended are acknowledged first.
         """
         for loop in list(self._loops):
-            self._take_finished(loop)
+            self._acknowledge_finished(loop)
         self._receiver.closed = True
 
-    def _take_finished(self, loop: _Loop) -> None:
+    def _acknowledge_finished(self, loop: _Loop) -> None:
         found = loop.end()
         if found is None or not loop.finished or self._receiver.closed:
             return
@@ -297,7 +300,7 @@ class Subscriber(Generic[Msg]):
         except errors.PersipubsubError as error:
             _LOGGER.warning(
                 "Messages that a loop over messages() of %r had finished could not be acknowledged, so they "
-                "come again: %s", self, error)
+                "will be delivered again: %s", self, error)
 
     def __enter__(self) -> "Subscriber[Msg]":
         return self

@@ -1,7 +1,7 @@
-"""What tests of programs that use persipubsub need: checked queues, a clock to move, sending and draining in a line.
+"""Helpers for tests of programs that use persipubsub: checked queues, a clock to move, publish and drain.
 
-With pytest, take the fixtures ``persipubsub_queue`` (a :class:`QueueFactory`) and ``persipubsub_clock`` (a
-:class:`Clock`): the installed package brings them.
+With pytest, use the fixtures ``persipubsub_queue`` (a :class:`QueueFactory`) and ``persipubsub_clock`` (a
+:class:`Clock`), which come with the installed package.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from persipubsub.queue import Durability, HighWaterMark, Strategy
 
 __all__ = ["Clock", "QueueFactory", "checked_queues", "drain", "publish"]
 
-#: A clock is not moved further, all moves together: 30 years.
+#: The most that a clock is moved, all moves together: about 30 years.
 FORWARD_S_MAX = 10**9
 
 
 class QueueFactory(Protocol):
-    """What the fixture ``persipubsub_queue`` gives: each call sets up a queue in a fresh directory."""
+    """What the fixture ``persipubsub_queue`` provides: each call sets up a queue in a fresh directory."""
 
     def __call__(self,
                  subscriber_ids: Iterable[str] = (),
@@ -31,26 +31,26 @@ class QueueFactory(Protocol):
 
         :param subscriber_ids: its subscribers
         :param high_watermark: when the queue overflows
-        :param strategy: which messages go when the queue overflows
-        :param durability: unlike elsewhere ``PROCESS_CRASH``, since what a test sends need not survive a power cut
-        :param settings: the others, such as ``retention_s`` and ``message_type``
+        :param strategy: which messages are deleted when the queue overflows
+        :param durability: ``PROCESS_CRASH`` here, since the messages of a test need not survive a power cut
+        :param settings: other settings, such as ``retention_s`` and ``message_type``
         :return: the Environment, which is closed after the test
         """
 
 
 class Clock:
-    """The time that all queues of this process go by, which a test moves forward. Time goes on by itself, too."""
+    """The time of all queues of this process, which a test moves forward. It also advances by itself."""
 
     def __init__(self) -> None:
-        # What stands there now, so that clocks can be nested.
+        # The current functions, so that clocks can be nested.
         self._boottime_us = clock.boottime_us
         self._wall_us = clock.wall_us
         self._ahead_us = 0
 
     def forward(self, seconds: float) -> None:
-        """Let time pass at once: what is older than the message timeout of its queue then, is expired.
+        """Move the time forward: messages that are then older than the message timeout of their queue have expired.
 
-        :param seconds: 0 or more; 10 ** 9 in all
+        :param seconds: 0 or more; at most 10 ** 9 in all
         :raise ArgumentTypeError: not a number
         :raise ArgumentError: negative, NaN, or further than the limit
         """
@@ -60,24 +60,24 @@ class Clock:
         if not 0 <= seconds <= left_s:  # NaN neither
             raise errors.ArgumentError(
                 f"seconds must be from 0 to {left_s:g}, got {seconds}: the time of a queue never "
-                f"goes back, and a clock is moved by {FORWARD_S_MAX} seconds at most.")
+                f"goes back, and a clock moves by at most {FORWARD_S_MAX} seconds in all.")
         self._ahead_us += round(seconds * 1e6)
 
     def boottime_us(self) -> int:
-        """Stand for ``persipubsub.clock.boottime_us``."""
+        """Replace ``persipubsub.clock.boottime_us``."""
         return self._boottime_us() + self._ahead_us
 
     def wall_us(self) -> int:
-        """Stand for ``persipubsub.clock.wall_us``."""
+        """Replace ``persipubsub.clock.wall_us``."""
         return self._wall_us() + self._ahead_us
 
 
 @contextlib.contextmanager
 def checked_queues(new_directory: Callable[[], pathlib.Path]) -> Iterator[QueueFactory]:
-    """Give a factory of queues; when the ``with`` block ends, they are closed and verified.
+    """Provide a factory of queues; the end of the ``with`` block closes and verifies them.
 
-    :param new_directory: gives an empty directory of its own at each call
-    :raise AssertionError: an invariant of a queue is broken; the text names the queue, the invariant and the place
+    :param new_directory: returns another empty directory at each call
+    :raise AssertionError: an invariant of a queue is broken; the text names the queue, the invariant and the record
     """
     made: List[Environment] = []
 
@@ -94,7 +94,7 @@ def checked_queues(new_directory: Callable[[], pathlib.Path]) -> Iterator[QueueF
     try:
         yield make
     finally:
-        # All of them first, so that a broken one leaves none open.
+        # Close all of them first, so that a broken one leaves none open.
         for environment in made:
             environment.close()
     broken = "\n".join(line for environment in made for line in _broken(environment.path))
@@ -103,7 +103,7 @@ def checked_queues(new_directory: Callable[[], pathlib.Path]) -> Iterator[QueueF
 
 
 def _broken(path: pathlib.Path) -> Iterator[str]:
-    """Say what is broken in a queue, unless the test has deleted it."""
+    """Describe what is broken in a queue, unless the test has deleted it."""
     try:
         with new_environment(path) as environment:
             violations = environment.new_control(create=False).check()
@@ -129,7 +129,7 @@ def publish(env: Environment, *messages: bytes) -> List[int]:
 
 
 def drain(env: Environment, identifier: str) -> List[bytes]:
-    """Take all that is pending for a subscriber, without waiting.
+    """Receive and acknowledge all messages that are pending for a subscriber, without waiting.
 
     :param env: of a queue that is set up
     :param identifier: of the subscriber

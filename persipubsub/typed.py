@@ -1,6 +1,6 @@
-"""Protobuf messages in the place of bytes.
+"""Protobuf messages instead of bytes.
 
-Imported only where a message type is given: who sends bytes does not wait for the import of protobuf.
+Imported only for a message type, so that a program that sends bytes does not load protobuf.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ M = TypeVar("M", bound=Message)
 
 
 class Codec(Generic[M]):
-    """Makes bytes of the messages of one type, and messages of bytes.
+    """Encodes and decodes the messages of one type.
 
     :param message_type: a class that protoc generated, or one of protobuf's own
-    :raise ArgumentTypeError: it is no such class
+    :raise ArgumentTypeError: it is not such a class
     """
 
     def __init__(self, message_type: Type[M]) -> None:
@@ -32,7 +32,7 @@ class Codec(Generic[M]):
         self.message_type = message_type
 
     def encode(self, msg: M) -> bytes:
-        """Give the bytes of a message.
+        """Return the bytes of a message.
 
         :raise ArgumentTypeError: it is of another type
         :raise ArgumentError: it lacks required fields
@@ -47,7 +47,7 @@ class Codec(Generic[M]):
             raise errors.ArgumentError(f"The message cannot be encoded: {error}.") from error
 
     def encode_all(self, msgs: Iterable[M]) -> Iterator[bytes]:
-        """Give the bytes of each message of a batch; the errors are those of :meth:`encode`, with the index."""
+        """Return the bytes of each message of a batch. The errors are those of :meth:`encode`, with the index."""
         if isinstance(msgs, (str, bytes, Message)) or not isinstance(msgs, Iterable):
             raise errors.ArgumentTypeError(f"send_many takes an iterable of {self.name}, got {_class_name(type(msgs))}."
                                            " For one message use send.")
@@ -55,7 +55,7 @@ class Codec(Generic[M]):
 
     def _encoded(self, msgs: Iterable[M]) -> Iterator[bytes]:
         messages, start = iter(msgs), 0
-        # In stretches, which are encoded at one go unless something is wrong.
+        # In chunks, each encoded at once unless a message is invalid.
         while stretch := list(itertools.islice(messages, STRETCH_MESSAGES)):
             payloads: Iterable[bytes] = (self._element(start + index, msg) for index, msg in enumerate(stretch))
             if set(map(type, stretch)) == {self.message_type}:
@@ -71,7 +71,7 @@ class Codec(Generic[M]):
             raise type(error)(f"Message {index} of the batch: {error} None was sent.") from error
 
     def decode(self, payload: bytes) -> M:
-        """Give the message of which bytes are.
+        """Return the message that bytes encode.
 
         :raise ValueError: they do not parse, or lack required fields
         """
@@ -84,12 +84,12 @@ class Codec(Generic[M]):
         return message
 
     def decoded(self, found: Found, identifier: str, location: object) -> Found:
-        """Put messages in the place of the payloads that a look has found, up to the first that is no message.
+        """Decode the payloads that a subscriber found, up to the first that cannot be decoded.
 
-        :param found: what a subscriber found
-        :param identifier: the subscriber's, for the error
+        :param found: what the subscriber found
+        :param identifier: of the subscriber, for the error
         :param location: of the queue, for the error
-        :raise DecodeError: the first is none
+        :raise DecodeError: the first payload cannot be decoded
         """
         try:
             messages: List[Any] = list(map(self.message_type.FromString, found.payloads))
@@ -106,18 +106,18 @@ class Codec(Generic[M]):
                 if messages:
                     break
                 error = errors.DecodeError(
-                    f"Message {message_id} of the queue at {location}, for the subscriber {identifier!r}, is no "
-                    f"{self.name}: {reason}. It stays. Take it unread with pop(), or look at its bytes: they are the "
-                    "payload of this error.")
+                    f"Message {message_id} of the queue at {location}, for the subscriber {identifier!r}, is not a "
+                    f"{self.name}: {reason}. It is not acknowledged. Skip it with pop(), or look at its bytes: "
+                    "they are the payload of this error.")
                 error.message_id, error.payload = message_id, payload
                 raise error from reason
         return found._replace(ids=found.ids[:len(messages)], payloads=messages)
 
 
 def full_name(message_type: Type[Message]) -> str:
-    """Give the full name of a message type, as ``shop.Order``.
+    """Return the full name of a message type, such as ``shop.Order``.
 
-    :raise ArgumentTypeError: it is no class of messages
+    :raise ArgumentTypeError: it is not a class of messages
     """
     # Message itself has no descriptor.
     descriptor = getattr(message_type, "DESCRIPTOR", None)
@@ -128,10 +128,10 @@ def full_name(message_type: Type[Message]) -> str:
 
 
 def json_writer(name: str, modules: Iterable[str] = ()) -> Callable[[bytes], str]:
-    """Give a function that makes a line of protobuf's JSON of the payload of a message.
+    """Return a function that writes the payload of a message as a line of protobuf's JSON.
 
     :param name: the full name of the message type
-    :param modules: to import before, since a type is known once the module that protoc generated for it is imported
+    :param modules: modules to import first: a type is known once the module that protoc generated for it is imported
     :raise ArgumentError: there is no such module, or no such type is known
     """
     for module in modules:
@@ -139,7 +139,7 @@ def json_writer(name: str, modules: Iterable[str] = ()) -> Callable[[bytes], str
             importlib.import_module(module)
         except ImportError as error:
             raise errors.ArgumentError(f"The module {module} cannot be imported: {error}. Name the one that protoc "
-                                       f"generated for {name}, and have PYTHONPATH lead to it.") from error
+                                       f"generated for {name}, and add its directory to PYTHONPATH.") from error
     try:
         descriptor = descriptor_pool.Default().FindMessageTypeByName(name)
     except KeyError as error:
@@ -150,7 +150,7 @@ def json_writer(name: str, modules: Iterable[str] = ()) -> Callable[[bytes], str
     def write(payload: bytes) -> str:
         """Write a message.
 
-        :raise ValueError: the payload is none, or has a part of which JSON or this process knows nothing
+        :raise ValueError: the payload cannot be decoded, or has a part unknown to JSON or to this process
         """
         message = codec.decode(payload)
         try:
@@ -161,7 +161,7 @@ def json_writer(name: str, modules: Iterable[str] = ()) -> Callable[[bytes], str
     return write
 
 
-def _missing(message: Any) -> str:  # Any: the types of protobuf lack the method
+def _missing(message: Any) -> str:  # Any: protobuf's type stubs lack the method
     return ", ".join(message.FindInitializationErrors())
 
 

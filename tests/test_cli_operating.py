@@ -149,7 +149,7 @@ def test_set_changes_what_is_given(path: pathlib.Path) -> None:
         assert run("set", path, "--max-messages", 2).stdout == "Nothing to change.\n"
 
 
-@pytest.mark.parametrize("options,status,told", [([], 2, "Give at least one option"),
+@pytest.mark.parametrize("options,status,told", [([], 2, "Use at least one option"),
                                                  (["--max-messages", "0"], 1, "max_messages must be from 1"),
                                                  (["--message-timeout", "nan"], 1, "message_timeout must be from"),
                                                  (["--strategy", "prune"], 2, "'prune_first', 'prune_last'")])

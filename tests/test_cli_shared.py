@@ -113,7 +113,7 @@ def test_removing_asks_where_dead_letters_would_go(path_of_failures: pathlib.Pat
     """The user is asked with their number, and told of it afterwards; without dead letters nobody is asked."""
     refused = run("subscriber", "remove", path_of_failures, "workers", stdin="n\n")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "Remove the subscriber 'workers', and delete 3 dead letters of it?" in refused.stderr
+    assert "Remove the subscriber 'workers', and delete its 3 dead letters?" in refused.stderr
     assert subscriber(path_of_failures).dead_letters == 3
     removed = run("subscriber", "remove", path_of_failures, "workers", "--yes")
     assert (removed.returncode, removed.stdout) == (0, "")

@@ -162,7 +162,7 @@ def test_without_subscribers_ids_are_remembered(new_environment: MakeEnvironment
 @pytest.mark.parametrize("identifier, error, text", [
     ("", errors.ArgumentError, "deduplication_id must have 1 to 255 bytes of UTF-8, got 0"),
     ("é" * 128, errors.ArgumentError, "deduplication_id must have 1 to 255 bytes of UTF-8, got 256"),
-    ("a\0b", errors.ArgumentError, "deduplication_id must not have a NUL"),
+    ("a\0b", errors.ArgumentError, "deduplication_id must not contain a NUL"),
     ("\ud800", errors.ArgumentError, "deduplication_id must be encodable as UTF-8"),
     (b"x", errors.ArgumentTypeError, "deduplication_id must be a str, got bytes"),
     (17, errors.ArgumentTypeError, "deduplication_id must be a str, got int"),

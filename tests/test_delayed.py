@@ -268,7 +268,7 @@ def test_what_cannot_be_delayed(kwargs: Dict[str, object], error: type, text: st
     publisher = environment.new_publisher()
     with pytest.raises(error, match=text):
         publisher.send_later(b"", **kwargs)  # type: ignore[arg-type]  # on purpose
-    with pytest.raises(errors.ArgumentTypeError, match="cancel takes what send_later gave"):
+    with pytest.raises(errors.ArgumentTypeError, match="cancel takes a DelayedMessage"):
         publisher.cancel(1)  # type: ignore[arg-type]  # on purpose
     assert environment.new_control().status().delayed == 0
     publisher.close()

@@ -165,7 +165,7 @@ def test_the_words_of_the_wakeup_file_are_those_of_the_code() -> None:
     # pylint: disable=protected-access  # the layout of the file is no one else's business, but documented
     words = {"published": wakeup._PUBLISHED, "waiting": wakeup._WAITING, "claimed": wakeup._CLAIMED}
     expected = {name: (4 * index, 4) for name, index in words.items()}
-    expected["taking"] = (wakeup._TAKING.start, wakeup._TAKING.stop - wakeup._TAKING.start)
+    expected["taking"] = (wakeup._RECEIVING.start, wakeup._RECEIVING.stop - wakeup._RECEIVING.start)
     assert found == expected
 
 

@@ -102,8 +102,8 @@ MISTAKES: List[Mistake] = [
     mistake("persipubsub.new_environment(5)", *TYPE, "path", "str or PathLike", "int"),
     mistake("persipubsub.new_environment(None)", *TYPE, "path", "str or PathLike", "NoneType"),
     mistake("persipubsub.new_environment(b'/tmp/x')", *TYPE, "path", "str or PathLike", "bytes"),
-    mistake("persipubsub.new_environment('')", *VALUE, "path", "not be empty"),
-    mistake("persipubsub.new_environment('a\\0b')", *VALUE, "path", "no NUL", "a\\x00b"),
+    mistake("persipubsub.new_environment('')", *VALUE, "path", "not empty"),
+    mistake("persipubsub.new_environment('a\\0b')", *VALUE, "path", "without NUL", "a\\x00b"),
     mistake("persipubsub.new_environment('\\ud800')", *VALUE, "path", "names of files", "\\ud800"),
     # the configuration
     mistake("environment.new_control('ab')", *TYPE, "subscriber_ids", "iterable of str", "list of one"),
@@ -124,10 +124,10 @@ MISTAKES: List[Mistake] = [
     mistake("environment.new_control(['b'], mode=0o1600)", *VALUE, "mode", "0o777", "0o1600"),
     mistake("environment.new_control(['b'], mode=-1)", *VALUE, "mode", "0o600", "-0o1"),
     mistake("environment.new_control(['b'], high_watermark=HighWaterMark(5), high_water_mark=HighWaterMark(5))", *TYPE,
-            "both high_watermark and high_water_mark", "Give high_watermark"),
+            "both high_watermark and high_water_mark", "Use high_watermark"),
     mistake("environment.new_publisher(autosync=1)", *TYPE, "autosync", "bool", "int"),
     mistake("HighWaterMark(max_messages=5, max_msgs_num=5)", *TYPE, "both max_messages and max_msgs_num",
-            "Give max_messages"),
+            "Use max_messages"),
     mistake("HighWaterMark(message_timeout='5')", *TYPE, "message_timeout", "number of seconds", "str"),
     mistake("HighWaterMark(message_timeout=True)", *TYPE, "message_timeout", "number of seconds", "bool"),
     mistake("HighWaterMark(message_timeout=0)", *VALUE, "message_timeout", "0.000001", "10 ** 11 seconds", "got 0"),
@@ -186,9 +186,9 @@ MISTAKES: List[Mistake] = [
       for value, kind, tells in (
           ("'1'", TYPE, ["number of seconds or None", "str"]),
           ("True", TYPE, ["number of seconds or None", "bool"]),
-          ("-1", VALUE, ["wait for ever", "got -1"]),
-          ("-0.001", VALUE, ["wait for ever", "got -0.001"]),
-          ("math.nan", VALUE, ["wait for ever", "got nan"]),
+          ("-1", VALUE, ["wait forever", "got -1"]),
+          ("-0.001", VALUE, ["wait forever", "got -0.001"]),
+          ("math.nan", VALUE, ["wait forever", "got nan"]),
       )),
     *(mistake(f"subscriber.{call}(timeout={timeout}, retries={value})", *kind, "retries", *tells)
       for call in RECEIVE_CALLS for timeout in (0, 1, None) for value, kind, tells in (

@@ -243,7 +243,7 @@ def test_what_is_not_there_or_not_awaited_is_counted(tmp_path: pathlib.Path) -> 
     assert result.stdout == f"{tmp_path}/new: 2 messages migrated; subscribers 'a' (2 pending)\n"
     notes = result.stderr.splitlines()
     assert len(notes) == 3
-    assert notes[0].startswith("note: 1 messages were left out") and notes[1].startswith("note: 1 awaited messages")
+    assert notes[0].startswith("note: 1 messages were left out") and notes[1].startswith("note: 1 pending messages")
     assert notes[2].startswith("note: the queue is at its high-water mark")
 
 
@@ -269,7 +269,7 @@ def test_the_command_tells_of_what_comes_again(tmp_path: pathlib.Path) -> None:
     result = command(old, tmp_path / "new")
     assert result.returncode == 0 and len(result.stderr.splitlines()) == 2
     assert "the subscriber 'b' also gets 1 messages" in result.stderr
-    assert "3 messages were beyond the message timeout" in result.stderr
+    assert "3 messages had exceeded the message timeout" in result.stderr
 
 
 @pytest.mark.damages_queues

@@ -24,7 +24,6 @@ import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.engine.commands import Acknowledge, Put
 from persipubsub.lmdb_engine.engine import RULES, LmdbEngine
-from persipubsub.lmdb_engine.rules import message_log
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -176,8 +176,8 @@ READ: List[Callable[[Any], object]] = [
 ]
 
 
-@pytest.mark.parametrize("payload, tells", [(NO_MESSAGE, "is no shop.Order: .*"),
-                                            (b"", "is no shop.Order: it lacks required fields: number")])
+@pytest.mark.parametrize("payload, tells", [(NO_MESSAGE, "is not a shop.Order: .*"),
+                                            (b"", "is not a shop.Order: it lacks required fields: number")])
 @pytest.mark.parametrize("read", READ)
 def test_what_is_no_message_stays(read: Callable[[Any], object], payload: bytes, tells: str,
                                   environment: Environment) -> None:
@@ -203,7 +203,7 @@ def test_what_protobuf_writes_but_does_not_read(new_environment: MakeEnvironment
     for _ in range(60):  # each is two levels
         value = value.list_value.values.add()
     environment.new_publisher(message_type=struct_pb2.Value).send(top)
-    with pytest.raises(errors.DecodeError, match="is no google.protobuf.Value"):
+    with pytest.raises(errors.DecodeError, match="is not a google.protobuf.Value"):
         environment.new_subscriber("a", message_type=struct_pb2.Value).front()
     assert pending(environment) == 1
 

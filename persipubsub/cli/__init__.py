@@ -1,6 +1,6 @@
-"""The command ``persipubsub``: one verb, one file, which is loaded only when it is called.
+"""The command ``persipubsub``: each verb has its own file, which is loaded only when the verb is called.
 
-A verb is a module of this package with a command of its own name.
+A verb is a module of this package that has a command of the same name.
 """
 
 import io
@@ -18,10 +18,10 @@ from persipubsub.cli.verbs import VERBS
 
 
 class Commands(Command, click.Group):
-    """The group of all verbs. Errors of ours become one line."""
+    """The group of all verbs. It prints errors of the package as one line."""
 
     def list_commands(self, ctx: click.Context) -> List[str]:
-        """Name the verbs."""
+        """Return the names of the verbs."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
@@ -29,7 +29,7 @@ class Commands(Command, click.Group):
         return VERBS[cmd_name]() if cmd_name in VERBS else None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb; give an error of ours as one line, and say so where the user stopped it."""
+        """Run a verb; print an error of the package as one line, and report an interruption by the user."""
         try:
             with warnings_shown.on_stderr():
                 return super().invoke(ctx)
@@ -44,14 +44,14 @@ class Commands(Command, click.Group):
                 return ctx.exit(exit_status.FAILED)
             raise click.ClickException(" ".join(str(error).split())) from error
 
-    # pylint: disable-next=too-many-arguments,too-many-positional-arguments,arguments-differ  # as click's types have it
+    # pylint: disable-next=too-many-arguments,too-many-positional-arguments,arguments-differ  # as in click's types
     def main(self,
              args: Optional[Sequence[str]] = None,
              prog_name: Optional[str] = None,
              complete_var: Optional[str] = None,
              standalone_mode: bool = True,
              **extra: Any) -> Any:
-        """Run the command, and end the process with its exit status. What click tells goes through :mod:`output`."""
+        """Run the command, and end the process with its exit status. Messages of click go through :mod:`output`."""
         output.prepare()
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)

@@ -17,9 +17,9 @@ from persipubsub.cli.progress import progress_bar
 def backup(path: str, target: str) -> None:
     """Write a compact, consistent copy of the queue in the directory PATH into the directory TARGET.
 
-    Everything may go on meanwhile. TARGET must be empty, or is made; it becomes a queue.
+    The queue may be in use meanwhile. TARGET must be empty, or is created; it becomes a queue.
 
-    The exit status is 0 if the copy is on the disk, and 1 if not.
+    The exit status is 0 if the copy is on disk, and 1 if not.
     """
     directory = pathlib.Path(os.path.abspath(target))
     with progress_bar("back up"), opened_control(path) as control:

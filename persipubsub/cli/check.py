@@ -16,12 +16,12 @@ from persipubsub.cli.progress import progress_bar
 @click.argument("path", type=click.Path())
 @click.pass_context
 def check(ctx: click.Context, path: str) -> None:
-    """Read all of the queue in the directory PATH, and print every invariant that is broken, by its number.
+    """Read the whole queue in the directory PATH, and print each broken invariant with its number.
 
-    Nothing is changed. Where the queue is in use, its records are checked, but not the pages that hold them. Bytes
-    within a message cannot be verified: there are no checksums.
+    Nothing is changed. If the queue is in use, its records are checked, but not the pages that hold them. Bytes within
+    a message cannot be verified, since there are no checksums.
 
-    The exit status is 0 if no invariant is broken, and 1 if one is or the queue cannot be read.
+    The exit status is 0 if no invariant is broken, and 1 if one is broken or the queue cannot be read.
     """
     directory = pathlib.Path(os.path.abspath(path))
     with progress_bar("check"):

@@ -11,7 +11,7 @@ from persipubsub.cli.opening import opened_control
 @click.argument("path", type=click.Path())
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(path: str, yes: bool) -> None:
-    """Delete all messages of the queue in the directory PATH, also those that somebody awaits; subscribers stay."""
+    """Delete all messages of the queue in the directory PATH, including pending ones; subscribers stay."""
     with opened_control(path) as control:
         if not yes:
             messages = control.status().messages

@@ -1,4 +1,4 @@
-"""What all commands are made of."""
+"""The base of all commands."""
 
 from typing import Any
 
@@ -13,6 +13,6 @@ class Command(click.Command):
         self._example = example
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example before everything else: it is what most readers came for."""
+        """Write the example first, since most readers look for it."""
         formatter.write(f"Example: {self._example}\n\n")
         super().format_help(ctx, formatter)

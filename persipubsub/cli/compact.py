@@ -11,12 +11,12 @@ from persipubsub.cli.progress import progress_bar
 @click.command(cls=Command, example="persipubsub compact ./queue")
 @click.argument("path", type=click.Path())
 def compact(path: str) -> None:
-    """Make the file of the queue in the directory PATH as small as what is in it.
+    """Shrink the file of the queue in the directory PATH to its contents.
 
-    It never shrinks by itself: what messages leave free is used again. Nobody may have the queue open, and the disk
-    needs room for a second file meanwhile. Every page is verified first: a damaged queue is refused.
+    The file never shrinks by itself: free space is reused. No process may have the queue open, and the disk needs space
+    for a second file meanwhile. Every page is verified first; a damaged queue is refused.
 
-    The exit status is 0 if it was done, and 1 if not: then the queue is as before.
+    The exit status is 0 if the file was compacted, and 1 if not; then the queue is unchanged.
     """
     with progress_bar("compact"):
         before, after = compaction.compact(path)

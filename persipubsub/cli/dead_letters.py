@@ -1,4 +1,4 @@
-"""The verb ``dead-letters``: look at the dead letters of a subscriber, and settle them."""
+"""The verb ``dead-letters``: show, requeue or delete the dead letters of a subscriber."""
 
 import datetime
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple
@@ -11,7 +11,7 @@ from persipubsub.cli.formats import FORMATS, counted
 from persipubsub.cli.opening import complete_subscriber, opened_control
 from persipubsub.dead_letters import DeadLetter
 
-#: So much of a payload or an error stands in a list.
+#: The most characters of a payload or an error in a list.
 SHOWN_CHARACTERS_MAX = 60
 
 
@@ -21,7 +21,7 @@ class _Group(Command, click.Group):
 
 @click.group("dead-letters", cls=_Group, example="persipubsub dead-letters list ./queue workers")
 def dead_letters() -> None:
-    """Look at the messages that a subscriber failed to take, hand them out again, or delete them."""
+    """Show, requeue or delete the messages that a subscriber failed to acknowledge."""
 
 
 _path = click.argument("path", type=click.Path())
@@ -32,49 +32,49 @@ _ids = click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(mi
 @dead_letters.command("list", cls=Command, example="persipubsub dead-letters list ./queue workers")
 @_path
 @_name
-@click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line; the payload is in hexadecimal.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line; the payload is in hexadecimal.")
 def list_(path: str, name: str, as_json: bool) -> None:
-    """Write the dead letters of the subscriber NAME, one a line, the oldest first."""
+    """Write the dead letters of the subscriber NAME, one per line, the oldest first."""
     with opened_control(path) as control:
-        for letter in control.dead_letters(name):
+        for dead_letter in control.dead_letters(name):
             if as_json:
-                output.json_line(_as_json(letter))
+                output.json_line(_as_json(dead_letter))
             else:
-                output.line(_as_line(letter))
+                output.line(_as_line(dead_letter))
 
 
 @dead_letters.command(cls=Command, example="persipubsub dead-letters show ./queue workers 17")
 @_path
 @_name
 @click.argument("message_id", metavar="ID", type=click.IntRange(min=1))
-@click.option("--payload", is_flag=True, help="Write nothing but the message; as its bytes, without --format.")
+@click.option("--payload", is_flag=True, help="Write only the message; as raw bytes without --format.")
 @click.option("--format",
               "format_name",
               type=click.Choice(list(FORMATS)),
-              help="How the message is written, as by persipubsub receive; otherwise as Python writes bytes.")
+              help="How to write the message, as in persipubsub receive; the default is a Python literal.")
 def show(path: str, name: str, message_id: int, payload: bool, format_name: Optional[str]) -> None:
-    """Write all that is known of the dead letter ID of the subscriber NAME."""
+    """Write everything that is known about the dead letter ID of the subscriber NAME."""
     with opened_control(path) as control:
-        letter = next((one for one in control.dead_letters(name) if one.id == message_id), None)
-    if letter is None:
+        dead_letter = next((one for one in control.dead_letters(name) if one.id == message_id), None)
+    if dead_letter is None:
         raise _no_dead_letter(name, str(message_id))
     if payload:
-        output.payload(FORMATS[format_name or "raw"](letter.payload))
+        output.payload(FORMATS[format_name or "raw"](dead_letter.payload))
         return
     facts: Dict[str, object] = {
-        "id": letter.id,
-        "sent": _time(letter.sent_time_s),
-        "died": _time(letter.died_time_s),
-        "deliveries": letter.deliveries,
-        "reason": letter.reason,
-        "error": _error(letter) or "-",
-        "bytes": f"{len(letter.payload):,}",
+        "id": dead_letter.id,
+        "sent": _time(dead_letter.sent_time_s),
+        "died": _time(dead_letter.died_time_s),
+        "deliveries": dead_letter.deliveries,
+        "reason": dead_letter.reason,
+        "error": _error(dead_letter) or "-",
+        "bytes": f"{len(dead_letter.payload):,}",
     }
     if format_name is None:
-        facts["payload"] = repr(letter.payload)
+        facts["payload"] = repr(dead_letter.payload)
     output.lines(f"{what:<10}  {value}" for what, value in facts.items())
     if format_name is not None:
-        written = FORMATS[format_name](letter.payload)
+        written = FORMATS[format_name](dead_letter.payload)
         output.payload(b"payload     " + (written + b"\n" if format_name == "raw" else written))
 
 
@@ -84,7 +84,7 @@ def show(path: str, name: str, message_id: int, payload: bool, format_name: Opti
 @_ids
 @click.option("--all", "all_", is_flag=True, help="All of them.")
 def requeue(path: str, name: str, ids: Tuple[int, ...], all_: bool) -> None:
-    """Hand the dead letters ID of the subscriber NAME out to it again, as if for the first time."""
+    """Deliver the dead letters ID to the subscriber NAME again, as if for the first time."""
     _require_choice(ids, all_)
     with opened_control(path) as control:
         _settle(name, ids, all_, control.requeue_dead_letters, "requeued")
@@ -109,8 +109,8 @@ def discard(path: str, name: str, ids: Tuple[int, ...], all_: bool, yes: bool) -
 
 def _settle(name: str, ids: Tuple[int, ...], all_: bool, settle: Callable[[str, Optional[Iterable[int]]], int],
             done: str) -> None:
-    """Settle what is there; then the ids that are no dead letters are an error, as for rm a file that is not there."""
-    # One by one, for only so it is known which of them were there.
+    """Requeue or delete dead letters; report ids that are not dead letters, as rm reports missing files."""
+    # One by one, to know which of them existed.
     counts = {None: settle(name, None)} if all_ else {one: settle(name, [one]) for one in dict.fromkeys(ids)}
     output.line(f"{counted(sum(counts.values()), 'dead letter')} {done}")
     missing = [str(one) for one, count in counts.items() if not count]
@@ -127,17 +127,18 @@ def _require_choice(ids: Tuple[int, ...], all_: bool) -> None:
         raise click.UsageError("Give either message ids or --all.")
 
 
-def _as_json(letter: DeadLetter) -> Dict[str, Any]:
-    return {**vars(letter), "payload": letter.payload.hex()}
+def _as_json(dead_letter: DeadLetter) -> Dict[str, Any]:
+    return {**vars(dead_letter), "payload": dead_letter.payload.hex()}
 
 
-def _as_line(letter: DeadLetter) -> str:
-    return (f"{letter.id}  {_time(letter.died_time_s)}  {letter.deliveries} deliveries  {letter.reason}  "
-            f"{_short(_error(letter)) or '-'}  {_short(repr(letter.payload[:SHOWN_CHARACTERS_MAX]))}")
+def _as_line(dead_letter: DeadLetter) -> str:
+    return (f"{dead_letter.id}  {_time(dead_letter.died_time_s)}  {dead_letter.deliveries} deliveries  "
+            f"{dead_letter.reason}  "
+            f"{_short(_error(dead_letter)) or '-'}  {_short(repr(dead_letter.payload[:SHOWN_CHARACTERS_MAX]))}")
 
 
-def _error(letter: DeadLetter) -> str:
-    return ": ".join(filter(None, (letter.error_type, letter.error_text)))
+def _error(dead_letter: DeadLetter) -> str:
+    return ": ".join(filter(None, (dead_letter.error_type, dead_letter.error_text)))
 
 
 def _short(text: str) -> str:

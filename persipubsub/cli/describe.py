@@ -1,4 +1,4 @@
-"""The verb ``describe``: give the config of a queue."""
+"""The verb ``describe``: print the config of a queue."""
 
 import click
 
@@ -12,8 +12,8 @@ from persipubsub.cli.command import Command
 def describe(path: str) -> None:
     """Print the config of the queue in the directory PATH.
 
-    `persipubsub deploy` of it changes nothing there.
+    `persipubsub deploy` with this config changes nothing.
 
-    Exit status: 0; 1 if there is no queue or it cannot be used; 2 for a mistake of usage.
+    Exit status: 0; 1 if there is no queue or it cannot be used; 2 for a usage error.
     """
     output.lines(deployment.describe(path).splitlines())

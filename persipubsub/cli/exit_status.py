@@ -1,14 +1,14 @@
 """The exit statuses of the command, as ``docs/commands.rst`` lists them."""
 
-#: What was asked for is done.
+#: The request succeeded.
 DONE = 0
-#: It could not be done, or something was found wrong; one line on standard error says what.
+#: The request failed, or a check found something wrong; one line on standard error says what.
 FAILED = 1
-#: The command was called wrongly: what click makes of an option that does not exist.
+#: A usage error: click's status for an option that does not exist.
 MISUSED = 2
-#: Ended by Ctrl-C: what a shell makes of a death by SIGINT.
+#: Ended by Ctrl-C: a shell's status for death by SIGINT.
 INTERRUPTED = 130
-#: The reader of the output is gone: what a shell makes of a death by SIGPIPE.
+#: The reader of the output has ended: a shell's status for death by SIGPIPE.
 PIPE_CLOSED = 141
 #: Ended by another signal: its number is added.
 SIGNALLED = 128

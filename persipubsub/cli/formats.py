@@ -1,4 +1,4 @@
-"""How a message is written: one function for each format; and a number with its noun."""
+"""Formats of a message, with one function each; and a number with its noun."""
 
 from typing import Callable, Dict, Sequence
 
@@ -16,7 +16,7 @@ def _lines(payload: bytes) -> bytes:
 
 
 def shown_lines(payload: bytes) -> bytes:
-    """Write a message as a line that no terminal obeys; tabs and line feeds are layout, and stay."""
+    """Write a message as lines with escaped control characters; tabs and line feeds stay."""
     text = payload.decode("utf-8", "surrogateescape")
     lines = ("\t".join(map(output.shown, line.split("\t"))) for line in text.split("\n"))
     return "\n".join(lines).encode() + b"\n"
@@ -27,34 +27,34 @@ def _hex(payload: bytes) -> bytes:
 
 
 def _json(payload: bytes) -> bytes:
-    # Only here: the other formats do without.
+    # Imported here: only this format needs them.
     import base64
     import json
     try:
         written = {"text": payload.decode()}
     except UnicodeDecodeError:
         written = {"base64": base64.b64encode(payload).decode()}
-    # In ASCII: some readers of lines take more characters than the line feed for the end of one.
+    # In ASCII: some readers treat other characters besides the line feed as the end of a line.
     return json.dumps(written).encode() + b"\n"
 
 
 def counted(count: int, noun: str) -> str:
-    """Give a number with its noun, in the plural where it is not one."""
+    """Return a number with its noun, in the plural unless it is 1."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-#: The format that a queue bound to a message type can be written in.
+#: The format for a queue that is bound to a message type.
 PROTOBUF_JSON = "protobuf-json"
 
 
 def protobuf_json(path: str, message_type: str, modules: Sequence[str]) -> Format:
-    """Give the format that writes messages of a protobuf type as its JSON.
+    """Return the format that writes messages of a protobuf type as JSON.
 
     :param message_type: its full name
-    :param modules: to import before: the type is known once the module that protoc generated for it is imported
+    :param modules: modules to import first: one of them defines the type
     :raise ArgumentError: there is no such module, or it does not define the type
     """
-    # Only here: the other formats do without.
+    # Imported here: only this format needs them.
     import json
 
     from persipubsub import errors, typed
@@ -65,17 +65,17 @@ def protobuf_json(path: str, message_type: str, modules: Sequence[str]) -> Forma
 
     def write(payload: bytes) -> bytes:
         try:
-            # Characters that a terminal would obey stand for themselves only as escapes of JSON.
+            # Control characters are written as escapes of JSON.
             return "".join(one if one.isprintable() else json.dumps(one)[1:-1]
                            for one in line(payload)).encode() + b"\n"
         except ValueError as error:
-            raise errors.DecodeError(f"The next message of the queue at {path} is not written: {error}. It stays. "
-                                     "Look at its bytes with --format hex --peek, and take it with --max 1.") from error
+            raise errors.DecodeError(f"The next message of the queue at {path} cannot be written: {error}. It is not "
+                                     "acknowledged. Show it with --format hex --peek; skip it with --max 1.") from error
 
     return write
 
 
-#: By the name that the user gives. Each gives the bytes to write for a message, with what ends it.
+#: Formats by name. Each returns the bytes to write for a message, including its terminator.
 FORMATS: Dict[str, Format] = {
     "lines": _lines,
     "raw": _raw,

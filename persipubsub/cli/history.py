@@ -1,24 +1,24 @@
-"""The last minutes of a queue, and the rates that follow from them."""
+"""Recent samples of a queue, and the rates that follow from them."""
 
 import collections
 from typing import Callable, Deque, Dict, List, NamedTuple, Optional
 
 from persipubsub.status import QueueStatus
 
-#: Older samples are forgotten: the last two minutes, with one a second.
+#: Two minutes with one sample per second; older samples are dropped.
 SAMPLES_MAX = 121
 
 
 class Sample(NamedTuple):
     """A queue at one moment."""
 
-    #: On a clock that no one sets.
+    #: On a monotonic clock.
     time_s: float
     status: QueueStatus
 
 
 class History:
-    """The samples of one queue, in the order of time. A rate is that between two samples next to each other."""
+    """The samples of one queue in order of time. A rate is computed between two adjacent samples."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class History:
         self.error: Optional[str] = None
 
     def add(self, time_s: float, status: QueueStatus) -> None:
-        """Add a sample. What was of another queue at the same path is forgotten."""
+        """Add a sample. Samples of an earlier queue at the same path are dropped."""
         if self._samples and status.sent < self._samples[-1].status.sent:
             self._samples.clear()
         self._samples.append(Sample(time_s, status))
@@ -38,23 +38,23 @@ class History:
         self.error = error
 
     def latest(self) -> QueueStatus:
-        """Give the newest sample; there must be one."""
+        """Return the newest sample; there must be one."""
         return self._samples[-1].status
 
     def backlogs(self) -> List[float]:
-        """Give how many messages some subscriber has not taken, in each sample."""
+        """Return how many messages some subscriber has not acknowledged, for each sample."""
         return [sample.status.messages - sample.status.retained for sample in self._samples]
 
     def sent_per_s(self) -> List[float]:
-        """Give how many messages were sent a second, between each two samples."""
+        """Return how many messages were sent per second between adjacent samples."""
         return self._rates(lambda before, after: after.sent - before.sent)
 
     def taken_per_s(self) -> List[float]:
-        """Give how many messages all subscribers took together a second, between each two samples."""
+        """Return how many messages all subscribers acknowledged per second between adjacent samples."""
         return self._rates(lambda before, after: sum(_taken(before, after).values()))
 
     def taken_per_s_by_subscriber(self) -> Dict[str, float]:
-        """Give how many messages each subscriber took a second between the last two samples that it is in."""
+        """Return how many messages each subscriber of the last two samples acknowledged per second between them."""
         if len(self._samples) < 2:
             return {}
         before, after = self._samples[-2], self._samples[-1]
@@ -70,7 +70,7 @@ class History:
 
 
 def _taken(before: QueueStatus, after: QueueStatus) -> Dict[str, int]:
-    """Count what those took who were there before; who was removed and added again begins anew."""
+    """Return how many messages each common subscriber acknowledged; one that was added again starts from 0."""
     return {
         identifier: max(0, subscriber.taken - before.subscribers[identifier].taken)
         for identifier, subscriber in after.subscribers.items() if identifier in before.subscribers

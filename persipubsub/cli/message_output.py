@@ -1,4 +1,4 @@
-"""Messages on standard output, byte by byte, where it must be known which of them were written."""
+"""Write messages to standard output, and know exactly which of them were written."""
 
 import os
 import select
@@ -10,29 +10,29 @@ from persipubsub.cli.waiting import wait_until_ready
 
 
 class Messages:
-    """Writes messages to standard output, and knows which of them are written if it cannot go on."""
+    """Writes messages to standard output, and knows which were written if it cannot continue."""
 
     def __init__(self) -> None:
         output.require_stdout()
         self._descriptor = sys.stdout.fileno()
-        # Who made it not wait gets an error where there is no room.
+        # If another program made it non-blocking, a write without space is an error.
         self._waits = os.get_blocking(self._descriptor)
         self._ends: List[int] = []
         self._written_bytes = 0
 
     @property
     def written(self) -> int:
-        """Count the messages of the latest write that are written to their last byte."""
+        """Return how many messages of the latest write were written completely."""
         return sum(end <= self._written_bytes for end in self._ends)
 
     def write(self, messages: Sequence[bytes]) -> None:
-        """Write messages. Whatever this raises, also at Ctrl-C, :attr:`written` tells how far it came.
+        """Write messages. After any exception, including Ctrl-C, :attr:`written` says how far it came.
 
-        :raise BrokenPipeError: the reader of the pipe is gone
-        :raise ClickException: standard output takes no more
+        :raise BrokenPipeError: the reader of the pipe has ended
+        :raise ClickException: standard output cannot be written
         """
-        # Not through sys.stdout, which may write a part only where it is unbuffered, and otherwise writes the rest of
-        # what Ctrl-C has stopped when the program ends, or waits for ever with it.
+        # Not through sys.stdout: unbuffered, it may write only a part. Buffered, it writes the rest after a Ctrl-C when
+        # the program ends, or waits forever.
         left = memoryview(b"".join(messages))
         self._written_bytes, self._ends = 0, []
         for message in messages:
@@ -50,9 +50,9 @@ class Messages:
             left = left[count:]
 
     def require_reader(self) -> None:
-        """Notice that nobody reads the output any more, also where there is nothing to write.
+        """Make sure that the output has a reader, even if there is nothing to write.
 
-        :raise BrokenPipeError: nobody does
+        :raise BrokenPipeError: it has none
         """
         poll = select.poll()
         poll.register(self._descriptor, 0)

@@ -19,19 +19,19 @@ PORT_MAX = 65535
               metavar="ADDRESS:PORT",
               default="127.0.0.1:9464",
               show_default=True,
-              help="Where Prometheus asks; port 0 takes a free one.")
+              help="The address to serve on; port 0 picks a free port.")
 def metrics(paths: Tuple[str, ...], listen: str) -> None:
     """Serve the metrics of the queues in the directories PATH to Prometheus, until SIGTERM or Ctrl-C.
 
-    A queue that is damaged, cannot be read, or is not there yet, has the metric persipubsub_up 0.
+    For a queue that is damaged, unreadable or missing, the metric persipubsub_up is 0.
     """
     address, port = _parsed(listen)
     try:
-        # Only here: neither --help nor the other verbs need it.
+        # Imported here: neither --help nor the other verbs need it.
         # pylint: disable-next=import-outside-toplevel  # see above
         import prometheus_client
 
-        # pylint: disable-next=import-outside-toplevel  # it imports prometheus_client, too
+        # pylint: disable-next=import-outside-toplevel  # it also imports prometheus_client
         from persipubsub.metrics import QueueCollector
     except ModuleNotFoundError as error:
         if error.name != "prometheus_client":
@@ -40,7 +40,7 @@ def metrics(paths: Tuple[str, ...], listen: str) -> None:
             "prometheus_client is not installed. Install it with: pip install 'persipubsub[prometheus]'") from error
     registry = prometheus_client.CollectorRegistry()
     registry.register(QueueCollector(paths, isolated=True))
-    # Before the threads of the server begin, which take over what is blocked here.
+    # Before the threads of the server start, since they inherit the blocked signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     try:
         _serve(registry, address, port)
@@ -49,7 +49,7 @@ def metrics(paths: Tuple[str, ...], listen: str) -> None:
 
 
 def _parsed(listen: str) -> Tuple[str, int]:
-    """Give address and port; an address of IPv6 stands in brackets."""
+    """Return address and port; an IPv6 address is in brackets."""
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})", listen)
     if match is None or int(match[3]) > PORT_MAX:
         raise click.BadParameter(f"{listen!r} is not of the form ADDRESS:PORT, such as 127.0.0.1:9464 or [::1]:9464.",
@@ -62,7 +62,7 @@ def _serve(registry: Any, address: str, port: int) -> None:
     import prometheus_client
     try:
         server, thread = prometheus_client.start_http_server(port, address, registry)
-    except (OSError, UnicodeError) as error:  # the latter of a name that no host can have
+    except (OSError, UnicodeError) as error:  # the latter for an impossible host name
         reason = error.strerror if isinstance(error, OSError) else error
         raise click.ClickException(f"Cannot listen on {address} port {port}: {reason}.") from error
     try:

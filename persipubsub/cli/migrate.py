@@ -1,4 +1,4 @@
-"""The verb ``migrate``: take over a queue of persipubsub 1.0.0."""
+"""The verb ``migrate``: convert a queue of persipubsub 1.0.0."""
 
 from typing import Iterator
 
@@ -15,10 +15,10 @@ from persipubsub.migration import Report
 @click.argument("old", type=click.Path())
 @click.argument("new", type=click.Path())
 def migrate(old: str, new: str) -> None:
-    """Make a queue in the directory NEW of the queue of persipubsub 1.0.0 in the directory OLD, which stays as it is.
+    """Convert the queue of persipubsub 1.0.0 in the directory OLD into a queue in the directory NEW. OLD stays.
 
-    Configuration, subscribers and the pending messages of each are taken over. End all publishers and subscribers of
-    the old queue first: what they send or take afterwards is not in the new one.
+    The configuration, the subscribers and their pending messages are copied. Stop all publishers and subscribers of the
+    old queue first: the new queue does not have what they send or acknowledge afterwards.
     """
     with progress_bar("migrate") as progress:
         report = migration.migrate(old, new, progress)
@@ -30,15 +30,15 @@ def migrate(old: str, new: str) -> None:
 
 def _notes(report: Report) -> Iterator[str]:
     for name, count in report.again.items():
-        yield (f"the subscriber {name!r} also gets {count:,} messages that it had taken or that were not meant for it, "
-               "since they lie between those that it awaits")
+        yield (f"the subscriber {name!r} also gets {count:,} messages that it had received or that were not meant for "
+               "it, since they lie between its pending messages")
     if report.expired:
-        yield (f"{report.expired:,} messages were beyond the message timeout; they are there, and their timeout begins "
-               "anew")
+        yield (f"{report.expired:,} messages had exceeded the message timeout; they are kept, and their timeout starts "
+               "again")
     if report.dangling:
-        yield f"{report.dangling:,} messages were left out, since nobody awaits them"
+        yield f"{report.dangling:,} messages were left out, since no subscriber awaits them"
     if report.missing:
-        yield f"{report.missing:,} awaited messages were not in the old queue any more"
+        yield f"{report.missing:,} pending messages were missing from the old queue"
     if report.at_high_watermark:
         yield ("the queue is at its high-water mark: the next send drops about half of the messages, unless they are "
-               "received or the mark is raised before")
+               "received or the mark is raised first")

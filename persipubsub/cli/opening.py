@@ -1,4 +1,4 @@
-"""Opening a queue that exists: no verb that looks after a queue makes one by a mistyped path."""
+"""Open an existing queue: a mistyped path must not create one."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from persipubsub.status import QueueStatus
 
 @contextlib.contextmanager
 def opened_control(path: str) -> Iterator[Control]:
-    """Give the control of the queue at a path.
+    """Provide the control of the queue at a path.
 
     :raise NotInitializedError: there is none
     """
@@ -24,7 +24,7 @@ def opened_control(path: str) -> Iterator[Control]:
 
 
 def read_status(path: str) -> QueueStatus:
-    """Read the status of the queue at a path without a write.
+    """Read the status of the queue at a path without writing.
 
     :raise NotInitializedError: there is none
     """
@@ -32,9 +32,9 @@ def read_status(path: str) -> QueueStatus:
 
 
 def complete_subscriber(ctx: click.Context, _param: click.Parameter, incomplete: str) -> List[str]:
-    """Name the subscribers of the queue that the user has typed already; none if it cannot be read.
+    """Return the subscribers of the queue that the user has typed; none if it cannot be read.
 
-    The completion of click cannot quote, so a name that would need it is not offered.
+    The completion of click cannot quote, so names that need quotes are not offered.
     """
     try:
         names = sorted(read_status(str(ctx.params["path"])).subscribers)

@@ -1,7 +1,7 @@
 """The output of the commands. Only this module and :mod:`message_output` write to standard output or standard error.
 
-Names, errors and paths come from other programs. Sent raw to a terminal, they could move the cursor, hide or forge
-lines, or change the title of the window.
+Names, errors and paths come from other programs. Written raw to a terminal, they could move the cursor, hide or forge
+lines, or change the window title.
 """
 
 import io
@@ -14,15 +14,15 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Python stands for the byte 0xNN that is not UTF-8, in a path or an argument, by this number + 0xNN.
+#: In paths and arguments, Python represents a byte 0xNN that is not UTF-8 by the character of this number + 0xNN.
 SURROGATE_OF_BYTE = 0xDC00
 
 
 def shown(text: str) -> str:
-    """Return text of others as any terminal may show it, in one line.
+    """Return foreign text as one line that is safe on any terminal.
 
-    Control characters, line breaks, marks that turn the direction of writing, and bytes that are not UTF-8 are written
-    as Python writes them in a literal. What is printable stays as it is.
+    Control characters, line breaks, marks of the writing direction, and bytes that are not UTF-8 are escaped as in a
+    Python literal. Printable characters stay.
     """
     return text if text.isprintable() else "".join(map(_shown_character, text))
 
@@ -37,15 +37,15 @@ def _shown_character(character: str) -> str:
 
 
 def shown_path(path: Union[str, "os.PathLike[str]"]) -> str:
-    """Return a path as any terminal may show it."""
+    """Return a path that is safe on any terminal."""
     return shown(os.fspath(path))
 
 
 def line(text: str, err: bool = False) -> None:
     """Write one line.
 
-    :param err: whether to standard error
-    :raise ClickException: standard output takes no more
+    :param err: whether to write to standard error
+    :raise ClickException: standard output cannot be written
     """
     _write(shown(text) + "\n", err)
 
@@ -62,13 +62,13 @@ def json_line(value: object) -> None:
 
 
 def json_text(value: object) -> None:
-    """Write a value as JSON for programs and for readers, in which every character is ASCII."""
+    """Write a value as indented JSON, in which every character is ASCII."""
     import json
     _write(json.dumps(value, indent=2) + "\n")
 
 
 def payload(written: bytes) -> None:
-    """Write what the user wants byte by byte: it may be a picture for a file."""
+    """Write raw bytes that the user asked for."""
     _write(written)
 
 
@@ -79,13 +79,13 @@ def _write(written: Union[str, bytes], err: bool = False) -> None:
         if not err:
             raise
     except OSError as error:
-        # Where standard error takes nothing, there is nobody to tell; and it must not fail the work.
+        # An error of standard error cannot be reported, and must not fail the work.
         if not err:
             raise unwritable(error) from error
 
 
 def unwritable(error: OSError) -> click.ClickException:
-    """Return what tells the user that standard output takes no more."""
+    """Return the error that standard output cannot be written."""
     return click.ClickException(f"Cannot write to standard output: {error.strerror}.")
 
 
@@ -95,19 +95,19 @@ def confirm(question: str) -> None:
 
 
 def console(err: bool = False, width: Optional[int] = None) -> "Console":
-    """Return what draws tables, whose texts of others must come from :func:`shown`.
+    """Return a console for tables. Foreign text must pass :func:`shown` first.
 
-    :param err: whether it draws on standard error
-    :param width: in columns; None for that of the terminal
+    :param err: whether to draw on standard error
+    :param width: in columns; None for the width of the terminal
     """
     from rich.console import Console
     if not err and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # in a drawing each character has its column
+        sys.stdout.reconfigure(errors="replace")  # in a drawing, each character needs one column
     return Console(stderr=err, width=width, highlight=False)
 
 
 def require_stdout() -> None:
-    """Refuse to begin where nothing could be written.
+    """Refuse to begin if nothing can be written.
 
     :raise ClickException: standard output is closed
     """
@@ -116,24 +116,24 @@ def require_stdout() -> None:
 
 
 def prepare() -> None:
-    """Make sure that standard output takes every text, and that no file of a queue takes its place.
+    """Make sure that standard output accepts all text, and that no file of a queue gets its descriptor.
 
-    Were one of the first three files closed, a file of a queue would get the number, and whoever writes to standard
-    output would write into the queue.
+    If one of the first three descriptors were closed, a file of a queue would get its number, and output would be
+    written into the queue.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
     for file in (sys.stdout, sys.stderr):
-        # A character that the terminal lacks is no reason to fail.
+        # A character that the terminal lacks must not fail the command.
         if isinstance(file, io.TextIOWrapper):
             file.reconfigure(errors="backslashreplace")
 
 
 def drop() -> None:
-    """Give up what cannot be written: Python would try again as it ends, and fail loudly."""
+    """Drop output that cannot be written; Python would try again at exit and report an error."""
     for file in (sys.stdout, sys.stderr):
         if file is None:
             continue

@@ -1,4 +1,4 @@
-"""A progress bar for what may take long, drawn only where somebody watches."""
+"""A progress bar for long work, drawn only on a terminal."""
 
 import contextlib
 import sys
@@ -9,10 +9,10 @@ from persipubsub.cli import output
 
 @contextlib.contextmanager
 def progress_bar(description: str, in_bytes: bool = False) -> Iterator[Callable[[Optional[int], Optional[int]], None]]:
-    """Show a bar on the terminal within the block; it is called with what is done and with the total, if known.
+    """Show a bar on the terminal within the block. Call it with the amount done and the total, if known.
 
-    :param description: what stands before it
-    :param in_bytes: whether to show what is done as a size
+    :param description: the label of the bar
+    :param in_bytes: whether to show the amount as a size
     """
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _done, _total: None

@@ -1,4 +1,4 @@
-"""The verb ``prune``: delete what has expired and what nobody awaits."""
+"""The verb ``prune``: delete messages that have expired or that no subscriber awaits."""
 
 import click
 
@@ -10,6 +10,6 @@ from persipubsub.cli.opening import opened_control
 @click.command(cls=Command, example="persipubsub prune ./queue")
 @click.argument("path", type=click.Path())
 def prune(path: str) -> None:
-    """Delete the messages of the queue in the directory PATH that have expired or that nobody awaits."""
+    """Delete the messages of the queue in the directory PATH that have expired or that no subscriber awaits."""
     with opened_control(path) as control:
         output.line(f"{control.prune_dangling_messages():,} messages deleted")

@@ -16,12 +16,12 @@ from persipubsub.cli.waiting import Seconds
 from persipubsub.environment import Environment
 from persipubsub.subscriber import Subscriber
 
-#: So many messages are taken in one commit, after they are written to a file or a pipe.
+#: The most messages to acknowledge in one commit, after they are written to a file or a pipe.
 BATCH_MESSAGES_MAX = 1000
 BATCH_BYTES_MAX = 1024**2
-#: How often a wait looks whether somebody still reads the output.
-#: A peek that waits looks this often.
+#: Interval between the looks of a peek that waits.
 PEEK_EVERY_S = 0.05
+#: Interval between checks whether the output still has a reader.
 LOOK_S = 1.0
 
 
@@ -30,21 +30,21 @@ LOOK_S = 1.0
 @click.argument("subscriber", shell_complete=complete_subscriber)
 @click.option("--follow", is_flag=True, help="Wait for further messages.")
 @click.option("--max", "max_messages", metavar="N", type=click.IntRange(1), help="End after N messages.")
-@click.option("--peek", is_flag=True, help="Show the next message, or the next N with --max, and take none.")
+@click.option("--peek", is_flag=True, help="Show the next message, or the next N with --max, without acknowledging it.")
 @click.option("--timeout",
               metavar="S",
               type=Seconds(0),
-              help="End when no message came for S seconds. Otherwise the end is where nothing is pending; with "
-              "--follow there is none.")
+              help="End when no message arrived for S seconds. The default is to end when nothing is pending; with "
+              "--follow, never.")
 @click.option(
     "--format",
     "format_name",
     type=click.Choice([*FORMATS, PROTOBUF_JSON]),
     default="lines",
     show_default=True,
-    help="lines: each message and a line feed, on a terminal with its control characters escaped; raw: the bytes as "
-    "they are; json: a line with an object that has the text of the message or, where it is not UTF-8, its base64; "
-    "hex: a line of digits; protobuf-json: a line of JSON, where the queue is bound to a message type.")
+    help="lines: each message and a line feed, with control characters escaped on a terminal; raw: the unchanged "
+    "bytes; json: a line with an object that holds the text of the message or, if it is not UTF-8, its base64; "
+    "hex: a line of digits; protobuf-json: a line of JSON, if the queue is bound to a message type.")
 @click.option("--import",
               "modules",
               metavar="MODULE",
@@ -53,13 +53,13 @@ LOOK_S = 1.0
 # pylint: disable-next=too-many-arguments,too-many-positional-arguments  # one per option
 def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int], peek: bool, timeout: Optional[float],
             format_name: str, modules: Tuple[str, ...]) -> None:
-    """Write the messages that SUBSCRIBER has not taken from the queue in the directory PATH to standard output.
+    """Write the messages that are pending for SUBSCRIBER in the queue in the directory PATH to standard output.
 
-    A message is taken once it is written. What is not written at Ctrl-C, on a full disk, or when the reader of a pipe
-    is gone, stays as if it had not been handed out.
+    A message is acknowledged once it is written. Messages that are not written because of Ctrl-C, a full disk or a
+    closed pipe stay pending, as if they had not been delivered.
     """
     if peek and follow:
-        raise click.UsageError("--peek looks once, so it does not go with --follow.")
+        raise click.UsageError("--peek looks once, so it cannot be combined with --follow.")
     out = Messages()
     if timeout is None and not follow:
         timeout = 0
@@ -68,8 +68,8 @@ def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int
         if peek:
             out.write(list(map(formatted, _peek(env, subscriber, max_messages or 1, timeout or 0))))
             return
-        # On a terminal one by one, so that what Ctrl-C leaves there is what the user has not seen. And one that is no
-        # protobuf message is to keep back none before it.
+        # On a terminal one by one, so that Ctrl-C leaves exactly the messages that the user has not seen. With protobuf
+        # also one by one, so that a message that cannot be decoded does not hold back those before it.
         batch = 1 if sys.stdout.isatty() or format_name == PROTOBUF_JSON else BATCH_MESSAGES_MAX
         _drain(opened, max_messages, timeout, formatted, out, batch)
 
@@ -77,22 +77,22 @@ def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int
 def _format(env: Environment, name: str, modules: Tuple[str, ...]) -> Format:
     if name == PROTOBUF_JSON:
         return _protobuf_json(env, modules)
-    # On a terminal a message must not do what it likes; the format raw gives its bytes all the same.
+    # A message must not control the terminal; the format raw writes its bytes unchanged.
     return formats.shown_lines if name == "lines" and sys.stdout.isatty() else FORMATS[name]
 
 
 def _protobuf_json(env: Environment, modules: Tuple[str, ...]) -> Format:
     message_type = env.new_control(create=False).status().message_type
     if message_type is None:
-        raise click.ClickException(f"The queue at {env.path} is bound to no message type, so its messages cannot be "
+        raise click.ClickException(f"The queue at {env.path} is not bound to a message type, so its messages cannot be "
                                    "written as protobuf-json. Bind it with message_type in its config, or use another "
                                    "format.")
-    sys.path.insert(0, os.getcwd())  # where the module lies, as for python -m
+    sys.path.insert(0, os.getcwd())  # where the module is, as for python -m
     return protobuf_json(str(env.path), message_type, modules)
 
 
 def _peek(env: Environment, identifier: str, max_messages: int, timeout: float) -> List[bytes]:
-    """Look at the next messages, waiting for the first; nothing is handed out, so nothing counts."""
+    """Return the next messages, waiting for the first, without delivering them."""
     deadline = clock.monotonic_s() + timeout
     control = env.new_control(create=False)
     while True:
@@ -116,7 +116,7 @@ def _drain(subscriber: Subscriber, left: Optional[int], timeout: Optional[float]
             try:
                 out.write(written)
             except BaseException:
-                # The messages are not to blame: what is written is taken, and the rest does not count as handed out.
+                # Written messages are acknowledged; the rest do not count as delivered, since the error is not theirs.
                 receipt.give_back(out.written)
                 raise
         if messages:

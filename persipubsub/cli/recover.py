@@ -11,12 +11,12 @@ from persipubsub.cli.progress import progress_bar
 @click.command(cls=Command, example="persipubsub recover ./queue")
 @click.argument("path", type=click.Path())
 def recover(path: str) -> None:
-    """Put a fresh queue in the place of the damaged one in the directory PATH, with all that can still be read.
+    """Replace the damaged queue in the directory PATH by a new queue with everything that can still be read.
 
-    The damaged file stays beside it, under the name that is printed; delete it when you do not need it any more.
-    Nobody may have the queue open. A message that was taken just before the damage may come again.
+    The damaged file stays beside it, under the printed name; delete it when you no longer need it. No process may have
+    the queue open. A message that was acknowledged just before the damage may be delivered again.
 
-    The exit status is 0 if there is a fresh queue, even if some of the old one is lost, and 1 if there is none.
+    The exit status is 0 if there is a new queue, even if part of the old one is lost, and 1 if there is none.
     """
     with progress_bar("recover") as progress:
         report = recovery.recover(path, progress)
@@ -24,8 +24,8 @@ def recover(path: str) -> None:
         output.line(f"not read: {problem}", err=True)
     if not report.subscribers:
         output.line(
-            "Warning: no subscriber could be read, so nobody gets what was saved. Add them again: persipubsub "
-            "subscriber add",
+            "Warning: no subscriber could be read, so the saved messages reach no one. Add the subscribers again: "
+            "persipubsub subscriber add",
             err=True)
     perhaps = " and perhaps more" if report.problems else ""
     configuration = "as it was" if report.configuration else "lost, now the default"

@@ -1,4 +1,4 @@
-"""The verb ``schema``: tell what a config may have."""
+"""The verb ``schema``: print the form of a config."""
 
 import click
 
@@ -9,8 +9,8 @@ from persipubsub.cli.command import Command
 
 @click.command(cls=Command, example="persipubsub schema > persipubsub.schema.json")
 def schema() -> None:
-    """Print the JSON Schema of the configs that `persipubsub deploy` takes.
+    """Print the JSON Schema of the configs that `persipubsub deploy` accepts.
 
-    Exit status: 0; 2 for a mistake of usage.
+    Exit status: 0; 2 for a usage error.
     """
     output.lines(deployment.schema().splitlines())

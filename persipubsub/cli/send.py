@@ -15,8 +15,8 @@ from persipubsub.cli.progress import progress_bar
 from persipubsub.cli.waiting import wait_until_ready
 from persipubsub.queue import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
 
-#: What a read gives is sent in one commit: of a file so much, of a pipe what is there. Less than a batch may have, even
-#: where all lines are empty.
+#: The most bytes of one read, which are sent in one commit. A pipe may return less. It stays below the limit of a batch
+#: even if all lines are empty.
 READ_BYTES = BATCH_MESSAGES_MAX // 2
 
 
@@ -26,11 +26,11 @@ READ_BYTES = BATCH_MESSAGES_MAX // 2
 @click.option("--lines/--whole",
               default=True,
               show_default=True,
-              help="Send each line as a message, without its line feed; or all of the file as one message.")
+              help="Send each line as a message, without its line feed; or the whole file as one message.")
 def send(path: str, file: str, lines: bool) -> None:
     """Send the lines of FILE, or of standard input, to the queue in the directory PATH.
 
-    Lines that come through a pipe are sent as they come. Those of one commit are sent all or none.
+    Lines from a pipe are sent as they arrive. All lines of one commit are sent, or none.
     """
     sent = 0
     with environment.new_environment(path) as env, env.new_publisher() as publisher:
@@ -40,31 +40,31 @@ def send(path: str, file: str, lines: bool) -> None:
                 for batch in _split(chunks) if lines else _joined(chunks):
                     sent += len(publisher.send_many(batch))
         except (errors.PersipubsubError, click.ClickException):
-            output.line(_told(sent) + " before the error")
+            output.line(_summary(sent) + " before the error")
             raise
         except KeyboardInterrupt:
-            output.line("at least " + _told(sent))
+            output.line("at least " + _summary(sent))
             raise
-    output.line(_told(sent))
+    output.line(_summary(sent))
 
 
-def _told(sent: int) -> str:
+def _summary(sent: int) -> str:
     return f"{sent:,} message{'' if sent == 1 else 's'} sent"
 
 
 def _chunks(file: str, progress: Callable[[Optional[int], Optional[int]], None]) -> Iterator[bytes]:
-    """Give what each read gives, until the end of the file."""
+    """Yield the chunks of a file until its end."""
     done = 0
     standard_input = file == "-"
     if standard_input and sys.stdin is None:
         raise click.ClickException("Standard input is closed. Name a file to send.")
     try:
-        # Not buffered: that would wait until the buffer is full.
+        # Unbuffered, since a buffer would wait until it is full.
         with open(sys.stdin.fileno() if standard_input else file, "rb", buffering=0,
                   closefd=not standard_input) as opened:
             found = os.fstat(opened.fileno())
             total = found.st_size if stat.S_ISREG(found.st_mode) else None
-            # Not opened.read, to which the end and nothing at the moment are the same.
+            # Not opened.read, which cannot distinguish the end from no data at the moment.
             while chunk := _read(opened.fileno()):
                 yield chunk
                 done += len(chunk)
@@ -74,13 +74,13 @@ def _chunks(file: str, progress: Callable[[Optional[int], Optional[int]], None])
 
 
 def _read(descriptor: int) -> bytes:
-    """Read what is there, once something is; nothing means the end."""
+    """Wait for data and read it; empty bytes mean the end."""
     wait_until_ready(descriptor, select.POLLIN)
     return os.read(descriptor, READ_BYTES)
 
 
 def _split(chunks: Iterator[bytes]) -> Iterator[List[bytes]]:
-    """Give the lines that each chunk ends; the last one needs no line feed."""
+    """Yield the lines that each chunk completes; the last one needs no line feed."""
     begun: List[bytes] = []
     begun_bytes = 0
     for chunk in chunks:
@@ -89,25 +89,25 @@ def _split(chunks: Iterator[bytes]) -> Iterator[List[bytes]]:
         begun_bytes += len(first)
         if others:
             if begun_bytes > READ_BYTES:
-                # By itself: with others it could be more than a batch may have.
+                # By itself: with others it could exceed the limit of a batch.
                 yield [b"".join(begun)]
                 yield others[:-1]
             else:
                 yield [b"".join(begun), *others[:-1]]
             begun, begun_bytes = others[-1:], len(others[-1])
         elif begun_bytes > MESSAGE_BYTES_MAX:
-            break  # the send refuses it, without reading the rest of it
+            break  # the send refuses it, so the rest need not be read
     if begun_bytes:
         yield [b"".join(begun)]
 
 
 def _joined(chunks: Iterator[bytes]) -> Iterator[List[bytes]]:
-    """Give all chunks as one message."""
+    """Yield all chunks as one message."""
     whole: List[bytes] = []
     whole_bytes = 0
     for chunk in chunks:
         whole.append(chunk)
         whole_bytes += len(chunk)
         if whole_bytes > MESSAGE_BYTES_MAX:
-            break  # the send refuses it, without reading the rest of it
+            break  # the send refuses it, so the rest need not be read
     yield [b"".join(whole)]

@@ -16,10 +16,10 @@ from persipubsub.status import QueueStatus
 @click.option("--message-timeout",
               metavar="S",
               type=float,
-              help="Seconds after which a message that was not taken goes.")
+              help="Seconds after which an unacknowledged message expires.")
 @click.option("--max-messages", metavar="N", type=int, help="Number of messages at which the queue overflows.")
 @click.option("--hwm-db-size", metavar="BYTES", type=int, help="Bytes at which the queue overflows.")
-@click.option("--strategy", type=click.Choice([strategy.name for strategy in Strategy]), help="Which messages go then.")
+@click.option("--strategy", type=click.Choice([strategy.name for strategy in Strategy]), help="Which are deleted then.")
 @click.option("--durability",
               type=click.Choice([durability.name.lower() for durability in Durability]),
               help="What a sent message survives.")
@@ -28,13 +28,13 @@ def set(path: str, message_timeout: Optional[float], max_messages: Optional[int]
         strategy: Optional[str], durability: Optional[str]) -> None:
     """Change the settings of the queue in the directory PATH, and print each change.
 
-    What is not given stays. It holds at once for everybody, and from the next send on: what is over a mark goes then.
+    Settings that are not given stay. Changes apply to all processes at once; the next send deletes what exceeds them.
     """
     if all(value is None for value in (message_timeout, max_messages, hwm_db_size, strategy, durability)):
-        raise click.UsageError("There is nothing to set. Give at least one option.")
+        raise click.UsageError("There is nothing to set. Use at least one option.")
     limits = {"message_timeout": message_timeout, "max_messages": max_messages, "hwm_db_size": hwm_db_size}
     given = {name: value for name, value in limits.items() if value is not None}
-    # Before the queue is opened: what is impossible is refused here.
+    # Before the queue is opened, so that invalid limits are refused first.
     HighWaterMark(message_timeout, max_messages, hwm_db_size)
     with environment.new_environment(path) as env:
         control = env.new_control(create=False)
@@ -54,7 +54,7 @@ def _changes(before: QueueStatus, after: QueueStatus) -> List[str]:
 
 
 def _settings(status: QueueStatus) -> Dict[str, Union[float, str]]:
-    """Give the settings as `persipubsub describe` writes them."""
+    """Return the settings as `persipubsub describe` writes them."""
     mark = status.high_watermark
     return {
         "message_timeout": mark.message_timeout,

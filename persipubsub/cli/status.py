@@ -1,4 +1,4 @@
-"""The verb ``status``: tell what queues look like at this moment."""
+"""The verb ``status``: show the current status of queues."""
 
 import dataclasses
 import enum
@@ -21,9 +21,9 @@ from persipubsub.status import LAG_COMMITS_MIN, QueueStatus, SubscriberPolicy
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON array with an object for each queue.")
 @click.pass_context
 def status(ctx: click.Context, paths: Tuple[str, ...], as_json: bool) -> None:
-    """Tell what the queues in the directories PATH look like at this moment. Nothing is changed.
+    """Show the current status of the queues in the directories PATH. Nothing is changed.
 
-    A queue that cannot be read has its error, and the others are told nevertheless.
+    If a queue cannot be read, its error is shown; the other queues are shown as usual.
 
     The exit status is 0 if all could be read, and 1 if not.
     """
@@ -41,7 +41,7 @@ def status(ctx: click.Context, paths: Tuple[str, ...], as_json: bool) -> None:
 
 @dataclasses.dataclass
 class _Unreadable:
-    """What stands in the place of the status of a queue that cannot be read."""
+    """Replaces the status of a queue that cannot be read."""
 
     path: str
     error: str
@@ -57,14 +57,14 @@ def _read(path: str) -> Union[QueueStatus, _Unreadable]:
 
 
 def _joined(blocks: Iterable[List[str]]) -> Iterator[str]:
-    """Give the lines of all blocks, with an empty line between two blocks."""
+    """Yield the lines of all blocks, with an empty line between two blocks."""
     for index, block in enumerate(blocks):
         yield from [""] * bool(index)
         yield from block
 
 
 def _as_json(value: object) -> object:
-    """Give what JSON has for a value: for a status all that it has, so that a new fact is never left out."""
+    """Return a value for JSON; a status with all its fields, so that a new one is never left out."""
     facts = _facts(value)
     if facts is not None:
         return {name: _as_json(one) for name, one in facts.items()}
@@ -114,9 +114,9 @@ def _as_text(one: QueueStatus) -> List[str]:
 
 
 def _table(one: QueueStatus) -> List[str]:
-    """Give a line for each subscriber, below their head."""
+    """Return a header and a line for each subscriber."""
     rows = [("subscriber", "pending", "oldest", *subscriber_cells.head(one))]
-    # As Python writes them: a name may have a line break.
+    # As Python literals: a name may contain a line break.
     rows += [(repr(identifier), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s),
               *subscriber_cells.of(one, subscriber)) for identifier, subscriber in sorted(one.subscribers.items())]
     widths = [max(map(len, column)) for column in zip(*rows)]

@@ -1,6 +1,6 @@
-"""What ``status`` and ``top`` tell of subscribers that are shared or limit their deliveries.
+"""Columns of ``status`` and ``top`` for subscribers that are shared or limit their deliveries.
 
-A queue that has none of them needs no room for it.
+A queue without such subscribers does not have these columns.
 """
 
 from typing import Tuple
@@ -9,12 +9,12 @@ from persipubsub.status import QueueStatus, SubscriberStatus
 
 
 def head(one: QueueStatus) -> Tuple[str, ...]:
-    """Give the heads of the columns."""
+    """Return the headers of the columns."""
     return ("kind", "in flight", "dead letters") if _has_policies(one) else ()
 
 
 def of(one: QueueStatus, subscriber: SubscriberStatus) -> Tuple[str, ...]:
-    """Give the cells of a subscriber of the queue."""
+    """Return the cells of a subscriber of the queue."""
     if not _has_policies(one):
         return ()
     kind = "shared" if subscriber.policy is not None and subscriber.policy.shared else "plain"

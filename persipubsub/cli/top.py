@@ -19,9 +19,9 @@ from persipubsub.cli.history import History
 from persipubsub.cli.waiting import Seconds
 from persipubsub.status_reader import StatusReader
 
-#: The width where there is no terminal to ask.
+#: The width without a terminal.
 WIDTH = 120
-#: What ends the program from outside; the terminal must be as before nevertheless.
+#: Signals that end the program; the terminal must be restored first.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -32,14 +32,14 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
               type=Seconds(0.1, 3600),
               default=1,
               show_default=True,
-              help="Look every S seconds.")
+              help="Refresh every S seconds.")
 def top(paths: Tuple[str, ...], interval: float) -> None:
-    """Watch the queues in the directories PATH, until q or Ctrl-C: what goes in and out, and who lags.
+    """Watch the queues in the directories PATH until q or Ctrl-C: their rates, and the lag of their subscribers.
 
-    Who lags most is first. The graphs are of the last 120 looks. A queue is open only for the moment of a look, in a
-    process of its own: a damaged queue does not end the program.
+    The subscriber that lags most is first. The graphs show the last 120 samples. A queue is open only while it is read,
+    in a separate process, so a damaged queue does not end the program.
 
-    Where standard output is no terminal, two looks are taken, and what they show is written once.
+    If standard output is not a terminal, two samples are taken and their result is written once.
     """
     output.require_stdout()
     histories = [History(path) for path in dict.fromkeys(paths)]
@@ -58,7 +58,7 @@ def _look(looker: StatusReader, histories: List[History]) -> None:
 
 
 def _write(histories: List[History], interval_s: float) -> None:
-    """Write what is to be seen after one interval, and end."""
+    """Write the result of one interval, and end."""
     from persipubsub.cli.top_frame import frame
     looker = StatusReader()
     _look(looker, histories)
@@ -70,7 +70,7 @@ def _write(histories: List[History], interval_s: float) -> None:
 
 
 def _watch(histories: List[History], interval_s: float) -> None:
-    """Draw again and again, until the user ends it."""
+    """Draw repeatedly until the user ends it."""
     from rich.live import Live
 
     from persipubsub.cli.top_frame import frame
@@ -81,7 +81,7 @@ def _watch(histories: List[History], interval_s: float) -> None:
             while True:
                 _look(looker, histories)
                 live.update(frame(histories, console.width), refresh=True)
-                # A look that took long is not made up for.
+                # A slow look is not caught up on.
                 next_look_s = max(next_look_s + interval_s, clock.monotonic_s())
                 if _quit_pressed(keys, next_look_s):
                     return
@@ -89,7 +89,7 @@ def _watch(histories: List[History], interval_s: float) -> None:
 
 @contextlib.contextmanager
 def _stopped_by_exit() -> Iterator[None]:
-    """Let signals that end the program do it by an exception, so that the terminal is put in order."""
+    """Turn signals that end the program into an exception, so that the terminal is restored."""
 
     def stop(number: int, _frame: object) -> NoReturn:
         raise SystemExit(exit_status.SIGNALLED + number)
@@ -104,7 +104,7 @@ def _stopped_by_exit() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Optional[int]]:
-    """Have the terminal give each key at once, and do not show it; None if there is no keyboard."""
+    """Read each key at once, without echo; None if there is no keyboard."""
     if sys.stdin is None or not sys.stdin.isatty():
         yield None
         return
@@ -118,7 +118,7 @@ def _keys() -> Iterator[Optional[int]]:
 
 
 def _quit_pressed(keys: Optional[int], until_s: float) -> bool:
-    """Wait until a moment; tell whether the user wants the end before."""
+    """Wait until a moment; return whether the user wants to quit before."""
     watched = [] if keys is None else [keys]
     while (left_s := until_s - clock.monotonic_s()) > 0:
         if select.select(watched, [], [], left_s)[0] and os.read(watched[0], 1) in (b"q", b"Q", b""):

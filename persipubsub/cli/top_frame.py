@@ -1,4 +1,4 @@
-"""What ``top`` draws: a block of lines for each queue."""
+"""The display of ``top``: a block of lines for each queue."""
 
 from typing import List, Optional, Sequence
 
@@ -11,15 +11,15 @@ from persipubsub.cli.history import History
 from persipubsub.status import LAG_COMMITS_MIN, QueueStatus
 
 BARS = "▁▂▃▄▅▆▇█"
-#: From this share of a mark on, its line is red.
+#: The share of a limit from which on its line is red.
 HIGH_SHARE = 0.9
 
 
 def frame(histories: Sequence[History], width: int) -> Group:
     """Draw all queues.
 
-    :param histories: what to draw of each
-    :param width: columns there are
+    :param histories: one for each queue
+    :param width: in columns
     """
     blocks: List[RenderableType] = []
     for history in histories:
@@ -33,13 +33,13 @@ def frame(histories: Sequence[History], width: int) -> Group:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Draw each value as a bar, the largest as the highest one; 0 is the lowest."""
+    """Draw each value as a bar; the largest value is the highest bar, and 0 the lowest."""
     highest = max(values, default=0) or 1
     return "".join(BARS[round(value / highest * (len(BARS) - 1))] for value in values)
 
 
 def _figures(status: QueueStatus) -> RenderableType:
-    """Tell how near the marks are, and what was let go."""
+    """Show how close the limits are, and how many messages were pruned."""
     mark = status.high_watermark
     age_s = status.oldest_age_s
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -68,12 +68,12 @@ def _figures(status: QueueStatus) -> RenderableType:
 
 
 def _graphs(history: History, width: int) -> RenderableType:
-    """Draw how the rates and the backlog went in the last minutes."""
+    """Draw the rates and the backlog of the last minutes."""
     rows = [(name, values, _number(values[-1] if values else None, unit))
             for name, values, unit in (("in", history.sent_per_s(), "/s"), ("out", history.taken_per_s(), "/s"),
                                        ("backlog", history.backlogs(), ""))]
     number_width = max(len(number) for _, _, number in rows)
-    # As many as fit, of the newest.
+    # The newest ones that fit.
     bars = max(1, width - len("  backlog  ") - number_width - len("  "))
     return Text("\n".join(f"  {name:<7}  {number:>{number_width}}  {sparkline(values[-bars:])}"
                           for name, values, number in rows),
@@ -81,13 +81,13 @@ def _graphs(history: History, width: int) -> RenderableType:
 
 
 def _subscribers(history: History) -> RenderableType:
-    """Tell of each subscriber, the one that lags most first."""
+    """Show each subscriber, the one that lags most first."""
     status, rates = history.latest(), history.taken_per_s_by_subscriber()
     if not status.subscribers:
         return Text(f"  no subscribers: what is sent is {'only retained' if status.retention_s else 'not stored'}")
     head = ("pending", "oldest", "out", *subscriber_cells.head(status))
     grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(overflow="fold")  # where there is too little room, a name goes on in the next line, not a number
+    grid.add_column(overflow="fold")  # without enough space, names wrap, but not numbers
     for _ in head:
         grid.add_column(justify="right", no_wrap=True)
     grid.add_row("  subscriber", *head, style="dim")

@@ -1,7 +1,7 @@
-"""The verbs: each is loaded only when it is called.
+"""The verbs, each of which is loaded only when it is called.
 
-Each has an import statement, where a table of names with importlib would be shorter: tools that pack a program into one
-file, such as PyInstaller, know only of modules that a statement imports.
+Each has an import statement, although a table of names with importlib would be shorter: tools that pack a program into
+one file, such as PyInstaller, find only modules that a statement imports.
 """
 
 from typing import Callable, Dict

@@ -1,4 +1,4 @@
-"""Warnings of the package on standard error, as a terminal shows them: one line each."""
+"""Show warnings of the package on standard error, one line each."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from persipubsub.cli import output
 
 
 class _Echo(logging.Handler):
-    """Writes each record to what is standard error at that moment."""
+    """Writes each record to the current standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
@@ -17,7 +17,7 @@ class _Echo(logging.Handler):
 
 @contextlib.contextmanager
 def on_stderr() -> Iterator[None]:
-    """Show warnings while the block goes on."""
+    """Show warnings within the block."""
     logger, handler = logging.getLogger("persipubsub"), _Echo(logging.WARNING)
     logger.addHandler(handler)
     try:

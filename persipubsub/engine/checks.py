@@ -1,6 +1,6 @@
-"""What callers may pass: each function gives the checked value or raises an error that names the remedy.
+"""Checks of arguments: each function returns the checked value, or raises an error that names the remedy.
 
-The paths that run for every message check by hand: an icontract condition costs 3 microseconds.
+Checks that run for every message are plain code, since an icontract condition costs 3 microseconds.
 """
 
 import datetime
@@ -23,15 +23,15 @@ MESSAGE_TYPE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 
 
 def payload(msg: object) -> bytes:
-    """Give the bytes of a message.
+    """Return the bytes of a message.
 
     :raise ArgumentTypeError: it is not bytes-like
     :raise MessageTooLargeError: it is over the limit
     """
-    if type(msg) is not bytes:  # pylint: disable=unidiomatic-typecheck  # the fast path: exactly bytes needs no copy
+    if type(msg) is not bytes:  # pylint: disable=unidiomatic-typecheck  # the fast path: bytes need no copy
         try:
-            msg = bytes(memoryview(msg))  # type: ignore[arg-type]  # the question is whether it is a buffer
-        except (TypeError, ValueError, BufferError) as error:  # ValueError: of a released memoryview, and of NumPy
+            msg = bytes(memoryview(msg))  # type: ignore[arg-type]  # it may not be a buffer
+        except (TypeError, ValueError, BufferError) as error:  # ValueError: a released memoryview, or NumPy
             hint = ": encode it first, e.g. msg.encode()" if isinstance(msg, str) else ""
             why = "" if isinstance(error, TypeError) else f" that has no bytes ({error})"
             raise errors.ArgumentTypeError(
@@ -44,11 +44,11 @@ def payload(msg: object) -> bytes:
 
 
 def batch(msgs: object) -> Batch:
-    """Give the bytes of the messages of a batch.
+    """Return the bytes of the messages of a batch.
 
     :raise ArgumentTypeError: it is not an iterable of bytes-like objects
     :raise MessageTooLargeError: one is over the limit
-    :raise BatchTooLargeError: there are too many, or they are too large together
+    :raise BatchTooLargeError: there are too many messages, or too many bytes together
     """
     if isinstance(msgs, (str, bytes, bytearray, memoryview)) or not isinstance(msgs, Iterable):
         raise errors.ArgumentTypeError(
@@ -56,7 +56,7 @@ def batch(msgs: object) -> Batch:
     result: List[bytes] = []
     size_bytes = largest_bytes = 0
     messages = iter(msgs)
-    # In stretches, so that an iterable without end is refused before it fills the memory.
+    # In chunks, so that an endless iterable is refused before it fills the memory.
     while stretch := list(itertools.islice(messages, STRETCH_MESSAGES)):
         if set(map(type, stretch)) != {bytes}:
             stretch = [_element(index, msg) for index, msg in enumerate(stretch, len(result))]
@@ -79,7 +79,7 @@ def _element(index: int, msg: object) -> bytes:
 
 
 def identifier(value: object) -> bytes:
-    """Give the bytes of a subscriber's identifier.
+    """Return the bytes of a subscriber's identifier.
 
     :raise ArgumentTypeError: it is not a str
     :raise ArgumentError: it is empty, too long, or not UTF-8 without NUL
@@ -88,7 +88,7 @@ def identifier(value: object) -> bytes:
 
 
 def deduplication_id(value: object) -> bytes:
-    """Give the bytes of a deduplication id.
+    """Return the bytes of a deduplication id.
 
     :raise ArgumentTypeError: it is not a str
     :raise ArgumentError: it is empty, too long, or not UTF-8 without NUL
@@ -107,12 +107,12 @@ def _name(noun: str, value: object, bytes_max: int) -> bytes:
         raise errors.ArgumentError(
             f"{noun} must have 1 to {bytes_max} bytes of UTF-8, got {len(encoded)}: {value[:40]!r}.")
     if b"\0" in encoded:
-        raise errors.ArgumentError(f"{noun} must not have a NUL, got {value!r}.")
+        raise errors.ArgumentError(f"{noun} must not contain a NUL, got {value!r}.")
     return encoded
 
 
 def identifiers(values: object) -> List[bytes]:
-    """Give the bytes of several identifiers; a single str is not taken for a list of its letters.
+    """Return the bytes of several identifiers; a single str is refused.
 
     :raise ArgumentTypeError: it is not an iterable of str
     :raise ArgumentError: one is outside the limits
@@ -121,15 +121,15 @@ def identifiers(values: object) -> List[bytes]:
         return []
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise errors.ArgumentTypeError(
-            f"subscriber_ids must be an iterable of str, got {type(values).__name__}: for one, give a list of one.")
+            f"subscriber_ids must be an iterable of str, got {type(values).__name__}: for one, pass a list of one.")
     return [identifier(value) for value in values]
 
 
 def message_type(value: object) -> str:
-    """Give the full name of a protobuf type.
+    """Return the full name of a protobuf type.
 
     :raise ArgumentTypeError: it is not a str
-    :raise ArgumentError: no message type can have it
+    :raise ArgumentError: it cannot be the name of a message type
     """
     if not isinstance(value, str):
         raise errors.ArgumentTypeError(f"message_type must be a str, got {type(value).__name__}.")
@@ -141,7 +141,7 @@ def message_type(value: object) -> str:
 
 
 def directory(value: object) -> str:
-    """Give the path of a directory.
+    """Return the path of a directory.
 
     :raise ArgumentTypeError: it is not a str or PathLike of str
     :raise ArgumentError: it is empty, has a NUL, or cannot be the name of a file
@@ -150,7 +150,7 @@ def directory(value: object) -> str:
     if not isinstance(path, str):
         raise errors.ArgumentTypeError(f"path must be a str or PathLike of str, got {type(value).__name__}.")
     if not path or "\0" in path:
-        raise errors.ArgumentError(f"path must name a directory, not be empty and have no NUL, got {path!r}.")
+        raise errors.ArgumentError(f"path must be the name of a directory, not empty and without NUL, got {path!r}.")
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
@@ -159,10 +159,10 @@ def directory(value: object) -> str:
 
 
 def timeout(value: object) -> Optional[float]:
-    """Give a timeout in seconds; None waits for ever.
+    """Return a timeout in seconds; None waits forever.
 
     :raise ArgumentTypeError: it is not a number
-    :raise ArgumentError: it is negative or not a number at all
+    :raise ArgumentError: it is negative or NaN
     """
     if value is None:
         return None
@@ -170,15 +170,15 @@ def timeout(value: object) -> Optional[float]:
         raise errors.ArgumentTypeError(f"timeout must be a number of seconds or None, got {type(value).__name__}.")
     if not value >= 0:  # NaN neither
         raise errors.ArgumentError(
-            f"timeout must be 0 (look once), more (seconds), or None (wait for ever); got {value}.")
+            f"timeout must be 0 (look once), more (seconds), or None (wait forever); got {value}.")
     return min(value, TIMEOUT_S_MAX)
 
 
 def seconds(name: str, value: object, least: float, most: float) -> float:
-    """Give a number of seconds within limits.
+    """Return a number of seconds within limits.
 
     :raise ArgumentTypeError: it is not a number
-    :raise ArgumentError: it is outside the limits, or not a number at all
+    :raise ArgumentError: it is outside the limits, or NaN
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise errors.ArgumentTypeError(f"{name} must be a number of seconds, got {type(value).__name__}.")
@@ -188,9 +188,9 @@ def seconds(name: str, value: object, least: float, most: float) -> float:
 
 
 def moment_us(name: str, value: datetime.datetime) -> int:
-    """Give a time in microseconds since the epoch; what was before it is the epoch.
+    """Return a time in microseconds since the epoch, or 0 for a time before it.
 
-    :raise ArgumentError: it has no timezone, so that it is another time on another machine
+    :raise ArgumentError: it has no timezone, so it would differ between machines
     """
     if value.utcoffset() is None:
         raise errors.ArgumentError(f"{name} must say its timezone, as datetime.now(timezone.utc) does; got {value!r}.")
@@ -198,12 +198,12 @@ def moment_us(name: str, value: datetime.datetime) -> int:
 
 
 def position(name: str, value: object, word: str, ids: bool) -> Position:
-    """Give a position in the queue: a time, perhaps a message id, or a word that stands for one.
+    """Return a position in the queue: a time, perhaps a message id, or a word that stands for one.
 
-    :param word: which is taken, beside ``earliest``; empty if none is
-    :param ids: whether a message id is taken
+    :param word: a word that is accepted besides ``earliest``; empty for none
+    :param ids: whether a message id is accepted
     :raise ArgumentTypeError: it is of another type
-    :raise ArgumentError: it is another word, no message id, or a time without a timezone
+    :raise ArgumentError: it is another word, not a message id, or a time without a timezone
     """
     words = {"earliest": EARLIEST, word: LATEST} if word else {"earliest": EARLIEST}
     if isinstance(value, datetime.datetime):
@@ -219,17 +219,17 @@ def position(name: str, value: object, word: str, ids: bool) -> Position:
 
 
 def span(start: object, end: object) -> Tuple[Position, Position]:
-    """Give the two ends of a part of the history.
+    """Return the two ends of a part of the history.
 
     :raise ArgumentTypeError: one is of another type
-    :raise ArgumentError: one is no message id, or a time without a timezone
+    :raise ArgumentError: one is not a message id, or is a time without a timezone
     """
     return (EARLIEST if start is None else position("start", start, "", ids=True),
             LATEST if end is None else position("end", end, "", ids=True))
 
 
 def retention(value: object) -> float:
-    """Give the seconds for which messages are kept.
+    """Return the seconds for which messages are kept.
 
     :raise ArgumentTypeError: it is not a number
     :raise ArgumentError: it is outside the limits
@@ -238,7 +238,7 @@ def retention(value: object) -> float:
 
 
 def deduplication_window(value: object) -> float:
-    """Give the seconds for which a deduplication id is remembered.
+    """Return the seconds for which a deduplication id is remembered.
 
     :raise ArgumentTypeError: it is not a number
     :raise ArgumentError: it is outside the limits
@@ -247,7 +247,7 @@ def deduplication_window(value: object) -> float:
 
 
 def deduplication_max(value: object) -> int:
-    """Give how many deduplication ids are remembered.
+    """Return how many deduplication ids are remembered.
 
     :raise ArgumentTypeError: it is not an int
     :raise ArgumentError: it is outside the limits
@@ -259,9 +259,9 @@ def deduplication_max(value: object) -> int:
 
 
 def due(delay_s: object, at: object) -> DueTime:
-    """Give when a message is due.
+    """Return when a message is due.
 
-    :raise ArgumentTypeError: one is of the wrong type, or there is not exactly one
+    :raise ArgumentTypeError: one is of the wrong type, or not exactly one is set
     :raise ArgumentError: it is outside the limits
     """
     if (delay_s is None) == (at is None):
@@ -278,7 +278,7 @@ def due(delay_s: object, at: object) -> DueTime:
 
 
 def at_least_one(name: str, value: object) -> int:
-    """Give a number that must be an int of at least 1.
+    """Return an int of at least 1.
 
     :raise ArgumentTypeError: it is not an int
     :raise ArgumentError: it is less than 1
@@ -291,7 +291,7 @@ def at_least_one(name: str, value: object) -> int:
 
 
 def message_ids(values: object) -> Optional[List[int]]:
-    """Give message ids as a list; None stands for all.
+    """Return message ids as a list; None stands for all.
 
     :raise ArgumentTypeError: it is not an iterable of ints
     """
@@ -299,12 +299,12 @@ def message_ids(values: object) -> Optional[List[int]]:
         return None
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise errors.ArgumentTypeError(
-            f"ids must be an iterable of message ids, got {type(values).__name__}: for one, give a list of one.")
+            f"ids must be an iterable of message ids, got {type(values).__name__}: for one, pass a list of one.")
     ids = list(values)
     for value in ids:
         if isinstance(value, bool) or not isinstance(value, int):
             raise errors.ArgumentTypeError(f"A message id must be an int, got {type(value).__name__}.")
-    # No other number is an id: records have no room for it.
+    # Other numbers cannot be ids: records have no room for them.
     return [value for value in ids if 0 <= value < MESSAGE_ID_END]
 
 
@@ -314,7 +314,7 @@ def delivering(shared: object = None,
                retry_delay_s: object = None,
                retry_delay_max_s: object = None,
                dead_letters_max: object = None) -> Delivering:
-    """Check what is to be set on a subscriber.
+    """Return the checked policy of a subscriber.
 
     :raise ArgumentTypeError: one of a wrong type
     :raise ArgumentError: one outside its limits
@@ -328,7 +328,7 @@ def delivering(shared: object = None,
 
 
 def _seconds(name: str, value: object, least: float) -> Optional[int]:
-    """Give a time in whole microseconds."""
+    """Return a time in whole microseconds."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -1,4 +1,4 @@
-"""What endpoints have an engine write: commands as data, which an engine runs alone or together with others."""
+"""Commands, which an engine runs alone or together with others: writes as data."""
 
 from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -13,21 +13,21 @@ class Put(NamedTuple):
 
 
 class PutOnce(NamedTuple):
-    """Append a message, unless one was sent with the id. The result is a :class:`Sent`, of that one then."""
+    """Append a message unless one was sent with the same id. The result is the :class:`Sent` of the first one."""
 
     batch: Batch
     deduplication_id: bytes
 
 
 class PutLater(NamedTuple):
-    """Store a message that is appended when it is due. The result is a :class:`DelayedMessage`."""
+    """Store a message to append when it is due. The result is a :class:`DelayedMessage`."""
 
     payload: bytes
     due: DueTime
 
 
 class Cancel(NamedTuple):
-    """Delete a delayed message. The result is whether it was not appended yet."""
+    """Delete a delayed message. The result is whether it was still delayed."""
 
     message: DelayedMessage
 
@@ -35,17 +35,17 @@ class Cancel(NamedTuple):
 class Acknowledge(NamedTuple):
     """Acknowledge messages that a subscriber received, up to the last of them. The result is None.
 
-    What it had acknowledged before is neither acknowledged nor counted again.
+    Messages that it had acknowledged before are not counted again.
     """
 
     subscription: Subscription
     ids: Sequence[int]
-    #: Acknowledge those before them, too, from this id on: they were skipped.
+    #: Also acknowledge the messages before them from this id on, which were skipped.
     since: Optional[int] = None
 
 
 class Fail(NamedTuple):
-    """Count, where deliveries are limited, that the block raised that received messages. The result is a Settled."""
+    """Count a failed delivery of messages, if deliveries are limited. The result is a :class:`Settled`."""
 
     subscription: Subscription
     ids: Sequence[int]
@@ -64,9 +64,9 @@ class AcknowledgeClaimed(NamedTuple):
 
 
 class GiveBack(NamedTuple):
-    """Give messages back that a worker claimed. The result is a :class:`Settled`.
+    """Give back messages that a worker claimed. The result is a :class:`Settled`.
 
-    With a failure it counts as a delivery, and messages may become dead letters.
+    With a failure, it counts as a delivery, and messages may become dead letters.
     """
 
     subscription: Subscription
@@ -76,13 +76,13 @@ class GiveBack(NamedTuple):
 
 
 class Extend(NamedTuple):
-    """Have the lease of all messages of some claims begin again now. The result is a :class:`Settled`."""
+    """Restart the lease of all messages of some claims. The result is a :class:`Settled`."""
 
     subscription: Subscription
     claims: Claims
 
 
-#: What is written about messages that were received.
+#: The commands about messages that were received.
 Settlement = Union[Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
 Command = Union[Put, PutOnce, PutLater, Cancel, Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
 
@@ -97,7 +97,7 @@ def load(command: Command) -> Tuple[int, int]:
 
 
 class Outcome(NamedTuple):
-    """What became of a command: its result, or its error."""
+    """The outcome of a command: its result, or its error."""
 
     result: Any
     error: Optional[Exception]

@@ -1,4 +1,4 @@
-"""What an engine does for the endpoints. Behind these protocols, messages are stored by LMDB or by something else."""
+"""The protocols that an engine implements for the endpoints, whether it stores messages in LMDB or elsewhere."""
 
 import pathlib
 from typing import Any, Iterator, List, Optional, Protocol, Sequence, Tuple, Union, overload
@@ -13,16 +13,16 @@ from persipubsub.status import QueueStatus, Violation
 
 
 class Watch(Protocol):
-    """The wait of one call for messages."""
+    """The wait of one call for new messages."""
 
     def arm(self) -> None:
-        """Note what has been published so far. To be called before looking into the queue."""
+        """Note what has been published so far. Call this before looking into the queue."""
 
     def wait(self, timeout_s: float) -> None:
-        """Return once something was published since arm(); also after the timeout, and sometimes for no reason."""
+        """Return once something was published since arm(), after the timeout, and sometimes for no reason."""
 
     def reserve(self, due_us: int) -> bool:
-        """Return True for one of those who wait for a moment: it looks first. The others wait a little longer."""
+        """Return True for one waiting process, which looks first; the others wait a little longer."""
 
     def close(self) -> None:
         """End the wait; more than once is fine."""
@@ -63,7 +63,7 @@ class Engine(Protocol):
         """Run a command to its end, all of it or nothing."""
 
     def submit(self, commands: Sequence[Command]) -> List[Outcome]:
-        """Run commands in order, together where that is faster; each succeeds or fails alone."""
+        """Run commands in order, together if that is faster; each succeeds or fails by itself."""
 
     def subscribe(self, identifier: bytes) -> Subscription:
         """Find a subscriber.
@@ -72,38 +72,38 @@ class Engine(Protocol):
         """
 
     def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Find the next messages of a subscriber, none of which has expired; nothing is handed out."""
+        """Find the next messages of a subscriber, none of which has expired; nothing is delivered."""
 
     def look_at_top(self, subscription: Subscription) -> Found:
-        """Find the latest message of a subscriber; nothing is handed out."""
+        """Find the latest message of a subscriber; nothing is delivered."""
 
     def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Hand messages of a shared subscriber out to one worker, for as long as the lease."""
+        """Lease messages of a shared subscriber to one worker."""
 
     def watch(self, longest_sleep_s: float) -> Watch:
-        """Prepare to wait for messages of the queue; the bound holds where the wait has to poll."""
+        """Prepare to wait for messages of the queue; the bound applies if the wait has to poll."""
 
     @property
     def administration(self) -> "Administration":
-        """Return what sets the queue up and looks after it."""
+        """Return the administration of the queue."""
 
 
 class Administration(Protocol):
-    """What sets a queue up, changes it and looks after it. Every change is durable when the method returns."""
+    """Sets a queue up, changes and inspects it. Every change is durable when the method returns."""
 
     def is_initialized(self) -> bool:
-        """Return whether the queue exists still."""
+        """Return whether the queue still exists."""
 
     def configure(self, configuration: Configuration, identifiers: Sequence[bytes], mode: Optional[int]) -> None:
         """Apply a configuration, and add the subscribers that are missing; all of it or nothing.
 
-        :param mode: of the files, where the engine has files
+        :param mode: of the files, if the engine has files
         """
 
     def require_message_type(self, name: str) -> None:
         """Make sure that messages of a type may be sent and received.
 
-        :raise MessageTypeError: the queue is bound to another
+        :raise MessageTypeError: the queue is bound to another type
         """
 
     def add_subscriber(self, identifier: bytes, start: Position, given: Delivering) -> int:
@@ -113,13 +113,13 @@ class Administration(Protocol):
         """Remove a subscriber; return how many dead letters were deleted with it."""
 
     def rewind(self, identifier: bytes, position: Position) -> int:
-        """Move the cursor of a subscriber back; return how many messages the subscriber then awaits."""
+        """Move the cursor of a subscriber back; return how many messages are then pending."""
 
     def expire_and_prune(self) -> int:
-        """Delete what has expired and what nobody awaits; return how many messages."""
+        """Delete expired messages and messages that no subscriber awaits; return how many."""
 
     def acknowledge_all(self, identifier: bytes) -> int:
-        """Move the cursor of a subscriber to the end; return how many messages it will not get."""
+        """Move the cursor of a subscriber to the end; return how many messages it skips."""
 
     def clear_messages(self) -> int:
         """Delete all messages; return how many."""
@@ -131,16 +131,16 @@ class Administration(Protocol):
         """Iterate over the messages that are stored between two positions."""
 
     def peek(self, identifier: bytes, max_messages: int) -> List[bytes]:
-        """Return the messages that a subscriber of any kind would be handed out next; nothing is handed out."""
+        """Return the messages that a subscriber of any kind would receive next; nothing is delivered."""
 
     def dead_letters(self, identifier: bytes) -> Iterator[DeadLetter]:
         """Iterate over the dead letters of a subscriber, in the order in which they were sent."""
 
     def requeue_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
-        """Hand dead letters out again, all without ids; return how many."""
+        """Requeue dead letters, all if no ids are given; return how many."""
 
     def discard_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
-        """Delete dead letters, all without ids; return how many."""
+        """Delete dead letters, all if no ids are given; return how many."""
 
     def status(self) -> QueueStatus:
         """Return what the queue looks like at this moment."""
@@ -153,17 +153,17 @@ class Administration(Protocol):
 
 
 class Access(Protocol):
-    """What one Environment holds of a queue: opened when first needed. Making it touches nothing."""
+    """The access of one Environment to a queue, which opens it when first needed. Making it touches nothing."""
 
     @property
     def location(self) -> Union[pathlib.Path, str]:
         """Return where the queue is: a directory, or a URL."""
 
     def create(self, configuration: Configuration, mode: int) -> None:
-        """Set the queue up, unless it is."""
+        """Set the queue up, unless it exists."""
 
     def open(self) -> Engine:
-        """Open the queue, or share it with others that have it open in this process."""
+        """Open the queue, or share it with other Environments of this process."""
 
     def close(self) -> None:
-        """Close the queue unless others use it; more than once is fine."""
+        """Close the queue unless other Environments use it; more than once is fine."""

@@ -9,7 +9,7 @@ from persipubsub.queue import Durability, HighWaterMark, Strategy
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    # With a default, so that a plain Publisher is one of bytes. Python itself has that from 3.13 on.
+    # With a default, so that a plain Publisher is a Publisher[bytes]. Python itself supports that from 3.13 on.
     Msg = TypeVar("Msg", default=bytes)
 else:
     from typing import TypeVar
@@ -47,7 +47,7 @@ class DueTime(NamedTuple):
 
 
 class Subscription(NamedTuple):
-    """A subscriber as its endpoint knows it. The number tells it from a later one with the same identifier."""
+    """A subscriber of an endpoint. The number distinguishes it from a later one with the same identifier."""
 
     identifier: bytes
     number: int
@@ -55,23 +55,23 @@ class Subscription(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The messages that come next for a subscriber: ids and payloads, in order.
+    """The next messages of a subscriber: ids and payloads, in order.
 
-    Moments are on the clock of :func:`persipubsub.clock.boottime_us`, which goes on while the machine sleeps.
+    Moments are on the clock of :func:`persipubsub.clock.boottime_us`, which also advances while the machine sleeps.
     """
 
     ids: Sequence[int]
     payloads: List[bytes]
-    #: When the first of them expires, or is given to another worker.
+    #: When the first of them expires, or is delivered to another worker.
     expires_us: int = 0
-    #: When there may be something though nobody sends: a delayed message is due or, where nothing was found, the lease
+    #: When messages may become available without a send: a delayed message is due or, if nothing was found, the lease
     #: of another worker ends.
     due_us: int = NEVER_US
-    #: Of the claim of a shared subscriber.
+    #: The token of the claim, for a shared subscriber.
     token: bytes = b""
-    #: How many dead letters were deleted, since there were too many.
+    #: How many dead letters were deleted, because there were too many.
     dropped: int = 0
-    #: Of the latest message: the id from which on those before it are skipped with it.
+    #: For the latest message: the id from which on the messages before it are skipped.
     since: Optional[int] = None
 
 
@@ -82,16 +82,16 @@ Claims = Mapping[bytes, Sequence[int]]
 
 
 class Settled(NamedTuple):
-    """What became of messages that were acknowledged or given back, beside what was wanted."""
+    """Side effects of acknowledging messages or giving them back."""
 
-    #: The ids of those that the worker no longer held.
+    #: The ids of messages that the worker no longer held.
     lost: Sequence[int] = ()
-    #: How many dead letters were deleted, since there were too many.
+    #: How many dead letters were deleted, because there were too many.
     dropped: int = 0
 
 
 class Failure(NamedTuple):
-    """The exception that the block of a receive raised, as far as it is kept."""
+    """What is kept of the exception that a block raised."""
 
     type: str
     text: str
@@ -115,7 +115,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 class Configuration(NamedTuple):
-    """What Control sets: each part that is None stays as stored."""
+    """Settings of a queue: each one that is None keeps its stored value."""
 
     high_watermark: Optional[HighWaterMark] = None
     strategy: Optional[Strategy] = None
@@ -125,16 +125,16 @@ class Configuration(NamedTuple):
     deduplication_max: Optional[int] = None
     #: The full name of the protobuf type that the queue is bound to.
     message_type: Optional[str] = None
-    #: Instead of a high-water mark: some of its limits, by name; the others stay as stored.
+    #: Some limits of the high-water mark, by name, instead of all of them; the others keep their stored values.
     limits: Mapping[str, float] = {}
 
 
-#: What a new queue has where nothing else is given, in the order of the fields of Configuration.
+#: The defaults of a new queue, in the order of the fields of Configuration.
 DEFAULTS = (HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS, 0, 120, 100_000)
 
 
 class Delivering(NamedTuple):
-    """How messages are handed out to a subscriber: each part that is None stays as stored, or is the default."""
+    """How messages are delivered to a subscriber: None keeps the stored value, or means the default."""
 
     shared: Optional[bool] = None
     max_deliveries: Optional[int] = None
@@ -152,7 +152,7 @@ class Cleared(NamedTuple):
 
 
 class Position(NamedTuple):
-    """A point between two messages: before an id, or before what was sent at a time since the epoch."""
+    """A point between two messages: before an id, or before the messages sent from a time on."""
 
     message_id: Optional[int] = None
     time_us: int = 0
@@ -165,11 +165,11 @@ LATEST = Position(message_id=2**64 - 1)
 
 
 class Origin(NamedTuple):
-    """Where an endpoint comes from: the location of its queue, and the Environment, which can be pickled."""
+    """The origin of an endpoint: the location of its queue, and its Environment, which can be pickled."""
 
     location: Union[pathlib.Path, str]
     environment: Any
 
     def reopening(self, method: str, *arguments: object) -> Tuple[object, ...]:
-        """Return what pickle takes to make the endpoint again, in another process."""
+        """Return what pickle needs to make the endpoint again in another process."""
         return getattr(type(self.environment), method), (self.environment, *arguments)

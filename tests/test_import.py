@@ -1,0 +1,98 @@
+"""What an import of the package loads, and what it shows."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import persipubsub
+
+#: Imports whose cost only users of a queue should pay.
+HEAVY = {"asyncio", "click", "google.protobuf", "icontract", "lmdb", "msgspec", "rich"}
+
+
+def run(program: str, *arguments: str) -> Any:  # Any: whatever the JSON holds
+    """Run a program in a fresh interpreter, and return the JSON that it prints."""
+    done = subprocess.run([sys.executable, "-c", program, *arguments],
+                          check=True,
+                          stdout=subprocess.PIPE,
+                          text=True,
+                          timeout=60)
+    return json.loads(done.stdout)
+
+
+def loaded(statement: str) -> set[str]:
+    """Return the modules that a statement loads in a fresh interpreter."""
+    found = run(f"import json, sys; before = set(sys.modules); {statement}; "
+                "print(json.dumps(sorted(set(sys.modules) - before)))")
+    return set(found)
+
+
+def test_import_loads_nothing_else() -> None:
+    """An import of the package loads no other module of the package, and none of its dependencies."""
+    modules = loaded("import persipubsub")
+    assert {name for name in modules if name.startswith("persipubsub.")} | (modules & HEAVY) == set()
+
+
+def test_errors_and_values_need_no_engine() -> None:
+    """Errors and the values that describe a queue load neither LMDB nor icontract."""
+    assert loaded("from persipubsub import HighWaterMark, errors") & HEAVY == set()
+
+
+def test_dir_shows_the_public_names() -> None:
+    """A fresh interpreter lists the public names only, and each of them exists."""
+    program = "import json, persipubsub; before = dir(persipubsub); [getattr(persipubsub, name) for name in before]; "
+    before, after = run(program + "print(json.dumps([before, dir(persipubsub)]))")
+    assert before == after == sorted(persipubsub.__all__)
+
+
+@pytest.mark.parametrize("name", persipubsub.__all__)
+def test_each_name_loads_by_itself(name: str) -> None:
+    """Each public name loads as the first one, by an attribute and by an import, as the same object."""
+    assert run(f"import persipubsub; first = persipubsub.{name}; from persipubsub import {name}; "
+               f"print('true' if {name} is first is persipubsub.{name} else 'false')")
+
+
+def test_unknown_names_are_errors() -> None:
+    """A name that does not exist raises AttributeError, also that of a dependency or of a private table."""
+    for name in ("Enviroment", "icontract", "__wrapped__"):
+        with pytest.raises(AttributeError, match=f"module 'persipubsub' has no attribute '{name}'"):
+            getattr(persipubsub, name)
+
+
+@pytest.mark.parametrize(("change", "why"), [
+    ("sys.platform = 'win32'", "persipubsub runs on Linux and macOS, not on Windows"),
+    ("sys.maxsize = 2**31 - 1", "persipubsub needs a 64-bit Python"),
+],
+                         ids=["Windows", "32 bits"])
+def test_platform_error_comes_first(change: str, why: str) -> None:
+    """On an unsupported platform, the import fails with the reason, before it loads anything else."""
+    program = f"""
+import json, sys
+{change}
+before = set(sys.modules)
+try:
+    import persipubsub
+except ImportError as error:
+    print(json.dumps([str(error), sorted(set(sys.modules) - before)]))
+"""
+    text, modules = run(program)
+    assert text.startswith(why)
+    # Finding the package may load what an editable installation needs.
+    assert not [name for name in modules if name.partition(".")[0] in {"atexit", "importlib", "logging", *HEAVY}]
+
+
+def test_exit_functions_of_a_program_can_send(tmp_path: pathlib.Path) -> None:
+    """A function that a program registers with atexit before it uses the package can still send."""
+    program = """
+import atexit, json, sys
+import persipubsub
+atexit.register(lambda: print(json.dumps(publisher.send(b"1"))))
+env = persipubsub.new_environment(sys.argv[1])
+env.new_control(["a"])
+publisher = env.new_publisher()
+"""
+    assert run(program, str(tmp_path / "queue")) == 1
