@@ -105,8 +105,6 @@ TESTS_LEFT_OUT = [
     "test_threads.py::test_eight_processes_of_eight_threads",
     "test_api.py::test_sizes[100MiB]",
     "test_api.py::test_receive_many_stops_at_64_mib",
-    "test_api.py::test_import_is_lean",
-    "test_api.py::test_modules_are_reachable_after_a_plain_import",
     "test_api.py::test_backup",
     "test_api.py::test_check_finds",
     "test_api.py::test_messages_wait_for_ever_by_default",
