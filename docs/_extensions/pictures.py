@@ -128,7 +128,7 @@ def layers() -> Drawing:
 
 @picture
 def way_of_a_shared_message() -> Drawing:
-    """A pending message is claimed by a worker, and acknowledged; or it is delivered again, or becomes a dead letter."""
+    """A worker claims a message and acknowledges it; or it is delivered again, or becomes a dead letter."""
     drawing = Drawing(290)
     drawing.box(4, 4, 150, ["pending", "in the log"], "store")
     drawing.arrow(79, 52, 79, 98, "claimed")
@@ -222,7 +222,7 @@ class Picture(SphinxDirective):
         """Return the drawing, with its alternative text."""
         function = PICTURES.get(self.arguments[0])
         if function is None or not function.__doc__:
-            raise self.error(f"There is no picture {self.arguments[0]!r}. Known pictures: {', '.join(sorted(PICTURES))}.")
+            raise self.error(f"There is no picture {self.arguments[0]!r}. Pictures are: {', '.join(sorted(PICTURES))}.")
         # Sphinx rebuilds a page when its pictures change.
         self.env.note_dependency(__file__)
         drawn = function().svg(" ".join(function.__doc__.split()))
