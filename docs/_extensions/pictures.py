@@ -1,10 +1,10 @@
-"""The directive ``picture``, which draws a picture of this module by its name, and the pictures.
+"""The pictures of the documentation, and the directive ``picture``, which draws one of them by its name.
 
 .. code-block:: rst
 
     .. picture:: places
 
-The docstring of a picture's function is its text for those who do not see it.
+The docstring of a picture's function is its alternative text.
 """
 
 from typing import Any, Callable, Dict, List
@@ -18,35 +18,35 @@ PICTURES: Dict[str, Callable[[], Drawing]] = {}
 
 
 def picture(function: Callable[[], Drawing]) -> Callable[[], Drawing]:
-    """Make a function one of the pictures."""
+    """Register a function as a picture."""
     PICTURES[function.__name__] = function
     return function
 
 
 @picture
 def queue_in_a_directory() -> Drawing:
-    """A publisher process writes to a directory, from which two subscriber processes read; no server is between."""
+    """A publisher process writes to a directory, and two subscriber processes read from it, without a server."""
     drawing = Drawing(222)
     drawing.box(140, 4, 180, ["any process", "pub.send(b\"21.5\")"])
     drawing.arrow(230, 54, 230, 84, "commit")
     drawing.box(80, 86, 300, ["queues/readings/", "one directory, one log"], "store")
     drawing.arrow(150, 136, 110, 166)
     drawing.arrow(310, 136, 350, 166)
-    drawing.box(20, 168, 180, ["subscriber archive", "takes in its own time"])
-    drawing.box(260, 168, 180, ["subscriber alarm", "takes in its own time"])
+    drawing.box(20, 168, 180, ["subscriber archive", "at its own speed"])
+    drawing.box(260, 168, 180, ["subscriber alarm", "at its own speed"])
     return drawing
 
 
 @picture
 def files() -> Drawing:
-    """The directory holds data.mdb, lock.mdb, use.lock and wakeup, and for a while unclean."""
+    """The directory has the files data.mdb, lock.mdb, use.lock and wakeup, and sometimes unclean."""
     drawing = Drawing(230)
     drawing.box(4, 4, 160, ["queues/readings/"], "store")
     rows = [
-        ("data.mdb", "the messages and places (LMDB)"),
-        ("lock.mdb", "who reads and writes now (LMDB)"),
-        ("use.lock", "locked by all that have it open"),
-        ("wakeup", "tells those who wait"),
+        ("data.mdb", "the messages and cursors (LMDB)"),
+        ("lock.mdb", "current readers and writer (LMDB)"),
+        ("use.lock", "locked by processes that have it open"),
+        ("wakeup", "wakes waiting subscribers"),
         ("unclean", "only while commits are not synced"),
     ]
     for number, (name, meaning) in enumerate(rows):
@@ -58,17 +58,17 @@ def files() -> Drawing:
 
 @picture
 def places() -> Drawing:
-    """A log of messages 3 to 8. Shipping has its place at 5, billing at 8. What lies before 5 is deleted."""
+    """A log of messages 3 to 8, with the cursor of shipping at 5 and that of billing at 8; 3 and 4 are deleted."""
     drawing = Drawing(150)
     drawing.text(36, 14, "one log, each message once")
     drawing.strip(36, 24, ["3", "4", "5", "6", "7", "8", "9"], ["gone", "gone", *["kept"] * 4, "new"], 56)
     drawing.arrow(174, 92, 174, 57)
     drawing.text(174, 108, "shipping", "middle", "strong")
-    drawing.text(174, 125, "next = 5", "middle")
-    drawing.text(174, 142, "the floor", "middle")
+    drawing.text(174, 125, "cursor = 5", "middle")
+    drawing.text(174, 142, "low-water mark", "middle")
     drawing.arrow(342, 92, 342, 57)
     drawing.text(342, 108, "billing", "middle", "strong")
-    drawing.text(342, 125, "next = 8", "middle")
+    drawing.text(342, 125, "cursor = 8", "middle")
     drawing.text(64, 76, "deleted", "start")
     drawing.text(425, 76, "sent next", "end")
     return drawing
@@ -76,48 +76,48 @@ def places() -> Drawing:
 
 @picture
 def way_of_a_message() -> Drawing:
-    """From Publisher.send through arguments, writer, queue and transaction into LMDB, then wakeup, and back up."""
+    """A message goes from Publisher.send through the engine into LMDB; a wake-up then lets the subscriber read it."""
     drawing = Drawing(498)
     steps = [
-        (["publisher.py", "send: is it a message?"], "box", "Batch"),
-        (["engine.py, handle.py", "the queue as endpoints know it"], "box", "an operation"),
-        (["writer.py", "all who send now: one transaction"], "box", "the group"),
-        (["storage.py, gate.py", "open, or reopened; forks wait"], "box", "a transaction"),
-        (["queue.py: put", "expire, keep the mark, append"], "box", "records"),
-        (["transaction.py, log.py", "cursors, runs; records.py: bytes"], "box", "keys and values"),
-        (["database.py", "LMDB commits: it is there"], "store", ""),
+        (["publisher.py, sending.py", "check and encode the message"], "box", "Put"),
+        (["engine.py", "finds the rule for the command"], "box", "an operation"),
+        (["group_commit.py", "all threads: one transaction"], "box", "the group"),
+        (["session.py, gate.py", "open or reopen; forks wait"], "box", "a transaction"),
+        (["appending.put", "expire, drop at the limit, append"], "box", "records"),
+        (["transaction.py, runs.py", "layouts.py: the bytes"], "box", "keys and values"),
+        (["database.py", "LMDB commits: it is stored"], "store", ""),
     ]
     for number, (lines, kind, handed_on) in enumerate(steps):
         top = 4 + 72 * number
         drawing.box(4, top, 260, lines, kind)
         if handed_on:
             drawing.arrow(70, top + 47, 70, top + 70, handed_on)
-    drawing.box(300, 364, 156, ["wakeup.py", "a futex: who waits?"])
+    drawing.box(300, 364, 156, ["wakeup.py", "wakes by a futex"])
     drawing.arrow(266, 450, 376, 413)
     drawing.arrow(378, 362, 378, 255)
-    drawing.box(300, 206, 156, ["queue.py: look", "from the place on"])
+    drawing.box(300, 206, 156, ["cursors.look", "from the cursor on"])
     drawing.arrow(378, 204, 378, 125)
     drawing.box(300, 76, 156, ["subscriber.py", "the with block"])
     drawing.text(386, 170, "messages")
     drawing.text(386, 312, "awake")
     drawing.arrow(378, 74, 378, 40)
-    drawing.text(378, 30, "queue.py: take", "middle", "strong")
-    drawing.text(378, 14, "the place moves on", "middle")
+    drawing.text(378, 30, "cursors.acknowledge", "middle", "strong")
+    drawing.text(378, 14, "the cursor moves on", "middle")
     return drawing
 
 
 @picture
 def layers() -> Drawing:
-    """The modules in layers; each may import only what lies below it."""
+    """The packages and modules in layers; each may import only from the layers below it."""
     drawing = Drawing(408)
     rows = [
-        ("what is built on it", "cli deployment metrics testing"),
-        ("what users hold", "environment control publisher subscriber aio"),
+        ("tools", "cli deployment metrics testing"),
+        ("what users import", "environment control publisher subscriber aio"),
         ("for threads and for tasks", "sending receiving bridge"),
         ("the seam", "engine"),
         ("one machine", "open_queues engine administration repair"),
         ("threads, forks, files", "process"),
-        ("what a message lives through", "rules"),
+        ("the life of a message", "rules"),
         ("the bytes, and LMDB", "records"),
     ]
     for number, (what, modules) in enumerate(rows):
@@ -128,18 +128,18 @@ def layers() -> Drawing:
 
 @picture
 def way_of_a_shared_message() -> Drawing:
-    """Not handed out, then at one worker, then acknowledged; or it comes again, and in the end is a dead letter."""
+    """A worker claims a message and acknowledges it; or it is delivered again, or becomes a dead letter."""
     drawing = Drawing(290)
-    drawing.box(4, 4, 150, ["not handed out yet", "in the log"], "store")
+    drawing.box(4, 4, 150, ["pending", "in the log"], "store")
     drawing.arrow(79, 52, 79, 98, "claimed")
     drawing.box(4, 100, 150, ["at one worker", "for lease_s"], "new")
     drawing.arrow(79, 148, 79, 234, "the block ended")
-    drawing.box(4, 236, 150, ["acknowledged", "no worker again"], "gone")
+    drawing.box(4, 236, 150, ["acknowledged", "not delivered again"], "gone")
     drawing.text(230, 106, "raised, lease ended", "middle")
     drawing.arrow(156, 113, 304, 113)
     drawing.arrow(304, 133, 156, 133)
     drawing.text(230, 149, "claimed again", "middle")
-    drawing.box(306, 100, 150, ["comes again", "to whichever worker"])
+    drawing.box(306, 100, 150, ["to be redelivered", "to any worker"])
     drawing.arrow(324, 148, 324, 234)
     drawing.text(332, 178, "max_deliveries")
     drawing.arrow(438, 234, 438, 148)
@@ -149,7 +149,7 @@ def way_of_a_shared_message() -> Drawing:
 
 
 def _overflow(before: str, after: str, gone: List[str], last: str) -> Drawing:
-    """Draw a queue at a mark of six messages, and after the send of the seventh."""
+    """Draw a queue at its limit of six messages, and after the send of the seventh."""
     drawing = Drawing(146)
     drawing.text(4, 14, before)
     ids = [str(number) for number in range(1, 7)]
@@ -162,38 +162,38 @@ def _overflow(before: str, after: str, gone: List[str], last: str) -> Drawing:
 
 @picture
 def prune_first() -> Drawing:
-    """At a mark of six messages, the send of 7 removes 1, 2, 3 and 4 first; 5, 6 and 7 remain."""
-    return _overflow("max_messages=6, and six are there:", "send 7: the oldest go, then 7 is added",
+    """At the high-water mark of six messages, the send of 7 first drops 1, 2, 3 and 4; 5, 6 and 7 remain."""
+    return _overflow("max_messages=6, and six are stored:", "send 7: drops the oldest, then adds 7",
                      ["1", "2", "3", "4"], "7")
 
 
 @picture
 def prune_last() -> Drawing:
-    """At a mark of six messages, the send of 7 removes 3, 4, 5 and 6 first; 1, 2 and 7 remain."""
-    return _overflow("max_messages=6, and six are there:", "send 7: the latest go, then 7 is added",
+    """At the high-water mark of six messages, the send of 7 first drops 3, 4, 5 and 6; 1, 2 and 7 remain."""
+    return _overflow("max_messages=6, and six are stored:", "send 7: drops the latest, then adds 7",
                      ["3", "4", "5", "6"], "7")
 
 
 @picture
 def message_timeout() -> Drawing:
-    """With a timeout of 500 seconds, messages of 900 and 600 seconds are gone, those of 400, 90 and 2 remain."""
+    """With a timeout of 500 seconds, messages of 900 and 600 seconds have expired; those of 400, 90 and 2 remain."""
     drawing = Drawing(100)
     drawing.text(4, 14, "age in seconds, message_timeout=500")
     drawing.strip(4, 24, ["900", "600", "400", "90", "2"], ["gone", "gone", "kept", "kept", "kept"], 76)
-    drawing.text(4, 78, "gone, for everybody")
-    drawing.text(156, 78, "wait for whoever has not taken them")
+    drawing.text(4, 78, "expired for all")
+    drawing.text(156, 78, "kept until all have acknowledged them")
     return drawing
 
 
 @picture
 def hwm_db_size() -> Drawing:
-    """Two bars against a mark: at the mark, and after an overflow, with at most half of it used."""
+    """Two bars: messages up to the high-water mark, and after an overflow, with at most half of it used."""
     drawing = Drawing(136)
     drawing.text(4, 14, "The pages of the messages reach hwm_db_size:")
     drawing.box(4, 22, 400, ["messages"], "kept")
     drawing.arrow(405, 84, 405, 54)
-    drawing.text(405, 98, "the mark", "middle")
-    drawing.text(4, 74, "The next send halves until half is free:")
+    drawing.text(456, 98, "high-water mark", "end")
+    drawing.text(4, 74, "The next send halves the queue until half is free:")
     drawing.box(4, 82, 190, ["messages"], "kept")
     drawing.box(198, 82, 60, ["new"], "new")
     return drawing
@@ -219,11 +219,11 @@ class Picture(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> List[nodes.Node]:
-        """Give the drawing to HTML, and its text to all else."""
+        """Return the drawing, with its alternative text."""
         function = PICTURES.get(self.arguments[0])
         if function is None or not function.__doc__:
-            raise self.error(f"There is no picture {self.arguments[0]!r}; there are: {', '.join(sorted(PICTURES))}.")
-        # A page is built anew when its pictures change.
+            raise self.error(f"There is no picture {self.arguments[0]!r}. Pictures are: {', '.join(sorted(PICTURES))}.")
+        # Sphinx rebuilds a page when its pictures change.
         self.env.note_dependency(__file__)
         drawn = function().svg(" ".join(function.__doc__.split()))
         return [nodes.raw("", f'<figure class="picture">{drawn}</figure>', format="html")]
