@@ -7,7 +7,7 @@ import pytest
 from persipubsub import status_reader
 from tests.faults import fuzz
 
-CASES = 300
+CASES = 400
 #: Apart from what is cut off, which is never served.
 OUTCOMES = {"served", "DamagedError", "FormatError"}
 #: Where a file is something else, or somebody else's.
@@ -31,6 +31,6 @@ def test_damaged_files_do_no_harm() -> None:
     for way in ("check", "use_after_boot", "use_plainly"):
         assert outcomes[f"truncate/{way}: served"] == 0
     for damage in ("flip", "swap_pages", "break_meta", "craft"):
-        assert outcomes[f"{damage}/check: DamagedError"] > 1
+        assert outcomes[f"{damage}/check: DamagedError"] >= 1
     for way in ("use_plainly", "read_plainly"):
-        assert outcomes[f"swap_pages/{way} (small): DamagedError"] > 1
+        assert outcomes[f"swap_pages/{way} (small): DamagedError"] >= 1

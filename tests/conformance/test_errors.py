@@ -21,6 +21,7 @@ BASES = {
     "ConfigError": ValueError,
     "ClosedError": errors.PersipubsubError,
     "SubscriberKindError": TypeError,
+    "UnsupportedError": errors.PersipubsubError,
     "ReentryError": errors.PersipubsubError,
     "ForkError": errors.PersipubsubError,
     "EmptyError": LookupError,

@@ -330,25 +330,26 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
 
     def reader_lag(self) -> int:
         """Return the number of commits since the oldest active read of any process began."""
-        token = object()
-        try:
-            self._gate.enter(token)
-            return self._open().oldest_reader().lag_commits
-        except database.LmdbError as error:
-            database.raise_translated(error, self.path)
-        finally:
-            self._gate.leave(token)
+        return self._inside(lambda: self._open().oldest_reader().lag_commits)
 
     def copy(self, fd: int) -> None:
         """Write a compact, consistent copy of the queue to a descriptor of an empty file."""
+        self._inside(lambda: self._open().copy(fd))
+
+    def _inside(self, action: Callable[[], T]) -> T:
+        """Run something that needs the database, but no transaction, inside the gate."""
         token = object()
         try:
             self._gate.enter(token)
-            self._open().copy(fd)
+            return action()
         except database.LmdbError as error:
             database.raise_translated(error, self.path)
         finally:
-            self._gate.leave(token)
+            # Twice: an interrupt may come in the first.
+            try:
+                self._gate.leave(token)
+            finally:
+                self._gate.leave(token)
 
     # Forks
 

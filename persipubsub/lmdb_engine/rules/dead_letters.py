@@ -189,8 +189,8 @@ def _lacks_requeued(record: SubscriberRecord) -> errors.DamagedError:
 
 def failed_before(txn: Transaction, record: SubscriberRecord, start: int) -> bool:
     """Return whether the next message from an id on was delivered before, and not acknowledged."""
-    first_id = txn.in_flight(record).first_id(start)
-    return first_id is not None and first_id == txn.first_id(start)
+    message_id = txn.first_id(start)
+    return message_id is not None and txn.in_flight(record).get(message_id) is not None
 
 
 def fail(txn: Transaction, record: SubscriberRecord, ids: Iterable[int], failure: Failure, now_us: int) -> Added:
