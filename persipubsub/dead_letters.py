@@ -199,8 +199,8 @@ def _lacks_requeued(place: Place) -> errors.DamagedError:
 
 def failed_before(txn: Transaction, place: Place, start: int) -> bool:
     """Tell whether the next message from an id on was handed out before, and not taken."""
-    first_id = txn.deliveries(place).first_id(start)
-    return first_id is not None and first_id == txn.first_id(start)
+    message_id = txn.first_id(start)
+    return message_id is not None and txn.deliveries(place).get(message_id) is not None
 
 
 def fail(txn: Transaction, place: Place, ids: Iterable[int], failure: Failure, now_us: int) -> Buried:

@@ -697,3 +697,17 @@ def test_settings_that_cannot_be(kind: Type[Exception], wrong: Dict[str, Any], o
     for ids in ("1", 1, [True]):
         with pytest.raises(errors.ArgumentTypeError):
             opened.control.requeue_dead_letters("workers", ids)  # type: ignore[arg-type]  # on purpose
+
+
+def test_what_was_cleared_hides_no_failure(new_environment: Callable[..., persipubsub.Environment]) -> None:
+    """A message that has failed comes alone, also where messages that failed before it were cleared."""
+    environment = new_environment()
+    control, publisher = environment.new_control(), environment.new_publisher()
+    control.add_subscriber("a", max_deliveries=3)
+    for _ in range(2):
+        control.clear_messages()
+        publisher.send_many([b"1", b"2", b"3"])
+        with pytest.raises(Failed), environment.new_subscriber("a").receive_many(timeout=0):
+            raise Failed
+    with environment.new_subscriber("a").receive_many(timeout=0) as messages:
+        assert messages == [b"1"]
