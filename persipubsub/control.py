@@ -25,7 +25,7 @@ def _closed_error(self: "Control") -> errors.ClosedError:
     return errors.ClosedError(f"{self!r} is closed. Make a new one with Environment.new_control.")
 
 
-class Control:
+class Control:  # pylint: disable=too-many-public-methods  # one for each thing that an operator does
     """Changes and inspects a queue. Made by :meth:`Environment.new_control`.
 
     Every change applies at once to all publishers and subscribers in all processes. It is on disk when the method
@@ -233,7 +233,7 @@ class Control:
             raise errors.ArgumentTypeError("set_hwm takes either a HighWaterMark or some of its limits; got "
                                            f"{'both' if given else type(hwm).__name__}.")
         HighWaterMark(message_timeout, max_messages, hwm_db_size)  # so that an invalid limit is found here
-        self._configure(Configuration(high_watermark=hwm, limits=given))
+        self._configure(Configuration(high_watermark=hwm, limits=given or None))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.require(

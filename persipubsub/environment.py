@@ -1,7 +1,7 @@
 """The factory of everything that works on a queue: an Environment stands for the queue's directory."""
 
 import contextlib
-import os
+import os  # pylint: disable=unused-import  # in an annotation
 import pathlib
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Type, TypeVar, Union, overload

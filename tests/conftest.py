@@ -31,7 +31,7 @@ import pytest  # noqa: E402  # pylint: disable=wrong-import-position  # see abov
 
 import persipubsub  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 from persipubsub import Durability  # noqa: E402  # pylint: disable=wrong-import-position  # see above
-from persipubsub.lmdb_engine import open_queues
+from persipubsub.lmdb_engine import open_queues  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 from tests.concurrency import MANY, WAIT_S, Opened  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 
 # How long an example takes tells of the machine: one that is busy for a moment would fail a test that is right.

@@ -417,7 +417,8 @@ def test_protobuf_json(path: pathlib.Path) -> None:
     put(path, *texts, b"\xff", texts[0])
     result = run("receive", path, "a", *PROTOBUF_JSON)
     assert result.stdout.decode() == '"a"\n"\u00e4"\n'
-    assert result.returncode == 1 and b"google.protobuf.StringValue" in result.stderr and b"not acknowledged" in result.stderr
+    assert result.returncode == 1
+    assert b"google.protobuf.StringValue" in result.stderr and b"not acknowledged" in result.stderr
     assert pending(path) == [b"\xff", texts[0]]
 
 

@@ -126,7 +126,7 @@ class Configuration(NamedTuple):
     #: The full name of the protobuf type that the queue is bound to.
     message_type: Optional[str] = None
     #: Some limits of the high-water mark, by name, instead of all of them; the others keep their stored values.
-    limits: Mapping[str, float] = {}
+    limits: Optional[Mapping[str, float]] = None
 
 
 #: The defaults of a new queue, in the order of the fields of Configuration.

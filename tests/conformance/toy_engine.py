@@ -12,6 +12,8 @@ from persipubsub.engine.commands import Acknowledge, Command, Fail, Outcome, Put
 from persipubsub.engine.protocols import Administration, Watch
 from persipubsub.engine.values import NEVER_US, Configuration, Delivering, Found, Position, Sent, Settled, Subscription
 
+# pylint: disable=unused-argument  # the protocols have more than this engine needs
+
 SCHEME = "toy"
 
 
