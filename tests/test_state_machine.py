@@ -424,6 +424,13 @@ class QueueMachine(TaskMachine):
             assert next(expected, None) is None
         expected.close()
 
+    @rule(which=WHICH)
+    def hold(self, which: int) -> None:
+        """What a worker was just given is there, and its lease can be extended at once."""
+        self.share(which, lease_s=2, max_deliveries=2, retry_delay_s=0, dead_letters_max=3)
+        self.send_many(which, [8, 8], False)
+        self.claim(which, 2, 2**26, True)
+
     @rule()
     @uses("Subscriber.receive_many")
     def peek(self) -> None:
