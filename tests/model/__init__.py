@@ -1,0 +1,1 @@
+"""The library beside a model of it in plain Python."""

@@ -1,0 +1,169 @@
+"""The rules of the state machine for messages that stay longer than until all have taken them."""
+
+import datetime
+import functools
+from typing import Callable, List, Optional, Union
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from persipubsub import clock, errors
+from persipubsub.delayed import DelayedMessage
+from persipubsub.engine import limits
+from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
+from tests.model.machine import Handle, Machine, pickled
+from tests.model.rules import ALL_NAMES, NAMES, SIZES_BYTES, WHICH, uses
+
+#: In seconds; the last is over some of the message timeouts.
+RETENTIONS = st.sampled_from([0, 1, 1, 2.5, 10])
+#: A time back from now, by a part of the age of the oldest message.
+AGES = st.sampled_from([0.0, 0.3, 0.5, 1.0, 1.5])
+
+#: In seconds.
+DELAYS = st.sampled_from([0, 0.5, 1, 2, 2, 3, 1000])
+#: By which a message that is sent again is known.
+IDENTIFIERS = st.sampled_from(["x", "y", "z", "order-17"])
+
+
+class LastingMachine(Machine):
+    """The rules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delayed_messages: List[DelayedMessage] = []
+
+    def moment(self, age: float) -> datetime.datetime:
+        """Give a time between now and the oldest message, or before it; where no datetime is as late, the last one."""
+        now_us = self.model.now_us()
+        oldest_us = min((message.time_us for message in self.model.log), default=now_us)
+        return clock.utc(round(now_us - age * (now_us - oldest_us)))
+
+    def allowed(self, retention_us: int, timeout_s: float) -> bool:
+        """Tell whether a retention ends before the message timeout."""
+        return retention_us <= round(timeout_s * 1e6)
+
+    @rule(which=WHICH, retention_s=RETENTIONS)
+    @uses("Control.set_retention")
+    def set_retention(self, which: int, retention_s: float) -> None:
+        """What all have taken stays for as long; it may not be promised for longer than the message timeout."""
+        control, model = self.some(which).control, self.model
+        retention_us = round(retention_s * 1e6)
+        model.write()
+        if not self.allowed(retention_us, model.high_watermark.message_timeout):
+            with pytest.raises(errors.ArgumentError):
+                control.set_retention(retention_s)
+            return
+        control.set_retention(retention_s)
+        model.retention_us = retention_us
+        model.log = model.kept(model.log)
+
+    @rule(which=WHICH, name=NAMES, start=st.one_of(st.sampled_from(["latest", "earliest"]), AGES))
+    @uses("Control.add_subscriber")
+    def add_subscriber_at(self, which: int, name: str, start: Union[str, float]) -> None:
+        """A new subscriber begins where it is told, as far as that is still stored."""
+        model = self.model
+        known = name in model.places
+        since = start if isinstance(start, str) else self.moment(start)
+        self.some(which).control.add_subscriber(name, start=since)
+        model.write()
+        model.add(name)
+        if not known and since != "latest":
+            model.rewind(name, time_us=0 if isinstance(since, str) else microseconds(since))
+        number = model.places[name].number
+        self.some(which).handles.append(Handle(self.some(which).environment.new_subscriber(name), number))
+
+    @rule(which=WHICH, name=ALL_NAMES, to=st.one_of(st.just("earliest"), AGES, st.integers(1, 30)))
+    @uses("Control.rewind")
+    def rewind(self, which: int, name: str, to: Union[str, int, float]) -> None:
+        """A subscriber gets again what is still stored from a place on, and skips nothing."""
+        control, model = self.some(which).control, self.model
+        model.write()
+        if name not in model.places:
+            with pytest.raises(errors.UnknownSubscriberError):
+                control.rewind(name, "earliest")
+            return
+        if isinstance(to, str):
+            assert control.rewind(name, to) == model.rewind(name)
+        elif isinstance(to, int):
+            assert control.rewind(name, to) == model.rewind(name, first_id=to)
+        else:
+            moment = self.moment(to)
+            assert control.rewind(name, moment) == model.rewind(name, time_us=microseconds(moment))
+
+    @rule(which=WHICH, start=st.one_of(st.none(), AGES, st.integers(1, 30)), end=st.one_of(st.none(), AGES))
+    @uses("Control.history")
+    def history(self, which: int, start: Union[None, int, float], end: Optional[float]) -> None:
+        """The history is what is stored, in order, with its times."""
+        # A first id is an int, a time a float.
+        since = self.moment(start) if isinstance(start, float) else start or None
+        until = None if end is None else self.moment(end)
+        if self.model.is_due():
+            self.model.write()
+        expected = [(one.id, clock.utc(one.time_us), one.payload) for one in self.model.there()
+                    if (until is None or one.time_us < microseconds(until)) and (one.id >= since if isinstance(
+                        since, int) else since is None or one.time_us >= microseconds(since) - RUN_US_MAX)]
+        found = self.some(which).control.history(since, until)
+        assert [(one.id, one.time, one.payload) for one in found] == expected
+
+    @rule(which=WHICH, size_bytes=SIZES_BYTES, delay_s=DELAYS, absolute=st.booleans(), pickling=st.booleans())
+    @uses("Publisher.send_later")
+    def send_later(self, which: int, size_bytes: int, delay_s: float, absolute: bool, pickling: bool) -> None:
+        """What is delayed is appended when it is due, by whoever comes; there is at most as much as the mark says."""
+        self.send_for_later(self.some(which).publisher.send_later, size_bytes, delay_s, absolute, pickling)
+
+    def send_for_later(self, send_later: Callable[..., DelayedMessage], size_bytes: int, delay_s: float, absolute: bool,
+                       pickling: bool) -> None:
+        """Send in queue and model; where too much is delayed already, that is an error."""
+        model, payload = self.model, self.payloads([size_bytes])[0]
+        at = clock.utc(model.now_us() + round(delay_s * 1e6))
+        send = functools.partial(send_later, payload, delay_s=delay_s)
+        if absolute and at < limits.AT_END:
+            send = functools.partial(send_later, payload, at=at)
+        model.write()
+        if len(model.delayed) >= model.high_watermark.max_messages:
+            with pytest.raises(errors.TooManyDelayedError):
+                send()
+            return
+        message = send()
+        expected = model.delay(payload, round(delay_s * 1e6))
+        assert (message.due_us, message.number) == expected[:2]
+        model.write()
+        self.delayed_messages.append(pickled(message) if pickling else message)
+
+    @rule(which=WHICH, size_bytes=SIZES_BYTES, identifier=IDENTIFIERS)
+    @uses("Publisher.send")
+    def send_once(self, which: int, size_bytes: int, identifier: str) -> None:
+        """Of the messages that are sent with one id within the window only the first is appended."""
+        payload = self.payloads([size_bytes])[0]
+        sent = self.some(which).publisher.send(payload, deduplication_id=identifier)
+        assert sent == self.model.put_once(payload, identifier)
+
+    @rule(which=WHICH, window_s=st.sampled_from([1, 2.5, 120, 10**6]), ids_max=st.sampled_from([1, 2, 3, 100_000]))
+    @uses("Environment.new_control")
+    def set_deduplication(self, which: int, window_s: float, ids_max: int) -> None:
+        """Another window and another number hold for the next send."""
+        opened, model = self.some(which), self.model
+        opened.environment.new_control(deduplication_window_s=window_s, deduplication_max=ids_max)
+        model.write()
+        model.deduplication_window_us, model.deduplication_max = round(window_s * 1e6), ids_max
+
+    @precondition(lambda self: self.delayed_messages)
+    @rule(which=WHICH, message=st.integers(0, 30))
+    @uses("Publisher.cancel")
+    def cancel(self, which: int, message: int) -> None:
+        """What was not due yet can be taken back, once, whoever sent it."""
+        sent = self.delayed_messages[message % len(self.delayed_messages)]
+        assert self.some(which).publisher.cancel(sent) == self.model.cancel(sent.due_us, sent.number)
+
+    @rule(which=WHICH, delays_s=st.lists(DELAYS, min_size=1, max_size=6), step_us=st.sampled_from([10**6, 3 * 10**6]))
+    def send_many_later(self, which: int, delays_s: List[float], step_us: int) -> None:
+        """Several become due."""
+        for delay_s in delays_s:
+            self.send_later(which, 8, delay_s, False, False)
+        self.model.boottime_us += step_us
+
+
+def microseconds(moment: datetime.datetime) -> int:
+    """Give a time since the epoch."""
+    return (moment - clock.EPOCH) // datetime.timedelta(microseconds=1)

@@ -1,0 +1,1 @@
+"""Tests of threads, processes, forks and files."""

@@ -1,0 +1,1 @@
+"""Tests of damaged, foreign and old queues."""
