@@ -9,7 +9,7 @@ import lmdb
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.records import delivery_layouts, layouts, page_file
 from persipubsub.lmdb_engine.records.delivery_layouts import DEAD_LETTER_KEY, DUE_KEY, ENTRY_KEY, Delivery
-from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
 
 
 class Raw:

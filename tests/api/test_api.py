@@ -35,7 +35,7 @@ from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.engine import LmdbEngine
 from persipubsub.lmdb_engine.records import database, layouts, runs
 from persipubsub.lmdb_engine.records.database import Database
-from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from persipubsub.lmdb_engine.rules import cursors, invariants, message_log
 from tests.damages import DELIVERY_DAMAGES, Raw, change_subscriber, pack
 

@@ -19,7 +19,7 @@ from persipubsub import errors
 from persipubsub.engine.policies import Policy
 from persipubsub.lmdb_engine.process import wakeup
 from persipubsub.lmdb_engine.records import database, layouts
-from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from persipubsub.lmdb_engine.rules import invariants
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

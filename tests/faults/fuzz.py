@@ -31,7 +31,7 @@ import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, clock, errors, recovery, status_reader
 from persipubsub.lmdb_engine.process import files, opening_check
 from persipubsub.lmdb_engine.records.delivery_layouts import DEAD_LETTER_KEY, DUE_KEY, ENTRY_KEY
-from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from tests.children import start_child, status_of
 
 #: A case takes some milliseconds.

@@ -22,7 +22,7 @@ import lmdb
 import persipubsub
 from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock
 from persipubsub.lmdb_engine.records.delivery_layouts import NO_TOKEN
-from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from persipubsub.lmdb_engine.rules import message_log
 
 DIRECTORY = pathlib.Path(__file__).parent / "1"

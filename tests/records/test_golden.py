@@ -11,7 +11,7 @@ import persipubsub
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.records import delivery_layouts, layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
-from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from tests.golden import make
 
 

@@ -14,8 +14,9 @@ from persipubsub import Durability, Environment, recovery
 from persipubsub.lmdb_engine.process import files, opening_check
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from persipubsub.lmdb_engine.records.page_file import PageFile
-from persipubsub.lmdb_engine.records.transaction import SubDatabases, Transaction
+from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.repair import orphan_pages
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits

@@ -15,7 +15,7 @@ from persipubsub import clock, errors, os_errors
 from persipubsub.lmdb_engine.process import files, queue_file, unclean_marker
 from persipubsub.lmdb_engine.process.files import UseLock
 from persipubsub.lmdb_engine.records import database
-from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from persipubsub.lmdb_engine.records.truncation import cut_off
 from persipubsub.lmdb_engine.rules import invariants
 from persipubsub.status import Violation

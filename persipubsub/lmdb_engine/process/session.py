@@ -12,7 +12,8 @@ from persipubsub.lmdb_engine.process.gate import Closer, Gate
 from persipubsub.lmdb_engine.process.write_lock_watchdog import WriteLockWatchdog
 from persipubsub.lmdb_engine.records import database, layouts
 from persipubsub.lmdb_engine.records.database import Database
-from persipubsub.lmdb_engine.records.transaction import SubDatabases, Transaction
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
+from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.records.turns import reentry_error
 
 T = TypeVar("T")

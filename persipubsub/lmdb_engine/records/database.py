@@ -10,8 +10,8 @@ import lmdb
 
 from persipubsub import clock, errors, os_errors
 from persipubsub.lmdb_engine.records import layouts, reader_table
-from persipubsub.lmdb_engine.records.layouts import Header, Run
-from persipubsub.lmdb_engine.records.transaction import HANDLES, SubDatabases, Transaction
+from persipubsub.lmdb_engine.records.layouts import Header, Run, SubDatabases
+from persipubsub.lmdb_engine.records.transaction import HANDLES, Transaction
 from persipubsub.lmdb_engine.records.turns import Turn, Turns
 from persipubsub.status import LAG_COMMITS_MIN
 

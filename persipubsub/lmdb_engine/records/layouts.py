@@ -29,9 +29,12 @@ The values of ``index_db``, ``letter_db`` and ``dead_letter_db`` are in ``delive
 
 import functools
 import struct
-from typing import Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub.engine.policies import Policy
+
+if TYPE_CHECKING:
+    import lmdb
 
 FORMAT_VERSION = 1
 FORMAT_KEY = b"format"
@@ -48,6 +51,25 @@ PART_KEY = struct.Struct(">QI")
 DELAYED_KEY = struct.Struct(">QQI")
 DEDUPLICATION_ORDER_KEY = struct.Struct(">QQ")
 _UINT64 = 2**64 - 1
+
+
+class SubDatabases(NamedTuple):
+    """The open handles of the sub-databases, by their names."""
+
+    queue_db: "lmdb._Database"
+    data_db: "lmdb._Database"
+    chunk_db: "lmdb._Database"
+    meta_db: "lmdb._Database"
+    pending_db: "lmdb._Database"
+    subscriber_db: "lmdb._Database"
+    index_db: "lmdb._Database"
+    delayed_db: "lmdb._Database"
+    once_db: "lmdb._Database"
+    once_order_db: "lmdb._Database"
+    due_db: "lmdb._Database"
+    letter_db: "lmdb._Database"
+    dead_letter_db: "lmdb._Database"
+
 
 #: What decoding raises for a record that this package did not write, and what encoding its values raises.
 DECODING_ERRORS = (struct.error, UnicodeDecodeError)

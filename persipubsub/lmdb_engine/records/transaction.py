@@ -13,7 +13,8 @@ from persipubsub.lmdb_engine.records.dead_letters import DeadLetters
 from persipubsub.lmdb_engine.records.deduplication_ids import DeduplicationIds
 from persipubsub.lmdb_engine.records.delayed_messages import DelayedMessages
 from persipubsub.lmdb_engine.records.in_flight import InFlight
-from persipubsub.lmdb_engine.records.layouts import Header, SubscriberRecord, pack_id, unpack_id
+from persipubsub.lmdb_engine.records.layouts import Header, SubDatabases, SubscriberRecord, pack_id, unpack_id
+from persipubsub.lmdb_engine.records.parts import Parts
 from persipubsub.lmdb_engine.records.runs import Log
 from persipubsub.lmdb_engine.records.turns import Turn, Turns
 
@@ -24,24 +25,6 @@ if TYPE_CHECKING:
 BATCH_MESSAGES = 1000
 #: The key of the turns of transactions that open the sub-databases.
 HANDLES = "handles"
-
-
-class SubDatabases(NamedTuple):
-    """The open handles of the sub-databases: see :mod:`persipubsub.lmdb_engine.records.layouts`."""
-
-    queue_db: "lmdb._Database"
-    data_db: "lmdb._Database"
-    chunk_db: "lmdb._Database"
-    meta_db: "lmdb._Database"
-    pending_db: "lmdb._Database"
-    subscriber_db: "lmdb._Database"
-    index_db: "lmdb._Database"
-    delayed_db: "lmdb._Database"
-    once_db: "lmdb._Database"
-    once_order_db: "lmdb._Database"
-    due_db: "lmdb._Database"
-    letter_db: "lmdb._Database"
-    dead_letter_db: "lmdb._Database"
 
 
 class Transaction:  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
@@ -180,8 +163,7 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         if len(payloads) == 1 and not long:
             complete = self._txn.put(pack_id(first_id), payloads[0], append=True, db=self._dbs.data_db)
         else:
-            heads = [self._put_parts(id_, payload)
-                     for id_, payload in enumerate(payloads, first_id)] if long else payloads
+            heads = list(map(self.parts().put, itertools.count(first_id), payloads)) if long else payloads
             keys = map(pack_id, range(first_id, first_id + len(heads)))
             _, count = self._txn.cursor(self._dbs.data_db).putmulti(zip(keys, heads), append=True)
             complete = count == len(heads)
@@ -189,33 +171,13 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         if not complete:
             raise errors.DamagedError(f"Message id {first_id} is not after the ids of all stored messages.")
 
-    def _put_parts(self, message_id: int, payload: bytes) -> bytes:
-        """Store the further parts of a payload in ``chunk_db``, and return its first part, for ``data_db``."""
-        parts = layouts.encode_payload(payload)
-        head = next(parts)
-        for number, part in enumerate(parts, 1):
-            self._txn.put(layouts.PART_KEY.pack(message_id, number), part, append=True, db=self._dbs.chunk_db)
-        return head
+    def parts(self) -> Parts:
+        """Return the further parts of long payloads."""
+        return Parts(self._txn.cursor(self._dbs.chunk_db))
 
     def _payload(self, key: bytes, value: bytes) -> bytes:
-        """Return the payload of a record of ``data_db``, with its further parts.
-
-        :raise DamagedError: a part is missing
-        """
-        if not layouts.is_long(len(value)):
-            return value
-        try:
-            return layouts.joined(value, self._parts(key))
-        except ValueError as error:
-            raise errors.DamagedError(f"A part of message {unpack_id(key)} is missing: {error}.") from error
-
-    def _parts(self, key: bytes) -> Iterator[bytes]:
-        cursor = self._txn.cursor(self._dbs.chunk_db)
-        if cursor.set_range(key):
-            for part_key, part in cursor:
-                if part_key[:len(key)] != key:
-                    break
-                yield part
+        """Return the payload of a record of ``data_db``, with its further parts."""
+        return self.parts().payload(key, value) if layouts.is_long(len(value)) else value
 
     def first_id(self, start: int) -> Optional[int]:
         """Return the id of the first stored message from an id on, or None if there is none."""
@@ -328,11 +290,6 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
                 yield unpack_id(key), len(self._payload(key, value))
             except errors.DamagedError:
                 yield unpack_id(key), None
-
-    def part_ids(self) -> Iterator[int]:
-        """Iterate over the message ids of all further parts."""
-        for key in self._txn.cursor(self._dbs.chunk_db).iternext(values=False):
-            yield unpack_id(key)
 
     # Subscribers and their cursors
 

@@ -7,7 +7,7 @@ from typing import Tuple, Union
 from persipubsub.engine import checks
 from persipubsub.lmdb_engine.process import files, opening_check, queue_file, unclean_marker
 from persipubsub.lmdb_engine.records import database
-from persipubsub.lmdb_engine.records.transaction import SubDatabases
+from persipubsub.lmdb_engine.records.layouts import SubDatabases
 
 
 def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:

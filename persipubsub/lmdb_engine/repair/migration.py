@@ -28,9 +28,9 @@ from persipubsub.engine import checks, limits
 from persipubsub.engine.values import Configuration
 from persipubsub.lmdb_engine.process import files, filesystem, queue_file
 from persipubsub.lmdb_engine.records import database
-from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
+from persipubsub.lmdb_engine.records.layouts import SubDatabases, SubscriberRecord
 from persipubsub.lmdb_engine.records.page_file import PageError, PageFile
-from persipubsub.lmdb_engine.records.transaction import SubDatabases, Transaction
+from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.repair.legacy import LegacyQueue
 from persipubsub.lmdb_engine.rules import message_log
 from persipubsub.lmdb_engine.rules.settings import fresh

@@ -16,9 +16,8 @@ from persipubsub.lmdb_engine.process import queue_file
 from persipubsub.lmdb_engine.records import delayed_messages, delivery_layouts, layouts, page_file
 from persipubsub.lmdb_engine.records.delivery_layouts import (DEAD_LETTER_KEY, ENTRY_KEY, REQUEUED, DeadLetterPayload,
                                                               Death, Delivery)
-from persipubsub.lmdb_engine.records.layouts import Deduplicated, Header, Run, SubscriberRecord
+from persipubsub.lmdb_engine.records.layouts import Deduplicated, Header, Run, SubDatabases, SubscriberRecord
 from persipubsub.lmdb_engine.records.page_file import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
-from persipubsub.lmdb_engine.records.transaction import SubDatabases
 from persipubsub.lmdb_engine.repair import orphan_pages
 from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX, PART_NUMBER_MAX
 

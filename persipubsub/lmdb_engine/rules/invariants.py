@@ -93,7 +93,7 @@ def _messages(txn: Transaction) -> _Found:
     header, low_water_mark = txn.header, txn.low_water_mark()
     ranges = collections.deque(_ranges(txn))
     waiting = 0
-    ids_in_parts = set(txn.part_ids())
+    ids_in_parts = set(txn.parts().ids())
     for message_id, size_bytes in txn.sizes():
         while ranges[0].stop <= message_id:
             ranges.popleft()

@@ -1,0 +1,49 @@
+"""The further parts of long payloads in one transaction: the records of ``chunk_db``."""
+
+from typing import TYPE_CHECKING, Iterator
+
+from persipubsub import errors
+from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.records.layouts import PART_KEY, unpack_id
+
+if TYPE_CHECKING:
+    import lmdb
+
+
+class Parts:
+    """The records of ``chunk_db``. The first part of a payload is in ``data_db``, and begins with the payload's size."""
+
+    __slots__ = ("_parts", )
+
+    def __init__(self, parts: "lmdb.Cursor[bytes]") -> None:
+        self._parts = parts
+
+    def put(self, message_id: int, payload: bytes) -> bytes:
+        """Store the further parts of a payload, and return its first part, for ``data_db``."""
+        parts = layouts.encode_payload(payload)
+        first = next(parts)
+        for number, part in enumerate(parts, 1):
+            self._parts.put(PART_KEY.pack(message_id, number), part, append=True)
+        return first
+
+    def payload(self, key: bytes, first: bytes) -> bytes:
+        """Return a payload from its record in ``data_db``.
+
+        :raise DamagedError: a part is missing
+        """
+        try:
+            return layouts.joined(first, self._of(key))
+        except ValueError as error:
+            raise errors.DamagedError(f"A part of message {unpack_id(key)} is missing: {error}.") from error
+
+    def _of(self, key: bytes) -> Iterator[bytes]:
+        if self._parts.set_range(key):
+            for part_key, part in self._parts:
+                if part_key[:len(key)] != key:
+                    break
+                yield part
+
+    def ids(self) -> Iterator[int]:
+        """Iterate over the message ids of all further parts."""
+        for key in self._parts.iternext(values=False):
+            yield unpack_id(key)
