@@ -9,8 +9,8 @@ Each of these threads lives while it has work, and a moment longer.
 
 No wake-up is missed. A waiting task registers with the watcher first and looks into the queue second. The watcher
 announces that it will sleep (``Watch.arm``), then looks for all registered tasks, then sleeps unless something was
-published since the announcement. So each task has a look after the announcement, whether it registered before or
-later; and whatever is published after that look ends the sleep.
+published since the announcement. So the queue is looked into for each task after the
+announcement, whether the task registered before or later. Whatever is published after that look ends the sleep.
 """
 
 import asyncio
@@ -198,7 +198,7 @@ def _started(run: Callable[[], None], name: str) -> threading.Thread:
 
 
 class BatchThread(Generic[T]):
-    """A thread that handles items in batches: all items that arrived since the last batch, as long as there are any."""
+    """A thread that handles items in batches: all items that arrived since the last one."""
 
     def __init__(self, name: str, handle: Callable[[List[T]], None]) -> None:
         """Prepare the thread; it starts with its first item.
@@ -212,7 +212,7 @@ class BatchThread(Generic[T]):
         self._changed = threading.Condition()
         self._thread: Optional[threading.Thread] = None
 
-    def give(self, items: Iterable[T]) -> None:
+    def submit(self, items: Iterable[T]) -> None:
         """Hand over items, which are handled in this order."""
         with self._changed:
             if self._thread is None or not self._thread.is_alive():
@@ -295,7 +295,7 @@ class _Threads:
     def look_again(self, look: Look[Any], final: bool = False) -> None:
         """Repeat the look of a task off the loop. Call this on its loop."""
         try:
-            self.reading.give([lambda: look.run(final)])
+            self.reading.submit([lambda: look.run(final)])
         except errors.StorageError as error:
             look.fail(error)
 
@@ -312,7 +312,7 @@ def _call_all(functions: List[Callable[[], object]]) -> None:
         function()
 
 
-class _Here(threading.local):
+class _CurrentPort(threading.local):
     """The port of the event loop of a thread."""
 
     port: Optional[Port] = None
@@ -323,7 +323,7 @@ class Bridge:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._here = _Here()
+        self._current = _CurrentPort()
         # By process: a forked child has none of its parent's threads, and makes its own.
         self._threads: Dict[int, _Threads] = {}
 
@@ -345,12 +345,12 @@ class Bridge:
     def write_later(self, commands: Iterable[Command]) -> None:
         """Commit writes for which no task waits, if the machine has a thread for it."""
         with contextlib.suppress(errors.StorageError):
-            self._own_threads().writing.give([Job(self._port(), command) for command in commands])
+            self._own_threads().writing.submit([Job(self._port(), command) for command in commands])
 
     def _flush(self, port: Port) -> None:
         jobs, port.outgoing = port.outgoing, []
         try:
-            self._own_threads().writing.give(jobs)
+            self._own_threads().writing.submit(jobs)
         except errors.StorageError as error:
             for job in jobs:
                 job.outcome = Outcome(None, error)
@@ -364,7 +364,7 @@ class Bridge:
                        look: Callable[[], Seen[T]],
                        timeout: Optional[float],
                        give_back: Callable[[T], object] = lambda _: None) -> T:
-        """Look into the queue until something is found or the time is over.
+        """Look into the queue until something is found or the timeout has passed.
 
         :param look: reads the queue; called on any thread
         :param timeout: seconds to wait; 0 looks once, None waits forever
@@ -373,7 +373,7 @@ class Bridge:
         """
         port, threads = self._port(), self._own_threads()
         waiting: Look[T] = Look(port, look, give_back, threads.look_again)
-        threads.reading.give([lambda: threads.begin(waiting, final=timeout == 0)])
+        threads.reading.submit([lambda: threads.begin(waiting, final=timeout == 0)])
         timer = None if not timeout else port.loop.call_later(timeout, threads.look_again, waiting, True)
         try:
             return await waiting.future
@@ -394,7 +394,7 @@ class Bridge:
 
     def _port(self) -> Port:
         """Return the port of the running loop."""
-        loop, port = asyncio.get_running_loop(), self._here.port
+        loop, port = asyncio.get_running_loop(), self._current.port
         if port is None or port.loop is not loop:
-            port = self._here.port = Port(loop)
+            port = self._current.port = Port(loop)
         return port

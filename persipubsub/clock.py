@@ -18,7 +18,7 @@ from persipubsub import errors, os_errors
 
 # macOS lacks CLOCK_BOOTTIME. Its monotonic clock is the closest, and the boot id distinguishes the boots.
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", CLOCK_MONOTONIC)
-# Not a function that a test replaced for a while. Those of gevent and eventlet are looked up when they are needed.
+# Captured at import, before a test replaces it. Those of gevent and eventlet are looked up when they are needed.
 _python_sleep = time.sleep
 _COOPERATIVE = ("gevent", "eventlet")
 

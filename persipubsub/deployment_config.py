@@ -38,7 +38,7 @@ DURABILITIES = {durability.name.lower(): durability for durability in Durability
 #: Octal digits; the first lets the owner read and write.
 _MODE = "^0?[67][0-7]{2}$"
 MARK = "high_watermark."
-#: The most digits of a whole number in a config. The largest limit of a setting has 19.
+#: The maximum number of digits of a whole number in a config. The largest limit of a setting has 19.
 DIGITS_MAX = 100
 #: How messages are delivered to a subscriber.
 POLICY = ("shared", "lease_s", "max_deliveries", "retry_delay_s", "retry_delay_max_s", "dead_letters_max")
@@ -51,7 +51,7 @@ NUMBERS: Dict[str, Callable[[object], Union[int, float]]] = {
 
 
 def _between(least: float, most: float, description: str) -> Meta:
-    """Describe a number. The schema tells its limits; the functions that check all arguments enforce them."""
+    """Describe a number. The schema states its limits; the functions that check all arguments enforce them."""
     return Meta(description=description, extra_json_schema={"minimum": least, "maximum": most})
 
 
@@ -140,7 +140,7 @@ class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                                                      "Seconds for which a deduplication id is remembered.")],
                                   UnsetType] = UNSET
     deduplication_max: Union[Annotated[
-        int, _between(1, DEDUPLICATION_MAX_MAX, "The most deduplication ids that are remembered.")], UnsetType] = UNSET
+        int, _between(1, DEDUPLICATION_MAX_MAX, "How many deduplication ids are remembered.")], UnsetType] = UNSET
     mode: Union[Annotated[
         str,
         Meta(description="Permissions of the files, in octal digits; whoever may read or write them may enter the "
@@ -245,8 +245,8 @@ def _parsed(text: bytes) -> Any:  # Any: whatever the JSON holds
 def _whole_number(digits: str) -> int:
     """Read a number. Python itself refuses thousands of digits, and no setting needs hundreds."""
     if len(digits) > DIGITS_MAX:
-        raise errors.ConfigError(f"A number has {len(digits)} digits, at most {DIGITS_MAX} are allowed. It begins with "
-                                 f"{digits[:20]}. Keep to the limits of the settings: see persipubsub schema.")
+        raise errors.ConfigError(f"A number has {len(digits)} digits, but at most {DIGITS_MAX} are allowed. It begins "
+                                 f"with {digits[:20]}. Keep to the limits of the settings: see persipubsub schema.")
     return int(digits)
 
 
@@ -259,75 +259,75 @@ def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise errors.ConfigError(f"Object has the field `{twice}` twice, with {len(pairs)} fields. Keep one.")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise errors.ConfigError(f"Object has the field `{duplicate}` twice, with {len(pairs)} fields. Keep one.")
     return made
 
 
-def _checked(queue: QueueConfig, place: str, directory: str) -> Queue:
+def _checked(queue: QueueConfig, where: str, directory: str) -> Queue:
     """Check the limits of a queue whose types are right."""
-    path = pathlib.Path(os.path.normpath(os.path.join(directory, _at(f"{place}.path", checks.directory, queue.path))))
+    path = pathlib.Path(os.path.normpath(os.path.join(directory, _at(f"{where}.path", checks.directory, queue.path))))
     settings: Settings = {}
     if not isinstance(queue.high_watermark, UnsetType):
         for name, value in msgspec.structs.asdict(queue.high_watermark).items():
             if value is not UNSET:
                 what = f"{MARK}{name}"
-                mark = _at(f"{place}.{what}", mark_of, {what: value})
+                mark = _at(f"{where}.{what}", mark_of, {what: value})
                 # As the queue will report it: a timeout is stored in whole microseconds.
                 settings[what] = getattr(as_stored(mark), name)
     for name, given, choices in (("strategy", queue.strategy, STRATEGIES), ("durability", queue.durability,
                                                                             DURABILITIES)):
         if not isinstance(given, UnsetType):
             if given not in choices:
-                raise _wrong(f"{place}.{name}", f"{name} must be one of {', '.join(choices)}, got {given!r}.")
+                raise _wrong(f"{where}.{name}", f"{name} must be one of {', '.join(choices)}, got {given!r}.")
             settings[name] = given
     if not isinstance(queue.message_type, UnsetType):
-        settings["message_type"] = _at(f"{place}.message_type", checks.message_type, queue.message_type)
-    settings.update(_checked_numbers(queue, place))
+        settings["message_type"] = _at(f"{where}.message_type", checks.message_type, queue.message_type)
+    settings.update(_checked_numbers(queue, where))
     if not isinstance(queue.mode, UnsetType):
         if not re.fullmatch(_MODE, queue.mode):
             raise _wrong(
-                f"{place}.mode", "mode must be octal digits from \"0600\" to \"0777\" with reading and writing "
+                f"{where}.mode", "mode must be octal digits from \"0600\" to \"0777\" with reading and writing "
                 f"for the owner, got {queue.mode!r}.")
         settings["mode"] = f"{int(queue.mode, 8):04o}"
     if isinstance(queue.subscribers, UnsetType):
         return Queue(path, None, settings)
     subscribers = [SubscriberConfig(one) if isinstance(one, str) else one for one in queue.subscribers]
-    return _with_subscribers(Queue(path, [], settings), subscribers, f"{place}.subscribers")
+    return _with_subscribers(Queue(path, [], settings), subscribers, f"{where}.subscribers")
 
 
-def _checked_numbers(queue: QueueConfig, place: str) -> Settings:
+def _checked_numbers(queue: QueueConfig, where: str) -> Settings:
     settings: Settings = {}
     for name, check in NUMBERS.items():
         given = getattr(queue, name)
         if given is not UNSET:
-            number = _at(f"{place}.{name}", check, given)
+            number = _at(f"{where}.{name}", check, given)
             # As the queue will report it: times are stored in whole microseconds.
             settings[name] = stored_seconds(round(number * 1e6)) if name.endswith("_s") else number
     return settings
 
 
-def _with_subscribers(queue: Queue, subscribers: Sequence[SubscriberConfig], place: str) -> Queue:
+def _with_subscribers(queue: Queue, subscribers: Sequence[SubscriberConfig], where: str) -> Queue:
     starts: Dict[str, Start] = {}
     given: Dict[str, Settings] = {}
     for index, one in enumerate(subscribers):
-        _at(f"{place}[{index}]", checks.identifier, one.identifier)
+        _at(f"{where}[{index}]", checks.identifier, one.identifier)
         if not isinstance(one.start, UnsetType):
-            starts[one.identifier] = _at(f"{place}[{index}].start", _start, one.start)
-        policy = _checked_policy(one, f"{place}[{index}]")
+            starts[one.identifier] = _at(f"{where}[{index}].start", _start, one.start)
+        policy = _checked_policy(one, f"{where}[{index}]")
         if policy:
             given[one.identifier] = policy
     identifiers = [one.identifier for one in subscribers]
-    _require_distinct(identifiers, "subscriber", place + "[{}]")
+    _require_distinct(identifiers, "subscriber", where + "[{}]")
     return dataclasses.replace(queue, subscribers=identifiers, starts=starts, policies=given)
 
 
-def _checked_policy(subscriber: SubscriberConfig, place: str) -> Settings:
+def _checked_policy(subscriber: SubscriberConfig, where: str) -> Settings:
     settings: Settings = {}
     for name in POLICY:
         value = getattr(subscriber, name)
         if value is not UNSET:
-            _at(f"{place}.{name}", functools.partial(_delivering, name), value)
+            _at(f"{where}.{name}", functools.partial(_delivering, name), value)
             settings[name] = stored_seconds(round(value * 1e6)) if name.endswith("_s") else value
     return settings
 
@@ -344,20 +344,20 @@ def _start(text: str) -> Start:
     return start
 
 
-def _require_distinct(values: Sequence[str], noun: str, place: str) -> None:
+def _require_distinct(values: Sequence[str], noun: str, where: str) -> None:
     first: Dict[str, int] = {}
     for index, value in enumerate(values):
         if first.setdefault(value, index) != index:
-            raise _wrong(place.format(index), f"The same {noun} as {place.format(first[value])}: {value!r}. Keep one.")
+            raise _wrong(where.format(index), f"The same {noun} as {where.format(first[value])}: {value!r}. Keep one.")
 
 
-def _at(place: str, check: Callable[[Any], T], value: object) -> T:
+def _at(where: str, check: Callable[[Any], T], value: object) -> T:
     """Check a value; an error names its position in the config."""
     try:
         return check(value)
     except (errors.ArgumentError, errors.ArgumentTypeError) as error:
-        raise _wrong(place, str(error)) from error
+        raise _wrong(where, str(error)) from error
 
 
-def _wrong(place: str, message: str) -> errors.ConfigError:
-    return errors.ConfigError(f"{message[:-1]} - at `{place}`.")
+def _wrong(where: str, message: str) -> errors.ConfigError:
+    return errors.ConfigError(f"{message[:-1]} - at `{where}`.")

@@ -64,8 +64,9 @@ def _close_all() -> None:
 class Environment:
     """A queue in a directory: it makes the objects that work on the queue, and closes them.
 
-    Making an Environment touches no disk. One process may have several Environments of one queue. Environments, and
-    the objects that they make, can be pickled for a spawned process, which then opens the queue itself.
+    Creating an Environment does not access the disk. One process may have several Environments of one queue.
+    Environments, and the objects that they make, can be pickled for a spawned process, which then opens the queue
+    itself.
     """
 
     @icontract.require(
@@ -126,7 +127,7 @@ class Environment:
                        enabled=True)
     @icontract.require(lambda high_watermark, high_water_mark: high_watermark is None or high_water_mark is None,
                        error=lambda: errors.ArgumentTypeError(
-                           "Got both high_watermark and high_water_mark, which are one argument. Use high_watermark."),
+                           "Got both high_watermark and high_water_mark, which are one setting. Use high_watermark."),
                        enabled=True)
     def new_control(self,
                     subscriber_ids: Optional[Iterable[str]] = None,
@@ -338,7 +339,7 @@ def _checked(check: Callable[[object], N], value: Optional[N]) -> Optional[N]:
 
 
 def new_environment(path: Path, allow_remote: bool = False) -> Environment:
-    """Make an Environment, which stands for the queue in a directory; no disk is touched.
+    """Make an Environment, which stands for the queue in a directory; the disk is not accessed.
 
     :param path: the directory of the queue
     :param allow_remote: whether the queue may lie on a file system that other machines can use, such as NFS. Only one

@@ -1,4 +1,4 @@
-"""Errors of the operating system as errors of this library, and checks that a descriptor is still ours."""
+"""Errors of the operating system as errors of this library, and checks that a descriptor is still the library's."""
 
 import contextlib
 import errno
@@ -14,9 +14,9 @@ def path_error(error: OSError, path: pathlib.Path) -> errors.PersipubsubError:
     """Return an error that says what is wrong with a path and what to do: a DiskFullError where there is no room."""
     if error.errno in NO_ROOM:
         return errors.DiskFullError(f"There is no room on the disk for {path}. Make room and try again.")
-    lack = shortage(error.errno)
-    if lack is not None:
-        return errors.StorageError(f"{path} cannot be opened: {lack}.")
+    reason = shortage(error.errno)
+    if reason is not None:
+        return errors.StorageError(f"{path} cannot be opened: {reason}.")
     remedy = {
         PermissionError: "Correct its permissions, or run as a user who may use it",
         NotADirectoryError: "A part of the path is a file: use another path",
@@ -43,7 +43,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def has_room(path: pathlib.Path, size_bytes: int) -> bool:
-    """Return whether the disk has that much room. Where the system does not show it, it has."""
+    """Return whether the disk has that much free space; True where the system does not show it."""
     try:
         disk = os.statvfs(path)
     except OSError:
@@ -59,7 +59,7 @@ Identity = Tuple[int, int]
 
 
 def identity(fd: int) -> Optional[Identity]:
-    """Return the device and inode of the file behind a descriptor, or None where the descriptor is not open."""
+    """Return the device and inode of the file behind a descriptor, or None if the descriptor is not open."""
     try:
         status = os.fstat(fd)
     except OSError as error:
@@ -76,7 +76,7 @@ def close_own(fd: int, own: Optional[Identity]) -> None:
 
 
 def shortage(code: Optional[int]) -> Optional[str]:
-    """Return which limit of open files was reached, and the remedy, or None where the error is another one.
+    """Return which limit of open files was reached, and the remedy, or None for any other error.
 
     :param code: the errno of the error
     """

@@ -9,7 +9,7 @@ from persipubsub import errors
 MESSAGE_BYTES_MAX = 1024**3
 #: The largest batch of ``send_many``.
 BATCH_MESSAGES_MAX = 1_000_000
-#: The most space that a message takes beside its payload.
+#: The maximum space that a message takes besides its payload.
 RECORD_BYTES_MAX = 64
 
 __all__ = ["Durability", "HighWaterMark", "Strategy"]
@@ -70,7 +70,7 @@ class HighWaterMark:
                  max_msgs_num: Optional[int] = None) -> None:
         if max_messages is not None and max_msgs_num is not None:
             raise errors.ArgumentTypeError(
-                "Got both max_messages and max_msgs_num, which are one argument. Use max_messages.")
+                "Got both max_messages and max_msgs_num, which are one setting. Use max_messages.")
         if max_messages is None:
             max_messages = max_msgs_num
         if message_timeout is None:

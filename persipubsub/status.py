@@ -107,7 +107,7 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     retained: int
     #: Seconds for which a ``deduplication_id`` is remembered.
     deduplication_window_s: float
-    #: The most ids that are remembered.
+    #: The maximum number of ids that are remembered.
     deduplication_max: int
     #: Number of delayed messages that are not due yet.
     delayed: int

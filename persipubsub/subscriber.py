@@ -13,7 +13,7 @@ from persipubsub.engine.protocols import Watch
 from persipubsub.engine.values import NEVER_US, Found, Msg, Origin
 from persipubsub.receiving import Receiver
 
-#: How long subscribers that wait for a delayed message leave it to one of them to append it.
+#: When a delayed message is due, the time for which other waiting subscribers leave the append to one of them.
 APPENDING_S_MAX = 0.05
 _LOGGER = logging.getLogger(__name__)
 
@@ -162,8 +162,8 @@ class Subscriber(Generic[Msg]):
         The list ends before a message that cannot be decoded; the error is raised when that message is the first.
         The other arguments and the errors are those of :meth:`receive`.
 
-        :param max_messages: the most messages; at most 10,000 for a worker of a shared subscriber
-        :param max_bytes: the most bytes of all messages together; the first message may exceed it
+        :param max_messages: the maximum number of messages; at most 10,000 for a worker of a shared subscriber
+        :param max_bytes: the maximum size of all messages together; the first message may exceed it
         :return: a context manager of a list of messages, empty if none arrived in time
         """
         look = functools.partial(self._receiver.look, checks.at_least_one("max_messages", max_messages),
@@ -202,7 +202,7 @@ class Subscriber(Generic[Msg]):
                 try:
                     for payload in found.payloads:
                         if begun and clock.boottime_us() > found.expires_us:
-                            break  # some have expired while the loop handled those before them: look again
+                            break  # some have expired while the loop handled earlier ones: look again
                         begun += 1
                         yield payload
                         loop.finished = begun
@@ -213,7 +213,7 @@ class Subscriber(Generic[Msg]):
             self._loops.pop(loop, None)
 
     def _leave(self, found: Found, finished: int, begun: int) -> None:
-        """Acknowledge the messages of a batch whose iteration has ended; that of the next one may have begun."""
+        """Acknowledge the messages of a batch whose iteration has ended; the next iteration may have begun."""
         try:
             if finished:
                 self._run(self._receiver.acknowledge(found, finished))
@@ -256,7 +256,7 @@ class Subscriber(Generic[Msg]):
             self._receiver.settle_extension(self._receiver.engine.run(command))
 
     def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
-        """Return a function that looks until something is found or the time is over."""
+        """Return a function that looks until something is found or the timeout has passed."""
         timeout = checks.timeout(timeout)
         retries = min(checks.at_least_one("retries", retries), RETRIES_MAX)
         sleep_s = limits.SLEEP_S_MAX if timeout is None else min(limits.SLEEP_S_MAX, timeout / retries)

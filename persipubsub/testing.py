@@ -14,7 +14,7 @@ from persipubsub.queue import Durability, HighWaterMark, Strategy
 
 __all__ = ["Clock", "QueueFactory", "checked_queues", "drain", "publish"]
 
-#: The most that a clock is moved, all moves together: about 30 years.
+#: The maximum total that a clock is moved: about 30 years.
 FORWARD_S_MAX = 10**9
 
 
@@ -57,7 +57,7 @@ class Clock:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
             raise errors.ArgumentTypeError(f"seconds must be a number, got {type(seconds).__name__}.")
         left_s = FORWARD_S_MAX - self._ahead_us / 1e6
-        if not 0 <= seconds <= left_s:  # NaN neither
+        if not 0 <= seconds <= left_s:  # this also refuses NaN
             raise errors.ArgumentError(
                 f"seconds must be from 0 to {left_s:g}, got {seconds}: the time of a queue never "
                 f"goes back, and a clock moves by at most {FORWARD_S_MAX} seconds in all.")

@@ -12,7 +12,7 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from persipubsub import errors
-from persipubsub.engine.checks import STRETCH_MESSAGES
+from persipubsub.engine.checks import CHUNK_MESSAGES
 from persipubsub.engine.values import Found
 
 __all__ = ["Codec", "full_name", "json_writer"]
@@ -56,13 +56,13 @@ class Codec(Generic[M]):
     def _encoded(self, msgs: Iterable[M]) -> Iterator[bytes]:
         messages, start = iter(msgs), 0
         # In chunks, each encoded at once unless a message is invalid.
-        while stretch := list(itertools.islice(messages, STRETCH_MESSAGES)):
-            payloads: Iterable[bytes] = (self._element(start + index, msg) for index, msg in enumerate(stretch))
-            if set(map(type, stretch)) == {self.message_type}:
+        while chunk := list(itertools.islice(messages, CHUNK_MESSAGES)):
+            payloads: Iterable[bytes] = (self._element(start + index, msg) for index, msg in enumerate(chunk))
+            if set(map(type, chunk)) == {self.message_type}:
                 with contextlib.suppress(EncodeError):
-                    payloads = list(map(self.message_type.SerializeToString, stretch))
+                    payloads = list(map(self.message_type.SerializeToString, chunk))
             yield from payloads
-            start += len(stretch)
+            start += len(chunk)
 
     def _element(self, index: int, msg: M) -> bytes:
         try:

@@ -13,11 +13,11 @@ import click
 import persipubsub
 from persipubsub import errors
 from persipubsub.cli import exit_status, output, warnings_shown
-from persipubsub.cli.command import Command
+from persipubsub.cli.command import Group
 from persipubsub.cli.verbs import VERBS
 
 
-class Commands(Command, click.Group):
+class Commands(Group):
     """The group of all verbs. It prints errors of the package as one line."""
 
     def list_commands(self, ctx: click.Context) -> List[str]:
@@ -61,9 +61,9 @@ class Commands(Command, click.Group):
             output.line("Aborted!", err=True)
             status = exit_status.FAILED
         except click.ClickException as error:
-            told = io.StringIO()
-            error.show(told)
-            output.lines(told.getvalue().rstrip().split("\n"), err=True)
+            text = io.StringIO()
+            error.show(text)
+            output.lines(text.getvalue().rstrip().split("\n"), err=True)
             status = error.exit_code
         except OSError as error:
             output.line(f"Error: {error.strerror}.", err=True)

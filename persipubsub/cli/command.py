@@ -16,3 +16,7 @@ class Command(click.Command):
         """Write the example first, since most readers look for it."""
         formatter.write(f"Example: {self._example}\n\n")
         super().format_help(ctx, formatter)
+
+
+class Group(Command, click.Group):
+    """A group of commands whose ``--help`` begins with an example."""

@@ -9,7 +9,7 @@ from persipubsub.cli import output
 from persipubsub.cli.command import Command
 from persipubsub.status import QueueStatus
 
-#: The most subscribers to name; a line with a thousand names says less than their number.
+#: The maximum number of subscribers to name; a line with a thousand names says less than their number.
 NAMES_MAX = 20
 
 

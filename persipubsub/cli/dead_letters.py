@@ -6,20 +6,16 @@ from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 import click
 
 from persipubsub.cli import output
-from persipubsub.cli.command import Command
+from persipubsub.cli.command import Command, Group
 from persipubsub.cli.formats import FORMATS, counted
 from persipubsub.cli.opening import complete_subscriber, opened_control
 from persipubsub.dead_letters import DeadLetter
 
-#: The most characters of a payload or an error in a list.
+#: The maximum number of characters of a payload or an error in a list.
 SHOWN_CHARACTERS_MAX = 60
 
 
-class _Group(Command, click.Group):
-    """A group whose ``--help`` begins with an example."""
-
-
-@click.group("dead-letters", cls=_Group, example="persipubsub dead-letters list ./queue workers")
+@click.group("dead-letters", cls=Group, example="persipubsub dead-letters list ./queue workers")
 def dead_letters() -> None:
     """Show, requeue or delete the messages that a subscriber failed to acknowledge."""
 

@@ -21,7 +21,7 @@ SURROGATE_OF_BYTE = 0xDC00
 def shown(text: str) -> str:
     """Return foreign text as one line that is safe on any terminal.
 
-    Control characters, line breaks, marks of the writing direction, and bytes that are not UTF-8 are escaped as in a
+    Control characters, line breaks, bidirectional marks, and bytes that are not UTF-8 are escaped as in a
     Python literal. Printable characters stay.
     """
     return text if text.isprintable() else "".join(map(_shown_character, text))
@@ -85,7 +85,7 @@ def _write(written: Union[str, bytes], err: bool = False) -> None:
 
 
 def unwritable(error: OSError) -> click.ClickException:
-    """Return the error that standard output cannot be written."""
+    """Return the error for a standard output that cannot be written."""
     return click.ClickException(f"Cannot write to standard output: {error.strerror}.")
 
 

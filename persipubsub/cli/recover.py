@@ -11,7 +11,7 @@ from persipubsub.cli.progress import progress_bar
 @click.command(cls=Command, example="persipubsub recover ./queue")
 @click.argument("path", type=click.Path())
 def recover(path: str) -> None:
-    """Replace the damaged queue in the directory PATH by a new queue with everything that can still be read.
+    """Replace the damaged queue in the directory PATH with a new one of everything that can still be read.
 
     The damaged file stays beside it, under the printed name; delete it when you no longer need it. No process may have
     the queue open. A message that was acknowledged just before the damage may be delivered again.

@@ -11,12 +11,13 @@ import click
 from persipubsub import environment, errors
 from persipubsub.cli import output
 from persipubsub.cli.command import Command
+from persipubsub.cli.formats import counted
 from persipubsub.cli.progress import progress_bar
 from persipubsub.cli.waiting import wait_until_ready
 from persipubsub.queue import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
 
-#: The most bytes of one read, which are sent in one commit. A pipe may return less. It stays below the limit of a batch
-#: even if all lines are empty.
+#: The maximum number of bytes of one read, which are sent in one commit. A pipe may return less. They are within the
+#: limit of a batch even if all lines are empty.
 READ_BYTES = BATCH_MESSAGES_MAX // 2
 
 
@@ -49,7 +50,7 @@ def send(path: str, file: str, lines: bool) -> None:
 
 
 def _summary(sent: int) -> str:
-    return f"{sent:,} message{'' if sent == 1 else 's'} sent"
+    return f"{counted(sent, 'message')} sent"
 
 
 def _chunks(file: str, progress: Callable[[Optional[int], Optional[int]], None]) -> Iterator[bytes]:

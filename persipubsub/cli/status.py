@@ -9,11 +9,11 @@ from typing import Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 import click
 
 from persipubsub import errors
-from persipubsub.cli import exit_status, output, subscriber_cells
+from persipubsub.cli import exit_status, output, status_text, subscriber_cells
 from persipubsub.cli.command import Command
 from persipubsub.cli.opening import read_status
 from persipubsub.queue import HighWaterMark
-from persipubsub.status import LAG_COMMITS_MIN, QueueStatus, SubscriberPolicy
+from persipubsub.status import QueueStatus, SubscriberPolicy
 
 
 @click.command(cls=Command, example="persipubsub status ./orders ./invoices")
@@ -89,42 +89,25 @@ def _as_text(one: QueueStatus) -> List[str]:
         str(one.path),
         f"  messages    {one.messages:,} of {mark.max_messages:,}",
         f"  bytes       {one.size_bytes:,} of {mark.hwm_db_size:,}",
-        f"  oldest      {_age(one.oldest_age_s)} of {mark.message_timeout:,} s",
+        f"  oldest      {status_text.age(one.oldest_age_s)} of {mark.message_timeout:,} s",
         f"  next id     {one.next_id:,}",
         f"  overflow    {one.strategy.name}",
         f"  durability  {one.durability.name.lower()}",
     ]
     if any(dataclasses.astuple(one.pruned)):
-        pruned = one.pruned
-        lines.append(
-            f"  pruned      {pruned.timeout:,} by timeout, {pruned.overflow:,} by overflow, {pruned.dangling:,} "
-            "awaited by nobody")
-    if one.message_type is not None:
-        lines.append(f"  type        {one.message_type}")
-    if one.retention_s:
-        lines.append(f"  retained    {one.retained:,} of those messages, for {one.retention_s:g} s")
-    if one.delayed:
-        lines.append(f"  delayed     {one.delayed:,}")
-    if one.reader_lag >= LAG_COMMITS_MIN:
-        lines.append(f"  file grows  a process has been reading for {one.reader_lag:,} commits: is it stopped?")
-    if not one.subscribers:
-        kept = "only retained" if one.retention_s else "not stored"
-        return lines + [f"  no subscribers: what is sent is {kept}"]
-    return lines + _table(one)
+        lines.append(f"  pruned      {status_text.pruned(one)}")
+    lines += [f"  {name:<10}  {text}" for name, text in status_text.facts(one)]
+    return lines + (_table(one) if one.subscribers else [f"  {status_text.no_subscribers(one)}"])
 
 
 def _table(one: QueueStatus) -> List[str]:
     """Return a header and a line for each subscriber."""
     rows = [("subscriber", "pending", "oldest", *subscriber_cells.head(one))]
     # As Python literals: a name may contain a line break.
-    rows += [(repr(identifier), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s),
+    rows += [(repr(identifier), f"{subscriber.pending:,}", status_text.age(subscriber.oldest_pending_age_s),
               *subscriber_cells.of(one, subscriber)) for identifier, subscriber in sorted(one.subscribers.items())]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [
         "  ".join(["", f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:]))])
         for row in rows
     ]
-
-
-def _age(age_s: Optional[float]) -> str:
-    return "-" if age_s is None else f"{age_s:,.1f} s"

@@ -5,16 +5,12 @@ from typing import Any
 import click
 
 from persipubsub.cli import output
-from persipubsub.cli.command import Command
+from persipubsub.cli.command import Command, Group
 from persipubsub.cli.formats import counted
 from persipubsub.cli.opening import complete_subscriber, opened_control, read_status
 
 
-class _Group(Command, click.Group):
-    """A group whose ``--help`` begins with an example."""
-
-
-@click.group(cls=_Group, example="persipubsub subscriber list ./queue")
+@click.group(cls=Group, example="persipubsub subscriber list ./queue")
 def subscriber() -> None:
     """Add, remove and list the subscribers of a queue."""
 

@@ -6,9 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from persipubsub.cli import output, subscriber_cells
+from persipubsub.cli import output, status_text, subscriber_cells
 from persipubsub.cli.history import History
-from persipubsub.status import LAG_COMMITS_MIN, QueueStatus
+from persipubsub.status import QueueStatus
 
 BARS = "▁▂▃▄▅▆▇█"
 #: The share of a limit from which on its line is red.
@@ -46,24 +46,13 @@ def _figures(status: QueueStatus) -> RenderableType:
     for name, value, limit, text in (
         ("messages", status.messages, mark.max_messages, f"{status.messages:,} of {mark.max_messages:,}"),
         ("bytes", status.size_bytes, mark.hwm_db_size, f"{status.size_bytes:,} of {mark.hwm_db_size:,}"),
-        ("oldest", age_s or 0, mark.message_timeout, f"{_age(age_s)} of {mark.message_timeout:,} s"),
+        ("oldest", age_s or 0, mark.message_timeout, f"{status_text.age(age_s)} of {mark.message_timeout:,} s"),
     ):
         share = value / limit
         grid.add_row(f"  {name}", text, f"{share:.0%}", style="red" if share >= HIGH_SHARE else "")
-    for name, line in (
-        ("type", None if status.message_type is None else output.shown(status.message_type)),
-        ("retained",
-         f"{status.retained:,} of those messages, for {status.retention_s:g} s" if status.retention_s else None),
-        ("delayed", f"{status.delayed:,}" if status.delayed else None),
-        ("file grows", f"a process has been reading for {status.reader_lag:,} commits: is it stopped?"
-         if status.reader_lag >= LAG_COMMITS_MIN else None),
-    ):
-        if line is not None:
-            grid.add_row(f"  {name}", Text(line))
-    pruned = status.pruned
-    grid.add_row(
-        "  pruned", f"{pruned.timeout:,} by timeout, {pruned.overflow:,} by overflow, {pruned.dangling:,} "
-        "awaited by nobody")
+    for name, text in status_text.facts(status):
+        grid.add_row(f"  {name}", Text(output.shown(text)))
+    grid.add_row("  pruned", status_text.pruned(status))
     return grid
 
 
@@ -84,7 +73,7 @@ def _subscribers(history: History) -> RenderableType:
     """Show each subscriber, the one that lags most first."""
     status, rates = history.latest(), history.taken_per_s_by_subscriber()
     if not status.subscribers:
-        return Text(f"  no subscribers: what is sent is {'only retained' if status.retention_s else 'not stored'}")
+        return Text(f"  {status_text.no_subscribers(status)}")
     head = ("pending", "oldest", "out", *subscriber_cells.head(status))
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(overflow="fold")  # without enough space, names wrap, but not numbers
@@ -92,13 +81,10 @@ def _subscribers(history: History) -> RenderableType:
         grid.add_column(justify="right", no_wrap=True)
     grid.add_row("  subscriber", *head, style="dim")
     for identifier, subscriber in sorted(status.subscribers.items(), key=lambda item: (-item[1].pending, item[0])):
-        grid.add_row(Text(f"  {identifier!r}"), f"{subscriber.pending:,}", _age(subscriber.oldest_pending_age_s),
-                     _number(rates.get(identifier), "/s"), *subscriber_cells.of(status, subscriber))
+        grid.add_row(Text(f"  {identifier!r}"), f"{subscriber.pending:,}",
+                     status_text.age(subscriber.oldest_pending_age_s), _number(rates.get(identifier), "/s"),
+                     *subscriber_cells.of(status, subscriber))
     return grid
-
-
-def _age(age_s: Optional[float]) -> str:
-    return "-" if age_s is None else f"{age_s:,.1f} s"
 
 
 def _number(value: Optional[float], unit: str) -> str:

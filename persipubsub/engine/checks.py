@@ -17,8 +17,9 @@ from persipubsub.engine.limits import (AT_END, BATCH_BYTES_MAX, DEAD_LETTERS_MAX
 from persipubsub.engine.values import EARLIEST, LATEST, Batch, Delivering, DueTime, Position
 from persipubsub.queue import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
 
-STRETCH_MESSAGES = 1000
-#: Names with dots between them.
+#: A batch is checked and encoded in chunks of this size.
+CHUNK_MESSAGES = 1000
+#: Names separated by dots.
 MESSAGE_TYPE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 
 
@@ -57,11 +58,11 @@ def batch(msgs: object) -> Batch:
     size_bytes = largest_bytes = 0
     messages = iter(msgs)
     # In chunks, so that an endless iterable is refused before it fills the memory.
-    while stretch := list(itertools.islice(messages, STRETCH_MESSAGES)):
-        if set(map(type, stretch)) != {bytes}:
-            stretch = [_element(index, msg) for index, msg in enumerate(stretch, len(result))]
-        sizes = list(map(len, stretch))
-        result += stretch
+    while chunk := list(itertools.islice(messages, CHUNK_MESSAGES)):
+        if set(map(type, chunk)) != {bytes}:
+            chunk = [_element(index, msg) for index, msg in enumerate(chunk, len(result))]
+        sizes = list(map(len, chunk))
+        result += chunk
         size_bytes += sum(sizes)
         largest_bytes = max(largest_bytes, *sizes)
         if len(result) > BATCH_MESSAGES_MAX or size_bytes > BATCH_BYTES_MAX:
@@ -154,7 +155,7 @@ def directory(value: object) -> str:
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
-        raise errors.ArgumentError(f"path must be encodable as the names of files are, got {path!r}.") from error
+        raise errors.ArgumentError(f"path must be encodable as a file name, got {path!r}.") from error
     return path
 
 
@@ -168,7 +169,7 @@ def timeout(value: object) -> Optional[float]:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise errors.ArgumentTypeError(f"timeout must be a number of seconds or None, got {type(value).__name__}.")
-    if not value >= 0:  # NaN neither
+    if not value >= 0:  # this also refuses NaN
         raise errors.ArgumentError(
             f"timeout must be 0 (look once), more (seconds), or None (wait forever); got {value}.")
     return min(value, TIMEOUT_S_MAX)
@@ -182,7 +183,7 @@ def seconds(name: str, value: object, least: float, most: float) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise errors.ArgumentTypeError(f"{name} must be a number of seconds, got {type(value).__name__}.")
-    if not least <= value <= most:  # NaN neither
+    if not least <= value <= most:  # this also refuses NaN
         raise errors.ArgumentError(f"{name} must be from {least:g} to {most:g} seconds, got {value}.")
     return value
 
@@ -193,7 +194,7 @@ def moment_us(name: str, value: datetime.datetime) -> int:
     :raise ArgumentError: it has no timezone, so it would differ between machines
     """
     if value.utcoffset() is None:
-        raise errors.ArgumentError(f"{name} must say its timezone, as datetime.now(timezone.utc) does; got {value!r}.")
+        raise errors.ArgumentError(f"{name} must have a timezone, as datetime.now(timezone.utc) has; got {value!r}.")
     return max(0, (value - clock.EPOCH) // datetime.timedelta(microseconds=1))
 
 
@@ -304,7 +305,7 @@ def message_ids(values: object) -> Optional[List[int]]:
     for value in ids:
         if isinstance(value, bool) or not isinstance(value, int):
             raise errors.ArgumentTypeError(f"A message id must be an int, got {type(value).__name__}.")
-    # Other numbers cannot be ids: records have no room for them.
+    # Other numbers cannot be ids, and would not fit into a record.
     return [value for value in ids if 0 <= value < MESSAGE_ID_END]
 
 
@@ -316,8 +317,8 @@ def delivering(shared: object = None,
                dead_letters_max: object = None) -> Delivering:
     """Return the checked policy of a subscriber.
 
-    :raise ArgumentTypeError: one of a wrong type
-    :raise ArgumentError: one outside its limits
+    :raise ArgumentTypeError: one is of the wrong type
+    :raise ArgumentError: one is outside its limits
     """
     if shared is not None and not isinstance(shared, bool):
         raise errors.ArgumentTypeError(f"shared must be a bool, got {type(shared).__name__}.")

@@ -13,7 +13,7 @@ TIMEOUT_S_MAX = 1e9
 #: Retries are clamped for the same reason.
 RETRIES_MAX = 10**9
 
-#: A batch ends here, so that a backlog of large messages does not fill the memory.
+#: The default maximum size of a received batch, so that a backlog of large messages does not fill the memory.
 RECEIVE_BYTES_MAX = 64 * 1024**2
 
 #: The longest sleep between two looks, so that a wait always notices what happens to the queue.

@@ -19,7 +19,7 @@ class Watch(Protocol):
         """Note what has been published so far. Call this before looking into the queue."""
 
     def wait(self, timeout_s: float) -> None:
-        """Return once something was published since arm(), after the timeout, and sometimes for no reason."""
+        """Return once something was published since arm(), or after the timeout. Spurious returns happen."""
 
     def reserve(self, due_us: int) -> bool:
         """Return True for one waiting process, which looks first; the others wait a little longer."""
@@ -60,7 +60,7 @@ class Engine(Protocol):
         ...
 
     def run(self, command: Command) -> Any:
-        """Run a command to its end, all of it or nothing."""
+        """Run a command completely or not at all."""
 
     def submit(self, commands: Sequence[Command]) -> List[Outcome]:
         """Run commands in order, together if that is faster; each succeeds or fails by itself."""
@@ -95,7 +95,7 @@ class Administration(Protocol):
         """Return whether the queue still exists."""
 
     def configure(self, configuration: Configuration, identifiers: Sequence[bytes], mode: Optional[int]) -> None:
-        """Apply a configuration, and add the subscribers that are missing; all of it or nothing.
+        """Apply a configuration, and add the subscribers that are missing; all or nothing.
 
         :param mode: of the files, if the engine has files
         """
@@ -153,7 +153,7 @@ class Administration(Protocol):
 
 
 class Access(Protocol):
-    """The access of one Environment to a queue, which opens it when first needed. Making it touches nothing."""
+    """The access of one Environment to a queue, which opens it when first needed. Creating it touches nothing."""
 
     @property
     def location(self) -> Union[pathlib.Path, str]:

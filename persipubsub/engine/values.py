@@ -106,7 +106,7 @@ def failure_of(error: BaseException) -> Failure:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     try:
         text = str(error)
-    except Exception:  # pylint: disable=broad-exception-caught  # somebody else's __str__
+    except Exception:  # pylint: disable=broad-exception-caught  # a program's own __str__
         text = ""
     return Failure(name[:ERROR_TYPE_CHARACTERS_MAX], text[:ERROR_TEXT_CHARACTERS_MAX])
 

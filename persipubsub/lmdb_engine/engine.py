@@ -36,7 +36,7 @@ RULES: Dict[Type[Command], Callable[..., Any]] = {
 
 
 class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing that an engine does
-    """The access of one process to one queue, shared by all its Environments: see :class:`persipubsub.engine.Engine`.
+    """The access of one process to one queue, shared by all its Environments: see the protocol :class:`.Engine`.
 
     Created by :func:`persipubsub.lmdb_engine.open_queues.acquire`.
     """
@@ -50,7 +50,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         self._is_open = False
 
     def open(self) -> None:
-        """Open the database unless it is open. Calling it again continues where an interrupt ended it."""
+        """Open the database unless it is open. Calling it again continues where an interrupt stopped it."""
         if not self._is_open:
             self._session.open()
             self._wakeup = Wakeup(self.path, files.data_file_mode(self.path))
@@ -58,7 +58,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
             self._is_open = True
 
     def close(self) -> None:
-        """Close the database. Calling it again continues where an interrupt ended it."""
+        """Close the database. Calling it again continues where an interrupt stopped it."""
         self._session.close()
 
     def report(self) -> None:
@@ -124,11 +124,11 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         return self._session.read(lambda txn: cursors.subscribe(txn, identifier))
 
     def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Return the next messages of a subscriber without handing them out."""
+        """Return the next messages of a subscriber without delivering them."""
         return self._present(lambda txn: cursors.look(txn, subscription, max_messages, max_bytes))
 
     def look_at_top(self, subscription: Subscription) -> Found:
-        """Return the latest message of a subscriber without handing it out."""
+        """Return the latest message of a subscriber without delivering it."""
         return self._present(lambda txn: cursors.look_at_top(txn, subscription))
 
     def _present(self, look: Callable[[Transaction], Optional[Found]]) -> Found:
@@ -148,7 +148,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
                 appended = True
 
     def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Hand out messages of a shared subscriber to one worker."""
+        """Lease messages of a shared subscriber to one worker."""
         dropped = 0
         while True:
             # In a read transaction, since most waiting workers find nothing.

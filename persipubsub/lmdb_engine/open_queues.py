@@ -84,7 +84,7 @@ class LmdbAccess:
         return self.open()
 
     def __exit__(self, *exc_info: object) -> None:
-        # Twice: an interrupt may come in the first.
+        # Twice: an interrupt may end the first call early.
         try:
             self.close()
         finally:
@@ -117,7 +117,7 @@ def acquire(path: pathlib.Path, allow_remote: bool = False, user: Optional[User]
 
 
 def _acquire(path: pathlib.Path, key: Key, allow_remote: bool, user: User) -> Optional[LmdbEngine]:
-    """Open the queue with a key, or share it. Return None if another queue is at the path meanwhile."""
+    """Open the queue with a key, or share it. Return None if another queue is at the path by now."""
     turn, succeeded = Turn(), False
     try:
         _TURNS.begin(key, turn)
@@ -139,7 +139,7 @@ def _acquire(path: pathlib.Path, key: Key, allow_remote: bool, user: User) -> Op
         succeeded = True
         return found.engine
     finally:
-        # Twice: an interrupt may come in the first.
+        # Twice: an interrupt may end the first call early.
         try:
             _end_turn(key, turn, None if succeeded else user)
         finally:
@@ -186,7 +186,7 @@ def _close_if_unused(queue: OpenQueue) -> None:
         if _TURNS.has(queue.key, turn) and not queue.users and _OPEN.get(queue.key) is queue:
             _close(queue)
     finally:
-        # Twice: an interrupt may come in the first.
+        # Twice: an interrupt may end the first call early.
         try:
             _TURNS.end(queue.key, turn)
         finally:
@@ -257,7 +257,7 @@ def _after_fork_in_child() -> None:
         queue.engine.after_fork_in_child()
 
 
-# Twice after it: an interrupt may come in the first, and Python then continues with the next.
+# Twice after it: an interrupt may end the first call early, and Python then continues with the next.
 AFTER_FORK_HOOKS = 2
 os.register_at_fork(before=_before_fork)
 for _ in range(AFTER_FORK_HOOKS):

@@ -248,7 +248,7 @@ NAIVE = datetime.datetime(2026, 1, 1)
     }, errors.ArgumentTypeError, "delay_s must be a number of seconds, got str"),
     ({
         "at": NAIVE
-    }, errors.ArgumentError, "at must say its timezone"),
+    }, errors.ArgumentError, "at must have a timezone"),
     ({
         "at": 1e9
     }, errors.ArgumentTypeError, "at must be a datetime with a timezone, got float"),

@@ -104,7 +104,7 @@ MISTAKES: List[Mistake] = [
     mistake("persipubsub.new_environment(b'/tmp/x')", *TYPE, "path", "str or PathLike", "bytes"),
     mistake("persipubsub.new_environment('')", *VALUE, "path", "not empty"),
     mistake("persipubsub.new_environment('a\\0b')", *VALUE, "path", "without NUL", "a\\x00b"),
-    mistake("persipubsub.new_environment('\\ud800')", *VALUE, "path", "names of files", "\\ud800"),
+    mistake("persipubsub.new_environment('\\ud800')", *VALUE, "path", "as a file name", "\\ud800"),
     # the configuration
     mistake("environment.new_control('ab')", *TYPE, "subscriber_ids", "iterable of str", "list of one"),
     mistake("environment.new_control(b'ab')", *TYPE, "subscriber_ids", "iterable of str", "bytes"),

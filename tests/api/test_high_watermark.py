@@ -375,7 +375,7 @@ def surely_below_its_pages(txn: Transaction) -> Tuple[int, bool]:
     newest, next_id = log.end()
     header = txn.header._replace(hwm_db_size=pages_bytes)
     # pylint: disable-next=protected-access  # its bound is what a send relies on
-    return pages_bytes, appending._surely_below_the_mark(header, log.oldest(), newest, values.Batch((), 0, 0), next_id)
+    return pages_bytes, appending._certainly_below_mark(header, log.oldest(), newest, values.Batch((), 0, 0), next_id)
 
 
 @without_deadline(40)

@@ -371,7 +371,7 @@ NAIVE = datetime.datetime(2026, 1, 1)
 
 
 @pytest.mark.parametrize("call, error, text", [
-    (lambda control: control.rewind("a", NAIVE), errors.ArgumentError, "to must say its timezone"),
+    (lambda control: control.rewind("a", NAIVE), errors.ArgumentError, "to must have a timezone"),
     (lambda control: control.rewind("a", "latest"), errors.ArgumentError, "to must be one of 'earliest', "),
     (lambda control: control.rewind("a", 0), errors.ArgumentError, "a message id; got 0"),
     (lambda control: control.rewind("a", 2**64), errors.ArgumentError, "a message id; got 18446744073709551616"),
@@ -379,8 +379,8 @@ NAIVE = datetime.datetime(2026, 1, 1)
     (lambda control: control.rewind("a", 1.0), errors.ArgumentTypeError, "got float"),
     (lambda control: control.rewind("x", 1), errors.UnknownSubscriberError, "'x'"),
     (lambda control: control.add_subscriber("b", 1), errors.ArgumentTypeError, "start must be one of .*got int"),
-    (lambda control: control.add_subscriber("b", NAIVE), errors.ArgumentError, "start must say its timezone"),
-    (lambda control: control.history(end=NAIVE), errors.ArgumentError, "end must say its timezone"),
+    (lambda control: control.add_subscriber("b", NAIVE), errors.ArgumentError, "start must have a timezone"),
+    (lambda control: control.history(end=NAIVE), errors.ArgumentError, "end must have a timezone"),
     (lambda control: control.history("latest"), errors.ArgumentError, "start must be one of"),
     (lambda control: control.set_retention("1"), errors.ArgumentTypeError, "retention_s must be a number"),
     (lambda control: control.set_retention(-1), errors.ArgumentError, "retention_s must be from 0 to 1e.11 seconds"),

@@ -351,7 +351,7 @@ def test_a_wait_while_somebody_has_the_queue_alone(path: pathlib.Path, new_envir
     alone = opening_check.try_exclusive(path)
     assert alone is not None
     opening = Task(lambda: use_environment_of(path))
-    wait_until(lambda: "another process has it exclusively" in caplog.text)
+    wait_until(lambda: "another process holds it exclusively" in caplog.text)
     Task(lambda: use_environment_of(healthy)).result()
     assert not opening.done()
     alone.close()

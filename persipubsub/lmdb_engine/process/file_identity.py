@@ -4,8 +4,8 @@ The system lets anybody delete or replace open files. A process that has them op
 that nobody else sees. With another ``lock.mdb``, two processes would write at the same time.
 
 - Every write checks that the data file still has a name. The check is exact and costs a microsecond.
-- To check that the files at the path are the same costs more. It is done by a subscriber that finds nothing to
-  receive, when the database is opened again, and once in several writes. It also reports a directory that was moved,
+- Checking that the files at the path are the same costs more. This happens when a subscriber finds nothing to
+  receive, when the database is opened again, and once every few writes. It also reports a directory that was moved,
   in which the messages are safe.
 """
 

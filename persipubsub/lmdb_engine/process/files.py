@@ -177,7 +177,7 @@ def create(path: pathlib.Path, header: Header, first_run: Run, mode: int) -> Non
             use_lock = UseLock(path, mode)
             try:
                 if not use_lock.try_exclusive():
-                    # Somebody is creating it: wait until that has ended.
+                    # Another process is creating it: wait until it has finished.
                     use_lock.share()
                     if not is_queue(path):
                         _require_time_left(path, deadline)
@@ -295,7 +295,7 @@ def new_queue(path: pathlib.Path, mode: int, like: pathlib.Path) -> Iterator[New
     """
     with errors_about(path):
         _make_directory(path, directory_mode(mode), like)
-        # A process that was killed while it did this may have left some of these.
+        # A process that was killed during this may have left some of these.
         if not {entry.name for entry in path.iterdir()} <= {NEW_DATA_FILE, LOCK_FILE, USE_FILE}:
             raise OSError(errno.ENOTEMPTY, "Directory not empty")
         use_lock = UseLock(path, mode)

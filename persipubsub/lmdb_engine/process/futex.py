@@ -11,7 +11,7 @@ import sys
 _NUMBERS = {"x86_64": 202, "aarch64": 98, "riscv64": 98, "ppc64le": 221, "s390x": 238}
 _WAIT = 0
 _WAKE = 1
-_EVERYBODY = 2**31 - 1
+_ALL = 2**31 - 1
 
 AVAILABLE = sys.platform == "linux" and platform.machine() in _NUMBERS
 
@@ -41,6 +41,5 @@ def wait(address: int, expected: int, timeout_s: float) -> None:
 
 
 def wake(address: int) -> None:
-    """Wake everybody that sleeps on the word at the address."""
-    _SYSCALL(_NUMBER, ctypes.c_void_p(address), ctypes.c_int(_WAKE), ctypes.c_int(_EVERYBODY), None, None,
-             ctypes.c_int(0))
+    """Wake all threads that sleep on the word at the address."""
+    _SYSCALL(_NUMBER, ctypes.c_void_p(address), ctypes.c_int(_WAKE), ctypes.c_int(_ALL), None, None, ctypes.c_int(0))

@@ -75,7 +75,7 @@ class Gate:
     def close(self, closer: Closer, timeout_s: float = math.inf) -> bool:
         """Close the gate and wait until nobody is inside. The caller must open it afterwards in any case.
 
-        :return: whether nobody is inside in time. It is False if the calling thread is inside or has closed the gate.
+        :return: whether all have left in time. It is False if the calling thread is inside or has closed the gate.
         """
         deadline = clock.monotonic_s() + timeout_s
         while True:
@@ -115,7 +115,7 @@ class Gate:
                 raise reentry_error()
             return action()
         finally:
-            # Twice: an interrupt may come in the first.
+            # Twice: an interrupt may end the first call early.
             try:
                 self.open(closer)
             finally:

@@ -140,7 +140,7 @@ class _Group:
             self.requests.append(request)
 
     def split(self, error: Exception) -> "List[_Group]":
-        """Split the group around the request that failed. Without one, or with a single request, the error is for all.
+        """Split the group around the request that failed. Without one, or with a single request, all get the error.
 
         The caller must run the groups from the last one on: the requests before the culprit, which were fine, then the
         culprit by itself, then those behind it. So each operation runs only a few times, however many fail.
@@ -159,7 +159,7 @@ class _Group:
 
 
 class _Losses:
-    """Counts the messages that were deleted for one reason, and warns of them, so that nobody misses them unaware."""
+    """Counts the messages that were deleted for one reason, and warns of them, so that no loss goes unnoticed."""
 
     def __init__(self, text: str) -> None:
         self._text = text  # a format for the path and the number
@@ -216,17 +216,17 @@ class Writer:
             elif leader.thread == request.thread:
                 raise errors.ReentryError(
                     "A signal handler or a finalizer writes to the queue while it has interrupted a write of its own "
-                    "thread. Have it set a flag, and write from the thread's normal course.")
+                    "thread. Set a flag in the handler, and write from the thread's normal code.")
             else:
                 self._follow(request)
         finally:
-            # Twice: an interrupt may come in the first.
+            # Twice: an interrupt may end the first call early.
             try:
                 self._leave(request)
             finally:
                 if self._leaders.get(_LEADER) is request:
                     self._leave(request)
-                request.group = request.led = None  # they are cycles of references
+                request.group = request.led = None  # they are reference cycles
         if self._expired.count or self._overflowed.count:
             self.report()
         if request.error is not None:
@@ -249,7 +249,7 @@ class Writer:
                 self._wait_until_done(request)
             finally:
                 self._leave(request)
-                request.group = request.led = None  # they are cycles of references
+                request.group = request.led = None  # they are reference cycles
         self._writing = 1  # this is one thread
         if self._expired.count or self._overflowed.count:
             self.report()

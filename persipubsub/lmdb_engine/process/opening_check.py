@@ -16,7 +16,7 @@ from persipubsub.lmdb_engine.process import files, queue_file, unclean_marker
 from persipubsub.lmdb_engine.process.files import UseLock
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.layouts import SubDatabases
-from persipubsub.lmdb_engine.records.truncation import cut_off
+from persipubsub.lmdb_engine.records.truncation import unreadable_values
 from persipubsub.lmdb_engine.rules import invariants
 from persipubsub.status import Violation
 
@@ -83,9 +83,9 @@ def _share(path: pathlib.Path, use_lock: UseLock) -> float:
         if waited_s >= WARN_S and not warned:
             warned = True
             _LOGGER.warning(
-                "Opening the queue at %s has been waiting for %.0f s: another process has it exclusively. It compacts, "
-                "recovers, migrates or verifies the queue, or was stopped meanwhile. Opening continues when it ends.",
-                path, waited_s)
+                "Opening the queue at %s has been waiting for %.0f s: another process holds it exclusively. It "
+                "compacts, recovers, migrates or verifies the queue, or was stopped meanwhile. Opening continues when "
+                "it ends.", path, waited_s)
         clock.sleep(LOOK_S)
     return clock.monotonic_s() - start_s
 
@@ -119,7 +119,7 @@ def _require_none(path: pathlib.Path, found: Sequence[Violation]) -> None:
 
 
 def _page_problems(path: pathlib.Path) -> Tuple[Violation, ...]:
-    problems = database.verify(path / files.DATA_FILE) or cut_off(path / files.DATA_FILE)
+    problems = database.verify(path / files.DATA_FILE) or unreadable_values(path / files.DATA_FILE)
     return tuple(invariants.violation("I0", problem) for problem in problems)
 
 

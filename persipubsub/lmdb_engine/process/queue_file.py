@@ -37,7 +37,7 @@ def require_queue(file: pathlib.Path,
                     require_configuration(header)
                 return opened.pages() > before.last_page
             except (PageError, errors.PersipubsubError) as error:
-                if attempt < ATTEMPTS_MAX - 1 and (before is None or _moved_on(opened, before)):
+                if attempt < ATTEMPTS_MAX - 1 and (before is None or _has_changed(opened, before)):
                     continue
                 if isinstance(error, errors.PersipubsubError):
                     raise
@@ -45,11 +45,11 @@ def require_queue(file: pathlib.Path,
     return True
 
 
-class _NoQueueError(PageError):
+class _NotAQueueError(PageError):
     """Raised if nothing shows that the file is a queue's."""
 
 
-def _moved_on(opened: PageFile, before: Meta) -> bool:
+def _has_changed(opened: PageFile, before: Meta) -> bool:
     try:
         return opened.newest_meta() != before
     except PageError:
@@ -60,8 +60,8 @@ def _broken(opened: PageFile, file: pathlib.Path, error: PageError) -> errors.Pe
     """Return an error that distinguishes a damaged queue from a file that never was one."""
     if is_of_1_0(opened):
         return _of_1_0(file)
-    if isinstance(error, _NoQueueError):
-        return _foreign(file, "none")
+    if isinstance(error, _NotAQueueError):
+        return layouts.other_version(file.parent, "none")
     if not opened.size_bytes():
         return errors.FormatError(f"The file {file} is empty, so it is not a queue. Delete it, or use another "
                                   "directory.")
@@ -113,16 +113,16 @@ def _header(opened: PageFile, meta: Meta, file: pathlib.Path, sub_databases: Tup
     for name in sub_databases:
         found = opened.find(meta.main_root, name.encode())
         if found is None or not found[1].flags & SUB_DATABASE:
-            raise _NoQueueError(f"the sub-database {name} is missing")
+            raise _NotAQueueError(f"the sub-database {name} is missing")
         roots[name] = decode_root(opened.value(*found))
         if roots[name] != NO_ROOT:
             opened.page(roots[name])
     found = opened.find(roots["queue_db"], layouts.FORMAT_KEY)
     if found is None:
-        raise _NoQueueError("the format version is missing")
+        raise _NotAQueueError("the format version is missing")
     version = opened.value(*found)
     if version != layouts.NUMBER.pack(layouts.FORMAT_VERSION):
-        raise _foreign(file, str(int.from_bytes(version[:8], "big")))
+        raise layouts.other_version(file.parent, str(int.from_bytes(version[:8], "big")))
     found = opened.find(roots["queue_db"], layouts.HEADER_KEY)
     if found is None:
         raise PageError("the configuration is missing")
@@ -143,9 +143,3 @@ def require_configuration(value: bytes) -> layouts.Header:
     except (struct.error, ValueError) as error:
         raise PageError(f"the configuration is broken ({error})") from error
     return header
-
-
-def _foreign(file: pathlib.Path, found: str) -> errors.FormatError:
-    return errors.FormatError(
-        f"The queue at {file.parent} is not of format version {layouts.FORMAT_VERSION}, which this version reads and "
-        f"writes (found: {found}). Use the version of persipubsub that created it, or another directory.")

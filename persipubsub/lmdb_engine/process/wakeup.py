@@ -6,7 +6,7 @@ Every process maps the file ``wakeup``. It begins with three 32-bit words:
   publication. (A counter would lose wake-ups: Python cannot add to shared memory in one step.)
 - *waiting*: 1 if a subscriber may sleep, so that a publisher need not ask the kernel each time.
 - *claimed*: the low bits of the due time of a delayed message that one waiting subscriber is about to append to the
-  log, so that not all of them do. Two may do it, or the one may die: the others check again soon.
+  log, so that not all of them do. Two may do so, or the one may die: the others check again soon.
 
 A subscriber reads *published*, sets *waiting*, looks into the queue, and sleeps if *published* is unchanged. A
 publisher commits, reads and resets *waiting*, sets *published*, and wakes the sleepers if *waiting* was set. So
@@ -41,7 +41,7 @@ GIVE_WAY_S_MAX = 0.0002
 _PUBLISHED = 0
 _WAITING = 1
 _CLAIMED = 2
-# One byte for each receiving process, by its number. Two that share a byte may occasionally be ignored.
+# One byte for each receiving process, by its pid. If two share a byte, senders may occasionally ignore them.
 _RECEIVING = slice(64, 128)
 _NOBODY = bytes(_RECEIVING.stop - _RECEIVING.start)
 _LOGGER = logging.getLogger("persipubsub.wakeup")  # the name that programs filter by
@@ -67,7 +67,7 @@ class Wakeup:
                 if self._next_try_s is None:
                     _LOGGER.warning(
                         "There is no wake-up for the queue at %s (%s). Subscribers of this process poll every %g s, "
-                        "and others may wait up to a second for what this process sends. It is tried again.",
+                        "and others may wait up to a second for what this process sends. It will be tried again.",
                         self._path, error, POLLING_DELAY_S_MAX)
                 self._next_try_s = now_s + TRY_EVERY_S
         return self._words
@@ -130,11 +130,11 @@ class _Words:
     def publish(self, transaction_id: int) -> None:
         """Store what was published, and wake the sleepers. The order matters: see the module's docstring."""
         words = self._words
-        somebody_waits = words[_WAITING]
-        if somebody_waits:
+        someone_waits = words[_WAITING]
+        if someone_waits:
             words[_WAITING] = 0
         words[_PUBLISHED] = transaction_id & 0xFFFFFFFF
-        if somebody_waits:
+        if someone_waits:
             self._futex.wake(self._address)
 
     def arm(self) -> int:
@@ -204,10 +204,10 @@ class PollingWatch:
         self._delay_s = POLLING_DELAY_S_MIN
 
     def arm(self) -> None:
-        """Do nothing: the next look is never far."""
+        """Do nothing: the next look comes soon."""
 
     def wait(self, timeout_s: float) -> None:
-        """Sleep."""
+        """Sleep, each time a little longer."""
         clock.sleep(min(self._delay_s, self._longest_sleep_s, timeout_s))
         self._delay_s = min(self._delay_s * 2, POLLING_DELAY_S_MAX)
 

@@ -51,7 +51,7 @@ class WriteLockWatchdog:
         _WATCHES.pop(id(self), None)
 
     def look(self) -> None:
-        """Warn if a transaction has been waiting for long."""
+        """Warn if a transaction has been waiting for too long."""
         now_s = clock.monotonic_s()
         self._since_s = {token: self._since_s.get(token, now_s) for token in self._waiting()}
         longest_s = max((now_s - since_s for since_s in self._since_s.values()), default=0.0)

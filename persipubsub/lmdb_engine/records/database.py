@@ -29,8 +29,8 @@ MAP_BYTES_MIN = 40 * 1024**3
 #: longer with more processes: 0.3 ms with 200.
 GROWTH_PAGES_MIN = 64
 WARN_EVERY_S = 60.0
-#: A disk with less free space than this counts as full: LMDB reports an I/O error after a write of which only a part
-#: fits. It writes 256 KiB at once, and the space that ext4 reserves for itself varies.
+#: A disk with less free space than this counts as full: LMDB reports an I/O error after a write that fits only in
+#: part. It writes 256 KiB at once, and the space that ext4 reserves for itself varies.
 ROOM_BYTES_MIN = 1024 * 1024
 #: 13 are used; the rest is room for later ones.
 SUB_DATABASES_MAX = 32
@@ -81,7 +81,7 @@ class Database:
         """Begin a transaction; a write transaction waits for the other writers of all processes.
 
         The handles of the sub-databases are kept from the first write on: py-lmdb keeps only those that a write
-        transaction has committed. If a reader opened them so, it would wait for writers. So until then each read opens
+        transaction has committed, and a reader that began one would wait for writers. So until then each read opens
         them for itself, one read at a time, since LMDB allows only one transaction at a time to open sub-databases.
         """
         if self._dbs is not None:
@@ -98,7 +98,7 @@ class Database:
                 self._turns.begin(HANDLES, turn)
                 dbs = _open_sub_databases(self._environment, opening)
         finally:
-            # Twice, for an interrupt may come in the first.
+            # Twice: an interrupt may end the first call early.
             try:
                 self._turns.end(HANDLES, turn)
             finally:
@@ -157,7 +157,7 @@ class Database:
         return self._environment.info()["last_pgno"]
 
     def gave_up(self) -> bool:
-        """Return whether LMDB refuses everything until it is opened again: its root may be written or not."""
+        """Return whether LMDB refuses everything until it is opened again: its root may or may not be written."""
         try:
             self._environment.begin().abort()
         except lmdb.PanicError:
@@ -207,10 +207,8 @@ def _open_sub_databases(environment: lmdb.Environment, txn: "lmdb.Transaction[by
     except (lmdb.NotFoundError, lmdb.IncompatibleError):
         pass
     if version != layouts.NUMBER.pack(layouts.FORMAT_VERSION):
-        found = "none" if version is None else int.from_bytes(version, "big")
-        raise errors.FormatError(
-            f"The queue at {environment.path()} is not of format version {layouts.FORMAT_VERSION}, which this version "
-            f"reads and writes (found: {found}). Use the version of persipubsub that created it, or another directory.")
+        found = "none" if version is None else str(int.from_bytes(version, "big"))
+        raise layouts.other_version(environment.path(), found)
     return dbs
 
 
@@ -221,7 +219,7 @@ def verify(file: pathlib.Path) -> List[str]:
     """
     from lmdb import verify as walker  # here, since it is seldom needed
     try:
-        return list(walker.verify(os.fspath(file), subdir=False))  # type: ignore[no-untyped-call]  # it has no hints
+        return list(walker.verify(os.fspath(file), subdir=False))  # type: ignore[no-untyped-call]  # it is untyped
     except Exception as error:  # pylint: disable=broad-exception-caught  # a hostile file may cause any
         return [str(error) or repr(error)]
 
@@ -322,7 +320,7 @@ def unwrapped(error: Exception) -> Exception:
 def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False) -> NoReturn:
     """Raise an error of this package for LMDB's error: it says what happened, to which queue, and what to do.
 
-    :param unknown: True if the changes may be stored or not
+    :param unknown: whether it is unknown if the changes are stored
     """
     code = getattr(error, "code", 0)
     shortage = os_errors.shortage(code)
@@ -331,7 +329,7 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
     if unknown:
         kind, what = errors.CommitUnknownError, (
             "had an error in the commit itself, so it is unknown whether the change is "
-            "stored: look before you do it again. The queue works again when the disk does")
+            "stored: check before you repeat it. The queue works again when the disk does")
     elif isinstance(error, lmdb.ReadersFullError):
         kind, what = errors.ReadersFullError, f"has more than {MAX_READERS} readers at one time. Use fewer processes"
     elif code in os_errors.NO_ROOM or code == errno.EIO and not os_errors.has_room(path, ROOM_BYTES_MIN):
@@ -352,7 +350,6 @@ def raise_translated(error: Exception, path: pathlib.Path, unknown: bool = False
         kind, what = errors.FormatError, "is not an LMDB file that this version can read. It was not changed"
     elif isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PageFullError, lmdb.CursorFullError)):
         kind = errors.DamagedError
-        what = (
-            "has a damaged file. Close it, and save what can still be read with persipubsub recover, or replace it by "
-            "a backup")
+        what = ("has a damaged file. Close it, and save what can still be read with persipubsub recover, or replace it "
+                "with a backup")
     raise kind(f"The queue at {path} {what} (LMDB: {error}).") from error

@@ -30,7 +30,7 @@ def _decode_failure(value: bytes) -> Failure:
 
 
 class Delivery(NamedTuple):
-    """A value of ``index_db``: how often a message was handed out, and which claim holds it now."""
+    """A value of ``index_db``: how often a message was delivered, and which claim holds it now."""
 
     deliveries: int
     token: bytes  # of the claim that holds it

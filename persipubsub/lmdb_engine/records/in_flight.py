@@ -42,7 +42,7 @@ class InFlight:
         pack, number = ENTRY_KEY.pack, self._number
         keys = [pack(number, message_id) for message_id in ids]
         found = dict(self._index.getmulti(keys))
-        # The entries of a batch are alike, so there is little to decode.
+        # The entries of a batch are mostly equal, so there is little to decode.
         decoded = {value: delivery_layouts.decode_delivery(value) for value in set(found.values())}
         return [decoded[found[key]] if key in found else None for key in keys]
 
@@ -51,7 +51,7 @@ class InFlight:
         self.put_many((message_id, ), delivery, before)
 
     def put_many(self, ids: Sequence[int], delivery: Delivery, before: Optional[Delivery] = None) -> None:
-        """Store entries that are alike, in place of those before, which are alike, too."""
+        """Store equal entries in place of the previous ones, which are equal as well."""
         number, pack, pack_due, due_us = self._number, ENTRY_KEY.pack, DUE_KEY.pack, delivery.due_us
         value = delivery_layouts.encode_delivery(delivery)
         self._index.putmulti([(pack(number, message_id), value) for message_id in ids])
@@ -61,7 +61,7 @@ class InFlight:
             self._due.putmulti([(pack_due(number, due_us, message_id), b"") for message_id in ids])
 
     def delete_many(self, ids: Sequence[int], delivery: Delivery) -> None:
-        """Delete entries that are alike."""
+        """Delete equal entries."""
         number, pack, index = self._number, ENTRY_KEY.pack, self._index
         for message_id in ids:
             if index.set_key(pack(number, message_id)):

@@ -31,6 +31,7 @@ import functools
 import struct
 from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
+from persipubsub import errors
 from persipubsub.engine.policies import Policy
 
 if TYPE_CHECKING:
@@ -83,6 +84,16 @@ def require_count(count: int) -> int:
     if count < 0:
         raise struct.error(f"the records add up to {count} messages")
     return count
+
+
+def other_version(path: object, found: str) -> errors.FormatError:
+    """Return the error for a queue that is not of this format version.
+
+    :param found: the version that it has
+    """
+    return errors.FormatError(
+        f"The queue at {path} is not of format version {FORMAT_VERSION}, which this version reads and writes "
+        f"(found: {found}). Use the version of persipubsub that created it, or another directory.")
 
 
 pack_id = NUMBER.pack

@@ -82,6 +82,7 @@ class PageFile:
                 os.close(self._fd)
                 raise OSError(errno.EINVAL, "It is not a regular file")
         self.page_bytes = 4096
+        self._latest: Tuple[int, bytes, List[Node]] = (0, b"", [])
 
     def close(self) -> None:
         """Close the file."""
@@ -198,6 +199,17 @@ class PageFile:
         if len(data) != node.size_bytes:
             raise PageError(f"the value in page {number} extends beyond the end of the file")
         return data
+
+    def value_at(self, number: int, index: int, bytes_max: int = layouts.PART_BYTES) -> bytes:
+        """Read the value of a record, given its leaf page and its index there. Arguments and errors are as in value().
+
+        The page is kept for the next call, since records are often read in their order.
+        """
+        if self._latest[0] != number:
+            page = self.page(number)
+            self._latest = number, page, self.nodes(page)
+        _, page, nodes = self._latest
+        return self.value(page, nodes[index], bytes_max)
 
     def find(self, root: int, key: bytes) -> Optional[Tuple[bytes, Node]]:
         """Find a key in a tree; return its leaf page and its record, or None.

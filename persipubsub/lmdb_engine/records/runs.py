@@ -14,9 +14,9 @@ from persipubsub.lmdb_engine.records.layouts import Run, pack_id, unpack_id
 if TYPE_CHECKING:
     import lmdb
 
-#: The commit time of a message is that of its run. This is the maximum difference, ...
+#: A run lasts at most this long, since all its messages have the commit time of the first.
 RUN_US_MAX = 10_000
-#: ... which is also at most the message timeout divided by this: a message expires early by less than clocks err.
+#: It also lasts at most the message timeout divided by this: a message expires early by less than clocks err.
 RUNS_PER_TIMEOUT = 1000
 
 
@@ -127,7 +127,7 @@ class Log:
         return run.messages_before + max(0, min(message_id - run.first_id, messages))
 
     def id_of(self, rank: int) -> int:
-        """Return the id of the message with that many messages before it: the inverse of :meth:`messages_before`."""
+        """Return the id of the message with this many messages before it: the inverse of :meth:`messages_before`."""
         later = self.first_where(lambda run: run.messages_before > rank)
         if later is None:
             self._runs.last()

@@ -1,4 +1,4 @@
-"""Find values in a data file that extend beyond its end. To read them through the memory map crashes the process.
+"""Find values in a data file that extend beyond its end. Reading them through the memory map crashes the process.
 
 LMDB may leave a file shorter than its meta page says, where the pages at the end are free. A large value has several
 pages: the first may be in the file and the last not. The verification of pages looks only at the first.
@@ -14,7 +14,7 @@ from persipubsub.lmdb_engine.records.page_file import SUB_DATABASE, PageError, P
 _VALUE_BYTES_MAX = 2**46
 
 
-def cut_off(file: pathlib.Path) -> List[str]:
+def unreadable_values(file: pathlib.Path) -> List[str]:
     """Return what cannot be read in a truncated data file whose existing pages are sound."""
     problems: List[str] = []
     with PageFile(file) as opened:

@@ -10,7 +10,7 @@ K = TypeVar("K", bound=Hashable)
 
 #: Interval at which a thread that waits at the gate looks again. The gate is closed seldom and briefly.
 LOOK_S = 0.0002
-#: The longest such interval of a thread that waits for a turn. That may take longer: a large queue may be verified.
+#: The longest such interval of a thread that waits for a turn. It may be long: a large queue may be verified.
 LOOK_S_MAX = 0.01
 
 
@@ -69,5 +69,5 @@ class Turns(Generic[K]):
 def reentry_error() -> errors.ReentryError:
     """Return the error for a thread that would wait for itself."""
     return errors.ReentryError(
-        "A signal handler or a finalizer uses the queue after it interrupted its own thread in a use of the queue. "
+        "A signal handler or a finalizer uses the queue while it interrupts its own thread's use of the queue. "
         "Set a flag in the handler, and use the queue from the thread's normal code.")

@@ -63,7 +63,6 @@ class LegacyQueue:
     def __init__(self, opened: PageFile) -> None:
         self._file = opened
         self._meta = opened.newest_meta()
-        self._page: Tuple[int, bytes, List[Node]] = (0, b"", [])
         roots = {
             node.key: page_file.decode_root(opened.value(page, node))
             for _, page, _, node in self._nodes(self._meta.main_root) if node.flags & SUB_DATABASE
@@ -90,11 +89,7 @@ class LegacyQueue:
         :raise PageError: it cannot be read
         """
         where = self.messages[key]
-        if self._page[0] != where.page:
-            page = self._file.page(where.page)
-            self._page = where.page, page, self._file.nodes(page)
-        _, page, nodes = self._page
-        return self._file.value(page, nodes[where.node], MESSAGE_BYTES_MAX)
+        return self._file.value_at(where.page, where.node, MESSAGE_BYTES_MAX)
 
     def changed(self) -> bool:
         """Return whether somebody has committed since this object was created. Then what was read may be inconsistent.

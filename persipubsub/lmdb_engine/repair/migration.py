@@ -3,12 +3,12 @@
 **Order and cursors.** In 1.0.0, each subscriber had its own list of pending messages. Now a subscriber has a cursor in
 one log, and all messages from the cursor on are pending. So the log needs an order in which the pending messages of
 each subscriber are the last ones. That is the order of sending (by the time in the key, then by the key). Or it is the
-order of the keys' bytes, in which 1.0.0 handed out messages. The two differ where a time has fewer decimals than the
+order of the keys' bytes, in which 1.0.0 delivered messages. The two differ where a time has fewer decimals than the
 next.
 
 There may be no such order: 1.0.0 let a subscriber acknowledge a later message before an earlier one was committed. And
 a subscriber that was added later did not get what others sent. Then the cursor is set to the first pending message. The
-subscriber loses no message and gets all in order. It also gets those between, which it had acknowledged or was never
+subscriber loses no message and gets all in order. It also gets those in between, which it had acknowledged or was never
 meant to get. A queue promises every message to every subscriber, in order, at least once, so both are allowed. Of the
 two orders, the migration uses the one with fewer such messages, and :class:`Report` counts them.
 
@@ -56,7 +56,7 @@ class Report:  # pylint: disable=too-many-instance-attributes  # each is a separ
     pending: Mapping[str, int]
     #: Number of additional messages per subscriber, if any: it had acknowledged them, or they were not meant for it.
     again: Mapping[str, int]
-    #: Whether the messages are in the order of sending. Otherwise they are in the order in which 1.0.0 handed them out.
+    #: Whether the messages are in the order of sending. Otherwise they are in the order in which 1.0.0 delivered them.
     in_order_of_sending: bool
     #: Number of messages that had expired by the old clock. They are kept, and their timeout begins again.
     expired: int

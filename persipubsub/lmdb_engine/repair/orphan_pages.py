@@ -1,4 +1,4 @@
-"""Determine by its records to which sub-database a leaf page belongs that no tree leads to.
+"""Determine from its records the sub-database of an orphan leaf page: one to which no tree leads.
 
 LMDB's pages do not name their sub-database. The lengths of keys and values narrow it down. If several remain, the
 content of the records decides: times are of this century, ids and numbers are small. A page that could still belong to
@@ -11,14 +11,15 @@ import struct
 import sys
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
+from persipubsub.engine.limits import IDENTIFIER_BYTES_MAX
 from persipubsub.lmdb_engine.records import delivery_layouts, layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import (DEAD_LETTER_KEY, DUE_KEY, ENTRY_KEY, REQUEUED, Death,
                                                               Delivery)
 from persipubsub.lmdb_engine.records.page_file import SUB_DATABASE, Node, PageError, PageFile
 from persipubsub.lmdb_engine.rules import dead_letters
+from persipubsub.queue import MESSAGE_BYTES_MAX
 
-IDENTIFIER_BYTES_MAX = 255
-PART_NUMBER_MAX = 2**30 // layouts.PART_BYTES + 1
+PART_NUMBER_MAX = MESSAGE_BYTES_MAX // layouts.PART_BYTES + 1
 #: The clocks of all queues are later than this time.
 TIME_US_MIN = 1_500_000_000_000_000
 #: The clocks of all queues are earlier than this time.

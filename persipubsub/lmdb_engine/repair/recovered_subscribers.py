@@ -1,6 +1,6 @@
 """The subscribers of a recovered queue: their cursors, messages in flight and dead letters.
 
-If a record is lost that would show that a message was acknowledged, the message is delivered again. So the messages
+If the record that shows an acknowledgement is lost, the message is delivered again. So the messages
 before the cursor of a shared subscriber count as in flight, unless all of ``index_db`` could be read. If it is unknown
 whether a dead letter was requeued, it stays a dead letter, so that somebody examines it.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ENTRIES_PER_STEP = 1000
 SUBSCRIBER_NUMBER_MAX = 2**32 - 1
 #: A message that may have been in flight: it is due at once, and its deliveries are counted from 0.
-_ANEW = Delivery(0, NO_TOKEN, 0)
+_UNCOUNTED = Delivery(0, NO_TOKEN, 0)
 #: The failure of a dead letter whose record is lost.
 _LOST = Failure("persipubsub.errors.DamagedError", "The queue was damaged, and this dead letter's reason is lost.")
 
@@ -69,14 +69,14 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
             # A lost record may have had a later cursor.
             self.record = record = record._replace(next_id=max([record.next_id, *(id_ + 1 for id_ in entries)]))
             for message_id in self._perhaps_in_flight():
-                entries.setdefault(message_id, _ANEW)
+                entries.setdefault(message_id, _UNCOUNTED)
         first = 0 if found.header is None else found.header.first
         self._entries = {
             message_id: entry
             for message_id, entry in entries.items()
             if message_id >= first and (message_id < record.next_id) == policy.shared
         }
-        self.counted = [message_id for message_id, entry in self._entries.items() if entry is not _ANEW]
+        self.counted = [message_id for message_id, entry in self._entries.items() if entry is not _UNCOUNTED]
 
     def _perhaps_in_flight(self) -> Iterator[int]:
         """Return the ids of messages that may be in flight."""
@@ -90,12 +90,12 @@ class RecoveredSubscriber:  # pylint: disable=too-many-instance-attributes  # wh
 
     @property
     def position(self) -> int:
-        """The id of the first message that it has not acknowledged."""
+        """Return the id of the first message that it has not acknowledged."""
         return min([self.record.next_id, *self._entries]) if self.record.in_flight else self.record.next_id
 
     @property
     def next_id(self) -> int:
-        """An id above all that are known here."""
+        """Return an id above all ids that are known here."""
         return max([self.record.next_id, *(message_id + 1 for message_id in self._fates)])
 
     def steps(self) -> Iterator[Step]:

@@ -20,8 +20,7 @@ from persipubsub.lmdb_engine.records.layouts import Deduplicated, Header, Run, S
 from persipubsub.lmdb_engine.records.page_file import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
 from persipubsub.lmdb_engine.repair import orphan_pages
 from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX, PART_NUMBER_MAX
-
-MESSAGE_BYTES_MAX = 2**30
+from persipubsub.queue import MESSAGE_BYTES_MAX
 
 
 class Where(NamedTuple):
@@ -53,7 +52,6 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self.delayed: Dict[Tuple[int, int], Dict[int, Where]] = {}
         self.deduplicated: Dict[bytes, Deduplicated] = {}
         self._found: Set[str] = set()
-        self._page: Tuple[int, bytes, List[Node]] = (0, b"", [])
         self._read_trees()
         if self.problems:
             self._read_all_pages()
@@ -238,7 +236,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         :raise DamagedError: it cannot be read
         """
         try:
-            value = self._value(self.messages[message_id])
+            value = self._file.value_at(*self.messages[message_id])
             if not layouts.is_long(len(value)):
                 return value
             size, = layouts.NUMBER.unpack_from(value)
@@ -260,20 +258,14 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
 
     def _adjacent(self, parts: Dict[int, Where]) -> Iterator[bytes]:
         """Read parts from number 0 on, up to the first missing one."""
-        return (self._value(parts[number]) for number in itertools.takewhile(parts.__contains__, itertools.count()))
+        return (self._file.value_at(*parts[number])
+                for number in itertools.takewhile(parts.__contains__, itertools.count()))
 
     def _parts_of(self, message_id: int) -> Iterator[bytes]:
         part = 1
         while (message_id, part) in self._parts and part <= PART_NUMBER_MAX:
-            yield self._value(self._parts[message_id, part])
+            yield self._file.value_at(*self._parts[message_id, part])
             part += 1
-
-    def _value(self, where: Where) -> bytes:
-        if self._page[0] != where.page:
-            page = self._file.page(where.page)
-            self._page = where.page, page, self._file.nodes(page)
-        _, page, nodes = self._page
-        return self._file.value(page, nodes[where.node])
 
 
 def _age(header: Header) -> Tuple[int, int]:

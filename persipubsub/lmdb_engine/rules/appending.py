@@ -15,7 +15,7 @@ from persipubsub.queue import RECORD_BYTES_MAX, Strategy
 
 
 def put(txn: Transaction, batch: Batch) -> Sent:
-    """Append messages, and keep the high-water mark as if each had been sent alone.
+    """Append messages, and enforce the high-water mark as if each had been sent alone.
 
     :raise MessageTooLargeError: one is larger than the queue may be
     """
@@ -41,8 +41,8 @@ def put(txn: Transaction, batch: Batch) -> Sent:
     if oldest.time_us < time_us - header.message_timeout_us:
         expire(txn)
         newest, oldest = log.newest(), log.oldest()
-    if not _surely_below_the_mark(header, oldest, newest, batch, first_id):
-        _put_at_the_mark(txn, time_us, first_id, batch.payloads)
+    if not _certainly_below_mark(header, oldest, newest, batch, first_id):
+        _put_at_mark(txn, time_us, first_id, batch.payloads)
         return Sent(ids, True)
     if not joins(newest, time_us, batch.largest_bytes, header.message_timeout_us):
         log.begin_run(time_us, batch.largest_bytes)
@@ -58,7 +58,7 @@ def require_below_mark(header: Header, size_bytes: int) -> None:
             f"{header.hwm_db_size} bytes. Send a smaller one, or raise the high-water mark with Control.set_hwm.")
 
 
-def pass_over(txn: Transaction, count: int) -> None:
+def skip_ids(txn: Transaction, count: int) -> None:
     """Assign ids to messages that are dropped because of the high-water mark."""
     if count:
         log = txn.log()
@@ -66,10 +66,11 @@ def pass_over(txn: Transaction, count: int) -> None:
         _count_overflow(txn, count)
 
 
-def _surely_below_the_mark(header: Header, oldest: Run, newest: Run, batch: Batch, first_id: int) -> bool:
+def _certainly_below_mark(header: Header, oldest: Run, newest: Run, batch: Batch, first_id: int) -> bool:
     """Return whether the totals of the log show that no limit of the high-water mark will be reached.
 
-    This is cheaper than to ask LMDB for its pages, of which each is at least half full. False says nothing.
+    This is cheaper than asking LMDB for its pages, each of which is at least half full. If it returns False, a limit
+    may still not be reached.
     """
     in_newest = first_id - newest.first_id
     messages = newest.messages_before + in_newest + len(batch.payloads) - oldest.messages_before
@@ -98,12 +99,12 @@ def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int
         stored += new
     else:
         period = mark // 2 + 1
-        lowest = mark - period  # the first overflow that a new message meets leaves no more, and no later one less
+        lowest = mark - period  # what each overflow at the limit leaves; those of the loop above left at least as many
         stored = mark - period + 1 + (new - until_overflow - 1) % period
     return (0, stored) if strategy == Strategy.prune_first else (lowest, stored - lowest)
 
 
-def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> None:
+def _put_at_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> None:
     """Append messages where a limit of the high-water mark may be reached."""
     live = live_messages(txn)
     if txn.header.retention_us:
@@ -123,7 +124,7 @@ def _put_at_the_mark(txn: Transaction, time_us: int, first_id: int, payloads: Se
 
 
 def _count_overflow(txn: Transaction, count: int) -> None:
-    """Count messages that were dropped at the high-water mark. With ``max_messages=1`` there is no warning of them."""
+    """Count messages that were dropped at the high-water mark. With ``max_messages=1`` there is no warning."""
     header = txn.header
     txn.put_header(header._replace(pruned_overflow=header.pruned_overflow + count))
     if header.max_messages > 1:

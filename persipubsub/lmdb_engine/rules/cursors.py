@@ -93,7 +93,7 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
         if requeued is not None:
             return Found([requeued[0]], [requeued[1]], expires_us=NEVER_US)
         if record.policy.max_deliveries == 1 or dead_letters.failed_before(txn, record, start):
-            max_messages = 1  # after a failure, or for a last try, a message comes alone: no other one fails with it
+            max_messages = 1  # after a failure, or for the last delivery, so that no other message fails with it
     ids, payloads = txn.messages(start, max_messages, max_bytes)
     found = _unexpired(txn, ids, payloads) if ids else NOTHING
     return found if found is None or txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
@@ -160,8 +160,8 @@ def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> O
 def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
     """Acknowledge messages that a plain subscriber received. If it was removed, nothing is changed.
 
-    Messages that it acknowledged before, as with another endpoint, are not counted again. Messages that were deleted
-    after they were delivered are counted, since they were received.
+    Messages that it acknowledged before, for example through another endpoint, are not counted again. Messages that
+    were deleted after they were delivered are counted, since they were received.
 
     :param ids: of the messages, in order, at least one
     :param since: also acknowledge the messages from this id on, unread; those that are still stored are counted
@@ -174,7 +174,7 @@ def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int]
         return
     first_id = ids[0] if since is None else since
     if record.next_id < first_id and first_live_id(txn, record.next_id) < first_id:
-        return  # it was moved back meanwhile, so it is to receive them all again
+        return  # it was moved back meanwhile, so it receives all of them again
     if record.policy is not None:
         dead_letters.forget_below(txn, record, last_id + 1)
     acknowledged = len(ids) - bisect.bisect_left(ids, record.next_id)
@@ -228,10 +228,10 @@ def counts_failures(txn: Transaction, subscription: Subscription) -> bool:
 
 
 def fail(txn: Transaction, subscription: Subscription, ids: Sequence[int], failure: Failure) -> Settled:
-    """Count that the block raised that received messages; some of them may become dead letters.
+    """Count a failed delivery: the block that received the messages raised. Some may become dead letters.
 
-    When the block of the last delivery that the policy allows raised, the message becomes a dead letter. The cursor
-    moves past it, so that it no longer blocks the messages after it.
+    A message whose last allowed delivery fails becomes a dead letter. The cursor moves past it, so that it no longer
+    blocks the messages after it.
     """
     record = known_record(txn, subscription)
     if record is None or record.policy is None:

@@ -50,12 +50,12 @@ def payload_of(txn: Transaction, record: SubscriberRecord, message_id: int) -> O
     """Read a message that has an entry; return None if it was deleted from the log."""
     if message_id >= REQUEUED:
         return txn.dead_letters(record.number).get(message_id - REQUEUED).payload
-    if not is_there(txn, message_id):
+    if not is_stored(txn, message_id):
         return None
     return txn.messages(message_id, 1, 0)[1][0]
 
 
-def is_there(txn: Transaction, message_id: int) -> bool:
+def is_stored(txn: Transaction, message_id: int) -> bool:
     """Return whether a message that has an entry is still stored."""
     return message_id >= REQUEUED or (message_id >= txn.header.first and txn.has_message(message_id))
 
@@ -138,7 +138,7 @@ def requeue(txn: Transaction, record: SubscriberRecord, ids: Sequence[int], now_
 
 
 def discard(txn: Transaction, record: SubscriberRecord, ids: Sequence[int]) -> Changed:
-    """Delete dead letters: of the ids those from the first on, up to a limit. The caller stores the returned record."""
+    """Delete dead letters, from the first id on, up to a limit. The caller stores the returned record."""
     dead_letters = txn.dead_letters(record.number)
     deleted = parts = done = 0
     for message_id in ids:
@@ -194,7 +194,7 @@ def failed_before(txn: Transaction, record: SubscriberRecord, start: int) -> boo
 
 
 def fail(txn: Transaction, record: SubscriberRecord, ids: Iterable[int], failure: Failure, now_us: int) -> Added:
-    """Count that the block raised that received messages. The first of them may become dead letters.
+    """Count a failed delivery: the block that received the messages raised. The first may become dead letters.
 
     The caller stores the returned record, whose next id is then after those.
     """

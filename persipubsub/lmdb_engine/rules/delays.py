@@ -74,7 +74,7 @@ def append_due(txn: Transaction) -> None:
     txn.put_header(header._replace(delayed=header.delayed - len(payloads), next_due_us=delayed.next_due_us()))
     # The high-water mark may have been lowered meanwhile.
     fitting = [payload for payload in payloads if len(payload) <= header.hwm_db_size]
-    appending.pass_over(txn, len(payloads) - len(fitting))
+    appending.skip_ids(txn, len(payloads) - len(fitting))
     if fitting:
         sizes = list(map(len, fitting))
         appending.put(txn, Batch(fitting, sum(sizes), max(sizes)))

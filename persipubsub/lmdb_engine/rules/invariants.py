@@ -114,7 +114,7 @@ def _messages(txn: Transaction) -> _Found:
 
 
 def _ranges(txn: Transaction) -> List[range]:
-    """List the ranges of ids that the messages of each run have, and finally that of ids not used yet."""
+    """List the range of message ids of each run, and last the range of unused ids."""
     runs = list(txn.log().all())
     ends = [run.first_id + later.messages_before - run.messages_before for run, later in zip(runs, runs[1:])]
     next_id = txn.log().next_id()

@@ -81,7 +81,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # the state of
         self._now_us = now_us
         self._boottime_us = clock.boottime_us()
         self._policy = policy_of(record)
-        # The last try is alone, so that no other message becomes a dead letter with it.
+        # For the last delivery, a message is claimed alone, so that no other becomes a dead letter with it.
         self._max_messages = 1 if self._policy.max_deliveries == 1 else min(max_messages, CLAIMED_MAX)
         self._max_bytes = max_bytes
         self._deliveries = txn.in_flight(record)
@@ -155,7 +155,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # the state of
 class _Held(NamedTuple):
     """The messages of a claim: those that the worker still holds, with their entries, and those that it lost."""
 
-    groups: List[Tuple[List[int], Delivery]]  # of messages whose entries are alike
+    groups: List[Tuple[List[int], Delivery]]  # of messages with equal entries
     lost: List[int]
 
 
@@ -205,16 +205,16 @@ def give_back(txn: Transaction, subscription: Subscription, ids: Sequence[int], 
         return Settled()
     before, dropped = dead_letters.position(txn, record), 0
     for own_ids, entry in _held(txn, record, ids, token).groups:
-        record, more = _give_back_alike(txn, record, own_ids, entry, failure)
+        record, more = _give_back_equal(txn, record, own_ids, entry, failure)
         dropped += more
         txn.published = True
     cursors.move(txn, subscription.identifier, record, before, dead_letters.position(txn, record))
     return Settled(dropped=dropped)
 
 
-def _give_back_alike(txn: Transaction, record: SubscriberRecord, ids: Sequence[int], entry: Delivery,
+def _give_back_equal(txn: Transaction, record: SubscriberRecord, ids: Sequence[int], entry: Delivery,
                      failure: Optional[Failure]) -> dead_letters.Added:
-    """Give back messages whose entries are alike: they can be claimed again at once, later or never."""
+    """Give back messages with equal entries: they can be claimed again at once, later or never."""
     now_us, policy, dropped = message_log.now_us(txn), policy_of(record), 0
     if failure is None:
         waiting = Delivery(entry.deliveries - 1, NO_TOKEN, now_us, entry.failure)
@@ -235,7 +235,7 @@ def _give_back_alike(txn: Transaction, record: SubscriberRecord, ids: Sequence[i
 def _add_or_forget(txn: Transaction, record: SubscriberRecord, message_id: int, entry: Delivery,
                    death: Death) -> dead_letters.Added:
     """Make a message a dead letter, or delete only its entry if the message was deleted from the log."""
-    if dead_letters.is_there(txn, message_id):
+    if dead_letters.is_stored(txn, message_id):
         return dead_letters.add_dead_letter(txn, record, message_id, death, entry)
     txn.in_flight(record).delete_many((message_id, ), entry)
     return dead_letters.Added(record._replace(in_flight=record.in_flight - 1), 0)

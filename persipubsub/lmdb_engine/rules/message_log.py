@@ -87,7 +87,7 @@ def first_kept_id(txn: Transaction, time_us: int) -> int:
 def remove_below(txn: Transaction, bound: int) -> int:
     """Delete all messages below an id; return how many were deleted.
 
-    To delete 500,000 messages takes LMDB most of a second, in which every process waits. So a transaction deletes a
+    Deleting 500,000 messages takes LMDB most of a second, during which every process waits. So a transaction deletes a
     limited number. The others count as deleted at once, being below ``Header.first``, and each later write transaction
     deletes some of them (:func:`begin`).
     """

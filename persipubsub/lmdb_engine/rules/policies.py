@@ -30,7 +30,7 @@ def apply(txn: Transaction, identifier: bytes, given: Delivering) -> int:
 
 
 def _change_kind(txn: Transaction, identifier: bytes, record: SubscriberRecord, policy: Optional[Policy]) -> None:
-    """Replace a plain subscriber by a shared one, or the reverse. The new one has the same cursor.
+    """Replace a plain subscriber with a shared one, or the reverse. The new one has the same cursor.
 
     Open endpoints know only one kind. They raise from then on, since their subscriber no longer exists.
 

@@ -50,7 +50,6 @@ def rewind(txn: Transaction, identifier: bytes, position: Position) -> int:
     A subscriber that is already before the position stays there, so that it skips nothing.
 
     :return: how many messages it then awaits
-
     :raise UnknownSubscriberError: there is none
     """
     record = cursors.own_record(txn, cursors.subscribe(txn, identifier))
