@@ -162,7 +162,7 @@ def test_send_later(new_environment: MakeEnvironment, run: Run) -> None:
     assert environment.new_control().status().delayed == 0
 
 
-def test_what_is_sent_for_later_joins(environment: Environment, run: Run) -> None:
+def test_delayed_sends_share_a_commit(environment: Environment, run: Run) -> None:
     """What tasks send, send for later and take back at the same time is one commit."""
 
     async def main() -> None:

@@ -46,7 +46,7 @@ each_send = pytest.mark.parametrize("send", SENDS.values(), ids=list(SENDS))
 
 
 @each_send
-def test_send_cancelled_in_its_turn_of_the_loop(opened: Opened, send: Send) -> None:
+def test_send_cancelled_before_the_loop_hands_it_over(opened: Opened, send: Send) -> None:
     """A send that is cancelled before the loop has handed it over is not sent; those beside it are."""
 
     async def main() -> None:
@@ -89,7 +89,7 @@ def test_send_cancelled_before_and_in_its_commit(opened: Opened, send: Send) -> 
     assert opened.drain() == [b"begun", b"next"]
 
 
-def test_taking_back_cancelled_before_and_in_its_commit(opened: Opened) -> None:
+def test_withdrawal_cancelled_before_and_in_its_commit(opened: Opened) -> None:
     """Taking back what was sent for later is withdrawn, or ends with its commit, as a send."""
 
     async def main() -> None:

@@ -102,7 +102,7 @@ def test_failures_of_a_plain_subscriber_are_counted(environment: Environment, ru
     assert [letter.payload for letter in environment.new_control().dead_letters("a")] == [b"bad"]
 
 
-def test_a_lost_lease_is_told(environment: Environment, run: Run) -> None:
+def test_a_lost_lease_is_an_error(environment: Environment, run: Run) -> None:
     """A task that acknowledges or extends what another worker was given gets LeaseLostError."""
     control = environment.new_control()
 

@@ -276,7 +276,7 @@ def test_ids_rise_from_one_in_the_order_of_commits(opened: Opened, new_environme
     assert [other.send(b"9"), other.send(b"10")] == [9, 10]
 
 
-def test_ids_go_on_after_reopening(new_environment: MakeEnvironment) -> None:
+def test_ids_continue_after_reopening(new_environment: MakeEnvironment) -> None:
     """A queue that is empty when it is opened again goes on with the next id."""
     with new_environment("a") as environment:
         assert environment.new_publisher().send(b"x") == 1
@@ -398,8 +398,8 @@ RECEIVES = [
 
 
 @pytest.mark.parametrize("receive, received, left", RECEIVES)
-def test_messages_are_taken_when_the_block_ends(receive: Receive, received: object, left: List[bytes],
-                                                opened: Opened) -> None:
+def test_messages_are_acknowledged_when_the_block_ends(receive: Receive, received: object, left: List[bytes],
+                                                       opened: Opened) -> None:
     """In the block nothing is taken yet; after it, exactly what was received, in one commit; what came since stays."""
     opened.publisher.send_many([b"1", b"2", b"3"])
     before = commits_so_far(opened.environment)
@@ -514,7 +514,7 @@ def test_retries_bound_the_sleep(timeout: Optional[float], retries: int, longest
     assert asked_s == pytest.approx([longest_sleep_s] * 3)
 
 
-def test_receive_many_takes_in_order_and_at_most_so_many(opened: Opened) -> None:
+def test_receive_many_returns_at_most_max_messages_in_order(opened: Opened) -> None:
     """``receive_many`` gives what is there up to ``max_messages``, 1,000 by default, without waiting for more."""
     opened.publisher.send_many(b"%d" % number for number in range(1010))
     with opened.subscriber.receive_many(timeout=None) as msgs:
@@ -558,7 +558,7 @@ def test_breaking_out_of_messages(acknowledge_every: int, opened: Opened) -> Non
     assert pending(opened.control) == {"a": 0}
 
 
-def test_messages_are_taken_when_the_loop_asks_for_the_next(opened: Opened) -> None:
+def test_messages_are_acknowledged_when_the_loop_asks_for_the_next(opened: Opened) -> None:
     """In its turn of the loop a message is not taken yet; when the next one is asked for, it is."""
     opened.publisher.send_many([b"1", b"2", b"3"])
     seen = [(msg, pending(opened.control)["a"]) for msg in opened.subscriber.messages(timeout=0)]
@@ -616,7 +616,7 @@ def test_front_and_pop(opened: Opened) -> None:
         opened.subscriber.pop()
 
 
-def test_taking_twice_is_taking_once(opened: Opened) -> None:
+def test_acknowledging_twice_is_acknowledging_once(opened: Opened) -> None:
     """Two receivers as one subscriber may get the same message; who ends later takes no other one, nor goes back."""
     other = opened.environment.new_subscriber("a")
     opened.control.add_subscriber("slow")  # for which everything stays: else what was taken twice would be gone anyhow
@@ -708,7 +708,7 @@ def test_a_subscriber_that_is_removed_in_the_block(opened: Opened) -> None:
     assert pending(opened.control) == {"b": 1}
 
 
-def test_adding_a_subscriber_tells_whether_it_was_missing(opened: Opened) -> None:
+def test_adding_a_subscriber_returns_whether_it_is_new(opened: Opened) -> None:
     """The queue tells whether a subscriber is new."""
     held = open_queues.acquire(opened.environment.path)
     assert [held.change(lambda txn: cursors.add_subscriber(txn, b"b")) for _ in range(3)] == [True, False, False]
@@ -879,8 +879,8 @@ def test_an_environment_touches_no_disk(tmp_path: pathlib.Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_relative_path_is_meant_from_where_it_was_given(tmp_path: pathlib.Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_survives_a_change_of_directory(tmp_path: pathlib.Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     """An Environment of a relative path stays with its queue when the working directory changes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()

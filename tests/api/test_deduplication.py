@@ -167,7 +167,7 @@ def test_without_subscribers_ids_are_remembered(new_environment: MakeEnvironment
     (b"x", errors.ArgumentTypeError, "deduplication_id must be a str, got bytes"),
     (17, errors.ArgumentTypeError, "deduplication_id must be a str, got int"),
 ])
-def test_what_cannot_be_an_id(identifier: object, error: type, text: str, new_environment: MakeEnvironment) -> None:
+def test_invalid_ids(identifier: object, error: type, text: str, new_environment: MakeEnvironment) -> None:
     """Each wrong id has an error that names it and what is allowed; nothing is sent."""
     environment = new_environment("a", durability=RELAXED)
     publisher = environment.new_publisher()
@@ -196,8 +196,8 @@ def test_what_cannot_be_an_id(identifier: object, error: type, text: str, new_en
         "deduplication_max": 1.0
     }, errors.ArgumentTypeError, "deduplication_max must be an int, got float"),
 ])
-def test_what_cannot_be_set(setting: "dict[str, object]", error: type, text: str,
-                            new_environment: MakeEnvironment) -> None:
+def test_invalid_settings(setting: "dict[str, object]", error: type, text: str,
+                          new_environment: MakeEnvironment) -> None:
     """Each wrong setting has an error that names it and what is allowed."""
     with pytest.raises(error, match=text):
         new_environment("a", **setting)

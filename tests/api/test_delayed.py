@@ -71,7 +71,7 @@ def test_a_delayed_message_comes_when_it_is_due(new_environment: MakeEnvironment
 
 
 @pytest.mark.parametrize("look", ["status", "history", "receive_to_top", "rewind", "send"])
-def test_whoever_comes_appends_what_is_due(look: str, new_environment: MakeEnvironment, boots: Boots) -> None:
+def test_any_access_appends_what_is_due(look: str, new_environment: MakeEnvironment, boots: Boots) -> None:
     """The status, the history and the latest message are told with what is due, and a send comes behind it."""
     environment = new_environment("a", durability=RELAXED)
     publisher, control = environment.new_publisher(), environment.new_control()
@@ -212,7 +212,7 @@ def test_no_clock_loses_a_delayed_message(step_s: int, boot: int, look: str, new
     assert pending(environment) == [b"2"]
 
 
-def test_clearing_takes_delayed_messages_too(new_environment: MakeEnvironment, boots: Boots) -> None:
+def test_clearing_deletes_delayed_messages_too(new_environment: MakeEnvironment, boots: Boots) -> None:
     """Clearing lets go what was sent for later; removing the last subscriber does not."""
     environment = new_environment("a", durability=RELAXED)
     publisher, control = environment.new_publisher(), environment.new_control()
@@ -261,8 +261,7 @@ NAIVE = datetime.datetime(2026, 1, 1)
         "at": NAIVE
     }, errors.ArgumentTypeError, "got both"),
 ])
-def test_what_cannot_be_delayed(kwargs: Dict[str, object], error: type, text: str,
-                                new_environment: MakeEnvironment) -> None:
+def test_invalid_delays(kwargs: Dict[str, object], error: type, text: str, new_environment: MakeEnvironment) -> None:
     """Each wrong argument has an error that names it and what is allowed; nothing is stored."""
     environment = new_environment("a", durability=RELAXED)
     publisher = environment.new_publisher()
@@ -294,8 +293,8 @@ def sleeping(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 @pytest.mark.parametrize("polling", [False, True])
-def test_who_waits_is_woken_when_a_message_is_due(polling: bool, opened: Opened,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_subscriber_wakes_when_a_message_is_due(polling: bool, opened: Opened,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """A subscriber that sleeps already learns of a message that is sent for later, and gets it in time."""
     monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     asleep = sleeping(monkeypatch)
@@ -316,7 +315,7 @@ def test_a_type_does_not_delay_a_delayed_message(opened: Opened, monkeypatch: py
     assert Task(lambda: next(typed.messages())).result() == StringValue(value="due")
 
 
-def test_one_of_those_who_wait_claims(opened: Opened) -> None:
+def test_one_waiting_process_is_chosen_to_append(opened: Opened) -> None:
     """Of those who wait for the same due time the first is told to append, whichever process they are in."""
     first, second = opened.handle.watch(1), Wakeup(opened.environment.path, 0o600).watch(1)
     assert [first.reserve(7 * 2**32 + 5),
@@ -344,7 +343,7 @@ def receive(connection: Connection, path: pathlib.Path, name: str) -> None:
         connection.send((message, runs.count(engine.append_due)))
 
 
-def test_of_many_who_wait_few_append(new_environment: MakeEnvironment) -> None:
+def test_few_of_many_waiting_processes_append(new_environment: MakeEnvironment) -> None:
     """Everybody who waits gets a delayed message, and not everybody writes for it."""
     names = [f"s{number}" for number in range(WAITERS)]
     environment = new_environment(*names, durability=RELAXED)
@@ -376,7 +375,7 @@ def test_a_delayed_message_survives_its_sender(durability: Durability, new_envir
     assert [next(received), next(received)] == [bytes(100_000), b"second"]
 
 
-def test_a_claim_of_one_that_died_delays_the_others_shortly(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_of_a_dead_process_delays_the_others_briefly(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the one that was to append what is due is gone, another one does it soon."""
     monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     monkeypatch.setattr(wakeup.FutexWatch, "reserve", lambda self, due_us: False)

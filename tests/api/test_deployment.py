@@ -141,7 +141,7 @@ def test_messages_stay(tmp_path: pathlib.Path) -> None:
         "path": "q"
     },
 ])
-def test_subscribers_are_removed_only_when_told(config: Dict[str, Any], tmp_path: pathlib.Path) -> None:
+def test_subscribers_are_removed_only_on_request(config: Dict[str, Any], tmp_path: pathlib.Path) -> None:
     """A subscriber that is not in the list goes when told, and stays otherwise and where there is no list."""
     deployment.deploy(write(tmp_path, {"path": "q", "subscribers": ["a", "b"]}))
     path = write(tmp_path, config)
@@ -441,7 +441,7 @@ def test_a_config_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["file", "foreign"])
-def test_a_place_that_cannot_be_a_queue_touches_nothing(content: str, tmp_path: pathlib.Path) -> None:
+def test_a_path_that_cannot_be_a_queue_touches_nothing(content: str, tmp_path: pathlib.Path) -> None:
     """Where the second path of three is a file, or holds files of another program, the first queue is not made."""
     second = tmp_path / "second"
     if content == "foreign":
@@ -474,7 +474,7 @@ def test_describe_without_a_queue(tmp_path: pathlib.Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_describe_gives_all_that_a_config_can(tmp_path: pathlib.Path) -> None:
+def test_describe_returns_all_that_a_config_can_say(tmp_path: pathlib.Path) -> None:
     """What describe gives is the config that was deployed, with the path in full."""
     deployment.deploy(write(tmp_path, QUEUE))
     described = json.loads(deployment.describe(tmp_path / "queues" / "orders"))

@@ -166,7 +166,7 @@ def test_the_slowest_subscriber_makes_the_queue_overflow(strategy: Strategy, exp
     assert list(slow.messages(timeout=0)) == expected
 
 
-def test_taken_messages_do_not_count(make: Callable[..., Opened], caplog: pytest.LogCaptureFixture) -> None:
+def test_acknowledged_messages_do_not_count(make: Callable[..., Opened], caplog: pytest.LogCaptureFixture) -> None:
     """A queue whose messages are taken in time never overflows."""
     opened = make(high_watermark=HighWaterMark(max_messages=4))
     for number in range(50):

@@ -97,7 +97,7 @@ class Sending(logging.Handler):
 
 
 @pytest.mark.parametrize("stays_open", [True, False])
-def test_a_log_that_goes_into_a_full_queue_comes_to_an_end(stays_open: bool, tmp_path: pathlib.Path) -> None:
+def test_logging_into_a_full_queue_ends(stays_open: bool, tmp_path: pathlib.Path) -> None:
     """A handler of the log whose sends let messages go is not called for those, but once more when the queue closes."""
     handler, logger = Sending(tmp_path), logging.getLogger("persipubsub")
     logger.addHandler(handler)

@@ -141,7 +141,7 @@ def test_counters_move_while_the_command_serves(tmp_path: pathlib.Path) -> None:
     assert ("persipubsub_subscriber_pending_messages", "b") not in after
 
 
-def test_retained_and_delayed_messages_are_told(tmp_path: pathlib.Path) -> None:
+def test_retained_and_delayed_messages_are_gauges(tmp_path: pathlib.Path) -> None:
     """What all have taken and what has not come yet are gauges of their own; 0 where there is none."""
     with persipubsub.new_environment(tmp_path) as env:
         control = env.new_control(["a"])
@@ -161,7 +161,7 @@ def test_retained_and_delayed_messages_are_told(tmp_path: pathlib.Path) -> None:
     assert told == [[3, 0, 2], [3, 2, 1]]
 
 
-def test_what_workers_hold_and_dead_letters_are_told(tmp_path: pathlib.Path) -> None:
+def test_messages_in_flight_and_dead_letters_are_gauges(tmp_path: pathlib.Path) -> None:
     """Of a shared subscriber what is in flight and what is dead are gauges; both are 0 for another one."""
     with persipubsub.new_environment(tmp_path) as env:
         env.new_control(["a"]).add_subscriber("workers", shared=True, max_deliveries=1)
@@ -412,7 +412,7 @@ def test_the_documentation_lists_every_metric() -> None:
     assert len(rows) == len(METRICS) and named_in(text) - {"persipubsub_queue"} <= NAMES
 
 
-def test_what_to_install_is_told() -> None:
+def test_the_error_says_what_to_install() -> None:
     """Without the client of Prometheus the import says what brings it."""
     code = "import sys; sys.modules['prometheus_client'] = None; import persipubsub.metrics"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -179,7 +179,7 @@ READ: List[Callable[[Any], object]] = [
 @pytest.mark.parametrize("payload, tells", [(NO_MESSAGE, "is not a shop.Order: .*"),
                                             (b"", "is not a shop.Order: it lacks required fields: number")])
 @pytest.mark.parametrize("read", READ)
-def test_what_is_no_message_stays(read: Callable[[Any], object], payload: bytes, tells: str,
+def test_an_invalid_message_stays(read: Callable[[Any], object], payload: bytes, tells: str,
                                   environment: Environment) -> None:
     """Bytes that are no message raise an error with queue, subscriber and id, and stay until pop takes them."""
     send_all(environment, payload)
@@ -208,7 +208,7 @@ def test_what_protobuf_writes_but_does_not_read(new_environment: MakeEnvironment
     assert pending(environment) == 1
 
 
-def test_a_batch_ends_before_what_is_no_message(environment: Environment) -> None:
+def test_a_batch_ends_before_an_invalid_message(environment: Environment) -> None:
     """Of messages with one that is none among them, those before it are given, then the error, then those behind."""
     send_all(environment, *ORDERS[:2], NO_MESSAGE, *ORDERS[2:])
     subscriber = environment.new_subscriber("a", message_type=Order)
@@ -224,8 +224,8 @@ def test_a_batch_ends_before_what_is_no_message(environment: Environment) -> Non
 
 
 @pytest.mark.parametrize("acknowledge_every", [1, 2, 10])
-def test_a_loop_takes_what_was_finished_before_what_is_no_message(acknowledge_every: int,
-                                                                  environment: Environment) -> None:
+def test_a_loop_acknowledges_the_messages_before_an_invalid_one(acknowledge_every: int,
+                                                                environment: Environment) -> None:
     """A loop that meets what is no message has taken exactly the messages before it; after pop it goes on."""
     send_all(environment, *ORDERS[:3], NO_MESSAGE, *ORDERS[3:])
     subscriber = environment.new_subscriber("a", message_type=Order)
@@ -267,7 +267,7 @@ def test_any_mixture_is_worked_off(sent: List[Optional[int]], at_most: List[int]
         assert control.check() == ()
 
 
-def test_to_the_top_goes_over_what_is_no_message(environment: Environment) -> None:
+def test_receive_to_top_skips_invalid_messages(environment: Environment) -> None:
     """Who wants only the latest is not held up by what is no message before it."""
     send_all(environment, NO_MESSAGE, ORDERS[0])
     with environment.new_subscriber("a", message_type=Order).receive_to_top(timeout=0) as order:
@@ -292,7 +292,7 @@ def test_another_type_is_refused(bound: Type[Message], other: Type[Message], new
     assert environment.new_control().status().message_type == name
 
 
-def test_a_queue_that_is_bound_to_nothing_takes_all(new_environment: MakeEnvironment) -> None:
+def test_a_queue_that_is_bound_to_nothing_accepts_all(new_environment: MakeEnvironment) -> None:
     """Without a binding, each side chooses its type, and the status tells that there is none."""
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
     environment.new_publisher(message_type=Order).send(ORDERS[0])

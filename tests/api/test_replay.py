@@ -50,7 +50,7 @@ def drained(environment: Environment, identifier: str) -> List[bytes]:
         return messages
 
 
-def test_taken_messages_stay_until_their_age(new_environment: MakeEnvironment, time: Time) -> None:
+def test_acknowledged_messages_stay_until_the_retention_ends(new_environment: MakeEnvironment, time: Time) -> None:
     """What all have taken is there until it is as old as the retention says, and then for nobody."""
     environment = new_environment("a", durability=RELAXED, retention_s=60)
     control, publisher = environment.new_control(), environment.new_publisher()
@@ -149,7 +149,7 @@ def test_retention_ends_with_the_message_timeout(new_environment: MakeEnvironmen
     assert (control.status().retention_s, control.status().high_watermark.message_timeout) == (500, 500)
 
 
-def test_without_retention_what_was_retained_goes(new_environment: MakeEnvironment, time: Time) -> None:
+def test_a_shorter_retention_holds_at_once(new_environment: MakeEnvironment, time: Time) -> None:
     """A shorter retention holds at once, and what goes by it counts nowhere as lost."""
     environment = new_environment("a", durability=RELAXED, retention_s=60)
     control = environment.new_control()
@@ -162,8 +162,8 @@ def test_without_retention_what_was_retained_goes(new_environment: MakeEnvironme
     assert (status.pruned.timeout, status.pruned.overflow, status.pruned.dangling) == (0, 0, 0)
 
 
-def test_what_all_have_taken_never_expires(new_environment: MakeEnvironment, time: Time,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_all_have_acknowledged_never_expires(new_environment: MakeEnvironment, time: Time,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     """Retained messages count nowhere as lost, also where the time ends within a transaction that they may stay for."""
     for early_us in range(20):
         environment = new_environment("a",
@@ -194,7 +194,8 @@ def test_clearing_counts_what_was_awaited(new_environment: MakeEnvironment, time
 
 
 @pytest.mark.parametrize("raises", [False, True])
-def test_a_block_changes_nothing_for_who_was_added_again(raises: bool, new_environment: MakeEnvironment) -> None:
+def test_a_block_does_not_move_a_subscriber_that_was_added_again(raises: bool,
+                                                                 new_environment: MakeEnvironment) -> None:
     """A subscriber that was added again, and begins before what its predecessor holds, is its own master."""
     environment = new_environment(durability=RELAXED, retention_s=60)
     control = environment.new_control()
@@ -209,7 +210,7 @@ def test_a_block_changes_nothing_for_who_was_added_again(raises: bool, new_envir
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_retained_messages_give_way_first(strategy: Strategy, new_environment: MakeEnvironment) -> None:
+def test_retained_messages_are_dropped_first(strategy: Strategy, new_environment: MakeEnvironment) -> None:
     """At the mark for messages those go first that all have taken, whatever the strategy; they are not lost."""
     environment = new_environment("a",
                                   durability=RELAXED,
@@ -225,8 +226,8 @@ def test_retained_messages_give_way_first(strategy: Strategy, new_environment: M
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_retained_messages_give_way_first_at_the_mark_for_bytes(strategy: Strategy,
-                                                                new_environment: MakeEnvironment) -> None:
+def test_retained_messages_are_dropped_first_at_the_mark_for_bytes(strategy: Strategy,
+                                                                   new_environment: MakeEnvironment) -> None:
     """At the mark for bytes those go first that all have taken, whatever the strategy; they are not lost."""
     environment = new_environment("a",
                                   durability=RELAXED,
@@ -243,7 +244,8 @@ def test_retained_messages_give_way_first_at_the_mark_for_bytes(strategy: Strate
 
 
 @hypothesis.given(st.integers(0, 30), st.integers(1, 40), st.integers(1, 12), st.integers(0, 30))
-def test_giving_way_is_what_one_by_one_gives(stored: int, new: int, mark: int, retained: int) -> None:
+def test_a_batch_drops_as_many_retained_messages_as_single_sends(stored: int, new: int, mark: int,
+                                                                 retained: int) -> None:
     """As many retained messages go for a batch as for its messages one by one."""
     retained = min(retained, stored)
     left, log = retained, stored
@@ -327,7 +329,7 @@ def test_a_rewind_during_receive_to_top_stays(new_environment: MakeEnvironment, 
     assert (subscriber.front(), control.status().subscribers["a"].taken) == (None, 5)
 
 
-def test_a_rewind_wakes_who_waits(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rewind_wakes_a_waiting_subscriber(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A subscriber that waits gets what it is moved back to, without looking again by itself."""
     monkeypatch.setattr(limits, "SLEEP_S_MAX", 1000.0)
     opened.control.set_retention(60)
@@ -386,8 +388,8 @@ NAIVE = datetime.datetime(2026, 1, 1)
     (lambda control: control.set_retention(-1), errors.ArgumentError, "retention_s must be from 0 to 1e.11 seconds"),
     (lambda control: control.set_retention(float("nan")), errors.ArgumentError, "got nan"),
 ])
-def test_what_cannot_be_is_refused(call: Callable[[persipubsub.Control], object], error: type, text: str,
-                                   new_environment: MakeEnvironment) -> None:
+def test_invalid_arguments_are_refused(call: Callable[[persipubsub.Control], object], error: type, text: str,
+                                       new_environment: MakeEnvironment) -> None:
     """Each wrong argument has an error that names it and what is allowed; the queue stays as it was."""
     environment = new_environment("a", durability=RELAXED, retention_s=60)
     control = environment.new_control()

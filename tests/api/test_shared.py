@@ -105,7 +105,7 @@ def test_each_message_goes_to_one_worker(opened: Queue) -> None:
     assert (status.messages, status.floor, status.subscribers["workers"].taken) == (0, 4, 3)
 
 
-def test_the_place_is_the_first_message_that_is_not_acknowledged(opened: Queue) -> None:
+def test_the_cursor_is_the_first_message_that_is_not_acknowledged(opened: Queue) -> None:
     """What lies behind a message that a worker holds stays in the queue until that is acknowledged."""
     opened.send(b"1", b"2")
     with opened.worker().receive(timeout=0):
@@ -383,7 +383,7 @@ def test_methods_of_one_reader(opened: Queue) -> None:
         opened.environment.new_subscriber("plain").extend_lease()
 
 
-def test_messages_that_go_while_a_worker_holds_them(opened: Queue) -> None:
+def test_messages_that_are_cleared_while_a_worker_holds_them(opened: Queue) -> None:
     """What is cleared while workers hold it can be acknowledged; otherwise it is forgotten when the lease ends."""
     opened.send(b"1", b"2")
     with opened.worker().receive(timeout=0):
@@ -421,7 +421,7 @@ def test_pruning_for_a_shared_subscriber(opened: Queue) -> None:
     assert opened.control.status().messages == 0
 
 
-def test_the_oldest_dead_letters_go_with_a_warning(opened: Queue, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_oldest_dead_letters_are_deleted_with_a_warning(opened: Queue, caplog: pytest.LogCaptureFixture) -> None:
     """There are never more dead letters than dead_letters_max; a warning tells how many went."""
     opened.share(max_deliveries=1, dead_letters_max=2)
     opened.send(*(b"%d" % number for number in range(4)))
@@ -691,7 +691,7 @@ def test_an_open_plain_subscriber_that_becomes_shared(new_environment: MakeEnvir
         "retry_delay_max_s": 4
     }),
 ])
-def test_settings_that_cannot_be(kind: Type[Exception], wrong: Dict[str, Any], opened: Queue) -> None:
+def test_invalid_settings(kind: Type[Exception], wrong: Dict[str, Any], opened: Queue) -> None:
     """Settings of a wrong type, outside their limits, or of another kind of subscriber are refused, by name."""
     with pytest.raises(kind) as raised:
         opened.control.add_subscriber("new", **wrong)

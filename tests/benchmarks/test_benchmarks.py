@@ -82,7 +82,7 @@ def run(*arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_every_of_ours_has_its_floor(document: Document) -> None:
+def test_each_of_our_rates_has_its_floor(document: Document) -> None:
     """Where rates are measured, the floor is measured in the same rounds."""
     found = document.of(Rate, "subscribers-sent")
     assert {one.setting.subscribers for one in found if one.contestant == OURS} == {1, 3}
@@ -110,7 +110,7 @@ def test_pictures_and_page_are_the_same_for_the_same_figures(document: Document,
     assert b"@" not in (tmp_path / "one" / "performance.rst").read_bytes()
 
 
-def test_targets_tell_met_from_not_met(document: Document) -> None:
+def test_targets_distinguish_met_from_missed(document: Document) -> None:
     """A promise is met, or not, or was not measured."""
     rates: List[Result] = [
         Rate("threads", OURS, Setting("durable", 100, threads=threads), rate, 1, (rate, ))
@@ -138,7 +138,7 @@ def test_a_round_ends_at_its_bounds() -> None:
     assert refills == 3
 
 
-def test_who_leaves_the_contest_is_not_listed(tmp_path: pathlib.Path) -> None:
+def test_a_peer_that_leaves_the_contest_is_not_listed(tmp_path: pathlib.Path) -> None:
     """A peer that cannot do something does not end the run of the others."""
 
     def opening(messages: int) -> measure.Opening:

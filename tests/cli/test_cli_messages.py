@@ -125,7 +125,7 @@ def test_send_sends_lines_as_they_come(path: pathlib.Path) -> None:
     assert pending(path) == [b"first", b"second"]
 
 
-def test_an_interrupted_send_tells_how_much_is_sent(path: pathlib.Path) -> None:
+def test_an_interrupted_send_says_how_much_is_sent(path: pathlib.Path) -> None:
     """At Ctrl-C the whole lines before it are sent, the one that was begun is not."""
     with started("send", path) as process:
         assert process.stdin is not None
@@ -170,7 +170,7 @@ def test_ctrl_c_just_before_it_waits(path: pathlib.Path, tmp_path: pathlib.Path,
         assert written[:len(taken)] == taken and len(written) < len(messages)
 
 
-def test_a_refused_batch_is_told(path: pathlib.Path) -> None:
+def test_a_refused_batch_is_an_error(path: pathlib.Path) -> None:
     """Of a batch with a message over the mark nothing is sent, and one line says why."""
     with persipubsub.new_environment(path) as env:
         env.new_control(high_watermark=persipubsub.HighWaterMark(hwm_db_size=5))
@@ -238,7 +238,7 @@ def test_receive_max(path: pathlib.Path) -> None:
     assert pending(path) == [b"%d" % (count - 1)]
 
 
-def test_peek_takes_nothing(path: pathlib.Path) -> None:
+def test_peek_acknowledges_nothing(path: pathlib.Path) -> None:
     """--peek shows the next message, or the next N, which stay; an empty queue shows nothing."""
     assert run("receive", path, "a", "--peek").stdout == b""
     put(path, b"1", b"2", b"3")
@@ -299,7 +299,7 @@ def test_a_closed_pipe_ends_a_wait(path: pathlib.Path) -> None:
     assert (result.stdout, result.stderr) == (b"read\n141\n", b"")
 
 
-def test_what_the_disk_does_not_take_is_not_taken(path: pathlib.Path) -> None:
+def test_what_the_disk_refuses_is_not_acknowledged(path: pathlib.Path) -> None:
     """Where the output is full or closed, one line says so, and the messages stay."""
     put(path, b"1", b"2")
     command = " ".join(PERSIPUBSUB)
@@ -314,7 +314,7 @@ def test_what_the_disk_does_not_take_is_not_taken(path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_what_a_pipe_takes_in_part_is_not_taken(path: pathlib.Path, unbuffered: str) -> None:
+def test_what_a_pipe_accepts_in_part_is_not_acknowledged(path: pathlib.Path, unbuffered: str) -> None:
     """Where a pipe that does not block takes a part of what is written, that is an error, and the messages stay."""
     put(path, b"x" * 200_000)  # more than a pipe holds
     reader, writer = os.pipe()

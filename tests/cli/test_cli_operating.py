@@ -43,7 +43,7 @@ def fixture_path(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_status_tells_who_lags(path: pathlib.Path) -> None:
+def test_status_shows_who_lags(path: pathlib.Path) -> None:
     """Text and JSON give the backlog of the queue and of each subscriber."""
     text = run("status", path)
     assert (text.returncode, text.stderr) == (0, "")
@@ -56,7 +56,7 @@ def test_status_tells_who_lags(path: pathlib.Path) -> None:
     assert pending == {"audit": 3, "billing": 2}
 
 
-def test_status_tells_the_message_type(path: pathlib.Path) -> None:
+def test_status_shows_the_message_type(path: pathlib.Path) -> None:
     """Text and JSON tell to which message type a queue is bound, and JSON also that it is bound to none."""
     assert json.loads(run("status", "--json", path).stdout)[0]["message_type"] is None
     assert "type" not in run("status", path).stdout.split()
@@ -66,7 +66,7 @@ def test_status_tells_the_message_type(path: pathlib.Path) -> None:
     assert json.loads(run("status", "--json", path).stdout)[0]["message_type"] == "shop.Order"
 
 
-def test_status_tells_what_is_kept_and_what_is_to_come(tmp_path: pathlib.Path) -> None:
+def test_status_shows_retained_and_delayed_messages(tmp_path: pathlib.Path) -> None:
     """Text and JSON give the retained and the delayed messages, also where there is no subscriber."""
     with persipubsub.new_environment(tmp_path / "queue") as env:
         env.new_control(retention_s=60)
@@ -98,7 +98,7 @@ def test_clear_asks(path: pathlib.Path) -> None:
     assert run("subscriber", "list", path).stdout == "audit\nbilling\n"
 
 
-def test_status_tells_what_was_let_go(path: pathlib.Path) -> None:
+def test_status_shows_dropped_messages(path: pathlib.Path) -> None:
     """What went before all had taken it stands in the text, where there is something."""
     assert "pruned" not in run("status", path).stdout
     assert run("set", path, "--max-messages", "2").returncode == 0
@@ -215,7 +215,7 @@ def test_help_begins_with_an_example(verb: str) -> None:
     assert run(verb, "--help").stdout.startswith(f"Example: persipubsub {verb}")
 
 
-def test_status_tells_each_queue_that_it_can_read(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_status_shows_each_queue_that_it_can_read(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """A queue that cannot be read has its error, also as JSON, and keeps no other one from being told."""
     arguments = [path, tmp_path / "none", path]
     text = run("status", *arguments)

@@ -32,7 +32,7 @@ def fixture_path_of_failures(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_kinds_of_subscribers_are_told(path_of_failures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_kinds_of_subscribers_are_shown(path_of_failures: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Kind, in flight and dead letters are told where a subscriber has a policy, and take no room otherwise."""
     with persipubsub.new_environment(path_of_failures) as env:
         env.new_control(["plain"]).add_subscriber("limited", max_deliveries=7)
@@ -92,7 +92,7 @@ def test_all_settings_are_options_of_add(tmp_path: pathlib.Path) -> None:
     (["--shared", "--retry-delay-s", "70"], 1, "retry_delay_max_s must be at least retry_delay_s"),
     (["--shared", "--dead-letters-max", "many"], 2, "'many' is not a valid integer"),
 ])  # yapf: disable
-def test_settings_that_cannot_be(options: List[str], status: int, told: str, tmp_path: pathlib.Path) -> None:
+def test_invalid_settings(options: List[str], status: int, told: str, tmp_path: pathlib.Path) -> None:
     """What cannot be set is told, and no subscriber is added."""
     with persipubsub.new_environment(tmp_path) as env:
         env.new_control()
@@ -109,7 +109,7 @@ def test_the_kind_stays_while_there_are_dead_letters(path_of_failures: pathlib.P
     assert policy is not None and policy.shared
 
 
-def test_removing_asks_where_dead_letters_would_go(path_of_failures: pathlib.Path) -> None:
+def test_removing_asks_before_dead_letters_are_deleted(path_of_failures: pathlib.Path) -> None:
     """The user is asked with their number, and told of it afterwards; without dead letters nobody is asked."""
     refused = run("subscriber", "remove", path_of_failures, "workers", stdin="n\n")
     assert (refused.returncode, refused.stdout) == (1, "")
@@ -175,7 +175,7 @@ def test_nothing_but_the_payload_is_shown(options: List[str], shown: bytes, path
     assert subprocess.run(command, stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=True).stdout == shown
 
 
-def test_a_dead_letter_that_is_not_there(path_of_failures: pathlib.Path) -> None:
+def test_a_missing_dead_letter(path_of_failures: pathlib.Path) -> None:
     """To show it is an error that names it; to settle it does nothing and says so."""
     missing = run("dead-letters", "show", path_of_failures, "workers", 9)
     assert (missing.returncode, missing.stdout) == (1, "") and "no dead letter 9" in missing.stderr

@@ -136,7 +136,7 @@ def test_two_readers_of_one_subscriber(new_queue: NewQueue) -> None:
     assert drained(queue.subscriber()) == [b"1"]
 
 
-def test_who_ends_later_does_not_go_back(new_queue: NewQueue) -> None:
+def test_a_block_that_ends_later_does_not_go_back(new_queue: NewQueue) -> None:
     """A block that ends after another reader went on neither brings messages back nor acknowledges further ones."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(4))

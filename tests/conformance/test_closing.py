@@ -133,7 +133,7 @@ def test_a_queue_outlives_its_environments(new_queue: NewQueue) -> None:
 
 
 @pytest.mark.capability("persistent")
-def test_an_empty_queue_goes_on_with_its_ids(new_queue: NewQueue) -> None:
+def test_an_empty_queue_continues_its_ids(new_queue: NewQueue) -> None:
     """A queue that is empty when it is opened again gives no id twice."""
     queue = new_queue("a")
     first = queue.publisher().send(b"x")

@@ -61,7 +61,7 @@ def test_the_order_of_due_times(new_queue: NewQueue, pass_time: PassTime) -> Non
     assert drained(queue.subscriber()) == numbered(5)
 
 
-def test_a_message_has_its_place_when_it_is_due(new_queue: NewQueue, pass_time: PassTime) -> None:
+def test_a_message_joins_the_order_when_it_is_due(new_queue: NewQueue, pass_time: PassTime) -> None:
     """What is sent before a delayed message is due comes before it, and what is sent afterwards behind it."""
     queue = new_queue("a")
     queue.publisher().send_later(b"later", delay_s=DELAY_S)
@@ -249,7 +249,7 @@ def test_a_delayed_message_for_workers(new_queue: NewQueue, pass_time: PassTime)
         "at": datetime.datetime(4000, 1, 1, tzinfo=datetime.timezone.utc)
     }, errors.ArgumentError),
 ])
-def test_times_that_cannot_be(when: Any, kind: type, new_queue: NewQueue) -> None:
+def test_invalid_times(when: Any, kind: type, new_queue: NewQueue) -> None:
     """Not exactly one of a delay and a time, one outside its limits, or without a timezone is refused."""
     queue = new_queue("a")
     with pytest.raises(kind):

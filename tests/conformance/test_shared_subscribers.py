@@ -150,7 +150,7 @@ def test_what_fails_in_a_batch_comes_again_alone(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("stopped_first", [False, True])
-def test_what_failed_is_alone_among_what_was_given_back(stopped_first: bool, queue: Queue) -> None:
+def test_a_failed_message_is_not_batched_with_returned_ones(stopped_first: bool, queue: Queue) -> None:
     """A message that failed is in no batch with those that a worker gave back when it was stopped."""
     queue.publisher().send_many([b"bad", b"1", b"2"])
     bad, others = queue.subscriber().receive_many(1, timeout=0), queue.subscriber().receive_many(2, timeout=0)
@@ -166,7 +166,7 @@ def test_what_failed_is_alone_among_what_was_given_back(stopped_first: bool, que
 
 
 @pytest.mark.capability("dead_letters")
-def test_the_one_to_blame_takes_no_other_with_it(queue: Queue) -> None:
+def test_a_failing_message_does_not_fail_its_batch(queue: Queue) -> None:
     """Of a batch in which one message always fails, all others are acknowledged in the end."""
     share(queue, max_deliveries=3)
     queue.publisher().send_many([b"1", b"bad", b"3"])

@@ -259,7 +259,7 @@ def test_another_type_for_a_queue(queue: Queue, publisher: "Publisher[StringValu
 @pytest.mark.parametrize("wrong, kind", [("", errors.ArgumentError), ("a b", errors.ArgumentError),
                                          ("1.x", errors.ArgumentError), ("x" * 1001, errors.ArgumentError),
                                          (5, errors.ArgumentTypeError), (str, errors.ArgumentTypeError)])
-def test_types_that_cannot_be(wrong: Any, kind: type, new_queue: NewQueue) -> None:
+def test_invalid_types(wrong: Any, kind: type, new_queue: NewQueue) -> None:
     """A queue cannot be bound to what is neither a class of messages nor a full name of one."""
     queue = new_queue("a")
     with pytest.raises(kind):

@@ -88,7 +88,7 @@ def test_a_wait_costs_no_processor_time(new_queue: NewQueue) -> None:
     assert time.process_time() - begin < 0.2
 
 
-def test_who_waits_is_woken_in_time(new_queue: NewQueue) -> None:
+def test_waiting_threads_wake_in_time(new_queue: NewQueue) -> None:
     """Two threads that wait for each other are woken each time: forty messages take no seconds of sleep."""
     queue = new_queue("ping", "pong")
 

@@ -64,8 +64,8 @@ def leak_in_use(connection: Connection, path: pathlib.Path, leaked_bytes: int) -
 
 @pytest.mark.parametrize("leaked_bytes, limit_bytes", [(0, soak.MEMORY_GROWTH_BYTES_MAX // 4),
                                                        (100, soak.MEMORY_GROWTH_BYTES_MAX)])
-def test_a_leak_is_told_from_a_table(leaked_bytes: int, limit_bytes: int, new_environment: MakeEnvironment,
-                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leak_is_distinguished_from_a_table(leaked_bytes: int, limit_bytes: int, new_environment: MakeEnvironment,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """A leak of 100 bytes an opening is seen, in as many as the long form makes; Python's table of strings is not."""
     monkeypatch.setattr(soak, "MEMORY_GROWTH_BYTES_MAX", limit_bytes)
     figures = Figures("soak")

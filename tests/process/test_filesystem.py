@@ -79,8 +79,8 @@ def test_a_remote_queue_is_not_created(remote: None, tmp_path: pathlib.Path) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_who_insists_may_use_a_remote_queue(remote: None, tmp_path: pathlib.Path,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allow_remote_permits_a_remote_queue(remote: None, tmp_path: pathlib.Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
     """With allow_remote a queue is created and used there, also by a pickled Environment."""
     del remote
     with persipubsub.new_environment(tmp_path / "queue", allow_remote=True) as environment:

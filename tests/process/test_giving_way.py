@@ -53,8 +53,8 @@ def nothing() -> None:
     """Let a look pass."""
 
 
-def test_a_sender_waits_until_a_taker_had_its_turn(environment: Environment, mapped: mmap.mmap,
-                                                   looks: List[Callable[[], object]]) -> None:
+def test_a_sender_yields_to_a_waiting_receiver(environment: Environment, mapped: mmap.mmap,
+                                               looks: List[Callable[[], object]]) -> None:
     """A send begins when the process that takes has the lock, and not before."""
     publisher, taker = environment.new_publisher(), environment.new_subscriber("a")
     mapped[OTHER] = 1
@@ -64,7 +64,7 @@ def test_a_sender_waits_until_a_taker_had_its_turn(environment: Environment, map
     assert list(taker.messages(timeout=0)) == [b"sent", b"after"]
 
 
-def test_a_dead_taker_is_waited_for_once(environment: Environment, mapped: mmap.mmap,
+def test_a_dead_receiver_delays_one_send(environment: Environment, mapped: mmap.mmap,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that died while it waited for its turn holds up one send, and those that come no more."""
     publisher = environment.new_publisher()
@@ -78,8 +78,8 @@ def test_a_dead_taker_is_waited_for_once(environment: Environment, mapped: mmap.
     assert not waits
 
 
-def test_takers_that_wait_are_given_way_again(environment: Environment, mapped: mmap.mmap,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_senders_yield_again_to_a_receiver_that_waits_again(environment: Environment, mapped: mmap.mmap,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """One who was passed over, and had its turn later, is given way when it takes again."""
     publisher = environment.new_publisher()
     waits: List[float] = []
@@ -107,8 +107,8 @@ def take_as_a_task(environment: Environment) -> None:
 
 
 @pytest.mark.parametrize("taker", [take, take_as_a_task])
-def test_who_takes_says_so_until_it_has_the_lock(taker: Callable[[Environment], None], environment: Environment,
-                                                 mapped: mmap.mmap) -> None:
+def test_a_receiver_says_so_until_it_has_the_lock(taker: Callable[[Environment], None], environment: Environment,
+                                                  mapped: mmap.mmap) -> None:
     """While a process waits for the lock to take a message it says so, and no longer when it has taken it."""
     with process(hold_write_lock, environment.path) as holder:
         assert told(holder) == "held"

@@ -80,7 +80,8 @@ def test_interrupt_anywhere_in_a_commit_for_others(opened: Opened, monkeypatch: 
     accounts.check()
 
 
-def test_interrupt_anywhere_in_a_wait_for_another_ones_commit(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_anywhere_in_a_wait_for_another_threads_commit(opened: Opened,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever KeyboardInterrupt strikes who waits for the commit of another thread, that one and others go on."""
     monkeypatch.setattr(group_commit, "WAIT_S_MAX", 0.05)
     accounts = Accounts(opened)

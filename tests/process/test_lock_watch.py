@@ -72,7 +72,7 @@ def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCa
     wait_until(lambda: write_lock_watchdog.holder(environment.path) == "nobody any longer")
 
 
-def test_it_is_told_again_of_another_wait(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_long_wait_is_logged(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture) -> None:
     """Each long wait is told of, not only the first one."""
     environment = new_environment("a")
     publisher = environment.new_publisher()
@@ -85,8 +85,8 @@ def test_it_is_told_again_of_another_wait(new_environment: MakeEnvironment, capl
             sending.result()
 
 
-def test_short_waits_are_not_told(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture,
-                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_waits_are_not_logged(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait that is shorter than the limit is nobody's business."""
     monkeypatch.setattr(write_lock_watchdog, "WARN_S", 60)
     environment = new_environment("a")

@@ -97,7 +97,8 @@ def test_a_directory_that_was_moved(new_environment: MakeEnvironment) -> None:
 
 
 @pytest.mark.parametrize("damage", [delete, delete_all, replace])
-def test_who_waits_is_told(damage: Callable[[pathlib.Path], None], new_environment: MakeEnvironment) -> None:
+def test_a_waiting_subscriber_gets_the_error(damage: Callable[[pathlib.Path], None],
+                                             new_environment: MakeEnvironment) -> None:
     """Who waits for ever for messages of a queue that was deleted or replaced gets the error, too."""
     environment = new_environment("a")
     messages = environment.new_subscriber("a").messages(timeout=None)
@@ -152,7 +153,7 @@ def test_it_is_set_up_anew_in_the_same_process(new_environment: MakeEnvironment)
         assert again.new_control().check() == ()
 
 
-def test_it_is_not_set_up_under_who_has_it_open(new_environment: MakeEnvironment) -> None:
+def test_it_is_not_set_up_while_a_process_has_it_open(new_environment: MakeEnvironment) -> None:
     """While a process has a queue open whose data file was deleted, setting it up says where to close it."""
     environment = new_environment("a")
     delete(environment.path)

@@ -215,7 +215,7 @@ def test_closing_again(path: pathlib.Path, other: Connection) -> None:
             break
 
 
-def test_a_handler_that_closes_in_the_midst_of_a_send(path: pathlib.Path) -> None:
+def test_a_handler_that_closes_during_a_send(path: pathlib.Path) -> None:
     """A signal handler that closes the Environment whose send it interrupts gets ReentryError; closing works later."""
     for number in itertools.count():
         environment = persipubsub.new_environment(path)
@@ -342,9 +342,8 @@ def use_environment_of(path: pathlib.Path) -> None:
         environment.new_subscriber("a").pop()
 
 
-def test_a_wait_while_somebody_has_the_queue_alone(path: pathlib.Path, new_environment: Callable[..., Environment],
-                                                   monkeypatch: pytest.MonkeyPatch,
-                                                   caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wait_for_the_exclusive_holder(path: pathlib.Path, new_environment: Callable[..., Environment],
+                                         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A thread that opens a queue which somebody has alone says so after a while, and holds up no other queue."""
     monkeypatch.setattr(opening_check, "WARN_S", 0.05)
     healthy = new_environment("a").path
@@ -371,7 +370,8 @@ def hold_open(connection: Connection, path: pathlib.Path) -> None:
         told(connection)
 
 
-def test_a_mark_of_another_boot_on_an_open_queue(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unclean_marker_of_another_boot_on_an_open_queue(path: pathlib.Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a queue that bears a mark of another boot, and that somebody has open, fails after a bounded time."""
     monkeypatch.setattr(opening_check, "VERIFY_WAIT_S_MAX", 0.2)
     with process(hold_open, path) as holder:

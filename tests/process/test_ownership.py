@@ -137,7 +137,7 @@ def test_work_of_a_member_keeps_the_group(place: pathlib.Path) -> None:
 
 
 @needs_root
-def test_the_queue_of_a_stranger_is_warned_of(place: pathlib.Path) -> None:
+def test_opening_the_queue_of_a_stranger_warns(place: pathlib.Path) -> None:
     """Another user's queue that is open to all is warned of; one of root's, of a common group, or one's own is not."""
     path = place / "queue"
     owned_queue(path, 0o666)

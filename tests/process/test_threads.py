@@ -148,8 +148,8 @@ def test_operations_of_waiting_threads_share_one_commit(opened: Opened, transact
     assert opened.control.status().subscribers["c"].next_id == 16
 
 
-def test_a_durable_leader_waits_for_its_company(opened: Opened, monkeypatch: pytest.MonkeyPatch,
-                                                transactions: List[Transaction]) -> None:
+def test_a_durable_leader_waits_for_its_peers(opened: Opened, monkeypatch: pytest.MonkeyPatch,
+                                              transactions: List[Transaction]) -> None:
     """Where commits wait for the disk, who leads waits a moment for those who were in the last commit."""
     opened.environment.new_control(durability=Durability.POWER_LOSS)
     with opened.writing():
@@ -213,8 +213,8 @@ def test_relaxed_tasks_do_not_wait_for_the_disk(opened: Opened, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("bound", ["GROUP_MESSAGES_MAX", "GROUP_BYTES_MAX"])
-def test_a_commit_takes_in_only_so_much(opened: Opened, transactions: List[Transaction],
-                                        monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+def test_a_commit_is_bounded(opened: Opened, transactions: List[Transaction], monkeypatch: pytest.MonkeyPatch,
+                             bound: str) -> None:
     """A commit joins at most so many messages and bytes; what is over it goes into the next one."""
     monkeypatch.setattr(group_commit, bound, 10)
     with opened.writing():
@@ -225,8 +225,8 @@ def test_a_commit_takes_in_only_so_much(opened: Opened, transactions: List[Trans
     assert opened.drain() == [b"x"] * 30
 
 
-def test_more_than_a_commit_takes_in_goes_alone(opened: Opened, transactions: List[Transaction],
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_over_the_bound_is_committed_alone(opened: Opened, transactions: List[Transaction],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that is alone over the bound of a commit is sent all the same, by itself."""
     monkeypatch.setattr(group_commit, "GROUP_MESSAGES_MAX", 10)
     with opened.writing():
@@ -252,7 +252,7 @@ def test_an_operation_that_fails_fails_alone(opened: Opened, place: int) -> None
 
 
 @pytest.mark.parametrize("count, place", [(2, 0), (2, 1), (5, 0), (5, 2), (5, 4)])
-def test_an_operation_that_breaks_breaks_alone(opened: Opened, count: int, place: int) -> None:
+def test_an_unforeseen_error_affects_its_operation_only(opened: Opened, count: int, place: int) -> None:
     """What an operation wrote before it raised something unforeseen is rolled back; the others are done once each."""
     runs: List[Transaction] = []
 
@@ -277,7 +277,7 @@ def test_an_operation_that_breaks_breaks_alone(opened: Opened, count: int, place
     assert len(runs) == 2  # with the others, and alone
 
 
-def test_an_operation_that_breaks_alone_is_not_repeated(opened: Opened) -> None:
+def test_an_operation_that_breaks_without_others_is_not_repeated(opened: Opened) -> None:
     """Where nobody else's operation was in the transaction, the one that broke is not run again."""
     runs: List[Transaction] = []
 
@@ -361,7 +361,7 @@ class Emptied(Deque[object]):
         return super().__len__() + 1
 
 
-def test_a_thread_that_takes_itself_out(opened: Opened) -> None:
+def test_a_thread_that_withdraws_its_request(opened: Opened) -> None:
     """A thread that is interrupted, and so takes itself out of the queue at any moment, does not harm the leader."""
     opened.handle._writer._queued = Emptied()  # type: ignore[assignment]  # of requests
     assert [opened.publisher.send(b"x") for _ in range(3)] == [1, 2, 3]
@@ -431,7 +431,7 @@ def write_and_die(connection: Connection, path: pathlib.Path, by_itself: bool) -
 
 
 @pytest.mark.parametrize("by_itself", [True, False])
-def test_a_process_that_dies_in_the_midst_of_a_write(opened: Opened, by_itself: bool) -> None:
+def test_a_process_that_dies_during_a_write(opened: Opened, by_itself: bool) -> None:
     """A process that ends by os._exit or kill -9 in the midst of a write stops nobody and loses nothing it sent."""
     for _ in range(3):
         ours, theirs = CONTEXT.Pipe()

@@ -545,7 +545,7 @@ def wait_for_removal(connection: Connection, path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["remove_subscriber", "clear_all_subscribers"])
-def test_removal_wakes_who_waits(new_environment: MakeEnvironment, method: str) -> None:
+def test_removal_wakes_a_waiting_subscriber(new_environment: MakeEnvironment, method: str) -> None:
     """A subscriber that is removed while another process waits as it: the wait ends at once, and says so."""
     environment = new_environment("a", "b")
     control = environment.new_control()

@@ -338,8 +338,8 @@ def test_a_number_that_comes_again(new_environment: MakeEnvironment) -> None:
     open_queues.release(opened)
 
 
-def test_a_stopped_reader_is_told_of(new_environment: MakeEnvironment, start: Start, caplog: pytest.LogCaptureFixture,
-                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_reader_is_logged(new_environment: MakeEnvironment, start: Start, caplog: pytest.LogCaptureFixture,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the file grows since a living process does not end its read, a warning names the process, once a minute."""
     monkeypatch.setattr(database, "LAG_COMMITS_MIN", 100)
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)

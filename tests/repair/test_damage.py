@@ -68,7 +68,7 @@ def received(path: pathlib.Path) -> List[bytes]:
         return list(environment.new_subscriber("a").messages(timeout=0))
 
 
-def test_mark_is_there_while_commits_may_not_be_on_the_disk(new_environment: MakeEnvironment) -> None:
+def test_unclean_marker_is_there_while_commits_may_not_be_on_the_disk(new_environment: MakeEnvironment) -> None:
     """The first relaxed commit writes the mark of this boot, and the last who closes removes it."""
     with new_environment("a", durability=Durability.PROCESS_CRASH) as environment:
         mark = environment.path / files.UNCLEAN_FILE
@@ -77,14 +77,14 @@ def test_mark_is_there_while_commits_may_not_be_on_the_disk(new_environment: Mak
     assert not mark.exists()
 
 
-def test_durable_queue_has_no_mark(new_environment: MakeEnvironment) -> None:
+def test_durable_queue_has_no_unclean_marker(new_environment: MakeEnvironment) -> None:
     """A queue whose commits are on the disk bears no mark."""
     with new_environment("a") as environment:
         environment.new_publisher().send(b"1")
         assert not (environment.path / files.UNCLEAN_FILE).exists()
 
 
-def test_switch_to_process_crash_writes_the_mark(new_environment: MakeEnvironment) -> None:
+def test_switch_to_process_crash_writes_the_unclean_marker(new_environment: MakeEnvironment) -> None:
     """A handle that was durable writes the mark before its first relaxed commit; after a switch back it may go."""
     with new_environment("a") as environment:
         publisher = environment.new_publisher()
@@ -97,7 +97,7 @@ def test_switch_to_process_crash_writes_the_mark(new_environment: MakeEnvironmen
     assert not (environment.path / files.UNCLEAN_FILE).exists()
 
 
-def test_mark_stays_while_another_process_has_the_queue_open(new_environment: MakeEnvironment) -> None:
+def test_unclean_marker_stays_while_another_process_has_the_queue_open(new_environment: MakeEnvironment) -> None:
     """Who closes while another process has the queue open leaves the mark to it."""
     with new_environment("a", durability=Durability.PROCESS_CRASH) as environment:
         environment.new_publisher().send(b"1")

@@ -89,7 +89,7 @@ def contents(path: pathlib.Path) -> Dict[str, List[bytes]]:
 
 
 @pytest.mark.parametrize("name", MANIFEST)
-def test_queues_of_1_0_0_are_taken_over_whole(tmp_path: pathlib.Path, name: str) -> None:
+def test_queues_of_1_0_0_are_migrated_whole(tmp_path: pathlib.Path, name: str) -> None:
     """Configuration, subscribers and what is pending for each are as in the manifest; the old directory stays as is."""
     expected, before = MANIFEST[name], state(LEGACY / name)
     pending = {
@@ -257,7 +257,7 @@ def command(*paths: pathlib.Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.damages_queues
-def test_the_command_tells_of_what_comes_again(tmp_path: pathlib.Path) -> None:
+def test_the_command_reports_what_comes_again(tmp_path: pathlib.Path) -> None:
     """Messages that a subscriber did not await, and those beyond the timeout, are noted."""
     keys = [key("10"), key("11"), key("12")]
     old = make_old(tmp_path / "old", dict.fromkeys(keys, b""), {
@@ -330,7 +330,7 @@ def test_a_foreign_or_broken_file_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.damages_queues
-def test_an_old_queue_in_pieces_is_never_half_taken_over(tmp_path: pathlib.Path) -> None:
+def test_a_broken_old_queue_is_never_half_migrated(tmp_path: pathlib.Path) -> None:
     """With any one page overwritten, the migration fails with our error and makes no queue, or misses nothing."""
     data = (LEGACY / "two-subscribers" / "data.mdb").read_bytes()
     whole = {
@@ -439,7 +439,7 @@ def test_a_change_meanwhile_is_noticed(tmp_path: pathlib.Path) -> None:
     assert migrate(old, tmp_path / "new").pending == {"a": 0}
 
 
-def test_a_kill_in_the_midst_leaves_no_queue(tmp_path: pathlib.Path) -> None:
+def test_a_kill_midway_leaves_no_queue(tmp_path: pathlib.Path) -> None:
     """After kill -9 in the midst there is no queue at the new path; the next migration makes it whole."""
     code = ("import os, sys\nfrom persipubsub.migration import migrate\n"
             "migrate(sys.argv[1], sys.argv[2], lambda done, total: os.kill(os.getpid(), 9))")

@@ -294,7 +294,7 @@ def test_command_check(path: pathlib.Path) -> None:
     assert "in use" in result.stderr
 
 
-def test_check_cannot_tell_bytes_of_messages(path: pathlib.Path) -> None:
+def test_check_cannot_verify_bytes_of_messages(path: pathlib.Path) -> None:
     """``check`` does not notice that bytes within a message changed, and says so."""
     content = (path / files.DATA_FILE).read_bytes()
     (path / files.DATA_FILE).write_bytes(content.replace(MESSAGES[1500], bytes(len(MESSAGES[1500]))))
@@ -317,7 +317,7 @@ def test_commands_on_a_damaged_queue(path: pathlib.Path) -> None:
 
 
 @pytest.mark.damages_queues
-def test_recover_does_not_say_that_all_is_known(path: pathlib.Path) -> None:
+def test_recover_warns_that_more_may_be_lost(path: pathlib.Path) -> None:
     """Of a file of which next to nothing is left, ``recover`` says that more may be lost, and that nobody gets it."""
     os.truncate(path / files.DATA_FILE, 3 * 4096)
     result = run("recover", path)

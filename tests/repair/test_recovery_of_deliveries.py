@@ -152,7 +152,7 @@ def assert_report_is_true(path: pathlib.Path, report: recovery.Report, sent: Dea
 
 
 @pytest.mark.damages_queues
-def test_letters_are_found_without_trees(path: pathlib.Path) -> None:
+def test_dead_letters_are_found_without_trees(path: pathlib.Path) -> None:
     """Where no tree leads to them, letters and counts are found by the shape of their keys."""
     before = letters(path)
     compacted(path)
@@ -221,7 +221,7 @@ def _is_page(opened: PageFile, number: int) -> bool:
 
 
 @pytest.mark.parametrize("compact", [False, True])
-def test_pages_are_taken_for_what_they_are(compact: bool, path: pathlib.Path) -> None:
+def test_no_page_is_mistaken_for_another(compact: bool, path: pathlib.Path) -> None:
     """No leaf page of a sub-database is taken for one of another."""
     with persipubsub.new_environment(path) as environment:
         publisher = environment.new_publisher()

@@ -34,8 +34,8 @@ def rewind_and_clear(control: Control) -> None:
     lambda control: control.remove_subscriber("a")
 ])
 @pytest.mark.parametrize("retention_s", [0, RETENTION_S])
-def test_what_had_gone_stays_away(let_go: Callable[[Control], object], retention_s: float,
-                                  new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_deleted_is_not_recovered(let_go: Callable[[Control], object], retention_s: float,
+                                           new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was let go, but is still to be deleted from the file, does not come back."""
     monkeypatch.setattr(message_log, "DELETIONS_MAX", 3)
     hwm = HighWaterMark(RETENTION_S, 60)
@@ -110,8 +110,8 @@ NAMING = ("data_db", "meta_db", "pending_db", "subscriber_db", "index_db", "due_
 @pytest.mark.parametrize("work, left", [(take, "subscriber_db"), (take, "pending_db"), (take, "meta_db"),
                                         (hold, "data_db"), (hold, "index_db"), (die, "letter_db"),
                                         (die, "dead_letter_db"), (send_once, "once_order_db"), (clear, "queue_db")])
-def test_no_id_is_given_twice(work: Callable[[Environment], None], left: str, new_environment: MakeEnvironment,
-                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_id_is_assigned_twice(work: Callable[[Environment], None], left: str, new_environment: MakeEnvironment,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all other records are lost, one that names an id keeps that id from being given again."""
     if left == "queue_db":
         monkeypatch.setattr(message_log, "DELETIONS_MAX", 3)
@@ -129,7 +129,7 @@ def test_no_id_is_given_twice(work: Callable[[Environment], None], left: str, ne
         assert environment.new_control().check() == ()
 
 
-def test_no_number_of_a_delayed_message_is_given_twice(new_environment: MakeEnvironment) -> None:
+def test_no_number_of_a_delayed_message_is_assigned_twice(new_environment: MakeEnvironment) -> None:
     """Whoever can cancel a delayed message that has gone cancels no other one after a recovery."""
     at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
     with new_environment("a") as environment:

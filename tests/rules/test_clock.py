@@ -172,7 +172,7 @@ def test_younger_messages_are_delivered(way: str, expected: object, opened: Open
 
 
 @pytest.mark.parametrize("acknowledge_every", [1, 10])
-def test_messages_expire_while_a_loop_goes_on(acknowledge_every: int, opened: Opened, machine: Machine) -> None:
+def test_messages_expire_during_a_loop(acknowledge_every: int, opened: Opened, machine: Machine) -> None:
     """A message that expires while the loop is at one before it is not delivered."""
     opened.publisher.send_many([b"1", b"2"])
     loop = iter(opened.subscriber.messages(timeout=0, acknowledge_every=acknowledge_every))
@@ -183,7 +183,7 @@ def test_messages_expire_while_a_loop_goes_on(acknowledge_every: int, opened: Op
 
 
 @pytest.mark.parametrize("acknowledge_every", [1, 2, 10])
-def test_a_loop_goes_on_behind_the_expired(acknowledge_every: int, opened: Opened, machine: Machine) -> None:
+def test_a_loop_continues_after_expired_messages(acknowledge_every: int, opened: Opened, machine: Machine) -> None:
     """Where some of the messages that a loop holds expire, it goes on with the younger ones, each of them once."""
     opened.publisher.send_many([b"1", b"2"])
     machine.sleep(60)
@@ -196,7 +196,7 @@ def test_a_loop_goes_on_behind_the_expired(acknowledge_every: int, opened: Opene
     assert drain(opened.other) == [b"3", b"4"]
 
 
-def test_a_message_that_expires_in_the_block_is_taken(opened: Opened, machine: Machine) -> None:
+def test_a_message_that_expires_in_the_block_is_acknowledged(opened: Opened, machine: Machine) -> None:
     """The end of a block takes what was received in time, though it has expired meanwhile."""
     opened.publisher.send(b"1")
     with opened.subscriber.receive(timeout=0) as msg:
@@ -248,7 +248,7 @@ def test_status_is_of_one_moment(opened: Opened, machine: Machine, monkeypatch: 
         assert len(seen) == 1
 
 
-def test_pruning_lets_the_old_expire_now(opened: Opened, machine: Machine) -> None:
+def test_pruning_expires_old_messages_now(opened: Opened, machine: Machine) -> None:
     """``prune_dangling_messages`` removes what is too old, and tells how many messages that were."""
     opened.publisher.send_many([b"1", b"2", b"3"])
     machine.sleep(TIMEOUT_S / 2)
@@ -260,7 +260,7 @@ def test_pruning_lets_the_old_expire_now(opened: Opened, machine: Machine) -> No
     assert drain(opened.subscriber) == [b"4"]
 
 
-def test_a_send_lets_the_old_expire(opened: Opened, machine: Machine) -> None:
+def test_a_send_expires_old_messages(opened: Opened, machine: Machine) -> None:
     """A send removes what is too old, so that it does not pile up where nobody receives."""
     for _ in range(5):
         opened.publisher.send_many([bytes(10_000)] * 100)

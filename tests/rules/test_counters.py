@@ -41,7 +41,7 @@ def test_overflow_of_bytes_is_counted(strategy: Strategy, new_environment: MakeE
     assert sum(count for count in told if isinstance(count, int)) == status.pruned.overflow
 
 
-def test_what_all_have_taken_is_not_pruned(new_environment: MakeEnvironment) -> None:
+def test_what_all_have_acknowledged_is_not_pruned(new_environment: MakeEnvironment) -> None:
     """Messages that go since everybody has taken them, and those that Control was told to drop, are not counted."""
     environment = new_environment("a", "b")
     control, publisher = environment.new_control(), environment.new_publisher()
@@ -74,7 +74,7 @@ def test_what_nobody_awaits_is_dangling(new_environment: MakeEnvironment) -> Non
     assert pruned(control) == {"dangling": 14}
 
 
-def test_taking_twice_counts_once(new_environment: MakeEnvironment) -> None:
+def test_acknowledging_twice_counts_once(new_environment: MakeEnvironment) -> None:
     """Where two handles got the same messages, or a block raised, each message counts once."""
     environment = new_environment("a")
     control, first, second = environment.new_control(), *(environment.new_subscriber("a") for _ in range(2))
@@ -90,7 +90,7 @@ def test_taking_twice_counts_once(new_environment: MakeEnvironment) -> None:
     assert taken(control) == 10
 
 
-def test_what_went_during_the_block_was_taken(new_environment: MakeEnvironment) -> None:
+def test_what_was_deleted_during_the_block_counts_as_taken(new_environment: MakeEnvironment) -> None:
     """A message that was handed out counts, also where it is gone when it is acknowledged; one that was skipped not."""
     environment = new_environment("a")
     control, subscriber = environment.new_control(), environment.new_subscriber("a")
@@ -105,8 +105,8 @@ def test_what_went_during_the_block_was_taken(new_environment: MakeEnvironment) 
     assert taken(control) == 3
 
 
-def test_what_overflowed_during_the_block_was_taken(new_environment: MakeEnvironment,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_overflowed_during_the_block_counts_as_taken(new_environment: MakeEnvironment,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest message counts also where it overflowed, with all before it, while it was handed out."""
     now_us = clock.boottime_us()
     monkeypatch.setattr(clock, "boottime_us", lambda: now_us)  # all in one run, of which a part overflows
@@ -120,7 +120,7 @@ def test_what_overflowed_during_the_block_was_taken(new_environment: MakeEnviron
     assert taken(control) == 1
 
 
-def test_what_overflowed_behind_a_gap_was_taken(new_environment: MakeEnvironment) -> None:
+def test_what_overflowed_behind_a_gap_counts_as_taken(new_environment: MakeEnvironment) -> None:
     """What was handed out counts also where messages before it, and it itself, went in overflows."""
     environment = new_environment("a", high_watermark=HighWaterMark(max_messages=4))
     control, subscriber = environment.new_control(), environment.new_subscriber("a")

@@ -141,7 +141,7 @@ CHANGES: Dict[str, Callable[[Busy], object]] = {
 
 @pytest.mark.parametrize("retention_s", [0, 500])
 @pytest.mark.parametrize("change", CHANGES)
-def test_letters_outlive_changes_of_the_log(change: str, retention_s: float, busy: Busy) -> None:
+def test_dead_letters_outlive_changes_of_the_log(change: str, retention_s: float, busy: Busy) -> None:
     """Whatever goes from the log, letters stay, the queue stays sound, and it empties when all is taken."""
     busy.control.set_retention(retention_s)
     dead = busy.dead()
@@ -165,7 +165,7 @@ def test_letters_outlive_changes_of_the_log(change: str, retention_s: float, bus
         assert (one.pending, one.in_flight, one.dead_letters) == (0, 0, 0)
 
 
-def test_taking_all_leaves_dead_letters_only(busy: Busy) -> None:
+def test_pruning_all_leaves_dead_letters_only(busy: Busy) -> None:
     """``prune_all_messages_for`` takes what is in the log, in flight and requeued; workers are told that it is lost."""
     dead, pending = busy.dead(), busy.control.status().subscribers
     for name in NAMES:

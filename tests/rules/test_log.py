@@ -107,7 +107,7 @@ WAYS_TO_GO: Dict[str, Callable[[Opened], object]] = {
 
 
 @pytest.mark.parametrize("way", WAYS_TO_GO)
-def test_no_id_is_given_twice(way: str, opened: Opened, new_environment: MakeEnvironment) -> None:
+def test_no_id_is_assigned_twice(way: str, opened: Opened, new_environment: MakeEnvironment) -> None:
     """However the latest messages went, the next one gets the id behind them, also after the queue was reopened."""
     ids = [opened.publisher.send(b"%d" % number) for number in range(5)]
     WAYS_TO_GO[way](opened)
