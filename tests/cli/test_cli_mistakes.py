@@ -1,4 +1,4 @@
-"""Test that no mistake of a user, and no surrounding, gives a traceback."""
+"""Test that no mistake of a user, and no environment, causes a traceback."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ from persipubsub.cli.verbs import VERBS
 
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 TIMEOUT_S = 60
-#: In short runs, one verb of each kind: that changes, that tells, that writes messages, and that reads them.
+#: In short runs, one verb of each kind: that changes, that shows, that writes messages, and that reads them.
 SHORT = ("create", "status", "receive", "send")
 #: A path and a name that are not UTF-8.
 NO_UTF_8 = os.fsdecode(b"\xff\xfe")
@@ -27,7 +27,7 @@ pytestmark = [
 
 
 def calls(verb: str, path: str, other: str) -> List[Sequence[str]]:
-    """Give the ways to call a verb on a path; it may write to the other one."""
+    """Return the ways to call a verb on a path; it may write to the other one."""
     arguments: Dict[str, List[Sequence[str]]] = {
         "create": [[path], [path, "--subscriber", NO_UTF_8]],
         "deploy": [[path], [path, "--plan"]],
@@ -53,7 +53,7 @@ def calls(verb: str, path: str, other: str) -> List[Sequence[str]]:
 
 
 def run(arguments: Sequence[str], redirection: str = "") -> "subprocess.CompletedProcess[str]":
-    """Run the command, which must end, and tell what is wrong in words."""
+    """Run the command, which must end, and return what is wrong in words."""
     shell = " ".join(f'"${number}"' for number in range(len(PERSIPUBSUB) + len(arguments)))
     result = subprocess.run(["/bin/sh", "-c", f"{shell} {redirection}", *PERSIPUBSUB, *arguments],
                             stdin=subprocess.DEVNULL,
