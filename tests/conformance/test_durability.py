@@ -102,7 +102,7 @@ def test_a_backup_has_everything(new_queue: NewQueue, tmp_path: pathlib.Path, pa
                                          (b"x", errors.ArgumentTypeError), ("", errors.ArgumentError),
                                          ("a\0b", errors.ArgumentError)])
 def test_invalid_backup_paths(wrong: Any, kind: type, new_queue: NewQueue) -> None:
-    """A backup goes to a path."""
+    """A backup target must be a path."""
     with pytest.raises(kind, match="path"):
         new_queue("a").control.backup(wrong)
 

@@ -43,7 +43,7 @@ def test_what_is_pending(new_queue: NewQueue) -> None:
 
 
 def test_messages_that_all_have_acknowledged(new_queue: NewQueue) -> None:
-    """Messages that all have acknowledged are not in the queue, and count as sent and taken; nothing was pruned."""
+    """Messages that all have acknowledged are deleted, and count as sent and taken, not as pruned."""
     queue = new_queue("a", "b")
     queue.publisher().send_many(numbered(4))
     drained(queue.subscriber("a"))
