@@ -7,18 +7,18 @@ of the folder goes before it: ``rules/replay``.
 import pathlib
 from typing import List, Sequence
 
-#: A mutant that hangs is killed after so many times what the tests take without a mutation, and not before so long.
+#: A mutant that hangs is killed after this multiple of the time of the unmutated tests, and not before a minimum.
 PATIENCE = 5
 MUTANT_S_MIN = 20
-#: So is a mutant on which a single test takes so long. No test here takes more than a second.
+#: So is a mutant on which a single test takes this long. No test here takes more than a second.
 TEST_S_MAX = 15
-#: A mutant may reckon with numbers as large as it likes, but not fill the memory.
+#: A mutant may compute with numbers as large as it likes, but not fill the memory.
 DATA_KIB_MAX = 8 * 1024**2
 
 #: Operators of cosmic-ray that are left out, as regular expressions.
 LEFT_OUT = [
-    # Of arithmetic the inverse operation is enough: who notices it notices the rest, and bits or powers instead of a
-    # sum are no slip that anybody makes.
+    # Of arithmetic the inverse operation is enough: a test that notices it notices the rest. Nobody writes bits or
+    # powers instead of a sum by mistake.
     r"core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_FloorDiv|FloorDiv_Mul|Mod_Mul|Pow_Mul|RShift_Mul)",
     # Of comparisons those are enough that the tests for all others follow from (Kaminski, Ammann, Offutt: Improving
     # Logic-Based Testing, 2013): the neighbour on either side, and the negation, which AddNot makes.
