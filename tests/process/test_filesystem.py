@@ -93,6 +93,6 @@ def test_allow_remote_permits_a_remote_queue(remote: None, tmp_path: pathlib.Pat
 
 
 def test_allow_remote_is_a_bool(tmp_path: pathlib.Path) -> None:
-    """Anything else is a mistake."""
+    """Anything else raises an error."""
     with pytest.raises(errors.ArgumentTypeError, match="allow_remote must be a bool, got str"):
         persipubsub.new_environment(tmp_path, allow_remote="no")  # type: ignore[arg-type]  # the mistake

@@ -1,6 +1,6 @@
 """Signal handlers that use the queue or fork, whatever they have interrupted."""
 
-# pylint: disable=protected-access  # what an operation leaves behind it, no public method tells
+# pylint: disable=protected-access  # no public method shows what an operation leaves behind
 
 import collections
 import contextlib
@@ -47,7 +47,7 @@ def test_a_handler_during_a_send(opened: Opened) -> None:
 
 
 def test_a_handler_in_a_read_that_another_thread_waits_for(opened: Opened) -> None:
-    """A handler cannot wait for who waits for the end of what it has interrupted: it gets ReentryError; all go on."""
+    """A handler that would have to wait for what it interrupted gets ReentryError; all go on."""
     tasks: List[Task[int]] = []
     refused: List[str] = []
 
@@ -71,7 +71,7 @@ def test_a_handler_in_a_read_that_another_thread_waits_for(opened: Opened) -> No
 
 
 def test_a_handler_that_cannot_commit_for_others(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a handler commits for other threads and cannot, since it has interrupted a read, they do it themselves."""
+    """If a handler cannot commit for other threads, since it interrupted a read, they do it themselves."""
     reading = threading.get_ident()
     followers: List[Task[int]] = []
     begin, commit = Database.begin, Transaction.commit
@@ -133,7 +133,7 @@ def test_a_handler_during_a_wait(opened: Opened) -> None:
 
 
 def reopen_and_send(opened: Opened, send: Callable[[], object]) -> Callable[[], None]:
-    """Give a function that reopens the queue each time it sends."""
+    """Return a function that reopens the queue each time it sends."""
     durabilities = itertools.cycle(Durability)
 
     def operation() -> None:
@@ -264,7 +264,7 @@ def test_a_handler_that_forks_anywhere(opened: Opened, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["send", "look"])
 def test_a_handler_that_uses_the_queue_anywhere_in_a_fork(opened: Opened, kind: str) -> None:
-    """A signal handler that uses the queue while its thread forks does it, or gets ReentryError; nothing hangs."""
+    """A signal handler can use the queue during a fork, or gets ReentryError; nothing hangs."""
     accounts = Accounts(opened)
 
     def handler() -> None:
