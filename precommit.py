@@ -51,12 +51,12 @@ def run_module(module: str, *arguments: str, env: dict[str, str] | None = None) 
 
 
 def check_yapf(overwrite: bool) -> None:
-    """Check the layout of the code, or mend it."""
+    """Check the layout of the code, or correct it."""
     run_module("yapf", "--in-place" if overwrite else "--diff", "--parallel", "--recursive", *CODE)
 
 
 def check_isort(overwrite: bool) -> None:
-    """Check the order of the imports, or mend it."""
+    """Check the order of the imports, or correct it."""
     run_module("isort", *([] if overwrite else ["--check-only", "--diff"]), *CODE)
 
 

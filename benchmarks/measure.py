@@ -48,7 +48,7 @@ class Tally(NamedTuple):
 class Steps:
     """A contestant that is ready to run.
 
-    A step does one operation and gives how many messages that were; 0 means that it needs a refill, which is not timed.
+    A step does one operation and returns its number of messages; 0 means that it needs a refill, which is not timed.
     """
 
     step: Callable[[], int]
@@ -122,7 +122,7 @@ def contest(workload: str,
             slices: int = SLICES) -> Iterator[Rate]:
     """Measure contestants in turn; the first one is the floor of the others.
 
-    :param slices: in so many turns does each of them run its round; all are set up before the first
+    :param slices: the number of turns in which each runs its round; all are set up before the first
     """
     rounds: Dict[int, List[float]] = {number: [] for number in range(len(contestants))}
     bounds = Bounds(scale.round_s, scale.round_messages_max)
@@ -196,7 +196,7 @@ def duration(workload: str, name: str, setting: Setting, rounds_s: Sequence[floa
 
 
 def durations(workload: str, timed: Sequence[Tuple[str, Setting, Callable[[], float]]], rounds: int) -> List[Duration]:
-    """Time things that happen once, in turn. Each function gives seconds."""
+    """Time things that happen once, in turn. Each function returns seconds."""
     found = in_turn([function for _, _, function in timed], rounds)
     return [duration(workload, name, setting, found[number]) for number, (name, setting, _) in enumerate(timed)]
 

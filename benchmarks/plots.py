@@ -24,7 +24,7 @@ STYLE = {
     "font.size": 10,
     "legend.fontsize": 8.5,
     "legend.frameon": False,
-    # So that the same figures give the same file.
+    # So that the same figures make the same file.
     "svg.hashsalt": "persipubsub",
 }
 DURABLE_COLOUR, RELAXED_COLOUR, OTHER_COLOURS = "#1b6ca8", "#d1495b", ("#3a7d44", "#7b5ea7", "#8c6d31", "#555555")

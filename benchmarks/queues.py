@@ -36,7 +36,7 @@ def opened(directory: pathlib.Path,
 
 
 def fill(publisher: "persipubsub.Publisher", messages: Sequence[bytes], count: int) -> None:
-    """Send a backlog, message after message of those given."""
+    """Send a backlog, one of the given messages after the other."""
     part = fill_count(max(map(len, messages)))
     for start in range(0, count, part):
         publisher.send_many([messages[number % len(messages)] for number in range(start, min(count, start + part))])

@@ -88,7 +88,7 @@ class ProcessWork(Protocol):
     """What each process does."""
 
     def __call__(self, connection: Channel, *, directory: pathlib.Path, setting: Setting, seconds: float) -> None:
-        """Do it, once the start is given."""
+        """Do it, once the start is signalled."""
 
 
 def _send_from_processes(directory: pathlib.Path, setting: Setting, bounds: Bounds, work: ProcessWork) -> Tally:

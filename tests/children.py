@@ -15,9 +15,9 @@ def unmeasured() -> Dict[str, str]:
 
 
 def start_child(function: Callable[[], int]) -> int:
-    """Run a function in a forked child; give its process id.
+    """Run a function in a forked child; return its process id.
 
-    :param function: gives the exit status of the child, which is 1 where it raises
+    :param function: returns the exit status of the child, which is 1 where it raises
     """
     sys.stderr.flush()  # what is left in it would be written twice
     child = os.fork()
@@ -34,5 +34,5 @@ def start_child(function: Callable[[], int]) -> int:
 
 
 def status_of(child: int) -> int:
-    """Wait for the end of a child; give its exit status, or the negative number of the signal that ended it."""
+    """Wait for the end of a child; return its exit status, or the negative number of the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -1,6 +1,6 @@
 """What the tests of threads, interrupts, signal handlers and forks share: threads, processes, and a queue to use."""
 
-# pylint: disable=protected-access  # what an operation leaves behind it, no public method tells
+# pylint: disable=protected-access  # no public method shows what an operation leaves behind
 
 import collections
 import concurrent.futures
@@ -65,15 +65,15 @@ class Task(Generic[T]):
             self._future.set_exception(error)
 
     def done(self) -> bool:
-        """Tell whether it has ended."""
+        """Return whether it has ended."""
         return self._future.done()
 
     def exception(self) -> Optional[BaseException]:
-        """Wait for the end; give the exception with which it ended, if any."""
+        """Wait for the end; return the exception with which it ended, if any."""
         return self._future.exception(WAIT_S)
 
     def result(self) -> T:
-        """Wait for the end; give or raise what came of it."""
+        """Wait for the end; return or raise its result."""
         return self._future.result(WAIT_S)
 
 
@@ -103,7 +103,7 @@ def process(function: Callable[..., None], *arguments: object) -> Iterator[Conne
 
 
 def told(connection: Connection) -> Any:
-    """Give what another process tells."""
+    """Return what another process says."""
     assert connection.poll(WAIT_S)
     return connection.recv()
 
@@ -134,27 +134,27 @@ class Opened(NamedTuple):
     handle: LmdbEngine
 
     def send(self, payload: bytes) -> Callable[[], int]:
-        """Give a function that sends a message."""
+        """Return a function that sends a message."""
         return lambda: self.publisher.send(payload)
 
     def drain(self) -> List[bytes]:
-        """Take everything that is there for "a"."""
+        """Receive and acknowledge everything that is there for "a"."""
         return drained(self.subscriber)
 
     def sent(self) -> List[bytes]:
-        """Take everything that was sent: nobody else takes what is for "all"."""
+        """Return everything that was sent: nobody else receives what is for "all"."""
         return drained(self.environment.new_subscriber("all"))
 
     def queued(self) -> int:
-        """Tell how many operations wait for the one that is going on."""
+        """Return how many operations wait for the one that is going on."""
         return len(self.handle._writer._queued)
 
     def is_led(self) -> bool:
-        """Tell whether a thread is running, or about to run, operations."""
+        """Return whether a thread is running, or about to run, operations."""
         return bool(self.handle._writer._leaders)
 
     def is_used(self) -> bool:
-        """Tell whether a transaction is going on in this process."""
+        """Return whether a transaction is going on in this process."""
         return bool(self.handle._session._gate.inside)
 
     def assert_quiet(self) -> None:
@@ -183,12 +183,12 @@ class Opened(NamedTuple):
 
 
 def drained(subscriber: Subscriber) -> List[bytes]:
-    """Take everything that is there for a subscriber."""
+    """Receive and acknowledge everything that is there for a subscriber."""
     return list(subscriber.messages(timeout=0, acknowledge_every=1000))
 
 
 def numbered(sender: object, count: int) -> List[bytes]:
-    """Give messages that tell who sends them and in which order."""
+    """Return messages that say which sender sent them, and in which order."""
     return [f"{sender}:{number}".encode() for number in range(count)]
 
 
@@ -264,7 +264,7 @@ class Point:
 
 
 def everywhere(operation: Callable[[], object], action: Callable[[], object]) -> int:
-    """Do something at each point of an operation in turn; give the number of points."""
+    """Do something at each point of an operation in turn; return the number of points."""
     for number in itertools.count():
         point = Point(number, action)
         point.run(operation)
@@ -274,7 +274,7 @@ def everywhere(operation: Callable[[], object], action: Callable[[], object]) ->
 
 
 def holds_foreign_lock(frame: Optional[types.FrameType]) -> bool:
-    """Tell whether a signal came in the midst of what may hold a lock that others, or the handler itself, need."""
+    """Return whether a signal came while a lock may be held that others, or the handler itself, need."""
     while frame is not None and not frame.f_code.co_filename.startswith((PACKAGE, TESTS)):
         if any(name in frame.f_code.co_filename for name in NOT_INTERRUPTED):
             return True
@@ -283,7 +283,7 @@ def holds_foreign_lock(frame: Optional[types.FrameType]) -> bool:
 
 
 def interrupt(_signal: int = 0, frame: Optional[types.FrameType] = None) -> None:
-    """Do what Ctrl-C does, but not in the midst of what would never release its own lock."""
+    """Do what Ctrl-C does, unless that could leave a lock held for ever."""
     if not holds_foreign_lock(frame):
         raise KeyboardInterrupt
 
@@ -315,14 +315,14 @@ def interrupted_everywhere(operation: Callable[[], object], after: Callable[[boo
 
 
 def interrupted_at_random(operations: Sequence[Callable[[], object]], storm_s: float, seed: int = 1) -> int:
-    """Run operations for a while and interrupt each at a random moment; give how often that struck."""
+    """Run operations for a while and interrupt each at a random moment; return how often that happened."""
     chance = random.Random(seed)
     deadline = time.monotonic() + storm_s
     hits = 0
     with alarm_handler(interrupt):
         while time.monotonic() < deadline:
             try:
-                # Once, so that no second one strikes what cleans up after the first.
+                # Once, so that no second one interrupts what cleans up after the first.
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.000001, 0.003))
                 try:
                     chance.choice(operations)()
@@ -351,7 +351,7 @@ class Accounts:
         return message_id
 
     def check(self) -> None:
-        """Hold what is stored against what was noted."""
+        """Compare what is stored with the notes."""
         stored = collections.Counter(self._opened.drain())
         assert stored.keys() >= self.sent
         assert stored.keys() <= self.unknown

@@ -34,7 +34,7 @@ from persipubsub import Durability  # noqa: E402  # pylint: disable=wrong-import
 from persipubsub.lmdb_engine import open_queues  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 from tests.concurrency import MANY, WAIT_S, Opened  # noqa: E402  # pylint: disable=wrong-import-position  # see above
 
-# How long an example takes tells of the machine: one that is busy for a moment would fail a test that is right.
+# How long an example takes depends on the machine: one that is busy for a moment would fail a test that is right.
 hypothesis.settings.register_profile("persipubsub", deadline=None)
 hypothesis.settings.load_profile("persipubsub")
 
@@ -84,7 +84,7 @@ def opened_fixture(new_environment: Callable[..., persipubsub.Environment], time
 
 @pytest.fixture(name="patient_forks")
 def patient_forks_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a fork wait longer than usual for the end of a transaction: the disk of a busy machine may be slow."""
+    """Have a fork wait longer than usual for the end of a transaction: the disk of a busy machine may be slow."""
     monkeypatch.setattr(open_queues, "FORK_WAIT_S_MAX", WAIT_S)
 
 

@@ -35,7 +35,7 @@ class Raw:
             return list(txn.cursor(self._databases[name]))
 
     def get(self, name: str, key: bytes) -> bytes:
-        """Give the value of a record, which has to be there."""
+        """Return the value of a record, which has to be there."""
         return dict(self.all(name))[key]
 
 
@@ -78,8 +78,8 @@ def change_policy(raw: Raw, identifier: bytes, **fields: Any) -> None:
 
 ENTRY = delivery_layouts.encode_delivery(Delivery(1, bytes(8), 0))
 
-# The queue: ids 1 to 6, 3 is long. Subscriber "shared" (number 1) has taken 2, holds 1, has the dead letters 3 and 4,
-# was requeued 5, and has its next at 6. "limited" (number 2) has its place at 1, which failed. "plain" is number 3.
+# The queue: ids 1 to 6, 3 is long. Subscriber "shared" (number 1) acknowledged 2, holds 1, has the dead letters 3
+# and 4, the requeued 5, and its next message at 6. "limited" (number 2) has its cursor at 1, which failed. "plain": 3.
 DELIVERY_DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I1", "the place is not that of the index", lambda raw: raw.put("pending_db", pack(6), pack(1))),
     ("I6", "an entry of the index is of a plain one", lambda raw: raw.put("index_db", ENTRY_KEY.pack(3, 1), ENTRY)),

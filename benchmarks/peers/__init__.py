@@ -37,7 +37,7 @@ class Session(Protocol):
     def wait_latencies(self, count: int) -> list[float]:
         """Measure the seconds from just before a publish to when another process, which waits for it, has received it.
 
-        The first subscriber must have no messages, and this session must not have taken any.
+        The first subscriber must have no messages, and this session must not have acknowledged any.
         """
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class Peer(Protocol):
     weaker: bool
 
     def open(self, directory: pathlib.Path, durable: bool, subscribers: int) -> Session:
-        """Set up a new queue for so many subscribers in a directory of its own below ``directory``.
+        """Set up a new queue for a number of subscribers in a directory of its own below ``directory``.
 
         A durability that it cannot do raises NotImplementedError.
         """

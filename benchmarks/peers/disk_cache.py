@@ -77,5 +77,5 @@ class _Peer:
 
 
 def peers() -> list[Peer]:
-    """Give the peer."""
+    """Return the peer."""
     return [_Peer()]

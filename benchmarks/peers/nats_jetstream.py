@@ -118,5 +118,5 @@ class _Peer:
 
 
 def peers() -> list[Peer]:
-    """Give the peer."""
+    """Return the peer."""
     return [_Peer(servers.find("nats-server", "nats-server"))]

@@ -122,7 +122,7 @@ class _Peer:
 
 
 def peers() -> list[Peer]:
-    """Give both kinds."""
+    """Return both kinds."""
     return [
         _Peer("FIFO", "FIFOSQLiteQueue without auto_commit, confirmed by task_done"),
         _Peer("ack", f"SQLiteAckQueue, two commits a take, cleared every {TAKES_BETWEEN_CLEARINGS} takes")

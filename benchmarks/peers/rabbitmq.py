@@ -40,11 +40,11 @@ class _Session:
             publisher.publish(messages)
 
     def take(self) -> bytes:
-        """Give the next delivery and acknowledge it."""
+        """Return the next delivery and acknowledge it."""
         return self.take_batch(1)[0]
 
     def take_batch(self, count: int) -> list[bytes]:
-        """Give the next deliveries and acknowledge all with the last, or more often where they exceed the prefetch."""
+        """Return the next deliveries and acknowledge all with the last, or more often if they exceed the prefetch."""
         messages = []
         for number in range(1, count + 1):
             tag, message = next(self._deliveries)
@@ -127,5 +127,5 @@ class _Peer:
 
 
 def peers() -> list[Peer]:
-    """Give the peer."""
+    """Return the peer."""
     return [_Peer(servers.find(SERVER, "rabbitmq-server"), servers.find("epmd", "erlang-base"))]

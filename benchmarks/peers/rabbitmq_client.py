@@ -10,7 +10,7 @@ from benchmarks.peers import servers, waiting
 EXCHANGE = "messages"
 FIRST_QUEUE = "subscriber-0"
 
-#: So many messages are on their way to a consumer before it acknowledges the first.
+#: Maximum messages on their way to a consumer before it acknowledges the first.
 PREFETCH = 1000
 
 #: The server blocks publishers where it runs out of disk or memory.
@@ -18,7 +18,7 @@ BLOCKED_TIMEOUT_S = 60.0
 
 
 def parameters(port: int) -> Any:
-    """Give what it takes to connect, without heartbeats: a client answers them only while a call runs."""
+    """Return the parameters of a connection, without heartbeats: a client answers them only while a call runs."""
     return pika.ConnectionParameters(servers.HOST, port, heartbeat=0, blocked_connection_timeout=BLOCKED_TIMEOUT_S)
 
 
@@ -78,7 +78,7 @@ class Publisher:
 
 
 def received(channel: Any) -> Iterator[tuple[int, bytes]]:
-    """Give the delivery tags and the messages of the first queue."""
+    """Return the delivery tags and the messages of the first queue."""
     channel.basic_qos(prefetch_count=PREFETCH)
     for method, _, body in channel.consume(FIRST_QUEUE, inactivity_timeout=waiting.RECEIVE_TIMEOUT_S):
         if method is None:

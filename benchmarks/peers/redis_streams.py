@@ -24,7 +24,7 @@ def _client(port: int) -> Any:
 
 
 def _receive(client: Any, count: int) -> tuple[list[bytes], list[bytes]]:
-    """Wait for up to so many messages; give their ids and payloads."""
+    """Wait for at most a number of messages; return their ids and payloads."""
     answer = client.xreadgroup(FIRST_GROUP,
                                CONSUMER, {STREAM: ">"},
                                count=count,
@@ -118,5 +118,5 @@ class _Peer:
 
 
 def peers() -> list[Peer]:
-    """Give the peer."""
+    """Return the peer."""
     return [_Peer(servers.find("redis-server", "redis-server"))]

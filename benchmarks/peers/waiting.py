@@ -19,7 +19,7 @@ def latencies(publish: Callable[[bytes], None],
               pause_s: Callable[[], float] = lambda: PAUSE_S) -> list[float]:
     """Measure the seconds from just before ``publish`` here to the receipt in another process.
 
-    ``receiving(*arguments)``, called there, gives the messages and acknowledges each when asked for the next one. Both
+    ``receiving(*arguments)``, called there, yields the messages and acknowledges each when asked for the next one. Both
     processes read CLOCK_MONOTONIC, which is one clock for the whole machine.
     """
     # A fork would share the sockets and the threads of the session, so the other process begins afresh.

@@ -1,6 +1,6 @@
 """Publishers and subscribers for tasks: what they do, how many commits and threads that takes, and on which loops."""
 
-# pylint: disable=protected-access  # the number of a transaction, no public method shows
+# pylint: disable=protected-access  # no public method shows the number of a transaction
 
 import asyncio
 import collections
@@ -57,7 +57,7 @@ def run_in(make_loop: MakeLoop, main: Callable[[], Awaitable[Any]]) -> Any:
 
 @pytest.fixture(name="run", params=LOOPS, ids=["asyncio", "uvloop"])
 def run_fixture(request: pytest.FixtureRequest) -> Run:
-    """Give a function that runs a coroutine, once for each kind of loop."""
+    """Return a function that runs a coroutine, once for each kind of loop."""
     return lambda main: run_in(request.param, main)
 
 
@@ -68,7 +68,7 @@ def environment_fixture(new_environment: MakeEnvironment) -> Environment:
 
 
 def commits(environment: Environment) -> int:
-    """Give the number of the newest transaction that LMDB has committed."""
+    """Return the number of the newest transaction that LMDB has committed."""
     held = open_queues.acquire(environment.path)
     try:
         return held.read(lambda txn: txn._txn.id())
@@ -82,13 +82,13 @@ def watch_threads() -> int:
 
 
 async def until_waiting(environment: Environment, count: int) -> None:
-    """Let others go on until so many tasks wait for a message."""
+    """Let others run until a number of tasks wait for a message."""
     while len(environment._bridged()._own_threads().watcher._waiting) < count:
         await asyncio.sleep(0.001)
 
 
 async def receive_one(subscriber: AsyncSubscriber[bytes], timeout: Any = None) -> Any:
-    """Receive and take a message."""
+    """Receive and acknowledge a message."""
     async with subscriber.receive(timeout=timeout) as msg:
         return msg
 
@@ -97,7 +97,7 @@ async def receive_one(subscriber: AsyncSubscriber[bytes], timeout: Any = None) -
 
 
 def test_send_and_receive(environment: Environment, run: Run) -> None:
-    """What was sent arrives in order, is taken when the block ends, and a queue without messages gives None in time."""
+    """Messages arrive in order, the end of the block acknowledges them, and an empty queue returns None in time."""
 
     async def main() -> None:
         async with environment.new_async_publisher() as pub, environment.new_async_subscriber("a") as sub:
@@ -115,7 +115,7 @@ def test_send_and_receive(environment: Environment, run: Run) -> None:
 
 
 def test_protobuf_messages(new_environment: MakeEnvironment, run: Run) -> None:
-    """Endpoints for tasks that have a message type send and give messages; what is none of it stays."""
+    """Endpoints for tasks with a message type send and return messages; anything else stays."""
     environment = new_environment("a", message_type=StringValue)
 
     async def main() -> None:
@@ -139,7 +139,7 @@ def test_protobuf_messages(new_environment: MakeEnvironment, run: Run) -> None:
 
 
 def test_send_later(new_environment: MakeEnvironment, run: Run) -> None:
-    """A task sends for later and takes back, also a message with a type, as the other endpoints do, who know it."""
+    """A task sends delayed messages and cancels them, with a type or without, as the other endpoints do."""
     environment = new_environment("a", message_type=StringValue, high_watermark=HighWaterMark(max_messages=2))
 
     async def main() -> None:
@@ -162,8 +162,8 @@ def test_send_later(new_environment: MakeEnvironment, run: Run) -> None:
     assert environment.new_control().status().delayed == 0
 
 
-def test_what_is_sent_for_later_joins(environment: Environment, run: Run) -> None:
-    """What tasks send, send for later and take back at the same time is one commit."""
+def test_delayed_sends_share_a_commit(environment: Environment, run: Run) -> None:
+    """Sends, delayed sends and cancellations of tasks at the same time share one commit."""
 
     async def main() -> None:
         pub = environment.new_async_publisher()
@@ -180,7 +180,7 @@ def test_what_is_sent_for_later_joins(environment: Environment, run: Run) -> Non
 
 
 def test_receive_many(environment: Environment, run: Run) -> None:
-    """A batch keeps its bounds and is taken in one commit."""
+    """A batch keeps its bounds and is acknowledged in one commit."""
 
     async def main() -> None:
         sub = environment.new_async_subscriber("a")
@@ -200,7 +200,7 @@ def test_receive_many(environment: Environment, run: Run) -> None:
 
 
 def test_receive_to_top(environment: Environment, run: Run) -> None:
-    """The latest message is given; everything up to it is taken, and what is sent during the block stays."""
+    """It returns the latest message; the block acknowledges everything up to it, and nothing sent meanwhile."""
 
     async def main() -> None:
         pub, sub = environment.new_async_publisher(), environment.new_async_subscriber("a")
@@ -230,7 +230,7 @@ def test_block_that_raises(environment: Environment, run: Run) -> None:
 
 
 def test_pop(environment: Environment, run: Run) -> None:
-    """The next message is taken unread; where there is none, EmptyError says so."""
+    """The next message is acknowledged unread; where there is none, ``pop`` raises EmptyError."""
 
     async def main() -> None:
         sub = environment.new_async_subscriber("a")
@@ -246,7 +246,7 @@ def test_pop(environment: Environment, run: Run) -> None:
 
 @pytest.mark.parametrize("acknowledge_every", [1, 3])
 def test_messages(environment: Environment, run: Run, acknowledge_every: int) -> None:
-    """A loop gets all messages, ends when none comes in time, and takes those whose turn has ended when it is left."""
+    """A loop gets all messages, ends when none comes in time, and acknowledges finished ones when it is left."""
 
     async def main() -> None:
         pub, sub = environment.new_async_publisher(), environment.new_async_subscriber("a")
@@ -264,7 +264,7 @@ def test_messages(environment: Environment, run: Run, acknowledge_every: int) ->
 
 
 def test_messages_left_without_closing(environment: Environment, run: Run) -> None:
-    """A loop that is left by break takes what it has to a moment later, without a word about it."""
+    """A loop that is left by break acknowledges what it has to a moment later, and warns of nothing."""
 
     async def main() -> None:
         sub = environment.new_async_subscriber("a")
@@ -280,7 +280,7 @@ def test_messages_left_without_closing(environment: Environment, run: Run) -> No
 
 def test_messages_do_not_outlive_their_timeout(environment: Environment, run: Run,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages that expire while the loop is at those before them are not given."""
+    """A loop does not return messages that expired while it was at those before them."""
 
     async def main() -> None:
         environment.new_control(high_watermark=HighWaterMark(message_timeout=1))
@@ -334,7 +334,7 @@ def test_mistakes_are_found_at_once(environment: Environment, run: Run) -> None:
 
 
 def test_wrong_message_fails_alone(environment: Environment, run: Run) -> None:
-    """Of tasks that send in one commit, one with a message over the mark gets the error, and all others are sent."""
+    """Of tasks that send in one commit, only one whose message exceeds the mark gets an error."""
 
     async def main() -> None:
         environment.new_control(high_watermark=HighWaterMark(hwm_db_size=1024**2, max_messages=10**6))
@@ -355,7 +355,7 @@ def test_wrong_message_fails_alone(environment: Environment, run: Run) -> None:
 
 
 def test_removed_while_waiting(environment: Environment, run: Run) -> None:
-    """Who waits as a subscriber that is removed gets UnknownSubscriberError; others wait on."""
+    """Waiting as a subscriber that is removed raises UnknownSubscriberError; others wait on."""
 
     async def main() -> None:
         waiting = asyncio.ensure_future(receive_one(environment.new_async_subscriber("a")))
@@ -372,7 +372,7 @@ def test_removed_while_waiting(environment: Environment, run: Run) -> None:
 
 @pytest.mark.parametrize("closes", ["subscriber", "environment"])
 def test_closed_while_waiting(environment: Environment, run: Run, closes: str) -> None:
-    """Who waits when the subscriber or its Environment is closed gets ClosedError, and the thread that waits ends."""
+    """Closing the subscriber or its Environment ends a wait with ClosedError, and its thread."""
 
     async def main() -> None:
         sub = environment.new_async_subscriber("a")
@@ -397,7 +397,7 @@ def test_closed_while_waiting(environment: Environment, run: Run, closes: str) -
 
 
 def test_import_is_lean() -> None:
-    """Who does not use tasks does not import asyncio."""
+    """A program that uses no tasks does not import asyncio."""
     code = "import sys, persipubsub; sys.exit('asyncio' in sys.modules or 'persipubsub.bridge' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT_S)
 
@@ -511,7 +511,7 @@ def test_waiting_costs_nothing(new_environment: MakeEnvironment, run: Run) -> No
 
 
 def test_loop_that_is_closed_while_a_task_waits(environment: Environment, run: Run) -> None:
-    """Of a loop that is closed under its tasks nothing is left: the thread ends, and what was being sent is sent."""
+    """A loop that is closed under its tasks leaves no thread behind, and sends what was being sent."""
     abandoned: List[Any] = []
 
     async def abandon() -> None:
@@ -595,7 +595,7 @@ def test_child_process(environment: Environment, run: Run, method: str) -> None:
 
 
 def test_pickled(environment: Environment, run: Run) -> None:
-    """Endpoints can be pickled, and tell what they are."""
+    """Endpoints can be pickled, and their repr says what they are."""
     pub, sub = environment.new_async_publisher(autosync=True), environment.new_async_subscriber("a")
     assert repr(pub).startswith("<AsyncPublisher of ")
     assert repr(sub).startswith("<AsyncSubscriber 'a' of ")
@@ -630,7 +630,7 @@ def test_autosync(environment: Environment, run: Run) -> None:
 
 
 def test_warnings(new_environment: MakeEnvironment, run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """Who sends into a queue without subscribers is warned once."""
+    """Sending into a queue without subscribers warns once."""
     environment = new_environment(durability=Durability.PROCESS_CRASH)
 
     async def main() -> None:
@@ -680,7 +680,7 @@ asyncio.run(main())
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_io_error_in_a_commit_of_many(new_environment: MakeEnvironment) -> None:
-    """After an I/O error in a commit all of its senders learn the same: all failed, or nobody knows; the next works."""
+    """After an I/O error all senders of a commit learn the same: failed, or unknown; the next send works."""
     seen: Set[str] = set()
     for number in range(1, 5):
         environment = new_environment("a", name=str(number))
@@ -733,7 +733,7 @@ def test_operation_that_fails_amid_a_group(opened: Opened) -> None:
 
 
 def test_many_operations_that_fail_amid_a_group(opened: Opened) -> None:
-    """However many operations of a group fail after they have written, each one runs twice at most."""
+    """However many operations of a group fail after they have written, each runs at most twice."""
     count, runs = 600, collections.Counter[int]()
 
     def operation(number: int, txn: Transaction) -> None:
@@ -750,7 +750,7 @@ def test_many_operations_that_fail_amid_a_group(opened: Opened) -> None:
 
 
 def test_threads_and_tasks_send_together(opened: Opened, run: Run) -> None:
-    """Threads that send and tasks that send share the commits of whoever leads, and every message is there once."""
+    """Threads and tasks that send share the commits of the leader, and every message is there once."""
     stop = threading.Event()
     senders = [Sender(opened.publisher, f"thread {number}", stop) for number in range(2)]
 

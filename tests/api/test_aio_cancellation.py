@@ -1,4 +1,4 @@
-"""Cancelling tasks: wherever it strikes, no message is lost, none is taken that nobody handled, none comes twice."""
+"""Cancelling tasks never loses a message, never acknowledges one that nobody handled, and never repeats one."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def turns() -> None:
-    """Let the loop turn so often that whatever can go on without waiting has gone on."""
+    """Let the loop iterate until whatever can run without waiting has run."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -46,7 +46,7 @@ each_send = pytest.mark.parametrize("send", SENDS.values(), ids=list(SENDS))
 
 
 @each_send
-def test_send_cancelled_in_its_turn_of_the_loop(opened: Opened, send: Send) -> None:
+def test_send_cancelled_before_the_loop_hands_it_over(opened: Opened, send: Send) -> None:
     """A send that is cancelled before the loop has handed it over is not sent; those beside it are."""
 
     async def main() -> None:
@@ -89,8 +89,8 @@ def test_send_cancelled_before_and_in_its_commit(opened: Opened, send: Send) -> 
     assert opened.drain() == [b"begun", b"next"]
 
 
-def test_taking_back_cancelled_before_and_in_its_commit(opened: Opened) -> None:
-    """Taking back what was sent for later is withdrawn, or ends with its commit, as a send."""
+def test_withdrawal_cancelled_before_and_in_its_commit(opened: Opened) -> None:
+    """Cancelling a delayed message is withdrawn, or ends with its commit, as a send."""
 
     async def main() -> None:
         pub = opened.environment.new_async_publisher()
@@ -154,7 +154,7 @@ def test_timeout_of_asyncio(opened: Opened) -> None:
 
 
 def test_block_cancelled(opened: Opened) -> None:
-    """A message comes again if its block is cancelled, and not if the cancellation strikes while it is being taken."""
+    """A cancelled block brings its message back, unless it was cancelled during the acknowledgement."""
 
     async def handle(sub: AsyncSubscriber[bytes], entered: asyncio.Event, leave: asyncio.Event) -> None:
         async with sub.receive():
@@ -184,7 +184,7 @@ def test_block_cancelled(opened: Opened) -> None:
 
 
 def test_block_cancels_itself(opened: Opened) -> None:
-    """A block that ends, having asked for its own cancellation, has taken its message."""
+    """A block that ends, having asked for its own cancellation, acknowledges its message."""
 
     async def handle(sub: AsyncSubscriber[bytes]) -> None:
         async with sub.receive():
@@ -206,9 +206,9 @@ def test_block_cancels_itself(opened: Opened) -> None:
 
 
 class Consumer:
-    """A task that takes messages in all ways there are, over and over, and notes what it has handled.
+    """A task that receives messages in all ways there are, over and over, and notes what it has handled.
 
-    What it has taken is known but where a ``pop`` was cancelled. So it keeps all places in the log where it may be.
+    What it has acknowledged is known unless a ``pop`` was cancelled. So it keeps all its possible cursors.
     """
 
     def __init__(self, sub: AsyncSubscriber[bytes], rng: random.Random) -> None:
@@ -217,7 +217,7 @@ class Consumer:
         self.events: List[Tuple[str, List[bytes]]] = []
 
     async def step(self) -> None:
-        """Take something."""
+        """Receive in one of the ways."""
         await self.rng.choice([self.one, self.many, self.top, self.pop, self.loop])()
 
     async def work(self) -> None:
@@ -246,7 +246,7 @@ class Consumer:
                 self.events.append(("top", [msg]))
 
     async def pop(self) -> None:
-        """Take a message unread."""
+        """Acknowledge a message unread."""
         try:
             await self.sub.pop()
             self.events.append(("popped", []))
@@ -268,7 +268,7 @@ class Consumer:
                 self.events.append(("next", [msg]))
 
     def places(self, log: List[bytes]) -> Set[int]:
-        """Give where it may be, after all that it has handled; it must have handled all of it in order, and once."""
+        """Return where its cursor may be; it must have handled everything before that in order, and once."""
         places = {0}
         for what, msgs in self.events:
             if what == "popped":
@@ -307,7 +307,7 @@ class Sender:
         await asyncio.sleep(self.rng.choice([0, 0.001]))
 
     def check(self, log: List[bytes]) -> None:
-        """Hold what is in the log against what was noted: the batches are there in order, each wholly or not at all."""
+        """Compare the log with the notes: the batches are there in order, each wholly or not at all."""
         of_this = [msg for msg in log if msg.startswith(f"{self.name}:".encode())]
         batches = sorted(self.sent + [batch for batch in self.unknown if batch[0] in of_this],
                          key=lambda batch: int(batch[0].partition(b":")[2]))
@@ -319,7 +319,7 @@ FAR_S = 60
 
 
 class Postponer:
-    """A task that sends for later and takes some of it back, over and over, and notes what became of it."""
+    """A task that sends delayed messages and cancels some of them, over and over, and notes what became of each."""
 
     def __init__(self, pub: AsyncPublisher[bytes], rng: random.Random) -> None:
         self.pub = pub
@@ -329,7 +329,7 @@ class Postponer:
         self.unknown: Set[bytes] = set()
 
     async def step(self) -> None:
-        """Send something for soon, or for much later; half of the latter is taken back."""
+        """Send a message that is due soon, or much later; cancel half of the latter."""
         msg = f"later:{self.count}".encode()
         self.count += 1
         delay_s = self.rng.choice([0, 0.001, FAR_S, FAR_S])
@@ -345,13 +345,13 @@ class Postponer:
         await asyncio.sleep(self.rng.choice([0, 0.001]))
 
     def check(self, log: List[bytes]) -> None:
-        """Hold what is in the log, now that all of it is due, against what was noted."""
+        """Compare the log, now that everything is due, with the notes."""
         assert self.sent
         assert self.sent <= {msg for msg in log if msg.startswith(b"later:")} <= self.sent | self.unknown
 
 
 class Cancelled:
-    """A task that goes on after each cancellation, until it is told to end."""
+    """A task that continues after each cancellation, until it is told to end."""
 
     def __init__(self, step: Callable[[], Awaitable[None]]) -> None:
         self.ends = False
@@ -368,7 +368,7 @@ class Cancelled:
 
 
 async def cancel_at_random(rng: random.Random, tasks: List[Cancelled]) -> AsyncIterator[None]:
-    """Cancel one of the tasks in each step, after some turns of the loop or some time; at the end, tell all to end."""
+    """Cancel one of the tasks in each step, after some iterations of the loop or some time; at the end, all end."""
     await turns()  # a task that is cancelled before it has begun never begins
     for _ in range(STEPS):
         for _ in range(rng.choice([0, 1, 2, 3, 5, 8])):
@@ -387,7 +387,7 @@ async def cancel_at_random(rng: random.Random, tasks: List[Cancelled]) -> AsyncI
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("make_loop", LOOPS, ids=["asyncio", "uvloop"])
 def test_cancelled_at_random(opened: Opened, make_loop: MakeLoop, seed: int, persipubsub_clock: Clock) -> None:
-    """Tasks cancelled at random lose no message, take none that they have not handled, and get none twice."""
+    """Tasks cancelled at random lose no message, acknowledge none unhandled, and get none twice."""
     rng = random.Random(seed)
     senders: List[Sender] = []
     consumers: List[Consumer] = []

@@ -19,7 +19,7 @@ Run = Callable[[Callable[[], Awaitable[Any]]], Any]
 
 @pytest.fixture(name="run", params=LOOPS, ids=["asyncio", "uvloop"])
 def run_fixture(request: pytest.FixtureRequest) -> Run:
-    """Give a function that runs a coroutine, once for each kind of loop."""
+    """Return a function that runs a coroutine, once for each kind of loop."""
     return lambda main: run_in(request.param, main)
 
 
@@ -32,12 +32,12 @@ def environment_fixture(new_environment: MakeEnvironment) -> Environment:
 
 
 def in_flight(environment: Environment) -> int:
-    """Tell how many messages workers hold or have given back."""
+    """Return how many messages workers hold or have given back."""
     return environment.new_control().status().subscribers["workers"].in_flight
 
 
 def test_each_message_goes_to_one_task(environment: Environment, run: Run) -> None:
-    """Tasks that wait as workers get each message once together, whichever way they receive."""
+    """Of tasks that wait as workers exactly one gets each message, whichever way they receive."""
 
     async def one_by_one(sub: AsyncSubscriber[bytes]) -> List[bytes]:
         return [msg async for msg in sub.messages(timeout=0.2, acknowledge_every=3)]
@@ -65,7 +65,7 @@ def test_each_message_goes_to_one_task(environment: Environment, run: Run) -> No
 
 
 def test_a_block_that_raises_gives_back(environment: Environment, run: Run) -> None:
-    """What a block raised for comes again, and becomes a dead letter; what a block was cancelled for does not."""
+    """A message whose block raised comes again, and becomes a dead letter; a cancellation is no failure."""
 
     async def main() -> None:
         sub = environment.new_async_subscriber("workers")
@@ -102,8 +102,8 @@ def test_failures_of_a_plain_subscriber_are_counted(environment: Environment, ru
     assert [letter.payload for letter in environment.new_control().dead_letters("a")] == [b"bad"]
 
 
-def test_a_lost_lease_is_told(environment: Environment, run: Run) -> None:
-    """A task that acknowledges or extends what another worker was given gets LeaseLostError."""
+def test_a_lost_lease_is_an_error(environment: Environment, run: Run) -> None:
+    """Acknowledging or extending a message that another worker holds by now raises LeaseLostError."""
     control = environment.new_control()
 
     async def main() -> None:

@@ -25,17 +25,17 @@ class Call(NamedTuple):
 
 
 def of_control(name: str) -> Callable[[Environment], Callable[..., object]]:
-    """Give a method of the queue's Control."""
+    """Return a method of the queue's Control."""
     return lambda environment: getattr(environment.new_control(), name)
 
 
 def of_publisher(name: str) -> Callable[[Environment], Callable[..., object]]:
-    """Give a method of a Publisher."""
+    """Return a method of a Publisher."""
     return lambda environment: getattr(environment.new_publisher(), name)
 
 
 def receive(environment: Environment) -> Callable[..., object]:
-    """Give a function that receives messages and takes them."""
+    """Return a function that receives messages and acknowledges them."""
 
     def call(identifier: str, max_messages: int, timeout: float, retries: int, max_bytes: int) -> None:
         with environment.new_subscriber(identifier).receive_many(max_messages, timeout, retries, max_bytes):
@@ -180,7 +180,7 @@ CALLS: Dict[str, Call] = {
         "max_bytes": [1.5, 0]
     }),
 }
-#: Change nothing but what they are made of, and take nothing but an identifier, or nothing at all.
+#: They only make or close objects, and have no argument but an identifier.
 WITHOUT_ARGUMENTS = {
     "backup", "check", "clear_all_subscribers", "clear_messages", "close", "closed", "dead_letters", "history",
     "is_initialized", "peek", "prune_dangling_messages", "status", "cancel"
@@ -210,7 +210,7 @@ def environment_fixture(new_environment: MakeEnvironment) -> Iterator[Environmen
 
 
 def state(path: pathlib.Path) -> Tuple[object, ...]:
-    """Give all that a queue has: its records, and the modes of its files."""
+    """Return all that a queue has: its records, and the modes of its files."""
     with tempfile.TemporaryDirectory() as directory:
         # Only data.mdb: opening and closing lock.mdb here would drop LMDB's locks.
         shutil.copyfile(path / "data.mdb", pathlib.Path(directory) / "data.mdb")
@@ -238,7 +238,7 @@ def test_a_refused_change_changes_nothing(name: str, environment: Environment) -
 
 
 def test_a_type_that_does_not_fit_changes_nothing(environment: Environment) -> None:
-    """Where a queue with messages is bound to another type, whatever else new_control was given is not done."""
+    """Where binding a queue with messages to another type fails, new_control changes nothing else."""
     environment.new_control(message_type="shop.Order")
     before = state(environment.path)
     with pytest.raises(errors.MessageTypeError):
@@ -247,7 +247,7 @@ def test_a_type_that_does_not_fit_changes_nothing(environment: Environment) -> N
 
 
 def test_a_retention_is_measured_by_the_stored_timeout(new_environment: MakeEnvironment) -> None:
-    """A retention over the default message timeout is taken where the queue's own one is longer."""
+    """A retention over the default timeout is accepted if the queue's own is longer."""
     environment = new_environment(high_watermark=HighWaterMark(1000))
     environment.new_control(retention_s=700)
     assert environment.new_control().status().retention_s == 700

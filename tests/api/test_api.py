@@ -64,12 +64,12 @@ def opened_fixture(new_environment: MakeEnvironment) -> Opened:
 
 
 def drain(subscriber: Subscriber) -> List[bytes]:
-    """Take everything that is there."""
+    """Receive and acknowledge everything that is there."""
     return list(subscriber.messages(timeout=0))
 
 
 def pending(control: Control) -> Dict[str, int]:
-    """Tell how many messages each subscriber has not taken."""
+    """Return how many messages each subscriber has not acknowledged."""
     return {name: subscriber.pending for name, subscriber in control.status().subscribers.items()}
 
 
@@ -84,7 +84,7 @@ def raw_copy(path: pathlib.Path) -> Iterator[lmdb.Environment]:
 
 
 def commits_so_far(environment: Environment) -> int:
-    """Give LMDB's number of the newest commit of a queue."""
+    """Return LMDB's number of the newest commit of a queue."""
     with raw_copy(environment.path) as raw:
         return raw.info()["last_txnid"]
 
@@ -104,7 +104,7 @@ def in_thread(function: Callable[[], T]) -> "concurrent.futures.Future[T]":
     def run() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # pylint: disable=broad-exception-caught  # handed to who asks for the result
+        except BaseException as error:  # pylint: disable=broad-exception-caught  # raised again by result()
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
@@ -113,7 +113,7 @@ def in_thread(function: Callable[[], T]) -> "concurrent.futures.Future[T]":
 
 @pytest.fixture(name="waiting")
 def waiting_fixture(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Give an event that is set when a subscriber has found nothing and is about to wait."""
+    """Return an event that is set when a subscriber has found nothing and is about to wait."""
     event = threading.Event()
     original = LmdbEngine.watch
 
@@ -134,7 +134,7 @@ class FakeWatch:
         self.waits_s: List[float] = []
 
     def arm(self) -> None:
-        """Do nothing: what happens in a wait is found after it."""
+        """Do nothing: what happens during a wait is found after it."""
 
     def wait(self, timeout_s: float) -> None:
         """Let it happen."""
@@ -153,7 +153,7 @@ class FakeWatch:
 
 
 def run_python(code: str) -> str:
-    """Run code in a fresh interpreter and give what it prints."""
+    """Run code in a fresh interpreter and return what it prints."""
     root = pathlib.Path(persipubsub.__file__).resolve().parents[2]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run([sys.executable, "-c", code],
@@ -192,7 +192,7 @@ def test_modules_are_reachable_after_a_plain_import() -> None:
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
 def test_every_spelling_makes_an_environment(make: Callable[..., Environment], kind: Callable[[pathlib.Path], Any],
                                              tmp_path: pathlib.Path) -> None:
-    """Every name of the factory takes a str or PathLike, by position or as ``path``, and gives a working queue."""
+    """Every name of the factory takes a str or PathLike, by position or as ``path``; the queue works."""
     path = tmp_path / "parent" / "queue"
     with make(kind(path)) as first, make(path=kind(path)) as second:
         assert not path.parent.exists()
@@ -262,7 +262,7 @@ def test_both_spellings_of_the_strategy() -> None:
 
 
 def test_ids_rise_from_one_in_the_order_of_commits(opened: Opened, new_environment: MakeEnvironment) -> None:
-    """Ids begin at 1, follow the order of commits across publishers, and are never given again."""
+    """Ids begin at 1, follow the order of commits across publishers, and are never reused."""
     other = new_environment("a").new_publisher()
     assert opened.publisher.send(msg=b"1") == 1
     assert opened.publisher.send_many(msgs=[b"2", b"3", b"4"]) == range(2, 5)
@@ -276,8 +276,8 @@ def test_ids_rise_from_one_in_the_order_of_commits(opened: Opened, new_environme
     assert [other.send(b"9"), other.send(b"10")] == [9, 10]
 
 
-def test_ids_go_on_after_reopening(new_environment: MakeEnvironment) -> None:
-    """A queue that is empty when it is opened again goes on with the next id."""
+def test_ids_continue_after_reopening(new_environment: MakeEnvironment) -> None:
+    """A queue that is empty when it is opened again continues with the next id."""
     with new_environment("a") as environment:
         assert environment.new_publisher().send(b"x") == 1
         assert drain(environment.new_subscriber("a")) == [b"x"]
@@ -285,7 +285,7 @@ def test_ids_go_on_after_reopening(new_environment: MakeEnvironment) -> None:
 
 
 def test_an_empty_batch_writes_nothing(opened: Opened) -> None:
-    """``send_many`` of nothing gives no ids and commits nothing."""
+    """``send_many`` of nothing returns no ids and commits nothing."""
     before = commits_so_far(opened.environment)
     assert not opened.publisher.send_many([])
     assert commits_so_far(opened.environment) == before
@@ -353,7 +353,7 @@ def test_order_per_publisher(opened: Opened, new_environment: MakeEnvironment) -
     [0, 1, 4096, 65519, 65520, 65521, 65512 + 65520, 65512 + 65520 + 1, MIB,
      pytest.param(100 * MIB, id="100MiB")])
 def test_sizes(size_bytes: int, opened: Opened) -> None:
-    """A message of any size arrives as it was sent, among others and alone, and once taken nothing of it is left."""
+    """A message of any size arrives as sent, alone and among others; once acknowledged, nothing of it is left."""
     payload = random.Random(size_bytes).randbytes(size_bytes)
     opened.publisher.send_many([b"before", payload, b"after"])
     assert opened.subscriber.front() == b"before"
@@ -376,7 +376,7 @@ def test_sizes(size_bytes: int, opened: Opened) -> None:
 
 
 def test_every_subscriber_gets_every_message(new_environment: MakeEnvironment) -> None:
-    """What one subscriber takes is still there for the others, and goes when all have taken it."""
+    """A message that one subscriber acknowledged stays for the others, until all have."""
     environment = new_environment("a", "b")
     control = environment.new_control()
     environment.new_publisher().send_many([b"1", b"2"])
@@ -398,9 +398,9 @@ RECEIVES = [
 
 
 @pytest.mark.parametrize("receive, received, left", RECEIVES)
-def test_messages_are_taken_when_the_block_ends(receive: Receive, received: object, left: List[bytes],
-                                                opened: Opened) -> None:
-    """In the block nothing is taken yet; after it, exactly what was received, in one commit; what came since stays."""
+def test_messages_are_acknowledged_when_the_block_ends(receive: Receive, received: object, left: List[bytes],
+                                                       opened: Opened) -> None:
+    """The end of a block acknowledges exactly what was received, in one commit."""
     opened.publisher.send_many([b"1", b"2", b"3"])
     before = commits_so_far(opened.environment)
     with receive(opened.subscriber, 0) as got:
@@ -415,7 +415,7 @@ def test_messages_are_taken_when_the_block_ends(receive: Receive, received: obje
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, GeneratorExit])
 def test_messages_are_kept_when_the_block_raises(receive: Receive, received: object, left: List[bytes],
                                                  kind: Callable[[], BaseException], opened: Opened) -> None:
-    """If the block raises anything at all, the error goes on, nothing is taken, and the same comes again."""
+    """A block that raises anything acknowledges nothing, and the same messages come again."""
     opened.publisher.send_many([b"1", b"2", b"3"])
     before = commits_so_far(opened.environment)
     error = kind()
@@ -463,7 +463,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, monotonic_s: Callable[[], float])
 @pytest.mark.parametrize("receive, received, left", RECEIVES)
 def test_a_timeout_passes(receive: Receive, received: object, left: List[bytes], opened: Opened,
                           monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a message, a receive waits for the timeout, not less and not for ever, and gives nothing."""
+    """Without a message, a receive waits for the timeout, neither less nor for ever, and returns None."""
     del left
     clock_s = itertools.count(1000.0, 0.25)
     watch = FakeWatch(lambda: None)
@@ -479,7 +479,7 @@ def test_a_timeout_passes(receive: Receive, received: object, left: List[bytes],
 def test_a_waiting_receive_gets_what_is_sent(receive: Receive, received: object, left: List[bytes],
                                              timeout: Optional[float], opened: Opened,
                                              waiting: threading.Event) -> None:
-    """A receive that waits, also one that waits for ever, gets the message sent meanwhile, and takes it."""
+    """A receive that waits, with a timeout or not, gets and acknowledges the message sent meanwhile."""
     del left
 
     def receive_one() -> object:
@@ -514,8 +514,8 @@ def test_retries_bound_the_sleep(timeout: Optional[float], retries: int, longest
     assert asked_s == pytest.approx([longest_sleep_s] * 3)
 
 
-def test_receive_many_takes_in_order_and_at_most_so_many(opened: Opened) -> None:
-    """``receive_many`` gives what is there up to ``max_messages``, 1,000 by default, without waiting for more."""
+def test_receive_many_returns_at_most_max_messages_in_order(opened: Opened) -> None:
+    """``receive_many`` returns at most ``max_messages``, 1,000 by default, without waiting."""
     opened.publisher.send_many(b"%d" % number for number in range(1010))
     with opened.subscriber.receive_many(timeout=None) as msgs:
         assert msgs == [b"%d" % number for number in range(1000)]
@@ -527,7 +527,7 @@ def test_receive_many_takes_in_order_and_at_most_so_many(opened: Opened) -> None
 
 @pytest.mark.parametrize("max_bytes, count", [(1, 1), (10, 1), (11, 1), (20, 2), (29, 2), (30, 3), (10**30, 4)])
 def test_receive_many_stops_at_max_bytes(max_bytes: int, count: int, opened: Opened) -> None:
-    """``receive_many`` gives at most ``max_bytes``, but always one message, and takes only those it gave."""
+    """``receive_many`` returns at most ``max_bytes``, but always one message; it acknowledges only those."""
     opened.publisher.send_many([bytes(10)] * 4)
     with opened.subscriber.receive_many(timeout=0, max_bytes=max_bytes) as msgs:
         assert len(msgs) == count
@@ -535,7 +535,7 @@ def test_receive_many_stops_at_max_bytes(max_bytes: int, count: int, opened: Ope
 
 
 def test_receive_many_stops_at_64_mib(opened: Opened) -> None:
-    """Unless told otherwise, ``receive_many`` gives at most 64 MiB, so that a backlog does not fill the memory."""
+    """By default ``receive_many`` returns at most 64 MiB, so that a backlog does not fill the memory."""
     opened.publisher.send_many([bytes(16 * MIB)] * 5)
     with opened.subscriber.receive_many(timeout=0) as msgs:
         assert len(msgs) == 4
@@ -543,7 +543,7 @@ def test_receive_many_stops_at_64_mib(opened: Opened) -> None:
 
 @pytest.mark.parametrize("acknowledge_every", [1, 2, 3, 10])
 def test_breaking_out_of_messages(acknowledge_every: int, opened: Opened) -> None:
-    """Leaving the loop over messages takes exactly those whose turn had ended, however many share a commit."""
+    """Leaving the loop over messages acknowledges exactly the finished ones, however many share a commit."""
     opened.publisher.send_many(b"%d" % number for number in range(6))
     for msg in opened.subscriber.messages(timeout=0, acknowledge_every=acknowledge_every):
         if msg == b"2":
@@ -558,8 +558,8 @@ def test_breaking_out_of_messages(acknowledge_every: int, opened: Opened) -> Non
     assert pending(opened.control) == {"a": 0}
 
 
-def test_messages_are_taken_when_the_loop_asks_for_the_next(opened: Opened) -> None:
-    """In its turn of the loop a message is not taken yet; when the next one is asked for, it is."""
+def test_messages_are_acknowledged_when_the_loop_asks_for_the_next(opened: Opened) -> None:
+    """A loop acknowledges a message when the next one is asked for."""
     opened.publisher.send_many([b"1", b"2", b"3"])
     seen = [(msg, pending(opened.control)["a"]) for msg in opened.subscriber.messages(timeout=0)]
     assert seen == [(b"1", 3), (b"2", 2), (b"3", 1)]
@@ -567,7 +567,7 @@ def test_messages_are_taken_when_the_loop_asks_for_the_next(opened: Opened) -> N
 
 
 def test_acknowledge_every_saves_commits(opened: Opened) -> None:
-    """``acknowledge_every`` takes so many messages in one commit."""
+    """``acknowledge_every`` acknowledges that many messages in one commit."""
     opened.publisher.send_many([b"x"] * 25)
     before = commits_so_far(opened.environment)
     assert len(list(opened.subscriber.messages(timeout=0, acknowledge_every=10))) == 25
@@ -603,7 +603,7 @@ def test_messages_wait_for_ever_by_default(opened: Opened, monkeypatch: pytest.M
 
 
 def test_front_and_pop(opened: Opened) -> None:
-    """``front`` gives the next message again and again, None if there is none; ``pop`` takes just that one."""
+    """``front`` returns the next message again and again, None if there is none; ``pop`` acknowledges just that one."""
     assert opened.subscriber.front() is None
     opened.publisher.send_many([b"1", b"", b"3"])
     assert [opened.subscriber.front(), opened.subscriber.front()] == [b"1", b"1"]
@@ -616,10 +616,10 @@ def test_front_and_pop(opened: Opened) -> None:
         opened.subscriber.pop()
 
 
-def test_taking_twice_is_taking_once(opened: Opened) -> None:
-    """Two receivers as one subscriber may get the same message; who ends later takes no other one, nor goes back."""
+def test_acknowledging_twice_is_acknowledging_once(opened: Opened) -> None:
+    """Two receivers as one subscriber may get one message; the later end changes nothing."""
     other = opened.environment.new_subscriber("a")
-    opened.control.add_subscriber("slow")  # for which everything stays: else what was taken twice would be gone anyhow
+    opened.control.add_subscriber("slow")  # keeps everything in the queue, whatever "a" acknowledges
     opened.publisher.send_many([b"1", b"2", b"3", b"4"])
     with opened.subscriber.receive(timeout=0) as first, other.receive(timeout=0) as second:
         assert first == second == b"1"
@@ -699,7 +699,7 @@ def test_a_subscriber_added_again_is_a_new_one(opened: Opened) -> None:
 
 
 def test_a_subscriber_that_is_removed_in_the_block(opened: Opened) -> None:
-    """The block of a receive ends well where its subscriber was removed meanwhile: there is nothing left to take."""
+    """A block ends without an error if its subscriber was removed meanwhile."""
     opened.control.add_subscriber("b")
     opened.publisher.send(b"1")
     with opened.subscriber.receive(timeout=0) as msg:
@@ -708,15 +708,15 @@ def test_a_subscriber_that_is_removed_in_the_block(opened: Opened) -> None:
     assert pending(opened.control) == {"b": 1}
 
 
-def test_adding_a_subscriber_tells_whether_it_was_missing(opened: Opened) -> None:
-    """The queue tells whether a subscriber is new."""
+def test_adding_a_subscriber_returns_whether_it_is_new(opened: Opened) -> None:
+    """``add_subscriber`` returns whether the subscriber is new."""
     held = open_queues.acquire(opened.environment.path)
     assert [held.change(lambda txn: cursors.add_subscriber(txn, b"b")) for _ in range(3)] == [True, False, False]
     open_queues.release(held)
 
 
 def test_removing_a_subscriber_frees_what_it_alone_awaited(opened: Opened) -> None:
-    """With a subscriber go the messages that only it awaited; with the last one goes everything."""
+    """Removing a subscriber deletes the messages that only it awaited, with the last one all."""
     opened.control.add_subscriber("b")
     opened.publisher.send_many([b"1", b"2", b"3"])
     for _ in range(2):
@@ -729,7 +729,7 @@ def test_removing_a_subscriber_frees_what_it_alone_awaited(opened: Opened) -> No
 
 
 def test_a_removed_subscribers_waiting_receive_ends(opened: Opened, waiting: threading.Event) -> None:
-    """Who waits as a subscriber that is removed gets UnknownSubscriberError."""
+    """Waiting as a subscriber that is removed raises UnknownSubscriberError."""
     future = in_thread(lambda: next(opened.subscriber.messages()))
     assert waiting.wait(WAIT_S)
     opened.control.remove_subscriber("a")
@@ -750,7 +750,7 @@ def test_identifiers_share_no_name_space_with_ours(identifier: str, opened: Open
 
 
 def test_clear_messages(opened: Opened) -> None:
-    """``clear_messages`` tells how many went; subscribers and publishers go on."""
+    """``clear_messages`` returns how many it deleted; subscribers and publishers continue."""
     opened.control.add_subscriber("b")
     opened.publisher.send_many([b"1", b"2", b"3"])
     opened.subscriber.pop()
@@ -775,7 +775,7 @@ def test_clear_all_subscribers(opened: Opened) -> None:
 
 
 def test_prune_all_messages_for(opened: Opened) -> None:
-    """``prune_all_messages_for`` takes what is pending for one subscriber alone, and tells how many that were."""
+    """``prune_all_messages_for`` skips what one subscriber alone awaits, and returns how many messages."""
     opened.control.add_subscriber("b")
     opened.publisher.send_many([b"1", b"2", b"3"])
     opened.subscriber.pop()
@@ -789,7 +789,7 @@ def test_prune_all_messages_for(opened: Opened) -> None:
 
 
 def test_nothing_dangles(opened: Opened) -> None:
-    """Pruning dangling messages leaves those that somebody awaits; the others are gone already."""
+    """Pruning dangling messages keeps those that somebody awaits; the others are deleted already."""
     opened.control.add_subscriber("b")
     opened.publisher.send_many([b"1", b"2"])
     drain(opened.subscriber)
@@ -800,7 +800,7 @@ def test_nothing_dangles(opened: Opened) -> None:
 
 def test_a_queue_without_subscribers_stores_nothing(new_environment: MakeEnvironment,
                                                     caplog: pytest.LogCaptureFixture) -> None:
-    """Without subscribers a send gives ids, stores no message, and warns once per publisher, naming the queue."""
+    """Without subscribers a send returns ids, stores nothing, and warns once per publisher."""
     environment = new_environment()
     control = environment.new_control()
     publishers = [environment.new_publisher(), environment.new_publisher()]
@@ -816,7 +816,7 @@ def test_a_queue_without_subscribers_stores_nothing(new_environment: MakeEnviron
 @pytest.mark.parametrize("strategy", Strategy)
 def test_an_overflow_warns_with_the_count(strategy: Strategy, new_environment: MakeEnvironment,
                                           caplog: pytest.LogCaptureFixture) -> None:
-    """What an overflow drops is a warning that names the queue and the number, and so is the rest at the end."""
+    """A warning names the queue and how many messages an overflow dropped; so does one at the end."""
     environment = new_environment("a", high_watermark=HighWaterMark(max_messages=4), strategy=strategy)
     publisher = environment.new_publisher()
     for _ in range(4):
@@ -832,7 +832,7 @@ def test_an_overflow_warns_with_the_count(strategy: Strategy, new_environment: M
 
 
 def test_status(new_environment: MakeEnvironment) -> None:
-    """``status`` tells everything about the queue exactly, and cannot be changed."""
+    """``status`` describes the whole queue exactly, and cannot be changed."""
     environment = new_environment("a", "b", high_watermark=HighWaterMark(90, 80, 70 * MIB))
     control = environment.new_control()
     status = control.status()
@@ -879,8 +879,8 @@ def test_an_environment_touches_no_disk(tmp_path: pathlib.Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_relative_path_is_meant_from_where_it_was_given(tmp_path: pathlib.Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_survives_a_change_of_directory(tmp_path: pathlib.Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
     """An Environment of a relative path stays with its queue when the working directory changes."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
@@ -891,7 +891,7 @@ def test_a_relative_path_is_meant_from_where_it_was_given(tmp_path: pathlib.Path
 
 
 def in_use(path: pathlib.Path) -> bool:
-    """Tell whether anybody has the queue open."""
+    """Return whether anybody has the queue open."""
     with open(path / "use.lock", "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -937,7 +937,7 @@ def test_one_environment_is_closed_while_the_other_waits(opened: Opened, new_env
 
 
 def test_a_forgotten_environment_closes(tmp_path: pathlib.Path) -> None:
-    """An Environment that nobody refers to any more, nor to anything that it made, gives the queue back."""
+    """An Environment that nobody refers to any more, nor to anything that it made, closes the queue."""
     environment = persipubsub.new_environment(tmp_path / "queue")
     environment.new_control(["a"])
     publisher = environment.new_publisher()
@@ -950,7 +950,7 @@ def test_a_forgotten_environment_closes(tmp_path: pathlib.Path) -> None:
 
 
 def test_context_managers(opened: Opened) -> None:
-    """Each object is a context manager that gives itself, is closed at the end, may be closed again, and tells it."""
+    """Each object is a context manager that returns itself, is closed at the end, and may be closed again."""
     environment = opened.environment
     for make, name in ((environment.new_control, "Control"), (environment.new_publisher, "Publisher"),
                        (lambda: environment.new_subscriber("a"),
@@ -998,7 +998,7 @@ def test_publishing_writes_nothing_per_subscriber(tmp_path: pathlib.Path) -> Non
     identifiers = [f"subscriber {number}" for number in range(1000)]
     with persipubsub.new_environment(path) as environment:
         environment.new_control(identifiers)
-        # Two, since the record with which a queue begins goes with the second commit.
+        # Two, since the first record of a queue is deleted by the second commit.
         environment.new_publisher().send(b"before")
         environment.new_publisher().send(b"before")
     before = dump(path)
@@ -1044,7 +1044,7 @@ def test_publishing_writes_as_much_for_many_subscribers_as_for_one(new_environme
 
 @pytest.fixture(name="syncs")
 def syncs_fixture(monkeypatch: pytest.MonkeyPatch) -> List[bool]:
-    """Give a list of whether LMDB was told to sync commits, one entry each time it is opened."""
+    """Return a list of whether LMDB was told to sync commits, one entry each time it is opened."""
     syncs: List[bool] = []
     original = lmdb.Environment
 
@@ -1123,14 +1123,14 @@ REMOVALS: Dict[str, Callable[[Opened], object]] = {
 
 
 def drain_at_once(subscriber: Subscriber) -> None:
-    """Take everything in one commit."""
+    """Acknowledge everything in one commit."""
     with subscriber.receive_many(max_messages=10**6, timeout=0):
         pass
 
 
 @pytest.mark.parametrize("removal", REMOVALS)
 def test_a_large_removal(removal: str, opened: Opened) -> None:
-    """25,000 messages are gone at once; at most 10,000 are deleted by one write, the others by the next ones."""
+    """25,000 messages are removed at once; one write deletes at most 10,000 of them, the next ones the rest."""
     if removal == "remove":
         opened.control.add_subscriber("b")
     opened.publisher.send_many([b"x"] * 25_000)
@@ -1157,7 +1157,7 @@ def test_a_large_removal(removal: str, opened: Opened) -> None:
 
 
 def test_a_large_removal_counts(opened: Opened) -> None:
-    """A removal that is done in parts tells at once how many messages went, each of them once."""
+    """A removal that is done in parts returns at once how many messages it removes, each counted once."""
     opened.publisher.send_many([b"x"] * 25_000)
     assert opened.control.clear_messages() == 25_000
     assert opened.control.clear_messages() == 0
@@ -1247,7 +1247,7 @@ def change_run(raw: Raw, index: int, **fields: Any) -> None:
 
 
 def change_place_and_count(raw: Raw, identifier: bytes, place: int, new_place: int) -> None:
-    """Move the only subscriber of a place to one that has none."""
+    """Move the cursor of the only subscriber of a position to one that has none."""
     change_subscriber(raw, identifier, next_id=new_place)
     raw.delete("pending_db", pack(place))
     raw.put("pending_db", pack(new_place), pack(1))
@@ -1268,7 +1268,7 @@ def put_once(raw: Raw, message_id: int = 1, by_id: bool = True, order: bool = Tr
 
 
 # The queue: ids 1 and 2 in one run, 3 in the second, 4 (three parts) in the third, each larger than those before.
-# Subscriber "a" (number 1) has its place at 3, "b" (number 2) at 2.
+# Subscriber "a" (number 1) has its cursor at 3, "b" (number 2) at 2.
 DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I1", "a place is not counted", lambda raw: raw.delete("pending_db", pack(3))),
     ("I1", "a place is counted twice", lambda raw: raw.put("pending_db", pack(3), pack(2))),
@@ -1334,11 +1334,11 @@ def damaged_fixture(new_environment: MakeEnvironment) -> Iterator[Tuple[pathlib.
     "invariant, damage",
     [pytest.param(invariant, damage, id=f"{invariant}: {what}") for invariant, what, damage in DAMAGES])
 def test_check_finds(invariant: str, damage: Callable[[Raw], object], damaged: Tuple[pathlib.Path, Raw]) -> None:
-    """``check`` finds every kind of damage, under the invariant that it breaks, and says so in words."""
+    """``check`` finds every kind of damage, and names the invariant that it breaks."""
     path, raw = damaged
     damage(raw)
     raw.environment.close()
-    # Without a Control, which begins with a write, and a write mends some of this.
+    # Without a Control, which begins with a write, and a write repairs some of this.
     found = database.inspect(path, invariants.check)
     assert invariant in {violation.invariant for violation in found}
     assert all(str(violation).startswith(f"{violation.invariant} (") and violation.found for violation in found)
@@ -1346,7 +1346,7 @@ def test_check_finds(invariant: str, damage: Callable[[Raw], object], damaged: T
 
 @pytest.mark.damages_queues
 def test_control_checks(damaged: Tuple[pathlib.Path, Raw]) -> None:
-    """``Control.check`` gives all violations."""
+    """``Control.check`` returns all violations."""
     path, raw = damaged
     raw.put("index_db", struct.pack(">IQ", 7, 1), b"")
     raw.delete("chunk_db", raw.all("chunk_db")[0][0])
@@ -1382,7 +1382,7 @@ def test_a_queue_that_must_be_there_is_not_made(tmp_path: pathlib.Path) -> None:
 
 
 def test_no_id_beyond_the_last(new_environment: MakeEnvironment) -> None:
-    """The ids below 2 ** 63 are given; a send beyond them is refused, and what was sent arrives."""
+    """Ids go up to 2 ** 63 - 1; a send beyond them is refused, and what was sent arrives."""
     environment = new_environment("a")
     held = open_queues.acquire(environment.path)
     held.change(lambda txn: txn.log().mark_end(limits.MESSAGE_ID_END - 2))
@@ -1399,7 +1399,7 @@ def test_no_id_beyond_the_last(new_environment: MakeEnvironment) -> None:
 
 def test_clearing_does_not_count_what_had_expired(new_environment: MakeEnvironment,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is told to have been cleared is what somebody could still have received; the rest has expired."""
+    """The number of cleared messages counts only what somebody could still have received."""
     now_us = clock.boottime_us()
     monkeypatch.setattr(clock, "boottime_us", lambda: now_us)
     environment = new_environment("a", high_watermark=persipubsub.HighWaterMark(10))

@@ -1,4 +1,4 @@
-"""Sending with a deduplication id: once, however often it is tried."""
+"""A message that is sent with a deduplication id is appended once, however often it is sent."""
 
 import os
 import pathlib
@@ -24,7 +24,7 @@ RELAXED = Durability.PROCESS_CRASH
 
 
 def pending(environment: Environment) -> List[bytes]:
-    """Take all that is pending for "a"."""
+    """Receive and acknowledge all that is pending for "a"."""
     with environment.new_subscriber("a").receive_many(timeout=0) as messages:
         return messages
 
@@ -84,7 +84,7 @@ def test_the_window_ends(new_environment: MakeEnvironment, monkeypatch: pytest.M
 
 
 def test_the_number_of_ids_is_bounded(new_environment: MakeEnvironment) -> None:
-    """The latest ids are remembered; where fewer may be, the others go by and by, a few with each send."""
+    """The latest ids are remembered; if the limit is lowered, each send deletes a few of the others."""
     environment = new_environment("a", durability=RELAXED, deduplication_max=100)
     publisher = environment.new_publisher()
     for number in range(101):
@@ -107,7 +107,7 @@ def test_the_number_of_ids_is_bounded(new_environment: MakeEnvironment) -> None:
 @hypothesis.settings(max_examples=30, deadline=None)
 def test_sends_with_ids_are_a_set(tmp_path_factory: pytest.TempPathFactory, sends: List[Tuple[int, int]], window_s: int,
                                   ids_max: int) -> None:
-    """A send is appended exactly if its id is none of the latest ones that were used within the window."""
+    """A send is appended exactly if its id is not among the latest ones used within the window."""
     now_us = [clock.boottime_us()]
     known: Dict[int, Tuple[int, int]] = {}
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -131,7 +131,7 @@ def test_sends_with_ids_are_a_set(tmp_path_factory: pytest.TempPathFactory, send
 
 
 def test_threads_that_send_the_same(opened: Opened) -> None:
-    """Of sends with one id in one group commit one is appended, and all have its message id."""
+    """Of sends with one id in a group commit one is appended, and all return its message id."""
     with opened.writing():
         tasks = [Task(lambda: opened.publisher.send(b"once", deduplication_id="x")) for _ in range(8)]
     assert {task.result() for task in tasks} == {1}
@@ -139,7 +139,7 @@ def test_threads_that_send_the_same(opened: Opened) -> None:
 
 
 def test_a_message_that_is_refused_is_not_remembered(new_environment: MakeEnvironment) -> None:
-    """What could not be sent can be tried again with the same id."""
+    """A message that could not be sent can be sent again with the same id."""
     environment = new_environment("a", durability=RELAXED, high_watermark=HighWaterMark(hwm_db_size=100_000))
     publisher = environment.new_publisher()
     with pytest.raises(errors.MessageTooLargeError):
@@ -149,7 +149,7 @@ def test_a_message_that_is_refused_is_not_remembered(new_environment: MakeEnviro
 
 def test_without_subscribers_ids_are_remembered(new_environment: MakeEnvironment,
                                                 caplog: pytest.LogCaptureFixture) -> None:
-    """A message that nobody awaits has an id and is not stored: sent again, it is still the same one."""
+    """The id of a message that nobody awaits is remembered, though the message is not stored."""
     environment = new_environment(durability=RELAXED)
     publisher = environment.new_publisher()
     assert publisher.send(b"1", deduplication_id="x") == 1
@@ -167,7 +167,7 @@ def test_without_subscribers_ids_are_remembered(new_environment: MakeEnvironment
     (b"x", errors.ArgumentTypeError, "deduplication_id must be a str, got bytes"),
     (17, errors.ArgumentTypeError, "deduplication_id must be a str, got int"),
 ])
-def test_what_cannot_be_an_id(identifier: object, error: type, text: str, new_environment: MakeEnvironment) -> None:
+def test_invalid_ids(identifier: object, error: type, text: str, new_environment: MakeEnvironment) -> None:
     """Each wrong id has an error that names it and what is allowed; nothing is sent."""
     environment = new_environment("a", durability=RELAXED)
     publisher = environment.new_publisher()
@@ -196,8 +196,8 @@ def test_what_cannot_be_an_id(identifier: object, error: type, text: str, new_en
         "deduplication_max": 1.0
     }, errors.ArgumentTypeError, "deduplication_max must be an int, got float"),
 ])
-def test_what_cannot_be_set(setting: "dict[str, object]", error: type, text: str,
-                            new_environment: MakeEnvironment) -> None:
+def test_invalid_settings(setting: "dict[str, object]", error: type, text: str,
+                          new_environment: MakeEnvironment) -> None:
     """Each wrong setting has an error that names it and what is allowed."""
     with pytest.raises(error, match=text):
         new_environment("a", **setting)

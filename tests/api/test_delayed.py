@@ -51,13 +51,13 @@ def boots_fixture(monkeypatch: pytest.MonkeyPatch) -> Boots:
 
 
 def pending(environment: Environment) -> List[bytes]:
-    """Take all that is pending for "a"."""
+    """Receive and acknowledge all that is pending for "a"."""
     with environment.new_subscriber("a").receive_many(timeout=0) as messages:
         return messages
 
 
 def test_a_delayed_message_comes_when_it_is_due(new_environment: MakeEnvironment, boots: Boots) -> None:
-    """It has no id and no place until it is due, then whoever looks finds it, without a publisher."""
+    """It has no id until it is due; then whoever looks finds it, without a publisher."""
     environment = new_environment("a", durability=RELAXED)
     publisher, control = environment.new_publisher(), environment.new_control()
     message = publisher.send_later(b"later", delay_s=60)
@@ -71,8 +71,8 @@ def test_a_delayed_message_comes_when_it_is_due(new_environment: MakeEnvironment
 
 
 @pytest.mark.parametrize("look", ["status", "history", "receive_to_top", "rewind", "send"])
-def test_whoever_comes_appends_what_is_due(look: str, new_environment: MakeEnvironment, boots: Boots) -> None:
-    """The status, the history and the latest message are told with what is due, and a send comes behind it."""
+def test_any_access_appends_what_is_due(look: str, new_environment: MakeEnvironment, boots: Boots) -> None:
+    """Status, history and the latest message include what is due, and a send comes after it."""
     environment = new_environment("a", durability=RELAXED)
     publisher, control = environment.new_publisher(), environment.new_control()
     publisher.send(b"now")
@@ -110,7 +110,7 @@ def test_the_order_of_delayed_messages(new_environment: MakeEnvironment, boots: 
 
 
 def test_what_is_due_at_once_comes_at_once(new_environment: MakeEnvironment, boots: Boots) -> None:
-    """No delay, or a time that is over, is a send; it cannot be cancelled."""
+    """Without a delay, or for a time in the past, a message is sent at once and cannot be cancelled."""
     environment = new_environment("a", durability=RELAXED)
     publisher = environment.new_publisher()
     message = publisher.send_later(b"1", delay_s=0)
@@ -121,7 +121,7 @@ def test_what_is_due_at_once_comes_at_once(new_environment: MakeEnvironment, boo
 
 
 def test_cancelling(new_environment: MakeEnvironment, boots: Boots) -> None:
-    """What is not due yet can be taken back, once, by any publisher, and by what was pickled; parts go as well."""
+    """Any publisher can cancel what is not due yet, once, with a pickled handle too; all parts are deleted."""
     environment = new_environment("a", durability=RELAXED)
     publisher, control = environment.new_publisher(), environment.new_control()
     long, short = publisher.send_later(bytes(200_000), delay_s=1), publisher.send_later(b"short", delay_s=2)
@@ -146,7 +146,7 @@ def test_long_messages(new_environment: MakeEnvironment, boots: Boots) -> None:
 
 
 def test_a_due_message_keeps_the_mark(new_environment: MakeEnvironment, boots: Boots) -> None:
-    """What is due overflows the queue as a send does; one that is over a lowered mark is let go, and counted."""
+    """A due message overflows the queue as a send does; one over a lowered mark is dropped, and counted."""
     environment = new_environment("a", durability=RELAXED, high_watermark=HighWaterMark(max_messages=3))
     publisher, control = environment.new_publisher(), environment.new_control()
     publisher.send_many([b"1", b"2", b"3"])
@@ -161,7 +161,7 @@ def test_a_due_message_keeps_the_mark(new_environment: MakeEnvironment, boots: B
 
 
 def test_delayed_messages_are_bounded(new_environment: MakeEnvironment, boots: Boots) -> None:
-    """There are at most as many delayed messages, and bytes, as the mark lets messages be; more is an error."""
+    """Delayed messages, and their bytes, are limited by the high-water mark; more is an error."""
     del boots
     environment = new_environment("a", durability=RELAXED, high_watermark=HighWaterMark(max_messages=2))
     publisher, control = environment.new_publisher(), environment.new_control()
@@ -180,7 +180,7 @@ def test_delayed_messages_are_bounded(new_environment: MakeEnvironment, boots: B
 
 
 def test_the_largest_message_may_be_delayed(new_environment: MakeEnvironment, boots: Boots) -> None:
-    """A message as large as the queue may be is taken in and comes when it is due."""
+    """A message as large as the queue may be is accepted and comes when it is due."""
     environment = new_environment("a", durability=RELAXED, high_watermark=HighWaterMark(hwm_db_size=300_000))
     environment.new_publisher().send_later(bytes(300_000), delay_s=1)
     boots.forward(1)
@@ -212,8 +212,8 @@ def test_no_clock_loses_a_delayed_message(step_s: int, boot: int, look: str, new
     assert pending(environment) == [b"2"]
 
 
-def test_clearing_takes_delayed_messages_too(new_environment: MakeEnvironment, boots: Boots) -> None:
-    """Clearing lets go what was sent for later; removing the last subscriber does not."""
+def test_clearing_deletes_delayed_messages_too(new_environment: MakeEnvironment, boots: Boots) -> None:
+    """Clearing deletes delayed messages; removing the last subscriber does not."""
     environment = new_environment("a", durability=RELAXED)
     publisher, control = environment.new_publisher(), environment.new_control()
     for clear in (control.clear_messages, control.clear_all_subscribers):
@@ -261,8 +261,7 @@ NAIVE = datetime.datetime(2026, 1, 1)
         "at": NAIVE
     }, errors.ArgumentTypeError, "got both"),
 ])
-def test_what_cannot_be_delayed(kwargs: Dict[str, object], error: type, text: str,
-                                new_environment: MakeEnvironment) -> None:
+def test_invalid_delays(kwargs: Dict[str, object], error: type, text: str, new_environment: MakeEnvironment) -> None:
     """Each wrong argument has an error that names it and what is allowed; nothing is stored."""
     environment = new_environment("a", durability=RELAXED)
     publisher = environment.new_publisher()
@@ -282,7 +281,7 @@ def test_what_cannot_be_delayed(kwargs: Dict[str, object], error: type, text: st
 
 
 def sleeping(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Give an event that is set when somebody in this process sleeps."""
+    """Return an event that is set when somebody in this process sleeps."""
     asleep, wait = threading.Event(), futex.wait
 
     def telling_wait(address: int, expected: int, timeout_s: float) -> None:
@@ -294,9 +293,9 @@ def sleeping(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 @pytest.mark.parametrize("polling", [False, True])
-def test_who_waits_is_woken_when_a_message_is_due(polling: bool, opened: Opened,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    """A subscriber that sleeps already learns of a message that is sent for later, and gets it in time."""
+def test_a_waiting_subscriber_wakes_when_a_message_is_due(polling: bool, opened: Opened,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sleeping subscriber learns of a new delayed message, and gets it in time."""
     monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     asleep = sleeping(monkeypatch)
     if polling:
@@ -316,8 +315,8 @@ def test_a_type_does_not_delay_a_delayed_message(opened: Opened, monkeypatch: py
     assert Task(lambda: next(typed.messages())).result() == StringValue(value="due")
 
 
-def test_one_of_those_who_wait_claims(opened: Opened) -> None:
-    """Of those who wait for the same due time the first is told to append, whichever process they are in."""
+def test_one_waiting_process_is_chosen_to_append(opened: Opened) -> None:
+    """Of those that wait for one due time the first is told to append, whatever its process."""
     first, second = opened.handle.watch(1), Wakeup(opened.environment.path, 0o600).watch(1)
     assert [first.reserve(7 * 2**32 + 5),
             second.reserve(7 * 2**32 + 5),
@@ -329,7 +328,7 @@ WAITERS = 20
 
 
 def receive(connection: Connection, path: pathlib.Path, name: str) -> None:
-    """Receive a message in a process of its own; tell how many write transactions that took."""
+    """Receive a message in a process of its own; return how many write transactions that took."""
     runs: List[object] = []
     run = group_commit.Writer.run
 
@@ -344,8 +343,8 @@ def receive(connection: Connection, path: pathlib.Path, name: str) -> None:
         connection.send((message, runs.count(engine.append_due)))
 
 
-def test_of_many_who_wait_few_append(new_environment: MakeEnvironment) -> None:
-    """Everybody who waits gets a delayed message, and not everybody writes for it."""
+def test_few_of_many_waiting_processes_append(new_environment: MakeEnvironment) -> None:
+    """Every waiting subscriber gets a delayed message, and few of them write for it."""
     names = [f"s{number}" for number in range(WAITERS)]
     environment = new_environment(*names, durability=RELAXED)
     with contextlib.ExitStack() as stack:
@@ -368,7 +367,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize("durability", Durability)
 def test_a_delayed_message_survives_its_sender(durability: Durability, new_environment: MakeEnvironment) -> None:
-    """What send_later returned for is there though its process was killed."""
+    """A delayed message whose send_later returned is there though its process was killed."""
     environment = new_environment("a", durability=durability)
     died = subprocess.run([sys.executable, "-c", SEND_LATER_AND_DIE, environment.path], check=False)
     assert died.returncode == -signal.SIGKILL
@@ -376,8 +375,8 @@ def test_a_delayed_message_survives_its_sender(durability: Durability, new_envir
     assert [next(received), next(received)] == [bytes(100_000), b"second"]
 
 
-def test_a_claim_of_one_that_died_delays_the_others_shortly(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the one that was to append what is due is gone, another one does it soon."""
+def test_a_claim_of_a_dead_process_delays_the_others_briefly(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the process that was to append a due message died, another one soon does it."""
     monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     monkeypatch.setattr(wakeup.FutexWatch, "reserve", lambda self, due_us: False)
     opened.publisher.send_later(b"due", delay_s=0.05)
@@ -386,7 +385,7 @@ def test_a_claim_of_one_that_died_delays_the_others_shortly(opened: Opened, monk
 
 def test_a_backup_has_the_delayed_messages(new_environment: MakeEnvironment, boots: Boots,
                                            tmp_path: pathlib.Path) -> None:
-    """A copy has them, and they come there as well."""
+    """A copy has them, and they become due there as well."""
     environment = new_environment("a", durability=RELAXED)
     environment.new_publisher().send_later(b"later", delay_s=1)
     environment.new_control().backup(tmp_path / "copy")

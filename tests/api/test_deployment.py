@@ -55,7 +55,7 @@ def status(path: pathlib.Path) -> QueueStatus:
 
 
 def tree(directory: pathlib.Path) -> Dict[str, Tuple[int, Optional[bytes]]]:
-    """Give the modes and contents of all files, but of what LMDB notes of readers."""
+    """Return the modes and contents of all files, without what LMDB notes of readers."""
     return {
         str(path): (path.lstat().st_mode, path.read_bytes() if path.is_file() and path.name != "lock.mdb" else None)
         for path in directory.rglob("*")
@@ -141,8 +141,8 @@ def test_messages_stay(tmp_path: pathlib.Path) -> None:
         "path": "q"
     },
 ])
-def test_subscribers_are_removed_only_when_told(config: Dict[str, Any], tmp_path: pathlib.Path) -> None:
-    """A subscriber that is not in the list goes when told, and stays otherwise and where there is no list."""
+def test_subscribers_are_removed_only_on_request(config: Dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """A subscriber that is not in the list is removed on request, and otherwise stays."""
     deployment.deploy(write(tmp_path, {"path": "q", "subscribers": ["a", "b"]}))
     path = write(tmp_path, config)
     wanted = set(config.get("subscribers", ["a", "b"]))
@@ -168,7 +168,7 @@ def test_mode(mode: str, files: int, directory: int, tmp_path: pathlib.Path) -> 
 
 
 def test_relative_paths_are_relative_to_the_file(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the process runs does not matter for a path in a config, and an absolute one is taken as it is."""
+    """Relative paths in a config start at its directory, wherever the process runs."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "elsewhere").mkdir()
     write(tmp_path / "etc", {"path": "../queues/a"}, {"path": str(tmp_path / "b")})
@@ -178,7 +178,7 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: pathlib.Path, monkeyp
 
 
 def test_a_plan_changes_nothing(tmp_path: pathlib.Path) -> None:
-    """A plan tells what a deployment then does, makes no queue and leaves every byte of those that exist."""
+    """A plan shows what a deployment then does, makes no queue and leaves every byte of existing ones."""
     deployment.deploy(write(tmp_path, {"path": "old", "subscribers": ["a"]}))
     config = write(tmp_path, {**QUEUE, "path": "old"}, {**QUEUE, "path": "new/queue"})
     before = tree(tmp_path)
@@ -251,7 +251,7 @@ def test_workers_share_a_subscriber_as_the_config_says(tmp_path: pathlib.Path) -
 
 
 def test_a_subscriber_that_is_right_is_not_touched(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What somebody sets between the look and the change stays where the config asked for no change."""
+    """A change made between look and deployment stays where the config asked for none."""
     deployment.deploy(write(tmp_path, {"path": "q", "subscribers": [SHARED]}))
     config = write(tmp_path, {"path": "q", "subscribers": [SHARED, "new"]})
     new_control = persipubsub.Environment.new_control
@@ -292,7 +292,7 @@ def test_what_does_not_fit_to_a_subscriber_touches_nothing(policy: Dict[str, Any
 
 
 def wrong(place: str, *tells: str, **queue: Any) -> Any:
-    """Make a case: a queue that is wrong at a place."""
+    """Make a case: a queue that is wrong at one position."""
     return pytest.param({"path": "q", **queue}, place, tells, id=f"{place} {' '.join(tells)}")
 
 
@@ -375,7 +375,7 @@ MISTAKES = [
 @pytest.mark.parametrize("second, place, tells", MISTAKES)
 def test_a_mistake_names_its_place_and_nothing_is_touched(second: Any, place: str, tells: List[str],
                                                           tmp_path: pathlib.Path) -> None:
-    """What is wrong in the second of three queues is told with file and place, and no queue is made or changed."""
+    """An error in one of three queues names file and position, and changes no queue."""
     deployment.deploy(write(tmp_path, {"path": "third"}))
     (tmp_path / "link").symlink_to("first")
     config = write(tmp_path, {"path": "first"}, second, {"path": "third", "subscribers": ["a"]})
@@ -441,8 +441,8 @@ def test_a_config_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["file", "foreign"])
-def test_a_place_that_cannot_be_a_queue_touches_nothing(content: str, tmp_path: pathlib.Path) -> None:
-    """Where the second path of three is a file, or holds files of another program, the first queue is not made."""
+def test_a_path_that_cannot_be_a_queue_touches_nothing(content: str, tmp_path: pathlib.Path) -> None:
+    """If the second path of three is a file, or of another program, the first queue is not made."""
     second = tmp_path / "second"
     if content == "foreign":
         second.mkdir()
@@ -457,7 +457,7 @@ def test_a_place_that_cannot_be_a_queue_touches_nothing(content: str, tmp_path: 
 
 
 def test_a_plan_after_a_boot_changes_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first commit to a queue since the boot is left to who has something to write."""
+    """The first commit to a queue since the boot is left to whoever has something to write."""
     config = write(tmp_path, {"path": "q"})
     deployment.deploy(config)
     monkeypatch.setattr(clock, "boot_id", lambda: b"another boot's  ")
@@ -474,8 +474,8 @@ def test_describe_without_a_queue(tmp_path: pathlib.Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_describe_gives_all_that_a_config_can(tmp_path: pathlib.Path) -> None:
-    """What describe gives is the config that was deployed, with the path in full."""
+def test_describe_returns_all_that_a_config_can_say(tmp_path: pathlib.Path) -> None:
+    """``describe`` returns the config that was deployed, with the path in full."""
     deployment.deploy(write(tmp_path, QUEUE))
     described = json.loads(deployment.describe(tmp_path / "queues" / "orders"))
     assert described == {
@@ -533,7 +533,7 @@ queues = st.fixed_dictionaries({}, optional={
 @hypothesis.settings(deadline=None, max_examples=25)
 @hypothesis.given(st.lists(queues, min_size=1, max_size=2))
 def test_every_config_can_be_deployed_and_described(configs: List[Dict[str, Any]]) -> None:
-    """Any config is right once it is deployed, and so is what describe gives of each of its queues."""
+    """Any config has no changes once deployed, and so has what describe returns of its queues."""
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
         config = write(directory, *({**queue, "path": f"q{index}"} for index, queue in enumerate(configs)))
@@ -564,7 +564,7 @@ def test_a_queue_with_messages_stays_bound(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_change_is_one_line(tmp_path: pathlib.Path) -> None:
-    """A change is told in one line, whatever the names are."""
+    """A change is shown in one line, whatever the names are."""
     path = tmp_path / "a\nb"
     for before, after in ((None, "x\ny\u2028"), ("x\ny\u2028", None), ("prune_first", "prune_last")):
         assert len(str(deployment.Change(path, "subscriber", before, after)).splitlines()) == 1

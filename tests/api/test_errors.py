@@ -1,4 +1,4 @@
-"""Where callers are wrong, the error says what, what the limit is and what to do, and the queue is as before."""
+"""An error says what is wrong, what the limit is and what to do, and the queue is as before."""
 
 import concurrent.futures
 import inspect
@@ -51,7 +51,7 @@ def opened_fixture(new_environment: MakeEnvironment) -> Opened:
 
 
 def state(environment: Environment) -> Tuple[object, ...]:
-    """Give what no refused call may change: the files, LMDB's number of the newest commit, and the status."""
+    """Return what no refused call may change: the files, LMDB's number of the newest commit, and the status."""
     status = environment.new_control().status()
     places = {name: (one.next_id, one.pending) for name, one in status.subscribers.items()}
     with tempfile.TemporaryDirectory() as directory:
@@ -65,7 +65,7 @@ def state(environment: Environment) -> Tuple[object, ...]:
 
 
 class Mistake(NamedTuple):
-    """A call that is refused, with which error, and what its message has to tell."""
+    """A call that is refused, with which error, and what its message has to say."""
 
     name: str
     call: Callable[[Any], object]
@@ -219,7 +219,7 @@ MISTAKES: List[Mistake] = [
 
 @pytest.mark.parametrize("wrong", [pytest.param(one, id=one.name) for one in MISTAKES])
 def test_mistakes(wrong: Mistake, opened: Opened, tmp_path: pathlib.Path) -> None:
-    """A mistake raises our class and the builtin one; it tells thing, limit and remedy; the queue is as before."""
+    """A mistake raises our class and the builtin one, names limit and remedy, and leaves the queue as before."""
     before, files_before = state(opened.environment), sorted(tmp_path.rglob("*"))
     with pytest.raises(wrong.kind) as raised:
         wrong.call(opened)
@@ -362,7 +362,7 @@ def test_closed_calls_are_all_public_methods(opened: Opened) -> None:
 
 
 def test_closed_in_the_block(opened: Opened) -> None:
-    """A subscriber closed in a block takes nothing: the end of the block raises, and the message comes again."""
+    """A subscriber closed in its block acknowledges nothing: the block raises, and the message comes again."""
     with pytest.raises(errors.ClosedError):
         with opened.subscriber.receive(timeout=0) as msg:
             assert msg == b"1"
@@ -398,11 +398,11 @@ def test_closed_while_it_waits(close: str, opened: Opened, monkeypatch: pytest.M
         future.result(WAIT_S)
 
 
-# The place
+# The path
 
 
 def tree(path: pathlib.Path) -> Dict[str, Tuple[int, Optional[bytes]]]:
-    """Give everything below a directory: modes and contents."""
+    """Return everything below a directory: modes and contents."""
     return {
         str(file): (file.lstat().st_mode, file.read_bytes() if file.is_file() else None)
         for file in [path, *path.rglob("*")]
@@ -449,7 +449,7 @@ def test_path_is_or_goes_through_a_file(opening: Open, place: str, tmp_path: pat
 
 
 def attempt(path: str, opening: str) -> str:
-    """Open a queue as a user without rights, in a process of its own; give the error's class and text."""
+    """Open a queue as a user without rights, in a process of its own; return the error's class and text."""
     if os.geteuid() == 0:
         os.setegid(NOBODY)
         os.seteuid(NOBODY)
@@ -459,7 +459,7 @@ def attempt(path: str, opening: str) -> str:
         return "nothing was raised"
     except OSError as error:
         return f"{type(error).__name__} {error.errno} {error}"
-    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever it is, the test tells
+    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever it is, the test shows it
         return f"{type(error).__name__} {error}"
     finally:
         if os.getuid() == 0:
@@ -468,14 +468,14 @@ def attempt(path: str, opening: str) -> str:
 
 @pytest.fixture(name="unprivileged", scope="module")
 def unprivileged_fixture() -> Iterator[Callable[[pathlib.Path, str], str]]:
-    """Give a function like attempt that runs in another process."""
+    """Return a function like attempt that runs in another process."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         yield lambda path, opening: executor.submit(attempt, str(path), opening).result(WAIT_S)
 
 
 @pytest.fixture(name="shared_path")
 def shared_path_fixture() -> Iterator[pathlib.Path]:
-    """Give a directory that every user may enter and write, as tmp_path may not."""
+    """Return a directory that every user may enter and write, as tmp_path may not."""
     with tempfile.TemporaryDirectory(prefix="persipubsub-errors-") as name:
         path = pathlib.Path(name)
         path.chmod(0o777)
@@ -485,7 +485,7 @@ def shared_path_fixture() -> Iterator[pathlib.Path]:
                 file.chmod(0o700)
 
 
-# Who runs the tests without being root has the rights of an owner: that is why the modes refuse the owner as well.
+# Without root, the tests run as the owner: that is why the modes refuse the owner as well.
 FORBIDDEN: Dict[str, Dict[str, int]] = {
     "the directory may not be entered": {
         "queue": 0o000
@@ -522,7 +522,7 @@ FORBIDDEN: Dict[str, Dict[str, int]] = {
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_no_permission(what: str, opening: str, shared_path: pathlib.Path, unprivileged: Callable[[pathlib.Path, str],
                                                                                                   str]) -> None:
-    """A queue that the user may not use is named by a PathError that speaks of permissions; it is as before."""
+    """A PathError about permissions names a queue that the user may not use; the queue is as before."""
     path = shared_path / "queue"
     with persipubsub.new_environment(path) as environment:
         environment.new_control(["a"])
@@ -557,7 +557,7 @@ def test_no_permission_to_make_a_queue(place: str, shared_path: pathlib.Path,
 
 
 def mode_of(path: pathlib.Path) -> int:
-    """Give the permissions of a file."""
+    """Return the permissions of a file."""
     return stat.S_IMODE(path.lstat().st_mode)
 
 
@@ -573,7 +573,7 @@ def umask_fixture(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.mark.parametrize("mode, directory_mode", [(None, 0o700), (0o600, 0o700), (0o660, 0o770), (0o640, 0o750),
                                                   (0o666, 0o777)])
 def test_modes(mode: Optional[int], directory_mode: int, tmp_path: pathlib.Path) -> None:
-    """Whatever the umask, only the owner may use a queue, unless ``mode`` says otherwise; who may use it may enter."""
+    """Whatever the umask, only the owner may use a queue unless ``mode`` allows others, which may then enter it."""
     path = tmp_path / "queue"
     with persipubsub.new_environment(path) as environment:
         environment.new_control(["a"], mode=mode)
@@ -610,7 +610,7 @@ def test_the_group_may_use_what_the_mode_allows(shared_path: pathlib.Path, unpri
 @pytest.mark.parametrize("opening", ALL_OPENINGS)
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_symlinked_use_lock_is_refused(opening: Open, exists: bool, tmp_path: pathlib.Path) -> None:
-    """A link in the place of ``use.lock`` is refused with its name, and what it points to is neither made nor used."""
+    """A link in place of ``use.lock`` is refused by name; its target is neither made nor used."""
     path = tmp_path / "queue"
     with persipubsub.new_environment(path) as environment:
         environment.new_control(["a"])
@@ -747,6 +747,6 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
                                            ("EmptyError", LookupError), ("UnknownSubscriberError", LookupError),
                                            ("PathError", OSError)])
 def test_errors_are_the_builtin_ones_too(name: str, builtin: Type[Exception]) -> None:
-    """Who catches the builtin class catches ours, and each of ours is caught as PersipubsubError."""
+    """Catching the builtin class catches ours, and each of ours is a PersipubsubError."""
     kind = getattr(errors, name)
     assert issubclass(kind, builtin) and issubclass(kind, errors.PersipubsubError)

@@ -1,4 +1,4 @@
-"""When a queue overflows, in all three kinds, which messages go then, and that it never holds more than its marks."""
+"""When a queue overflows, which messages it drops, and that it never holds more than its marks."""
 
 import pathlib
 import random
@@ -25,7 +25,7 @@ KIB = 1024
 MIB = 1024**2
 #: More than any test reaches.
 MANY = 2**63 - 1
-#: What the pages of a message can take beside its payload: the ends of its parts, and the branches of the trees.
+#: What the pages of a message can hold beside its payload: the ends of its parts, and the branches of the trees.
 OVERHEAD_BYTES = 12 * PAGE_BYTES
 
 
@@ -39,7 +39,7 @@ class Opened:
         self.subscriber: Subscriber = environment.new_subscriber("a")
 
     def drain(self) -> List[bytes]:
-        """Take everything that is there."""
+        """Receive and acknowledge everything that is there."""
         with self.subscriber.receive_many(max_messages=10**6, max_bytes=2**40, timeout=0) as msgs:
             return msgs
 
@@ -58,12 +58,12 @@ class Opened:
 
 @pytest.fixture(name="make")
 def make_fixture(new_environment: MakeEnvironment) -> Callable[..., Opened]:
-    """Give a function that sets up queues that do not wait for the disk."""
+    """Return a function that sets up queues that do not wait for the disk."""
     return lambda **configuration: Opened(new_environment("a", durability=Durability.PROCESS_CRASH, **configuration))
 
 
 def numbers(count: int, start: int = 0) -> List[bytes]:
-    """Give distinct messages."""
+    """Return distinct messages."""
     return [b"%d" % number for number in range(start, start + count)]
 
 
@@ -71,7 +71,7 @@ def numbers(count: int, start: int = 0) -> List[bytes]:
 
 
 def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> List[bytes]:
-    """Tell what is left of messages that are sent one by one, after some that were there: by the book."""
+    """Return what is left of messages that are sent one by one after some that were there, by the documentation."""
     log = numbers(stored)
     for message in numbers(new, stored):
         while len(log) >= mark:
@@ -100,7 +100,7 @@ def test_an_overflow(batch: bool, strategy: Strategy, expected: List[bytes], mak
 @pytest.mark.parametrize("strategy", Strategy)
 @pytest.mark.parametrize("mark", [1, 2, 3, 4, 7, 10])
 def test_a_batch_overflows_like_single_sends(mark: int, strategy: Strategy, make: Callable[..., Opened]) -> None:
-    """What survives in one ``send_many`` is what survives where its messages are sent alone; ids and counts tell so."""
+    """One ``send_many`` leaves what single sends of its messages leave; ids and counts agree."""
     batches = make(high_watermark=HighWaterMark(max_messages=mark), strategy=strategy)
     singles = make(high_watermark=HighWaterMark(max_messages=mark), strategy=strategy, name="singles")
     for stored in (0, 1, 2, 5, 9):
@@ -154,7 +154,7 @@ def test_a_lowered_mark(strategy: Strategy, expected: List[bytes], make: Callabl
                                                 (Strategy.prune_last, [b"0", b"4"])])
 def test_the_slowest_subscriber_makes_the_queue_overflow(strategy: Strategy, expected: List[bytes],
                                                          make: Callable[..., Opened]) -> None:
-    """What some subscriber has not taken counts; messages that go were there for those who had taken them."""
+    """Messages that one subscriber has not acknowledged count, and may be dropped for it."""
     opened = make(high_watermark=HighWaterMark(max_messages=4), strategy=strategy)
     opened.control.add_subscriber("slow")
     taken = []
@@ -166,8 +166,8 @@ def test_the_slowest_subscriber_makes_the_queue_overflow(strategy: Strategy, exp
     assert list(slow.messages(timeout=0)) == expected
 
 
-def test_taken_messages_do_not_count(make: Callable[..., Opened], caplog: pytest.LogCaptureFixture) -> None:
-    """A queue whose messages are taken in time never overflows."""
+def test_acknowledged_messages_do_not_count(make: Callable[..., Opened], caplog: pytest.LogCaptureFixture) -> None:
+    """A queue whose messages are acknowledged in time never overflows."""
     opened = make(high_watermark=HighWaterMark(max_messages=4))
     for number in range(50):
         opened.publisher.send_many(numbers(4, 4 * number))
@@ -177,7 +177,7 @@ def test_taken_messages_do_not_count(make: Callable[..., Opened], caplog: pytest
 
 @pytest.mark.parametrize("strategy", Strategy)
 def test_a_large_overflow(strategy: Strategy, make: Callable[..., Opened]) -> None:
-    """An overflow of 25,000 messages at once leaves the right ones, counts them, and later sends go on from there."""
+    """An overflow of 25,000 messages leaves the right ones, counts them, and later sends continue from there."""
     opened = make(high_watermark=HighWaterMark(max_messages=40_000), strategy=strategy)
     opened.publisher.send_many(numbers(40_000))
     opened.publisher.send_many(numbers(3, 40_000))
@@ -193,7 +193,7 @@ def test_a_large_overflow(strategy: Strategy, make: Callable[..., Opened]) -> No
 
 
 def sizes_of(kind: str) -> Tuple[int, List[int]]:
-    """Give a mark and the sizes of messages that pass it several times."""
+    """Return a mark and the sizes of messages that pass it several times."""
     rng = random.Random(kind)
     return {
         "small": (128 * KIB, [rng.randrange(200) for _ in range(3000)]),
@@ -206,12 +206,12 @@ def sizes_of(kind: str) -> Tuple[int, List[int]]:
 
 
 def messages_of(sizes: Sequence[int]) -> List[bytes]:
-    """Give messages of these sizes, distinct where there is room."""
+    """Return messages of these sizes, distinct where there is room."""
     return [(b"%d." % number * (size // 2 + 1))[:size] for number, size in enumerate(sizes)]
 
 
 def is_subsequence(part: Sequence[bytes], whole: Sequence[bytes]) -> bool:
-    """Tell whether all of one sequence is in the other in that order."""
+    """Return whether all of one sequence is in the other in that order."""
     left = iter(whole)
     return all(message in left for message in part)
 
@@ -255,7 +255,7 @@ def test_the_byte_mark_with_single_sends(kind: str, strategy: Strategy, make: Ca
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [7, 10_000])
 def test_the_byte_mark_with_batches(batch: int, kind: str, strategy: Strategy, make: Callable[..., Opened]) -> None:
-    """No ``send_many`` leaves more than the mark and a message, nor removes more than each overflow has to."""
+    """``send_many`` leaves at most the mark and a message, and removes no more than each overflow has to."""
     mark_bytes, sizes = sizes_of(kind)
     opened = make(high_watermark=HighWaterMark(hwm_db_size=mark_bytes, max_messages=MANY), strategy=strategy)
     messages = messages_of(sizes)
@@ -281,7 +281,7 @@ def test_the_byte_mark_with_batches(batch: int, kind: str, strategy: Strategy, m
 
 @pytest.mark.parametrize("size_bytes, count", [(0, 20_000), (10, 18_000), (2049, 120)])
 def test_a_batch_of_the_most_wasteful_sizes(size_bytes: int, count: int, make: Callable[..., Opened]) -> None:
-    """A batch keeps the byte mark also of messages that are little beside what they take, or half a page each."""
+    """A batch keeps the byte mark also of messages that are small beside their pages, or half a page each."""
     opened = make(high_watermark=HighWaterMark(hwm_db_size=256 * KIB, max_messages=MANY))
     opened.publisher.send_many([bytes(size_bytes)] * count)
     assert opened.control.status().size_bytes == opened.pages_bytes() <= 256 * KIB + size_bytes + OVERHEAD_BYTES
@@ -346,7 +346,7 @@ def test_a_raised_mark(make: Callable[..., Opened]) -> None:
 SIZES = st.one_of(st.integers(0, 100), st.integers(1000, 2200), st.sampled_from([2024, 2025, 2030, 2032, 2038, 2040]),
                   st.integers(3900, 4200), st.integers(8000, 8300), st.integers(65_400, 65_600),
                   st.integers(130_900, 131_200), st.integers(0, 300_000))
-#: A batch to send, or how many messages to take.
+#: A batch to send, or how many messages to acknowledge.
 STEPS = st.lists(st.one_of(st.lists(SIZES, min_size=1, max_size=20), st.integers(1, 30)), min_size=1, max_size=12)
 
 
@@ -370,7 +370,7 @@ def without_deadline(examples: int) -> hypothesis.settings:
 
 
 def surely_below_its_pages(txn: Transaction) -> Tuple[int, bool]:
-    """Give the size of the pages, and whether it is told from the totals that the messages take less."""
+    """Return the size of the pages, and whether the totals show that the messages need less."""
     pages_bytes, log = txn.stored_bytes(), txn.log()
     newest, next_id = log.end()
     header = txn.header._replace(hwm_db_size=pages_bytes)
@@ -381,7 +381,7 @@ def surely_below_its_pages(txn: Transaction) -> Tuple[int, bool]:
 @without_deadline(40)
 @hypothesis.given(steps=STEPS)
 def test_the_quick_bound_is_an_upper_bound(shared: Dict[Strategy, Opened], steps: List[object]) -> None:
-    """Where a send tells from the totals that the bytes are below a mark, the pages really are."""
+    """Where the totals show that the bytes are below a mark, the pages really are."""
     opened = shared[Strategy.prune_first]
     opened.control.clear_messages()
     opened.control.set_hwm(HighWaterMark(10**11, MANY, 2**46))
@@ -403,7 +403,7 @@ def test_the_quick_bound_is_an_upper_bound(shared: Dict[Strategy, Opened], steps
 @hypothesis.given(strategy=st.sampled_from(Strategy), mark_bytes=st.integers(300_000, 1_000_000), steps=STEPS)
 def test_the_byte_mark_holds(shared: Dict[Strategy, Opened], strategy: Strategy, mark_bytes: int,
                              steps: List[object]) -> None:
-    """Whatever is sent and taken in whatever order, the pages are never more than the mark and a message."""
+    """Whatever is sent and acknowledged in any order, the pages never exceed the mark and one message."""
     opened = shared[strategy]
     opened.control.clear_messages()
     opened.control.set_hwm(HighWaterMark(10**11, MANY, mark_bytes))
@@ -422,7 +422,7 @@ def test_the_byte_mark_holds(shared: Dict[Strategy, Opened], strategy: Strategy,
 
 @pytest.mark.parametrize("strategy", Strategy)
 def test_the_timeout(strategy: Strategy, make: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under either strategy the old messages go when the timeout has passed, and no others."""
+    """Under either strategy the messages older than the timeout are deleted, and no others."""
     opened = make(high_watermark=HighWaterMark(message_timeout=10), strategy=strategy)
     start_us = clock.boottime_us()
     for second in (0, 4, 8, 12):

@@ -97,8 +97,8 @@ class Sending(logging.Handler):
 
 
 @pytest.mark.parametrize("stays_open", [True, False])
-def test_a_log_that_goes_into_a_full_queue_comes_to_an_end(stays_open: bool, tmp_path: pathlib.Path) -> None:
-    """A handler of the log whose sends let messages go is not called for those, but once more when the queue closes."""
+def test_logging_into_a_full_queue_ends(stays_open: bool, tmp_path: pathlib.Path) -> None:
+    """Messages that a log handler drops by its own sends call it only once more, when the queue closes."""
     handler, logger = Sending(tmp_path), logging.getLogger("persipubsub")
     logger.addHandler(handler)
     try:
@@ -140,7 +140,7 @@ def send_as_a_task(env: persipubsub.Environment) -> None:
 def test_what_expires_is_a_warning_once_a_minute(use: Callable[[persipubsub.Environment], None], tmp_path: pathlib.Path,
                                                  caplog: pytest.LogCaptureFixture,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who lets messages expire says how many, also soon after a boot; what expires within a minute is told after it."""
+    """Expired messages are logged with their number, at most once a minute, also soon after a boot."""
     told = re.compile(r"^Messages of the queue at (.*) expired, .*: (\d+)\. .* the next 60 seconds ")
     booted_us = 10_000_000
     monkeypatch.setattr(clock, "boottime_us", lambda: booted_us)
@@ -162,7 +162,7 @@ def test_what_expires_is_a_warning_once_a_minute(use: Callable[[persipubsub.Envi
 
 @pytest.mark.damages_queues
 def test_the_command_shows_warnings(tmp_path: pathlib.Path) -> None:
-    """What the library warns of is a line on standard error: here, that a power cut may have cost some."""
+    """A warning of the library is a line on standard error: here, of what a power cut may have cost."""
     with persipubsub.new_environment(tmp_path) as env:
         env.new_control(["a"], durability=persipubsub.Durability.PROCESS_CRASH)
     (tmp_path / "unclean").write_text("another boot")

@@ -97,7 +97,7 @@ def test_a_crash_is_an_error_and_the_next_look_works(one: StatusReader, good: pa
 
 
 def test_a_queue_that_does_not_answer_holds_nobody_up(one: StatusReader, good: pathlib.Path) -> None:
-    """A queue that one process holds alone is an error after some seconds, and the next look works."""
+    """A queue held exclusively is an error after some seconds; the next look works."""
     other = make(good.parent / "other")
     kept = files.UseLock(other, 0o600)
     assert kept.try_exclusive()
@@ -144,7 +144,7 @@ def children(pid: Optional[int] = None) -> List[int]:
 
 
 def state(pid: int) -> str:
-    """Tell the state of a process, as /proc does; Z if it has ended."""
+    """Return the state of a process, as /proc does; Z if it has ended."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

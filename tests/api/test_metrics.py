@@ -34,7 +34,7 @@ Series = Dict[Tuple[str, ...], float]
 
 @contextlib.contextmanager
 def serving(*arguments: object) -> Iterator[Tuple["subprocess.Popen[str]", str]]:
-    """Run the command on a free port; give the process and the address that it prints."""
+    """Run the command on a free port; return the process and the address that it prints."""
     with subprocess.Popen([*METRICS_COMMAND, *map(str, arguments), "--listen", "127.0.0.1:0"],
                           stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE,
@@ -56,7 +56,7 @@ def scrape(address: str) -> str:
 
 
 def series(text: str) -> Series:
-    """Give each value by the name of its metric and the values of its labels but ``path``, in the labels' order."""
+    """Return each value by the name of its metric and the values of its labels but ``path``, in the labels' order."""
     return {
         (sample.name, *(value for label, value in sample.labels.items() if label != "path")): sample.value
         for family in text_string_to_metric_families(text)
@@ -65,7 +65,7 @@ def series(text: str) -> Series:
 
 
 def collected(*paths: pathlib.Path) -> str:
-    """Give what a program that registers the collector serves."""
+    """Return what a program that registers the collector serves."""
     registry = prometheus_client.CollectorRegistry()
     registry.register(QueueCollector(paths))
     return prometheus_client.generate_latest(registry).decode()
@@ -85,7 +85,7 @@ def promtool(*arguments: object, stdin: str = "") -> "subprocess.CompletedProces
 
 
 def test_counters_move_while_the_command_serves(tmp_path: pathlib.Path) -> None:
-    """Each scrape tells what was sent, taken and pruned until then, in a queue that came after the command."""
+    """Each scrape shows what was sent, acknowledged and pruned until then, also in a new queue."""
     path = tmp_path / "queue"
     with serving(path) as (_, address):
         assert series(scrape(address)) == {("persipubsub_up", ): 0}
@@ -141,8 +141,8 @@ def test_counters_move_while_the_command_serves(tmp_path: pathlib.Path) -> None:
     assert ("persipubsub_subscriber_pending_messages", "b") not in after
 
 
-def test_retained_and_delayed_messages_are_told(tmp_path: pathlib.Path) -> None:
-    """What all have taken and what has not come yet are gauges of their own; 0 where there is none."""
+def test_retained_and_delayed_messages_are_gauges(tmp_path: pathlib.Path) -> None:
+    """Retained and delayed messages are gauges of their own; 0 where there is none."""
     with persipubsub.new_environment(tmp_path) as env:
         control = env.new_control(["a"])
         publisher = env.new_publisher()
@@ -161,8 +161,8 @@ def test_retained_and_delayed_messages_are_told(tmp_path: pathlib.Path) -> None:
     assert told == [[3, 0, 2], [3, 2, 1]]
 
 
-def test_what_workers_hold_and_dead_letters_are_told(tmp_path: pathlib.Path) -> None:
-    """Of a shared subscriber what is in flight and what is dead are gauges; both are 0 for another one."""
+def test_messages_in_flight_and_dead_letters_are_gauges(tmp_path: pathlib.Path) -> None:
+    """Messages in flight and dead letters are gauges; both are 0 for a plain subscriber."""
     with persipubsub.new_environment(tmp_path) as env:
         env.new_control(["a"]).add_subscriber("workers", shared=True, max_deliveries=1)
         env.new_publisher().send_many([b"x"] * 5)
@@ -188,7 +188,7 @@ def test_what_workers_hold_and_dead_letters_are_told(tmp_path: pathlib.Path) -> 
 
 @pytest.mark.damages_queues
 def test_an_unreadable_queue_does_not_hide_the_others(tmp_path: pathlib.Path) -> None:
-    """Of a damaged queue only ``persipubsub_up`` 0 is told; the reason is written once, not at each scrape."""
+    """A damaged queue has only ``persipubsub_up`` 0; the reason is written once, not at each scrape."""
     for name in ("good", "bad"):
         with persipubsub.new_environment(tmp_path / name) as env:
             env.new_control(["a"])
@@ -285,7 +285,7 @@ def test_without_prometheus_client_the_command_says_what_to_install(tmp_path: pa
 
 
 def test_the_collector_refuses_what_is_no_list_of_paths(tmp_path: pathlib.Path) -> None:
-    """One path by itself would be taken for a list of its letters; nothing is made at any path."""
+    """A single path, which iterates over its letters, is refused, and nothing is made."""
     for wrong in (str(tmp_path), tmp_path, b"queue", 3, None):
         with pytest.raises(errors.ArgumentTypeError, match="paths must be an iterable of paths"):
             QueueCollector(wrong)  # type: ignore[arg-type]  # that is what is tested
@@ -295,7 +295,7 @@ def test_the_collector_refuses_what_is_no_list_of_paths(tmp_path: pathlib.Path) 
 
 
 def test_a_queue_that_is_open_here_is_read(tmp_path: pathlib.Path) -> None:
-    """A program tells of its own queues; names of any letters, and paths that are no text, can be told."""
+    """A program shows its own queues, with names of any letters and paths that are no text."""
     path = tmp_path / os.fsdecode(b"gr\xf6\xdfe")
     with persipubsub.new_environment(path) as env:
         env.new_control(['"\\\n'])
@@ -384,7 +384,7 @@ def test_alerts_fire_for_what_they_name(tmp_path: pathlib.Path) -> None:
 
 
 def named_in(text: str) -> Set[str]:
-    """Give the metrics that a text names."""
+    """Return the metrics that a text names."""
     return set(re.findall(r"\bpersipubsub_[a-z_]+", text))
 
 
@@ -412,7 +412,7 @@ def test_the_documentation_lists_every_metric() -> None:
     assert len(rows) == len(METRICS) and named_in(text) - {"persipubsub_queue"} <= NAMES
 
 
-def test_what_to_install_is_told() -> None:
+def test_the_error_says_what_to_install() -> None:
     """Without the client of Prometheus the import says what brings it."""
     code = "import sys; sys.modules['prometheus_client'] = None; import persipubsub.metrics"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Protobuf messages: every call gives them, what is none stays, and a queue may be bound to one type."""
+"""Protobuf messages: every call returns them, invalid ones stay, and a queue may be bound to one type."""
 
 import itertools
 import json
@@ -42,7 +42,7 @@ def send_all(environment: Environment, *messages: Any) -> None:
 
 
 def pending(environment: Environment) -> int:
-    """Count what the subscriber has not taken."""
+    """Return how many messages the subscriber has not acknowledged."""
     return environment.new_control().status().subscribers["a"].pending
 
 
@@ -114,7 +114,7 @@ def test_a_wrong_message_is_refused(message: Any, kind: type, tells: str, autosy
 
 
 def test_a_wrong_message_far_into_a_batch_is_named(environment: Environment) -> None:
-    """In a batch that is encoded in parts, the index that is told is the one in the batch."""
+    """In a batch that is encoded in parts, the error has the index in the whole batch."""
     publisher = environment.new_publisher(message_type=Order)
     with pytest.raises(errors.ArgumentError, match="Message 1500 of the batch: .*number"):
         publisher.send_many([*ORDERS * 300, Order(), *ORDERS])
@@ -125,7 +125,7 @@ def test_a_wrong_message_far_into_a_batch_is_named(environment: Environment) -> 
 
 @pytest.mark.parametrize("messages", [ORDERS[0], b"bytes", "text", 5, None])
 def test_a_batch_must_be_one(messages: Any, environment: Environment) -> None:
-    """What is no iterable of messages is refused as a batch; a single message is told to use send."""
+    """What is no iterable of messages is refused as a batch; for a single message, the error names send."""
     with pytest.raises(errors.ArgumentTypeError, match="iterable of shop.Order, got .* use send"):
         environment.new_publisher(message_type=Order).send_many(messages)
 
@@ -179,9 +179,9 @@ READ: List[Callable[[Any], object]] = [
 @pytest.mark.parametrize("payload, tells", [(NO_MESSAGE, "is not a shop.Order: .*"),
                                             (b"", "is not a shop.Order: it lacks required fields: number")])
 @pytest.mark.parametrize("read", READ)
-def test_what_is_no_message_stays(read: Callable[[Any], object], payload: bytes, tells: str,
+def test_an_invalid_message_stays(read: Callable[[Any], object], payload: bytes, tells: str,
                                   environment: Environment) -> None:
-    """Bytes that are no message raise an error with queue, subscriber and id, and stay until pop takes them."""
+    """Bytes that are no message raise an error with queue, subscriber and id, and stay until pop acknowledges them."""
     send_all(environment, payload)
     subscriber = environment.new_subscriber("a", message_type=Order)
     where = f"Message 1 of the queue at {re.escape(str(environment.path))}, for the subscriber 'a'"
@@ -197,7 +197,7 @@ def test_what_is_no_message_stays(read: Callable[[Any], object], payload: bytes,
 
 
 def test_what_protobuf_writes_but_does_not_read(new_environment: MakeEnvironment) -> None:
-    """A message that is nested deeper than protobuf reads is no message to who receives it, and stays."""
+    """A message nested more deeply than protobuf reads is invalid for its receiver, and stays."""
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
     top = value = struct_pb2.Value()
     for _ in range(60):  # each is two levels
@@ -208,8 +208,8 @@ def test_what_protobuf_writes_but_does_not_read(new_environment: MakeEnvironment
     assert pending(environment) == 1
 
 
-def test_a_batch_ends_before_what_is_no_message(environment: Environment) -> None:
-    """Of messages with one that is none among them, those before it are given, then the error, then those behind."""
+def test_a_batch_ends_before_an_invalid_message(environment: Environment) -> None:
+    """A batch ends before an invalid message, then comes the error, then the messages after it."""
     send_all(environment, *ORDERS[:2], NO_MESSAGE, *ORDERS[2:])
     subscriber = environment.new_subscriber("a", message_type=Order)
     with subscriber.receive_many(timeout=0) as orders:
@@ -224,9 +224,9 @@ def test_a_batch_ends_before_what_is_no_message(environment: Environment) -> Non
 
 
 @pytest.mark.parametrize("acknowledge_every", [1, 2, 10])
-def test_a_loop_takes_what_was_finished_before_what_is_no_message(acknowledge_every: int,
-                                                                  environment: Environment) -> None:
-    """A loop that meets what is no message has taken exactly the messages before it; after pop it goes on."""
+def test_a_loop_acknowledges_the_messages_before_an_invalid_one(acknowledge_every: int,
+                                                                environment: Environment) -> None:
+    """A loop that meets an invalid message has acknowledged exactly those before it."""
     send_all(environment, *ORDERS[:3], NO_MESSAGE, *ORDERS[3:])
     subscriber = environment.new_subscriber("a", message_type=Order)
     received = []
@@ -243,7 +243,7 @@ def test_a_loop_takes_what_was_finished_before_what_is_no_message(acknowledge_ev
 @hypothesis.given(st.lists(st.one_of(st.integers(-2**63, 2**63 - 1), st.none()), max_size=20),
                   st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans())
 def test_any_mixture_is_worked_off(sent: List[Optional[int]], at_most: List[int], by_batches: bool) -> None:
-    """Who takes what is no message by pop gets each message once and in order, by batches or by loops."""
+    """Skipping invalid messages by pop, a subscriber gets each valid one once and in order."""
     with tempfile.TemporaryDirectory() as directory, persipubsub.new_environment(directory) as environment:
         control = environment.new_control(["a"], durability=Durability.PROCESS_CRASH)
         send_all(environment, *(NO_MESSAGE if number is None else Order(number=number) for number in sent))
@@ -267,8 +267,8 @@ def test_any_mixture_is_worked_off(sent: List[Optional[int]], at_most: List[int]
         assert control.check() == ()
 
 
-def test_to_the_top_goes_over_what_is_no_message(environment: Environment) -> None:
-    """Who wants only the latest is not held up by what is no message before it."""
+def test_receive_to_top_skips_invalid_messages(environment: Environment) -> None:
+    """An invalid message does not keep receive_to_top from the latest one."""
     send_all(environment, NO_MESSAGE, ORDERS[0])
     with environment.new_subscriber("a", message_type=Order).receive_to_top(timeout=0) as order:
         assert order == ORDERS[0]
@@ -292,8 +292,8 @@ def test_another_type_is_refused(bound: Type[Message], other: Type[Message], new
     assert environment.new_control().status().message_type == name
 
 
-def test_a_queue_that_is_bound_to_nothing_takes_all(new_environment: MakeEnvironment) -> None:
-    """Without a binding, each side chooses its type, and the status tells that there is none."""
+def test_a_queue_that_is_bound_to_nothing_accepts_all(new_environment: MakeEnvironment) -> None:
+    """Without a binding, each side chooses its type, and the status has none."""
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
     environment.new_publisher(message_type=Order).send(ORDERS[0])
     environment.new_publisher(message_type=Invoice).send(Invoice(text="x"))
@@ -302,7 +302,7 @@ def test_a_queue_that_is_bound_to_nothing_takes_all(new_environment: MakeEnviron
 
 
 def test_binding_again(environment: Environment) -> None:
-    """A queue with messages stays bound to its type; an empty one may be bound to another; a name will do."""
+    """A queue with messages stays bound to its type; an empty one may be bound to another, also by name."""
     environment.new_publisher(message_type=Order).send(ORDERS[0])
     environment.new_control(message_type=Order)
     environment.new_control(["b"])
@@ -327,7 +327,7 @@ def test_what_has_expired_does_not_keep_a_queue_bound(environment: Environment, 
 
 
 def test_a_queue_with_messages_may_be_bound(new_environment: MakeEnvironment) -> None:
-    """A queue that was bound to nothing may be bound at any time: nobody loses what it has."""
+    """An unbound queue may be bound at any time: nobody loses a message."""
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
     environment.new_publisher(message_type=Order).send(ORDERS[0])
     environment.new_control(message_type=Order)
@@ -376,7 +376,7 @@ def test_copies_are_bound(copied: str, environment: Environment, tmp_path: pathl
 
 
 def test_endpoints_keep_their_type(environment: Environment) -> None:
-    """A publisher and a subscriber that were pickled have the same type, and tell it."""
+    """A publisher and a subscriber that were pickled have the same type, and say so."""
     publisher = environment.new_publisher(True, message_type=Order)
     subscriber = environment.new_subscriber("a", message_type=Order)
     assert repr(publisher) == f"<Publisher of {environment.path} for shop.Order>"
@@ -405,7 +405,7 @@ print([name for name in sys.modules if name.startswith("google")])
 
 
 def test_protobuf_is_imported_only_where_it_is_used(tmp_path: pathlib.Path) -> None:
-    """Who sends bytes, deploys, or looks at a queue does not import protobuf."""
+    """Sending bytes, deploying and looking at a queue do not import protobuf."""
     done = subprocess.run([sys.executable, "-c", PLAIN, tmp_path / "queue"],
                           check=True,
                           stdout=subprocess.PIPE,
@@ -419,7 +419,7 @@ def test_protobuf_is_imported_only_where_it_is_used(tmp_path: pathlib.Path) -> N
 
 
 def test_json_of_a_payload() -> None:
-    """A payload is written as one line of protobuf's JSON, which gives the message again."""
+    """A payload is written as one line of protobuf's JSON, from which the message can be read."""
     write = typed.json_writer("shop.Order")
     assert json.loads(write(Order(number=2**40, item="tée\n").SerializeToString())) == {
         "number": str(2**40),
@@ -433,7 +433,7 @@ def test_json_of_a_payload() -> None:
 
 
 def test_json_needs_the_type() -> None:
-    """A type that no module brought, and a module that is not there, are told with what to do."""
+    """A type that no module defines, and a missing module, are errors that say what to do."""
     with pytest.raises(errors.ArgumentError, match="type shop.Nothing is not known. Import the module"):
         typed.json_writer("shop.Nothing")
     with pytest.raises(errors.ArgumentError, match="module no.such_pb2 cannot be imported: .* PYTHONPATH"):
@@ -445,7 +445,7 @@ def test_json_needs_the_type() -> None:
 
 
 def test_json_of_what_json_cannot_say() -> None:
-    """A message with a part of a type that is not known here is refused as text, not with a traceback of protobuf."""
+    """A message with a part of an unknown type is refused in words, not with a traceback of protobuf."""
     write = typed.json_writer("google.protobuf.Any", ["google.protobuf.any_pb2"])
     from google.protobuf import any_pb2
     with pytest.raises(ValueError, match="google.protobuf.Any cannot be written as JSON"):

@@ -76,7 +76,7 @@ def test_it(persipubsub_queue):
 
 
 def test_queues_are_apart(persipubsub_queue: QueueFactory) -> None:
-    """Each call makes another queue, with what it is given."""
+    """Each call makes another queue, with the given arguments."""
     first, second = persipubsub_queue(["a"]), persipubsub_queue(["a", "b"],
                                                                 HighWaterMark(max_messages=7),
                                                                 retention_s=5)
@@ -169,11 +169,11 @@ def test_overwrites(persipubsub_queue):
     result.stdout.fnmatch_lines(["*The queue at */queue cannot be verified: *"])
 
 
-# Sending and taking
+# Sending and receiving
 
 
 def test_publish_and_drain(persipubsub_queue: QueueFactory) -> None:
-    """``publish`` gives the ids in order, ``drain`` takes everything for one subscriber, however much that is."""
+    """``publish`` returns the ids in order, ``drain`` acknowledges everything for one subscriber, however much."""
     env = persipubsub_queue(["a", "b"])
     assert not publish(env) and not drain(env, "a")
     messages = [b"%d" % index for index in range(2500)]
@@ -184,7 +184,7 @@ def test_publish_and_drain(persipubsub_queue: QueueFactory) -> None:
 
 
 def test_publish_and_drain_of_nobody(persipubsub_queue: QueueFactory) -> None:
-    """A message that is no bytes and a subscriber that is not there are the errors of the library; nothing is sent."""
+    """A message that is not bytes and a missing subscriber are errors of the library; nothing is sent."""
     env = persipubsub_queue(["a"])
     with pytest.raises(errors.ArgumentTypeError, match="Message 1 of the batch"):
         publish(env, b"x", "y")  # type: ignore[arg-type]  # the mistake under test
@@ -287,7 +287,7 @@ def test_manual_runs(pytester: pytest.Pytester) -> None:
 
 
 def mypy(code: str, directory: pathlib.Path) -> List[str]:
-    """Give what ``mypy --strict`` finds in the code of a project."""
+    """Return what ``mypy --strict`` finds in the code of a project."""
     (directory / "test_downstream.py").write_text(code, encoding="utf-8")
     result = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary", "test_downstream.py"],

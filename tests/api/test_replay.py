@@ -1,4 +1,4 @@
-"""Messages that are kept after all have taken them, and reading them again."""
+"""Messages that are kept after all have acknowledged them, and reading them again."""
 
 import contextlib
 import datetime
@@ -34,7 +34,7 @@ class Time:
         monkeypatch.setattr(clock, "wall_us", lambda: self.us)
 
     def now(self) -> datetime.datetime:
-        """Tell it."""
+        """Return it."""
         return clock.utc(self.us)
 
 
@@ -45,13 +45,13 @@ def time_fixture(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 
 def drained(environment: Environment, identifier: str) -> List[bytes]:
-    """Take all that is pending."""
+    """Receive and acknowledge all that is pending."""
     with environment.new_subscriber(identifier).receive_many(timeout=0) as messages:
         return messages
 
 
-def test_taken_messages_stay_until_their_age(new_environment: MakeEnvironment, time: Time) -> None:
-    """What all have taken is there until it is as old as the retention says, and then for nobody."""
+def test_acknowledged_messages_stay_until_the_retention_ends(new_environment: MakeEnvironment, time: Time) -> None:
+    """A message that all have acknowledged is there until its retention ends."""
     environment = new_environment("a", durability=RELAXED, retention_s=60)
     control, publisher = environment.new_control(), environment.new_publisher()
     publisher.send(b"first")
@@ -73,7 +73,7 @@ def test_taken_messages_stay_until_their_age(new_environment: MakeEnvironment, t
 
 @pytest.mark.parametrize("how", ["send", "take", "prune", "set_retention", "add_subscriber", "history", "rewind"])
 def test_what_somebody_awaits_outlives_the_retention(how: str, new_environment: MakeEnvironment, time: Time) -> None:
-    """A message that is older than the retention stays while somebody awaits it, whoever lets others go."""
+    """A message older than the retention stays while somebody awaits it, whoever deletes others."""
     environment = new_environment("a", "slow", durability=RELAXED, retention_s=10)
     control, publisher = environment.new_control(), environment.new_publisher()
     for payload in (b"1", b"2", b"3"):
@@ -149,8 +149,8 @@ def test_retention_ends_with_the_message_timeout(new_environment: MakeEnvironmen
     assert (control.status().retention_s, control.status().high_watermark.message_timeout) == (500, 500)
 
 
-def test_without_retention_what_was_retained_goes(new_environment: MakeEnvironment, time: Time) -> None:
-    """A shorter retention holds at once, and what goes by it counts nowhere as lost."""
+def test_a_shorter_retention_holds_at_once(new_environment: MakeEnvironment, time: Time) -> None:
+    """A shorter retention holds at once, and what it deletes counts nowhere as lost."""
     environment = new_environment("a", durability=RELAXED, retention_s=60)
     control = environment.new_control()
     environment.new_publisher().send_many([b"1", b"2"])
@@ -162,9 +162,9 @@ def test_without_retention_what_was_retained_goes(new_environment: MakeEnvironme
     assert (status.pruned.timeout, status.pruned.overflow, status.pruned.dangling) == (0, 0, 0)
 
 
-def test_what_all_have_taken_never_expires(new_environment: MakeEnvironment, time: Time,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retained messages count nowhere as lost, also where the time ends within a transaction that they may stay for."""
+def test_what_all_have_acknowledged_never_expires(new_environment: MakeEnvironment, time: Time,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retained messages count nowhere as lost, even if they expire within a transaction."""
     for early_us in range(20):
         environment = new_environment("a",
                                       name=f"queue {early_us}",
@@ -183,7 +183,7 @@ def test_what_all_have_taken_never_expires(new_environment: MakeEnvironment, tim
 
 
 def test_clearing_counts_what_was_awaited(new_environment: MakeEnvironment, time: Time) -> None:
-    """Of what goes when all subscribers are cleared, those count as dangling that not all had taken."""
+    """Clearing all subscribers counts as dangling what not all had acknowledged."""
     del time
     environment = new_environment("a", durability=RELAXED, retention_s=60)
     environment.new_publisher().send_many([b""] * 5)
@@ -194,8 +194,9 @@ def test_clearing_counts_what_was_awaited(new_environment: MakeEnvironment, time
 
 
 @pytest.mark.parametrize("raises", [False, True])
-def test_a_block_changes_nothing_for_who_was_added_again(raises: bool, new_environment: MakeEnvironment) -> None:
-    """A subscriber that was added again, and begins before what its predecessor holds, is its own master."""
+def test_a_block_does_not_move_a_subscriber_that_was_added_again(raises: bool,
+                                                                 new_environment: MakeEnvironment) -> None:
+    """Acknowledging for a removed subscriber never moves one added again."""
     environment = new_environment(durability=RELAXED, retention_s=60)
     control = environment.new_control()
     control.add_subscriber("a", max_deliveries=1)
@@ -209,8 +210,8 @@ def test_a_block_changes_nothing_for_who_was_added_again(raises: bool, new_envir
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_retained_messages_give_way_first(strategy: Strategy, new_environment: MakeEnvironment) -> None:
-    """At the mark for messages those go first that all have taken, whatever the strategy; they are not lost."""
+def test_retained_messages_are_dropped_first(strategy: Strategy, new_environment: MakeEnvironment) -> None:
+    """The mark for messages drops retained ones first, whatever the strategy; they do not count as lost."""
     environment = new_environment("a",
                                   durability=RELAXED,
                                   retention_s=60,
@@ -225,9 +226,9 @@ def test_retained_messages_give_way_first(strategy: Strategy, new_environment: M
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-def test_retained_messages_give_way_first_at_the_mark_for_bytes(strategy: Strategy,
-                                                                new_environment: MakeEnvironment) -> None:
-    """At the mark for bytes those go first that all have taken, whatever the strategy; they are not lost."""
+def test_retained_messages_are_dropped_first_at_the_mark_for_bytes(strategy: Strategy,
+                                                                   new_environment: MakeEnvironment) -> None:
+    """The mark for bytes drops retained ones first; they do not count as lost."""
     environment = new_environment("a",
                                   durability=RELAXED,
                                   retention_s=60,
@@ -243,8 +244,9 @@ def test_retained_messages_give_way_first_at_the_mark_for_bytes(strategy: Strate
 
 
 @hypothesis.given(st.integers(0, 30), st.integers(1, 40), st.integers(1, 12), st.integers(0, 30))
-def test_giving_way_is_what_one_by_one_gives(stored: int, new: int, mark: int, retained: int) -> None:
-    """As many retained messages go for a batch as for its messages one by one."""
+def test_a_batch_drops_as_many_retained_messages_as_single_sends(stored: int, new: int, mark: int,
+                                                                 retained: int) -> None:
+    """A batch drops as many retained messages as its messages sent singly."""
     retained = min(retained, stored)
     left, log = retained, stored
     for _ in range(new):
@@ -269,7 +271,7 @@ def assert_is_history(found: List[StoredMessage], sent: List[Tuple[int, int, byt
 @hypothesis.settings(max_examples=30, deadline=None)
 def test_replay_equals_what_was_sent(tmp_path_factory: pytest.TempPathFactory, batches: List[List[bytes]],
                                      steps_us: List[int]) -> None:
-    """History and rewinding give what was sent: from a time on all, and at most what came 10 ms before."""
+    """History and rewind return what was sent since a time, and at most what came 10 ms before."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         time = Time(monkeypatch)
         with persipubsub.new_environment(tmp_path_factory.mktemp("replay") / "queue") as environment:
@@ -327,8 +329,8 @@ def test_a_rewind_during_receive_to_top_stays(new_environment: MakeEnvironment, 
     assert (subscriber.front(), control.status().subscribers["a"].taken) == (None, 5)
 
 
-def test_a_rewind_wakes_who_waits(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A subscriber that waits gets what it is moved back to, without looking again by itself."""
+def test_a_rewind_wakes_a_waiting_subscriber(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiting subscriber gets what it is moved back to, without looking again by itself."""
     monkeypatch.setattr(limits, "SLEEP_S_MAX", 1000.0)
     opened.control.set_retention(60)
     opened.publisher.send(b"again")
@@ -348,7 +350,7 @@ def test_a_rewind_wakes_who_waits(opened: Opened, monkeypatch: pytest.MonkeyPatc
 
 
 def test_history_in_stretches(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The history is read in bounded transactions: what goes meanwhile is left out, what comes later as well."""
+    """The history is read in bounded transactions; what is deleted or sent meanwhile is left out."""
     monkeypatch.setattr(replay, "HISTORY_MESSAGES_MAX", 2)
     environment = new_environment("a", durability=RELAXED)
     control, publisher = environment.new_control(), environment.new_publisher()
@@ -386,8 +388,8 @@ NAIVE = datetime.datetime(2026, 1, 1)
     (lambda control: control.set_retention(-1), errors.ArgumentError, "retention_s must be from 0 to 1e.11 seconds"),
     (lambda control: control.set_retention(float("nan")), errors.ArgumentError, "got nan"),
 ])
-def test_what_cannot_be_is_refused(call: Callable[[persipubsub.Control], object], error: type, text: str,
-                                   new_environment: MakeEnvironment) -> None:
+def test_invalid_arguments_are_refused(call: Callable[[persipubsub.Control], object], error: type, text: str,
+                                       new_environment: MakeEnvironment) -> None:
     """Each wrong argument has an error that names it and what is allowed; the queue stays as it was."""
     environment = new_environment("a", durability=RELAXED, retention_s=60)
     control = environment.new_control()

@@ -105,8 +105,8 @@ def test_each_message_goes_to_one_worker(opened: Queue) -> None:
     assert (status.messages, status.floor, status.subscribers["workers"].taken) == (0, 4, 3)
 
 
-def test_the_place_is_the_first_message_that_is_not_acknowledged(opened: Queue) -> None:
-    """What lies behind a message that a worker holds stays in the queue until that is acknowledged."""
+def test_the_cursor_is_the_first_message_that_is_not_acknowledged(opened: Queue) -> None:
+    """Messages behind one that a worker holds stay until it is acknowledged."""
     opened.send(b"1", b"2")
     with opened.worker().receive(timeout=0):
         assert received(opened.worker()) == b"2"
@@ -138,7 +138,7 @@ def test_retries_wait_longer_each_time(opened: Queue) -> None:
 
 
 def test_a_message_comes_again_when_its_lease_has_ended(opened: Queue) -> None:
-    """What a dead worker held goes to another one when the lease has ended, and not before."""
+    """A dead worker's message goes to another one when its lease has ended, and not before."""
     opened.send(b"1")
     assert held(opened.worker()) == [b"1"]
     opened.clock.move(9.999)
@@ -148,7 +148,7 @@ def test_a_message_comes_again_when_its_lease_has_ended(opened: Queue) -> None:
 
 
 def test_a_late_acknowledgement_raises(opened: Queue) -> None:
-    """Who acknowledges a message that is another worker's by now gets LeaseLostError, and the other one keeps it."""
+    """Acknowledging a message that another worker holds by now raises LeaseLostError; the other one keeps it."""
     opened.send(b"1")
     with pytest.raises(errors.LeaseLostError, match="workers"), opened.worker().receive(timeout=0):
         opened.clock.move(10)
@@ -165,7 +165,7 @@ def test_an_acknowledgement_that_nobody_has_overtaken_counts(opened: Queue) -> N
 
 
 def test_a_batch_acknowledges_what_it_still_holds(opened: Queue) -> None:
-    """Of a batch of which another worker has one message, the others are acknowledged, and the error counts it."""
+    """Of a batch of which one message is lost, the others are acknowledged; the error counts it."""
     opened.send(b"1", b"2", b"3")
     with pytest.raises(errors.LeaseLostError,
                        match="1 messages, the first of them 1:"), opened.worker().receive_many(timeout=0):
@@ -203,7 +203,7 @@ def test_extend_lease_while_another_thread_acknowledges(opened: Queue, monkeypat
     receipts = [worker.receive(timeout=0) for _ in range(2)]
     run = LmdbEngine.run
     with receipts[0]:
-        receipts[1].__enter__()  # pylint: disable=unnecessary-dunder-call  # it ends in the midst of another call
+        receipts[1].__enter__()  # pylint: disable=unnecessary-dunder-call  # it ends in the middle of another call
 
         def acknowledge_and_extend(engine: LmdbEngine, command: Command) -> object:
             if isinstance(command, Extend):
@@ -218,7 +218,7 @@ def test_extend_lease_while_another_thread_acknowledges(opened: Queue, monkeypat
 
 
 def test_a_fork_leaves_messages_to_the_parent(opened: Queue) -> None:
-    """However a forked child leaves a block that its parent has entered, the message stays the parent's."""
+    """However a forked child leaves its parent's block, the message stays the parent's."""
     opened.share(max_deliveries=1)
     opened.send(b"1", b"2")
     worker = opened.worker()
@@ -254,7 +254,7 @@ def test_a_claim_is_bounded(opened: Queue) -> None:
 
 
 def test_what_fails_in_a_batch_comes_again_alone(opened: Queue) -> None:
-    """So the one that always fails takes none of the others with it to the dead letters."""
+    """Messages of a failed batch come again alone, so only the failing one becomes a dead letter."""
     opened.send(b"1", b"bad", b"3")
     worker, taken = opened.worker(), []
     for _ in range(20):
@@ -271,7 +271,7 @@ def test_what_fails_in_a_batch_comes_again_alone(opened: Queue) -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_last_try_is_alone(shared: bool, opened: Queue) -> None:
-    """Where a message is handed out once, one that fails takes no other with it, whichever way they are received."""
+    """A message that is handed out once fails alone, whichever way it is received."""
     opened.control.add_subscriber("once", shared=shared, max_deliveries=1)
     opened.send(b"1", b"bad", b"3", b"bad", b"5", b"6")
     once, taken = opened.environment.new_subscriber("once"), []
@@ -303,7 +303,7 @@ def test_requeued_messages_whose_next_try_is_the_last_come_alone(opened: Queue) 
 
 
 def test_messages_gives_back_what_it_did_not_reach(opened: Queue) -> None:
-    """A loop that is left acknowledges what was finished; what was not begun comes again together, uncounted."""
+    """Leaving a loop acknowledges finished messages, and gives the others back uncounted."""
     opened.share(max_deliveries=2)
     opened.send(*(b"%d" % number for number in range(6)))
     for msg in opened.worker().messages(timeout=0, acknowledge_every=5):
@@ -333,7 +333,7 @@ def test_messages_looks_again_when_its_lease_has_ended(opened: Queue) -> None:
 
 
 def test_messages_gets_on_where_commits_outlast_the_lease(opened: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop hands out the first message of each batch, also where its lease has ended since it was claimed."""
+    """A loop returns the first message of each batch even if its lease ended after the claim."""
     opened.share(lease_s=0.01, max_deliveries=10)
     opened.send(b"1", b"2")
     write, commits = Session.write, iter(range(100))
@@ -373,7 +373,7 @@ def test_stopping_a_worker_is_no_failure(opened: Queue) -> None:
 
 
 def test_methods_of_one_reader(opened: Queue) -> None:
-    """What makes sense for one reader only says so."""
+    """Methods that make sense for one reader only raise an error that says so."""
     worker = opened.worker()
     for method in (worker.front, worker.pop, worker.receive_to_top):
         with pytest.raises(errors.SubscriberKindError, match="shared"):
@@ -383,8 +383,8 @@ def test_methods_of_one_reader(opened: Queue) -> None:
         opened.environment.new_subscriber("plain").extend_lease()
 
 
-def test_messages_that_go_while_a_worker_holds_them(opened: Queue) -> None:
-    """What is cleared while workers hold it can be acknowledged; otherwise it is forgotten when the lease ends."""
+def test_messages_that_are_cleared_while_a_worker_holds_them(opened: Queue) -> None:
+    """A cleared message may be acknowledged; otherwise it is forgotten with its lease."""
     opened.send(b"1", b"2")
     with opened.worker().receive(timeout=0):
         assert held(opened.worker()) == [b"2"]
@@ -399,7 +399,7 @@ def test_messages_that_go_while_a_worker_holds_them(opened: Queue) -> None:
 
 
 def test_removing_a_shared_subscriber(opened: Queue, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing of a removed subscriber stays, which is said; a worker that still holds its messages is left alone."""
+    """Removing a subscriber deletes all its records with a warning; a worker with messages is left alone."""
     opened.share(max_deliveries=1)
     opened.send(b"1", b"2", b"3")
     assert failed(opened.worker()) == b"1"
@@ -421,8 +421,8 @@ def test_pruning_for_a_shared_subscriber(opened: Queue) -> None:
     assert opened.control.status().messages == 0
 
 
-def test_the_oldest_dead_letters_go_with_a_warning(opened: Queue, caplog: pytest.LogCaptureFixture) -> None:
-    """There are never more dead letters than dead_letters_max; a warning tells how many went."""
+def test_the_oldest_dead_letters_are_deleted_with_a_warning(opened: Queue, caplog: pytest.LogCaptureFixture) -> None:
+    """There are at most dead_letters_max dead letters; a warning counts the deleted ones."""
     opened.share(max_deliveries=1, dead_letters_max=2)
     opened.send(*(b"%d" % number for number in range(4)))
     with caplog.at_level(logging.WARNING):
@@ -449,7 +449,7 @@ def test_recovery_hands_out_again_what_was_in_flight(opened: Queue) -> None:
 
 
 def test_rewinding_a_shared_subscriber(opened: Queue) -> None:
-    """It gets again what is stored from a place on; what workers hold behind that is theirs no more, the rest is."""
+    """After a rewind, workers lose their leases on messages from the new cursor on, and keep the others."""
     opened.control.set_retention(100)
     opened.send(*(b"%d" % number for number in range(1, 7)))
     assert [received(opened.worker()) for _ in range(2)] == [b"1", b"2"]
@@ -466,14 +466,14 @@ def test_rewinding_a_shared_subscriber(opened: Queue) -> None:
 
 
 def test_a_shared_subscriber_may_begin_in_the_past(opened: Queue) -> None:
-    """A new one gets what is stored, if it is told to begin there."""
+    """A new one gets what is stored, if it begins with the earliest message."""
     opened.send(b"1")
     opened.control.add_subscriber("late", "earliest", shared=True)
     assert held(opened.environment.new_subscriber("late")) == [b"1"]
 
 
 def test_a_delayed_message_reaches_a_worker_that_waits(opened: Queue) -> None:
-    """A worker gets a message when it is due, though nothing else is there."""
+    """A waiting worker gets a message when it is due, though nothing else is there."""
     opened.publisher.send_later(b"later", delay_s=5)
     assert received(opened.worker()) is None
     opened.clock.move(5)
@@ -482,7 +482,7 @@ def test_a_delayed_message_reaches_a_worker_that_waits(opened: Queue) -> None:
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_bytes_of_another_type_become_a_dead_letter(shared: bool, opened: Queue) -> None:
-    """What cannot be decoded counts as a delivery that failed, for who limits them; to look at it counts as none."""
+    """What cannot be decoded counts as a failed delivery if deliveries are limited; a look does not."""
     opened.control.add_subscriber("typed", shared=shared, max_deliveries=3)
     opened.send(StringValue(value="1").SerializeToString(), b"\xff", StringValue(value="3").SerializeToString())
     typed, taken = opened.environment.new_subscriber("typed", message_type=StringValue), []
@@ -525,11 +525,11 @@ def test_a_waiting_worker_is_woken_by_what_is_given_back(new_environment: MakeEn
         assert waiting.result() == b"1"
 
 
-# Who limits its deliveries without being shared
+# Plain subscribers that limit their deliveries
 
 
 def test_a_message_that_always_raises_stops_nobody(new_environment: MakeEnvironment) -> None:
-    """A plain subscriber with max_deliveries gets over a message that always fails, which becomes a dead letter."""
+    """A plain subscriber with max_deliveries continues after a message that always fails."""
     environment = new_environment("plain")
     control, plain = environment.new_control(), environment.new_subscriber("plain")
     control.add_subscriber("plain", max_deliveries=2)
@@ -544,7 +544,7 @@ def test_a_message_that_always_raises_stops_nobody(new_environment: MakeEnvironm
 
 
 def test_failures_of_a_batch_count_by_message(new_environment: MakeEnvironment) -> None:
-    """What failed in a batch comes again alone; whoever takes it forgets its failures, and no others."""
+    """A failed message comes again alone; acknowledging it forgets its failures, and no others."""
     environment = new_environment(durability=Durability.PROCESS_CRASH)
     control = environment.new_control()
     control.add_subscriber("plain", max_deliveries=2)
@@ -598,7 +598,7 @@ def test_a_message_that_is_in_the_log_and_requeued_dies_once(opened: Queue) -> N
 @pytest.mark.parametrize("payload, letters_at_once", [(b"", 3), (bytes(100_000), 2)])
 def test_many_dead_letters_change_in_several_commits(payload: bytes, letters_at_once: int, opened: Queue,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
-    """All dead letters are deleted or requeued in commits of a bounded number of letters and of their parts."""
+    """Dead letters are deleted or requeued in commits of bounded size."""
     monkeypatch.setattr(dead_letters, "CHANGED_MAX", 3)
     write, left = Session.write, []
 
@@ -640,7 +640,7 @@ def test_dead_letters_of_a_control_that_is_closed(opened: Queue, monkeypatch: py
 
 
 def test_an_open_plain_subscriber_that_becomes_shared(new_environment: MakeEnvironment) -> None:
-    """A plain subscriber that becomes shared keeps its place; who has it open learns that it is another one."""
+    """A plain subscriber that becomes shared keeps its cursor; an open one gets an error."""
     environment = new_environment("a")
     control, plain = environment.new_control(), environment.new_subscriber("a")
     environment.new_publisher().send_many([b"1", b"2"])
@@ -691,7 +691,7 @@ def test_an_open_plain_subscriber_that_becomes_shared(new_environment: MakeEnvir
         "retry_delay_max_s": 4
     }),
 ])
-def test_settings_that_cannot_be(kind: Type[Exception], wrong: Dict[str, Any], opened: Queue) -> None:
+def test_invalid_settings(kind: Type[Exception], wrong: Dict[str, Any], opened: Queue) -> None:
     """Settings of a wrong type, outside their limits, or of another kind of subscriber are refused, by name."""
     with pytest.raises(kind) as raised:
         opened.control.add_subscriber("new", **wrong)

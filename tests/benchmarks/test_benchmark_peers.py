@@ -48,7 +48,7 @@ if PEERS:  # an empty list of parameters would be a skipped test
     @pytest.mark.parametrize("peer, durable", [(peer, durable) for peer in PEERS for durable in peer.durabilities],
                              ids=lambda value: getattr(value, "name", f"durable={value}"))
     def test_round_trip(peer: peers.Peer, durable: bool, tmp_path: pathlib.Path) -> None:
-        """With two subscribers, the first gets everything in order, however it was published and is taken."""
+        """With two subscribers, the first gets everything in order, however it is published and received."""
         with contextlib.closing(peer.open(tmp_path, durable, 2)) as session:
             session.publish(MESSAGES[0])
             try:
@@ -110,7 +110,7 @@ def test_what_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def listens(port: int) -> bool:
-    """Tell whether someone listens on a port."""
+    """Return whether someone listens on a port."""
     with contextlib.suppress(OSError):
         socket.create_connection((servers.HOST, port), timeout=1).close()
         return True
@@ -120,7 +120,7 @@ def listens(port: int) -> bool:
 @pytest.mark.parametrize("program", [LISTENER, STUBBORN_LISTENER], ids=["polite", "stubborn"])
 def test_server_stops_when_the_block_raises(program: str, tmp_path: pathlib.Path,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server is reachable in its block and gone afterwards, by force if need be."""
+    """A server is reachable in its block and stopped afterwards, by force if need be."""
     monkeypatch.setattr(servers, "STOP_TIMEOUT_S", 0.2)
     port = servers.free_port()
     with pytest.raises(KeyError):
@@ -167,7 +167,7 @@ def test_server_does_not_outlive_a_killed_benchmark(tmp_path: pathlib.Path) -> N
 
 
 def test_pool_lends_each_connection_once() -> None:
-    """Nobody gets a connection that is lent, and none is made while one is idle."""
+    """A connection is lent to one user at a time, and none is made while one is idle."""
     made = iter("abc")
     closed: list[str] = []
     connections = pool.Pool(lambda: next(made))

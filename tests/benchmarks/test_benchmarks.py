@@ -36,7 +36,7 @@ def document_fixture(tmp_path_factory: pytest.TempPathFactory) -> Document:
 
 @pytest.mark.slow
 def test_run_writes_json_that_plot_and_compare_accept(tmp_path: pathlib.Path) -> None:
-    """The commands of the documentation work one after the other, and tell neither a path nor the host's name."""
+    """The documented commands work in turn, and print neither a path nor the host's name."""
     file = tmp_path / "figures.json"
     run("-m", "benchmarks", "run", "--quick", "--only", "opening", "--only", "file-size", "--json", file, "--directory",
         tmp_path)
@@ -55,7 +55,7 @@ def test_run_writes_json_that_plot_and_compare_accept(tmp_path: pathlib.Path) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("workload", runner.names())
 def test_every_workload_finds_ours(workload: str, tmp_path: pathlib.Path) -> None:
-    """Each workload runs to its end, gives figures of persipubsub that are not nothing, and removes its queues."""
+    """Each workload runs to its end, has nonzero figures of persipubsub, and removes its queues."""
     tiny = dataclasses.replace(TINY,
                                rounds=1,
                                few_rounds=1,
@@ -72,7 +72,7 @@ def test_every_workload_finds_ours(workload: str, tmp_path: pathlib.Path) -> Non
 
 
 def run(*arguments: object) -> str:
-    """Run a command of the benchmarks in the root of the checkout, and give what it prints."""
+    """Run a command of the benchmarks in the root of the checkout, and return what it prints."""
     return subprocess.run([sys.executable, *map(str, arguments)],
                           cwd=ROOT,
                           check=True,
@@ -82,7 +82,7 @@ def run(*arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_every_of_ours_has_its_floor(document: Document) -> None:
+def test_each_of_our_rates_has_its_floor(document: Document) -> None:
     """Where rates are measured, the floor is measured in the same rounds."""
     found = document.of(Rate, "subscribers-sent")
     assert {one.setting.subscribers for one in found if one.contestant == OURS} == {1, 3}
@@ -110,7 +110,7 @@ def test_pictures_and_page_are_the_same_for_the_same_figures(document: Document,
     assert b"@" not in (tmp_path / "one" / "performance.rst").read_bytes()
 
 
-def test_targets_tell_met_from_not_met(document: Document) -> None:
+def test_targets_distinguish_met_from_missed(document: Document) -> None:
     """A promise is met, or not, or was not measured."""
     rates: List[Result] = [
         Rate("threads", OURS, Setting("durable", 100, threads=threads), rate, 1, (rate, ))
@@ -138,7 +138,7 @@ def test_a_round_ends_at_its_bounds() -> None:
     assert refills == 3
 
 
-def test_who_leaves_the_contest_is_not_listed(tmp_path: pathlib.Path) -> None:
+def test_a_peer_that_leaves_the_contest_is_not_listed(tmp_path: pathlib.Path) -> None:
     """A peer that cannot do something does not end the run of the others."""
 
     def opening(messages: int) -> measure.Opening:
@@ -181,7 +181,7 @@ def test_drain_of_each_kind_ends(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_table_leaves_out_what_is_empty() -> None:
-    """A column without content would only take room."""
+    """A table has no column without content."""
     assert tables.table(["a", "b", "c"], [["1", "", "2"], ["3", "", ""]]) == ("=  =\n"
                                                                               "a  c\n"
                                                                               "=  =\n"

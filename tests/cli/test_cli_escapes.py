@@ -1,4 +1,4 @@
-"""Test that what others wrote cannot command the terminal of whoever runs a command."""
+"""Test that text from others cannot command the terminal of whoever runs a command."""
 
 import ast
 import contextlib
@@ -45,7 +45,7 @@ def called(tree: ast.AST) -> Iterator[str]:
 
 
 def test_only_the_output_writes() -> None:
-    """No verb goes around the functions that escape what others wrote."""
+    """No verb bypasses the functions that escape what others wrote."""
     forbidden = {"print", "Console", "os.write", "stdout.write", "stderr.write", "buffer.write"}
     for path in sorted(CLI.glob("*.py")):
         names = set(called(ast.parse(path.read_text())))
@@ -69,7 +69,7 @@ def test_shown_is_what_python_would_write() -> None:
 
 @hypothesis.given(st.binary())
 def test_a_message_on_a_terminal_is_text(payload: bytes) -> None:
-    """As lines on a terminal, tabs and line feeds of a message stay, and nothing else that is not printable."""
+    """Of unprintable characters, a terminal shows only the tabs and line feeds of a message."""
     shown = formats.shown_lines(payload).decode()
     assert shown.replace("\t", "").replace("\n", "").isprintable()
     assert shown.count("\n") == payload.count(b"\n") + 1
@@ -98,7 +98,7 @@ def fixture_path(tmp_path: pathlib.Path) -> str:
 
 
 def runs(path: str, directory: pathlib.Path) -> Dict[str, List[Sequence[str]]]:
-    """Give the arguments with which each verb is run: as it should be, and wrongly."""
+    """Return the arguments with which each verb is run: correct ones and wrong ones."""
     broken = str(directory / f"broken{ESCAPES}")
     os.mkdir(broken)
     (pathlib.Path(broken) / "data.mdb").write_bytes(b"x" * 100_000)

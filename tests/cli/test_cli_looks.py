@@ -40,7 +40,7 @@ def fixture_env(tmp_path: pathlib.Path) -> Iterator[persipubsub.Environment]:
 
 
 def left(env: persipubsub.Environment, identifier: str) -> List[bytes]:
-    """Take all that comes without waiting; what was given back comes by itself, before the rest."""
+    """Receive and acknowledge all that comes without waiting; what was given back comes first, by itself."""
     found: List[bytes] = []
     subscriber = env.new_subscriber(identifier)
     while True:
@@ -62,7 +62,7 @@ def digest(path: pathlib.Path) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_peek_hands_nothing_out(kind: str, env: persipubsub.Environment) -> None:
-    """However often it is looked, the file stays as it is, and all messages are handed out for the first time."""
+    """However often a user peeks, the file stays as it is, and all messages are still to be handed out first."""
     messages = [b"%d" % number for number in range(5)]
     env.new_publisher().send_many(messages)
     path = env.path
@@ -126,7 +126,7 @@ def test_peek_waits_for_the_first(kind: str, env: persipubsub.Environment) -> No
 @pytest.mark.parametrize("verb", [("status", ), ("status", "--json"), ("top", "--interval", "0.1"), ("check", ),
                                   ("describe", ), ("subscriber", "list")], ids=" ".join)  # yapf: disable
 def test_looking_verbs_write_nothing(verb: Tuple[str, ...], env: persipubsub.Environment) -> None:
-    """A verb that only tells leaves every byte of the data."""
+    """A verb that only shows leaves every byte of the data."""
     env.new_publisher().send_many([b"x"] * 3)
     with contextlib.suppress(ValueError), env.new_subscriber("once").receive(timeout=0):
         raise ValueError
@@ -144,7 +144,7 @@ def test_looking_verbs_write_nothing(verb: Tuple[str, ...], env: persipubsub.Env
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", ["head", "full", "interrupt"])
 def test_output_that_cannot_be_written_fails_no_message(end: str, kind: str, env: persipubsub.Environment) -> None:
-    """What was written is taken, and the rest comes again for the first time, wherever the output ended."""
+    """What was written is acknowledged, and the rest comes again as if new."""
     messages = [b"%01000d" % number for number in range(2000)]
     env.new_publisher().send_many(messages)
     command = [*PERSIPUBSUB, "receive", str(env.path), kind]

@@ -64,12 +64,12 @@ def put(path: pathlib.Path, *messages: bytes) -> None:
 
 
 def pending(path: pathlib.Path, subscriber: str = "a") -> List[bytes]:
-    """Look at what a subscriber has not taken."""
+    """Return what a subscriber has not acknowledged."""
     found: List[bytes] = []
     with persipubsub.new_environment(path) as env, contextlib.suppress(InterruptedError):
         with env.new_subscriber(subscriber).receive_many(10**6, timeout=0) as messages:
             found = messages
-            raise InterruptedError  # so that nothing is taken
+            raise InterruptedError  # so that nothing is acknowledged
     return found
 
 
@@ -109,7 +109,7 @@ def test_send_the_whole_of_standard_input(path: pathlib.Path, content: bytes) ->
 
 
 def test_send_nothing(path: pathlib.Path) -> None:
-    """No lines are no messages."""
+    """Empty input sends no messages."""
     assert run("send", path, "-").stdout == b"0 messages sent\n"
 
 
@@ -125,7 +125,7 @@ def test_send_sends_lines_as_they_come(path: pathlib.Path) -> None:
     assert pending(path) == [b"first", b"second"]
 
 
-def test_an_interrupted_send_tells_how_much_is_sent(path: pathlib.Path) -> None:
+def test_an_interrupted_send_says_how_much_is_sent(path: pathlib.Path) -> None:
     """At Ctrl-C the whole lines before it are sent, the one that was begun is not."""
     with started("send", path) as process:
         assert process.stdin is not None
@@ -170,7 +170,7 @@ def test_ctrl_c_just_before_it_waits(path: pathlib.Path, tmp_path: pathlib.Path,
         assert written[:len(taken)] == taken and len(written) < len(messages)
 
 
-def test_a_refused_batch_is_told(path: pathlib.Path) -> None:
+def test_a_refused_batch_is_an_error(path: pathlib.Path) -> None:
     """Of a batch with a message over the mark nothing is sent, and one line says why."""
     with persipubsub.new_environment(path) as env:
         env.new_control(high_watermark=persipubsub.HighWaterMark(hwm_db_size=5))
@@ -214,7 +214,7 @@ def test_a_mistyped_path_makes_no_queue(tmp_path: pathlib.Path, options: List[st
 
 
 def test_receive_ends_when_nothing_is_pending(path: pathlib.Path) -> None:
-    """All that is pending is written and taken, for this subscriber only."""
+    """All that is pending is written and acknowledged, for this subscriber only."""
     put(path, b"1", b"", b"3")
     result = run("receive", path, "a")
     assert (result.returncode, result.stdout, result.stderr) == (0, b"1\n\n3\n", b"")
@@ -230,7 +230,7 @@ def test_an_unknown_subscriber_is_named(path: pathlib.Path) -> None:
 
 
 def test_receive_max(path: pathlib.Path) -> None:
-    """No more than --max are written and taken, also where that is more than one batch."""
+    """No more than --max messages are written and acknowledged, even if that is more than one batch."""
     count = 2 * receive.BATCH_MESSAGES_MAX
     put(path, *[b"%d" % number for number in range(count)])
     result = run("receive", path, "a", "--max", count - 1, "--follow")
@@ -238,7 +238,7 @@ def test_receive_max(path: pathlib.Path) -> None:
     assert pending(path) == [b"%d" % (count - 1)]
 
 
-def test_peek_takes_nothing(path: pathlib.Path) -> None:
+def test_peek_acknowledges_nothing(path: pathlib.Path) -> None:
     """--peek shows the next message, or the next N, which stay; an empty queue shows nothing."""
     assert run("receive", path, "a", "--peek").stdout == b""
     put(path, b"1", b"2", b"3")
@@ -250,7 +250,7 @@ def test_peek_takes_nothing(path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--follow"]])
 def test_receive_timeout(path: pathlib.Path, options: List[str]) -> None:
-    """With --timeout it waits for messages, and ends once none came for so long."""
+    """With --timeout it waits for messages, and ends once none came for that time."""
     before_s = time.monotonic()
     with started("receive", path, "a", "--timeout", "1", *options) as process:
         put(path, b"1")
@@ -261,7 +261,7 @@ def test_receive_timeout(path: pathlib.Path, options: List[str]) -> None:
 
 
 def test_follow_writes_what_comes(path: pathlib.Path) -> None:
-    """With --follow each message is written when it is sent; Ctrl-C ends it with what was written taken."""
+    """With --follow each message is written when it is sent; Ctrl-C acknowledges the written ones."""
     with started("receive", path, "a", "--follow") as process:
         assert process.stdout is not None and process.stderr is not None
         for number in range(3):
@@ -275,7 +275,7 @@ def test_follow_writes_what_comes(path: pathlib.Path) -> None:
 
 
 def test_a_closed_pipe_leaves_what_is_in_hand(path: pathlib.Path) -> None:
-    """When the reader of the pipe is gone, the receiver ends without a trace; what it could not write is not taken."""
+    """When the pipe's reader ends, so does the receiver, silently; it acknowledges only what it wrote."""
     with started("receive", path, "a", "--follow") as process:
         assert process.stdout is not None and process.stderr is not None
         put(path, b"read")
@@ -289,7 +289,7 @@ def test_a_closed_pipe_leaves_what_is_in_hand(path: pathlib.Path) -> None:
 
 
 def test_a_closed_pipe_ends_a_wait(path: pathlib.Path) -> None:
-    """When the reader of the pipe is gone, the receiver ends though no further message comes."""
+    """When the reader of the pipe has ended, the receiver ends though no further message comes."""
     put(path, b"read", b"also read")
     command = " ".join(PERSIPUBSUB)
     result = subprocess.run(["bash", "-c", f"{command} receive {path} a --follow | head -n 1; echo ${{PIPESTATUS[0]}}"],
@@ -299,7 +299,7 @@ def test_a_closed_pipe_ends_a_wait(path: pathlib.Path) -> None:
     assert (result.stdout, result.stderr) == (b"read\n141\n", b"")
 
 
-def test_what_the_disk_does_not_take_is_not_taken(path: pathlib.Path) -> None:
+def test_what_the_disk_refuses_is_not_acknowledged(path: pathlib.Path) -> None:
     """Where the output is full or closed, one line says so, and the messages stay."""
     put(path, b"1", b"2")
     command = " ".join(PERSIPUBSUB)
@@ -314,8 +314,8 @@ def test_what_the_disk_does_not_take_is_not_taken(path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_what_a_pipe_takes_in_part_is_not_taken(path: pathlib.Path, unbuffered: str) -> None:
-    """Where a pipe that does not block takes a part of what is written, that is an error, and the messages stay."""
+def test_what_a_pipe_accepts_in_part_is_not_acknowledged(path: pathlib.Path, unbuffered: str) -> None:
+    """A partial write to a pipe that does not block is an error, and the messages stay."""
     put(path, b"x" * 200_000)  # more than a pipe holds
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -334,7 +334,7 @@ def test_what_a_pipe_takes_in_part_is_not_taken(path: pathlib.Path, unbuffered: 
 
 
 def test_no_file_of_the_queue_becomes_standard_output(path: pathlib.Path) -> None:
-    """Where the caller closed the first three files, none of the queue gets their numbers."""
+    """Where the caller closed the standard files, no file of the queue gets their numbers."""
     command = " ".join(PERSIPUBSUB)
     with subprocess.Popen(["/bin/sh", "-c",
                            f"exec {command} receive {path} a --peek --timeout 60 >&- <&- 2>&-"]) as refused:
@@ -365,7 +365,7 @@ def test_follow_into_head(path: pathlib.Path) -> None:
 
 
 def test_ctrl_c_while_the_pipe_is_full(path: pathlib.Path) -> None:
-    """What was being written at Ctrl-C is not taken: with what the reader got, every message is there."""
+    """Ctrl-C acknowledges nothing that was still being written: with the reader's part, no message is missing."""
     messages = [b"%060d" % number for number in range(10_000)]
     put(path, *messages)
     with started("receive", path, "a") as process:
@@ -382,7 +382,7 @@ def test_ctrl_c_while_the_pipe_is_full(path: pathlib.Path) -> None:
 @hypothesis.given(st.binary())
 @hypothesis.example(b"\xc3\xa4\n\xe2\x80\xa8")
 def test_json_and_hex_are_lossless(payload: bytes) -> None:
-    """A line in JSON or hex gives back the message, and is one line for every reader of lines."""
+    """A line in JSON or hex decodes to the message, and is one line for every reader of lines."""
     line = formats.FORMATS["json"](payload)
     assert len(line.decode().splitlines()) == 1 and line.endswith(b"\n")
     found = json.loads(line)
@@ -410,7 +410,7 @@ PROTOBUF_JSON = ["--format", "protobuf-json", "--import", "google.protobuf.wrapp
 
 
 def test_protobuf_json(path: pathlib.Path) -> None:
-    """Messages of the type of the queue are lines of JSON; what is none ends the command and stays, with the rest."""
+    """Messages of the queue's type are lines of JSON; an invalid one ends the command and stays, with the rest."""
     with persipubsub.new_environment(path) as environment:
         environment.new_control(message_type=StringValue)
     texts = [StringValue(value=text).SerializeToString() for text in ("a", "\u00e4")]
@@ -423,7 +423,7 @@ def test_protobuf_json(path: pathlib.Path) -> None:
 
 
 def test_protobuf_json_needs_a_type(path: pathlib.Path) -> None:
-    """Without a message type, or without its module, an error says what to do, and nothing is taken."""
+    """Without a message type, or without its module, an error says what to do; nothing is acknowledged."""
     put(path, b"x")
     assert b"message_type" in run("receive", path, "a", *PROTOBUF_JSON).stderr
     with persipubsub.new_environment(path) as environment:
@@ -436,7 +436,7 @@ def test_protobuf_json_needs_a_type(path: pathlib.Path) -> None:
 
 
 def test_a_terminal_gets_a_bar_and_single_messages(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """On a terminal send draws a bar with the size, and receive takes each message once it is shown."""
+    """On a terminal send draws a bar, and receive acknowledges each message once it is shown."""
     (tmp_path / "file").write_bytes(b"line\n" * 100_000)
     terminal, side = os.openpty()
     with subprocess.Popen([*PERSIPUBSUB, "send", path, tmp_path / "file"], stderr=side) as sending:
@@ -451,7 +451,7 @@ def test_a_terminal_gets_a_bar_and_single_messages(path: pathlib.Path, tmp_path:
 
 
 def drawn(terminal: int) -> bytes:
-    """Read what is written to a terminal, until nobody has it open any more, and close it."""
+    """Read what is written to a terminal, until nobody has it open, and close it."""
     parts = []
     with contextlib.suppress(OSError):  # how a terminal says so
         while part := os.read(terminal, 65536):

@@ -1,4 +1,4 @@
-"""Test that no mistake of a user, and no surrounding, gives a traceback."""
+"""Test that no mistake of a user, and no environment, causes a traceback."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ from persipubsub.cli.verbs import VERBS
 
 PERSIPUBSUB = [sys.executable, "-m", "persipubsub"]
 TIMEOUT_S = 60
-#: In short runs, one verb of each kind: that changes, that tells, that writes messages, and that reads them.
+#: In short runs, one verb of each kind: that changes, that shows, that writes messages, and that reads them.
 SHORT = ("create", "status", "receive", "send")
 #: A path and a name that are not UTF-8.
 NO_UTF_8 = os.fsdecode(b"\xff\xfe")
@@ -27,7 +27,7 @@ pytestmark = [
 
 
 def calls(verb: str, path: str, other: str) -> List[Sequence[str]]:
-    """Give the ways to call a verb on a path; it may write to the other one."""
+    """Return the ways to call a verb on a path; it may write to the other one."""
     arguments: Dict[str, List[Sequence[str]]] = {
         "create": [[path], [path, "--subscriber", NO_UTF_8]],
         "deploy": [[path], [path, "--plan"]],
@@ -53,7 +53,7 @@ def calls(verb: str, path: str, other: str) -> List[Sequence[str]]:
 
 
 def run(arguments: Sequence[str], redirection: str = "") -> "subprocess.CompletedProcess[str]":
-    """Run the command, which must end, and tell what is wrong in words."""
+    """Run the command, which must end, and return what is wrong in words."""
     shell = " ".join(f'"${number}"' for number in range(len(PERSIPUBSUB) + len(arguments)))
     result = subprocess.run(["/bin/sh", "-c", f"{shell} {redirection}", *PERSIPUBSUB, *arguments],
                             stdin=subprocess.DEVNULL,
@@ -129,7 +129,7 @@ def fixture_queue(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
-def test_no_place_gives_a_traceback(place: Callable[[pathlib.Path, pathlib.Path], pathlib.Path], queue: pathlib.Path,
+def test_no_path_causes_a_traceback(place: Callable[[pathlib.Path, pathlib.Path], pathlib.Path], queue: pathlib.Path,
                                     tmp_path: pathlib.Path) -> None:
     """Whatever lies at the path, each verb ends with an exit status and says in words what is wrong."""
     path = place(queue, tmp_path)
@@ -141,7 +141,7 @@ def test_no_place_gives_a_traceback(place: Callable[[pathlib.Path, pathlib.Path]
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_argument_gives_a_traceback(verb: str, queue: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_no_argument_causes_a_traceback(verb: str, queue: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Names that are not UTF-8, numbers beyond all limits, and NaN are refused in words; so is a missing path."""
     for arguments in calls(verb, str(queue), str(tmp_path / "other")):
         if arguments[1:]:
@@ -152,7 +152,7 @@ def test_no_argument_gives_a_traceback(verb: str, queue: pathlib.Path, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("verb",
                          [pytest.param(verb, marks=[] if verb in SHORT else [pytest.mark.long]) for verb in VERBS])
-def test_closed_standard_files_give_no_traceback(verb: str, queue: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_closed_standard_files_cause_no_traceback(verb: str, queue: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Where standard files are closed or the disk is full, each verb ends quietly or says so in one line."""
     arguments = [*calls(verb, str(queue), str(tmp_path / "other"))[0]]
     if verb == "demo":

@@ -1,4 +1,4 @@
-"""Test the verbs that look after a queue, as a user runs them."""
+"""Test the verbs that operate a queue, as a user runs them."""
 
 import dataclasses
 import inspect
@@ -34,7 +34,7 @@ def run(*arguments: object, stdin: str = "") -> "subprocess.CompletedProcess[str
 
 @pytest.fixture(name="path")
 def fixture_path(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Set up a queue with two subscribers, of which one has taken the first of three messages."""
+    """Set up a queue with two subscribers, one of which has acknowledged the first of three messages."""
     path = tmp_path / "queue"
     with persipubsub.new_environment(path) as env:
         env.new_control(["billing", "audit"])
@@ -43,8 +43,8 @@ def fixture_path(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_status_tells_who_lags(path: pathlib.Path) -> None:
-    """Text and JSON give the backlog of the queue and of each subscriber."""
+def test_status_shows_who_lags(path: pathlib.Path) -> None:
+    """Text and JSON have the backlog of the queue and of each subscriber."""
     text = run("status", path)
     assert (text.returncode, text.stderr) == (0, "")
     lines = [line.split() for line in text.stdout.splitlines()]
@@ -56,8 +56,8 @@ def test_status_tells_who_lags(path: pathlib.Path) -> None:
     assert pending == {"audit": 3, "billing": 2}
 
 
-def test_status_tells_the_message_type(path: pathlib.Path) -> None:
-    """Text and JSON tell to which message type a queue is bound, and JSON also that it is bound to none."""
+def test_status_shows_the_message_type(path: pathlib.Path) -> None:
+    """Text and JSON name the message type of a queue; JSON also shows that there is none."""
     assert json.loads(run("status", "--json", path).stdout)[0]["message_type"] is None
     assert "type" not in run("status", path).stdout.split()
     with persipubsub.new_environment(path) as environment:
@@ -66,8 +66,8 @@ def test_status_tells_the_message_type(path: pathlib.Path) -> None:
     assert json.loads(run("status", "--json", path).stdout)[0]["message_type"] == "shop.Order"
 
 
-def test_status_tells_what_is_kept_and_what_is_to_come(tmp_path: pathlib.Path) -> None:
-    """Text and JSON give the retained and the delayed messages, also where there is no subscriber."""
+def test_status_shows_retained_and_delayed_messages(tmp_path: pathlib.Path) -> None:
+    """Text and JSON count retained and delayed messages, also without a subscriber."""
     with persipubsub.new_environment(tmp_path / "queue") as env:
         env.new_control(retention_s=60)
         env.new_publisher().send_many([b"1", b"2"])
@@ -91,15 +91,15 @@ def test_a_mistyped_path_makes_no_queue(tmp_path: pathlib.Path, verb: "list[str]
 
 
 def test_clear_asks(path: pathlib.Path) -> None:
-    """Without --yes nothing goes unless the user agrees; the subscribers stay."""
+    """Without --yes nothing is deleted unless the user agrees; the subscribers stay."""
     assert run("clear", path, stdin="n\n").returncode == 1
     assert "messages    3 of" in run("status", path).stdout
     assert run("clear", path, stdin="y\n").stdout == "3 messages deleted\n"
     assert run("subscriber", "list", path).stdout == "audit\nbilling\n"
 
 
-def test_status_tells_what_was_let_go(path: pathlib.Path) -> None:
-    """What went before all had taken it stands in the text, where there is something."""
+def test_status_shows_dropped_messages(path: pathlib.Path) -> None:
+    """Messages that were dropped before all had acknowledged them are in the text, if there are any."""
     assert "pruned" not in run("status", path).stdout
     assert run("set", path, "--max-messages", "2").returncode == 0
     with persipubsub.new_environment(path) as env:
@@ -117,14 +117,14 @@ def test_subscribers_come_and_go(path: pathlib.Path) -> None:
 
 
 def test_prune_deletes_what_has_expired(path: pathlib.Path) -> None:
-    """What is older than the timeout goes, and is counted."""
+    """Messages older than the timeout are deleted, and counted."""
     with persipubsub.new_environment(path) as env:
         env.new_control(high_watermark=persipubsub.HighWaterMark(message_timeout=1e-6))
     assert run("prune", path).stdout == "3 messages deleted\n"
 
 
 def test_set_changes_what_is_given(path: pathlib.Path) -> None:
-    """Each change is told and holds for publishers that are open; what is not given stays as it was."""
+    """Each change is shown and holds for open publishers; everything else stays as it was."""
     with persipubsub.new_environment(path) as env:
         control, publisher = env.new_control(), env.new_publisher()
         control.set_hwm(persipubsub.HighWaterMark(1234.5, 1000, 10**9))
@@ -154,7 +154,7 @@ def test_set_changes_what_is_given(path: pathlib.Path) -> None:
                                                  (["--message-timeout", "nan"], 1, "message_timeout must be from"),
                                                  (["--strategy", "prune"], 2, "'prune_first', 'prune_last'")])
 def test_set_refuses_what_is_impossible(path: pathlib.Path, options: "list[str]", status: int, told: str) -> None:
-    """What cannot be set is refused before anything is changed, with what can."""
+    """An impossible setting is refused before anything is changed; the error says what is possible."""
     before = run("describe", path).stdout
     result = run("set", path, *options)
     assert (result.returncode, result.stdout) == (status, "") and told in result.stderr
@@ -186,7 +186,7 @@ def test_status_loads_only_what_it_needs(path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("verb", [["status"], ["top", "--interval", "0.1"], ["check"]], ids=" ".join)
 def test_no_colours_without_a_terminal(path: pathlib.Path, verb: "list[str]") -> None:
-    """What goes into a pipe is plain text, even where the environment boasts of a terminal with colours."""
+    """What goes into a pipe is plain text, even where the environment claims a terminal with colours."""
     result = subprocess.run([*PERSIPUBSUB, *verb, str(path)],
                             env={
                                 **os.environ, "TERM": "xterm-256color",
@@ -201,7 +201,7 @@ def test_no_colours_without_a_terminal(path: pathlib.Path, verb: "list[str]") ->
 
 @pytest.mark.parametrize("verb", [["status"], ["send"], ["receive"], ["top"]], ids=" ".join)
 def test_debug_shows_the_trace(tmp_path: pathlib.Path, verb: "list[str]") -> None:
-    """With --debug an error has its trace, without it one line; top shows the line in the place of the queue."""
+    """With --debug an error has its trace, without it one line; top shows that line instead of the queue."""
     arguments = [*verb, tmp_path / "none", *(["a"] if verb == ["receive"] else [])]
     plain, debug = run(*arguments), run("--debug", *arguments)
     assert (plain.returncode, debug.returncode) == (1, 1)
@@ -215,8 +215,8 @@ def test_help_begins_with_an_example(verb: str) -> None:
     assert run(verb, "--help").stdout.startswith(f"Example: persipubsub {verb}")
 
 
-def test_status_tells_each_queue_that_it_can_read(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A queue that cannot be read has its error, also as JSON, and keeps no other one from being told."""
+def test_status_shows_each_queue_that_it_can_read(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """An unreadable queue has its error, also as JSON, and hides no other one."""
     arguments = [path, tmp_path / "none", path]
     text = run("status", *arguments)
     assert text.returncode == 1

@@ -32,8 +32,8 @@ def fixture_path_of_failures(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_kinds_of_subscribers_are_told(path_of_failures: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Kind, in flight and dead letters are told where a subscriber has a policy, and take no room otherwise."""
+def test_kinds_of_subscribers_are_shown(path_of_failures: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Kind, in flight and dead letters are shown for subscribers with a policy, and otherwise left out."""
     with persipubsub.new_environment(path_of_failures) as env:
         env.new_control(["plain"]).add_subscriber("limited", max_deliveries=7)
         env.new_publisher().send(b"4")
@@ -92,8 +92,8 @@ def test_all_settings_are_options_of_add(tmp_path: pathlib.Path) -> None:
     (["--shared", "--retry-delay-s", "70"], 1, "retry_delay_max_s must be at least retry_delay_s"),
     (["--shared", "--dead-letters-max", "many"], 2, "'many' is not a valid integer"),
 ])  # yapf: disable
-def test_settings_that_cannot_be(options: List[str], status: int, told: str, tmp_path: pathlib.Path) -> None:
-    """What cannot be set is told, and no subscriber is added."""
+def test_invalid_settings(options: List[str], status: int, told: str, tmp_path: pathlib.Path) -> None:
+    """An invalid setting is an error, and no subscriber is added."""
     with persipubsub.new_environment(tmp_path) as env:
         env.new_control()
     result = run("subscriber", "add", tmp_path, "workers", *options)
@@ -109,8 +109,8 @@ def test_the_kind_stays_while_there_are_dead_letters(path_of_failures: pathlib.P
     assert policy is not None and policy.shared
 
 
-def test_removing_asks_where_dead_letters_would_go(path_of_failures: pathlib.Path) -> None:
-    """The user is asked with their number, and told of it afterwards; without dead letters nobody is asked."""
+def test_removing_asks_before_dead_letters_are_deleted(path_of_failures: pathlib.Path) -> None:
+    """The user is asked and told their number; without dead letters nobody is asked."""
     refused = run("subscriber", "remove", path_of_failures, "workers", stdin="n\n")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "Remove the subscriber 'workers', and delete its 3 dead letters?" in refused.stderr
@@ -126,7 +126,7 @@ def test_removing_asks_where_dead_letters_would_go(path_of_failures: pathlib.Pat
 
 
 def test_removing_by_agreement(path_of_failures: pathlib.Path) -> None:
-    """Who agrees has the subscriber removed."""
+    """When the user agrees, the subscriber is removed."""
     assert run("subscriber", "remove", path_of_failures, "workers", stdin="y\n").returncode == 0
     assert run("subscriber", "list", path_of_failures).stdout == ""
 
@@ -156,7 +156,7 @@ def test_a_long_dead_letter_is_cut_in_the_list(tmp_path: pathlib.Path) -> None:
                                             (["--format", "lines"], BYTES + b"\n"),
                                             (["--format", "raw"], BYTES + b"\n")])
 def test_a_dead_letter_is_shown(options: List[str], shown: bytes, path_of_failures: pathlib.Path) -> None:
-    """All that is known stands there, a fact a line, and last the message as it is asked for."""
+    """All that is known is shown, a fact a line, and last the message in the chosen format."""
     output = subprocess.run([*PERSIPUBSUB, "dead-letters", "show", path_of_failures, "workers", "2", *options],
                             stdout=subprocess.PIPE,
                             timeout=TIMEOUT_S,
@@ -170,13 +170,13 @@ def test_a_dead_letter_is_shown(options: List[str], shown: bytes, path_of_failur
                                             (["--format", "hex"], b"000aff\n"),
                                             (["--format", "json"], b'{"base64": "AAr/"}\n')])
 def test_nothing_but_the_payload_is_shown(options: List[str], shown: bytes, path_of_failures: pathlib.Path) -> None:
-    """With --payload the message stands alone, as its bytes or in a format."""
+    """With --payload only the message is shown, as its bytes or in a format."""
     command = [*PERSIPUBSUB, "dead-letters", "show", str(path_of_failures), "workers", "2", "--payload", *options]
     assert subprocess.run(command, stdout=subprocess.PIPE, timeout=TIMEOUT_S, check=True).stdout == shown
 
 
-def test_a_dead_letter_that_is_not_there(path_of_failures: pathlib.Path) -> None:
-    """To show it is an error that names it; to settle it does nothing and says so."""
+def test_a_missing_dead_letter(path_of_failures: pathlib.Path) -> None:
+    """Showing it is an error that names it; settling it does nothing and says so."""
     missing = run("dead-letters", "show", path_of_failures, "workers", 9)
     assert (missing.returncode, missing.stdout) == (1, "") and "no dead letter 9" in missing.stderr
     for verb, done in (("requeue", "requeued"), ("discard", "deleted")):
@@ -195,7 +195,7 @@ def test_a_subscriber_without_dead_letters(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("verb", [["list"], ["show", "1"], ["requeue", "--all"], ["discard", "--all"]], ids=" ".join)
 def test_a_stranger_has_no_dead_letters(verb: List[str], path_of_failures: pathlib.Path) -> None:
-    """A name that is no subscriber's is an error of one line that tells whose names there are."""
+    """A name of no subscriber is an error of one line that lists the names that there are."""
     command, *more = verb
     result = run("dead-letters", command, path_of_failures, "stranger", *more)
     assert (result.returncode, result.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""Test the verb ``top``: what it reckons, what it draws, and how it behaves in a terminal."""
+"""Test the verb ``top``: what it computes, what it draws, and how it behaves in a terminal."""
 
 import contextlib
 import fcntl
@@ -67,7 +67,7 @@ class Terminal:
                 self.drawn += os.read(self._master, 65536).decode(errors="replace")
 
     def text(self) -> str:
-        """Give all that was drawn, without colours and movements."""
+        """Return all that was drawn, without colours and movements."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.drawn)
 
     def press(self, key: bytes) -> None:
@@ -75,7 +75,7 @@ class Terminal:
         os.write(self._master, key)
 
     def ended(self) -> int:
-        """Wait for the end; give the exit status. What is drawn meanwhile is read, or the end would wait for it."""
+        """Wait for the end; return the exit status. What is drawn meanwhile is read, or the end would wait for it."""
         deadline_s = time.monotonic() + TIMEOUT_S
         while self.process.poll() is None:
             assert time.monotonic() < deadline_s
@@ -94,7 +94,7 @@ class Terminal:
 
 
 def test_rates_are_what_moved_between_two_looks(env: persipubsub.Environment) -> None:
-    """The rates in and out, of all and of each, are the differences of the counters over the time between the looks."""
+    """All rates are the differences of the counters over the time between the looks."""
     history = History("queue")
     history.add(100, read_status(str(env.path)))
     assert (history.sent_per_s(), history.taken_per_s_by_subscriber()) == ([], {})
@@ -112,7 +112,7 @@ def test_rates_are_what_moved_between_two_looks(env: persipubsub.Environment) ->
 
 
 def test_another_queue_at_the_path_begins_anew(env: persipubsub.Environment, tmp_path: pathlib.Path) -> None:
-    """Where the counters went back, no rate is reckoned across; a subscriber that was added again took nothing yet."""
+    """Where counters went back there is no rate; a subscriber that was added again has none."""
     env.new_publisher().send_many([b"x"] * 2)
     env.new_subscriber("fast").pop()
     history = History("queue")
@@ -129,7 +129,7 @@ def test_another_queue_at_the_path_begins_anew(env: persipubsub.Environment, tmp
 
 
 def test_retained_messages_are_no_backlog(env: persipubsub.Environment) -> None:
-    """What all have taken and what has not come yet is nothing that anybody lags behind with."""
+    """Retained and delayed messages are nothing that anybody lags behind with."""
     env.new_control(retention_s=100)
     env.new_publisher().send_many([b"x"] * 5)
     env.new_publisher().send_later(b"x", delay_s=1000)
@@ -233,7 +233,7 @@ def terminal(*arguments: object, columns: int = 80) -> Iterator[Terminal]:
 @pytest.mark.parametrize("key,signal_number,status", [(b"q", None, 0), (b"\x03", None, 0), (None, signal.SIGTERM, 143)])
 def test_top_follows_the_queue(env: persipubsub.Environment, key: Optional[bytes],
                                signal_number: Optional[signal.Signals], status: int) -> None:
-    """It draws what moves, who lags first, and at q, Ctrl-C or SIGTERM the terminal is as before."""
+    """It draws what moves, the slowest subscriber first, and at q, Ctrl-C or SIGTERM the terminal is as before."""
     with terminal("top", env.path, env.path.parent / "later", "--interval", "0.1") as shown:
         shown.wait_for(r"messages +0 of 65,536")
         shown.wait_for("There is no queue at")
@@ -272,7 +272,7 @@ def test_the_newest_bars_fit_into_a_narrow_terminal(env: persipubsub.Environment
 
 
 def test_without_a_terminal_two_looks_are_written_once(env: persipubsub.Environment) -> None:
-    """In a pipe there are no colours and no movements, and the exit status tells whether all could be read."""
+    """In a pipe there are no colours and no movements, and the exit status shows whether all could be read."""
     env.new_publisher().send_many([b"x"] * 3)
     command = [*PERSIPUBSUB, "top", str(env.path), "--interval", "0.1"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)

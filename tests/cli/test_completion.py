@@ -17,7 +17,7 @@ TIMEOUT_S = 60
 
 
 def completed(*words: str) -> List[str]:
-    """Give what is offered for the last word."""
+    """Return what is offered for the last word."""
     words = ("persipubsub", *words)
     result = subprocess.run(PERSIPUBSUB,
                             env={
@@ -35,7 +35,7 @@ def completed(*words: str) -> List[str]:
 
 @pytest.fixture(name="path")
 def fixture_path(tmp_path: pathlib.Path) -> str:
-    """Set up a queue, of whose subscribers some have names that a shell would take for more than a word."""
+    """Set up a queue, some of whose subscribers have names that a shell would split."""
     with persipubsub.new_environment(tmp_path / "queue") as env:
         env.new_control(["audit", "archive", "billing", "a b", "a\nb", "$(reboot)"])
     return str(tmp_path / "queue")
@@ -51,7 +51,7 @@ def test_verbs_and_options_are_completed() -> None:
 
 @pytest.mark.parametrize("verb", [["receive"], ["subscriber", "remove"]], ids=" ".join)
 def test_subscribers_are_completed(verb: List[str], path: str) -> None:
-    """Those of the queue that stands before are offered, but no name that the shell would not take for one word."""
+    """Those of the named queue are offered, but no name that the shell would split."""
     assert completed(*verb, path, "") == ["plain,archive", "plain,audit", "plain,billing"]
     assert completed(*verb, path, "b") == ["plain,billing"]
 

@@ -84,7 +84,7 @@ class Form(Protocol):
         """Make a subscriber."""
 
     def close(self) -> None:
-        """Give back what the form needs."""
+        """Return back what the form needs."""
 
 
 class Plain:
@@ -231,4 +231,4 @@ class _TaskSubscriber(AnySubscriber):
 
 
 async def _next(messages: AsyncGenerator[T, None]) -> T:
-    return await messages.__anext__()  # pylint: disable=unnecessary-dunder-call  # one turn of the loop
+    return await messages.__anext__()  # pylint: disable=unnecessary-dunder-call  # one iteration of the loop

@@ -112,7 +112,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def numbered(count: int, first: int = 0) -> List[bytes]:
-    """Return so many different messages."""
+    """Return a number of different messages."""
     return [b"%d" % number for number in range(first, first + count)]
 
 

@@ -92,7 +92,7 @@ def test_a_block_without_a_message(new_queue: NewQueue) -> None:
 
 
 def test_a_loop_acknowledges_when_it_asks_for_the_next(new_queue: NewQueue) -> None:
-    """In its turn of the loop a message is not acknowledged yet; when the next one is asked for, it is."""
+    """A loop acknowledges a message when the next one is asked for, and not before."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(3))
     fronts = [(msg, queue.subscriber().front()) for msg in queue.subscriber().messages(timeout=0)]
@@ -102,7 +102,7 @@ def test_a_loop_acknowledges_when_it_asks_for_the_next(new_queue: NewQueue) -> N
 @pytest.mark.parametrize("acknowledge_every", [1, 2, 10])
 @pytest.mark.parametrize("last", [0, 2, 4])
 def test_leaving_a_loop(last: int, acknowledge_every: int, new_queue: NewQueue) -> None:
-    """Leaving a loop by ``break`` acknowledges exactly the messages whose turn had ended."""
+    """Leaving a loop by ``break`` acknowledges exactly the messages whose iteration had ended."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(5))
     for msg in queue.subscriber().messages(timeout=0, acknowledge_every=acknowledge_every):
@@ -113,7 +113,7 @@ def test_leaving_a_loop(last: int, acknowledge_every: int, new_queue: NewQueue) 
 
 @pytest.mark.parametrize("acknowledge_every", [1, 10])
 def test_a_loop_that_raises(acknowledge_every: int, new_queue: NewQueue) -> None:
-    """An exception out of a loop acknowledges exactly the messages whose turn had ended."""
+    """An exception out of a loop acknowledges exactly the messages whose iteration had ended."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(5))
 
@@ -136,8 +136,8 @@ def test_two_readers_of_one_subscriber(new_queue: NewQueue) -> None:
     assert drained(queue.subscriber()) == [b"1"]
 
 
-def test_who_ends_later_does_not_go_back(new_queue: NewQueue) -> None:
-    """A block that ends after another reader went on neither brings messages back nor acknowledges further ones."""
+def test_a_block_that_ends_later_does_not_go_back(new_queue: NewQueue) -> None:
+    """A block that ends after another reader moved on neither repeats nor skips messages."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(4))
     with queue.subscriber().receive(timeout=0) as msg:

@@ -1,4 +1,4 @@
-"""Tasks: what is said of them beside what both forms of endpoints do."""
+"""Tasks: what is promised beyond what both forms of endpoints do."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ async def receive_one(subscriber: AsyncSubscriber[bytes], timeout: Any = None) -
 
 
 async def cancelled(awaitable: Awaitable[object], turns: int = 20) -> None:
-    """Begin something, cancel it some turns of the loop later, and wait for its end."""
+    """Begin something, cancel it some iterations of the loop later, and wait for its end."""
     task = asyncio.ensure_future(awaitable)
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -171,7 +171,7 @@ def test_a_block_that_has_ended_when_it_is_cancelled(queue: Queue) -> None:
 
 @pytest.mark.parametrize("acknowledge_every", [1, 10])
 def test_a_loop_that_is_cancelled(acknowledge_every: int, queue: Queue) -> None:
-    """Of a loop that is cancelled exactly the messages whose turn had ended are acknowledged."""
+    """Of a loop that is cancelled exactly the messages whose iteration had ended are acknowledged."""
 
     async def work(subscriber: AsyncSubscriber[bytes], begun: asyncio.Event) -> None:
         async with contextlib.aclosing(subscriber.messages(acknowledge_every=acknowledge_every)) as messages:
@@ -357,7 +357,7 @@ def test_a_worker_that_is_cancelled(new_queue: NewQueue) -> None:
 
 @pytest.mark.capability("shared")
 def test_workers_that_are_cancelled_while_they_wait(new_queue: NewQueue) -> None:
-    """What a task was handed while its wait was cancelled goes to another worker, uncounted, long before the lease."""
+    """A message handed to a cancelled wait goes to another worker, uncounted, before the lease."""
     queue, handled = new_queue(), list[Any]()
     queue.control.add_subscriber("a", shared=True, max_deliveries=1, lease_s=3600)
 

@@ -55,8 +55,8 @@ def test_pruning_what_nobody_awaits(new_queue: NewQueue) -> None:
     assert drained(queue.subscriber("b")) == numbered(3)
 
 
-def test_no_id_is_given_again(new_queue: NewQueue) -> None:
-    """Ids go on where they were, however the latest messages were deleted."""
+def test_no_id_is_assigned_again(new_queue: NewQueue) -> None:
+    """Ids continue from the last one, however the latest messages were deleted."""
     queue, ids = new_queue("a"), []
     for delete in (queue.control.clear_messages, queue.control.clear_all_subscribers,
                    lambda: queue.control.prune_all_messages_for("a"), lambda: queue.control.remove_subscriber("a")):

@@ -106,7 +106,7 @@ def test_environments_of_one_queue(new_queue: NewQueue) -> None:
 
 @pytest.mark.parametrize("acknowledge_every", [1, 10])
 def test_closing_a_subscriber_in_a_loop(acknowledge_every: int, new_queue: NewQueue) -> None:
-    """A subscriber that is closed within its loop has acknowledged the messages whose turn had ended."""
+    """A subscriber that is closed within its loop has acknowledged the messages whose iteration had ended."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(4))
     subscriber = queue.subscriber()
@@ -121,7 +121,7 @@ def test_closing_a_subscriber_in_a_loop(acknowledge_every: int, new_queue: NewQu
 @pytest.mark.capability("persistent")
 @pytest.mark.both_forms
 def test_a_queue_outlives_its_environments(new_queue: NewQueue) -> None:
-    """A queue that is opened again has its subscribers, their cursors, its messages, and goes on with its ids."""
+    """A queue that is opened again has its subscribers, cursors and messages, and continues its ids."""
     queue = new_queue("a", "b")
     ids = list(queue.publisher().send_many(numbered(3)))
     assert received(queue.subscriber("a")) == b"0"
@@ -133,8 +133,8 @@ def test_a_queue_outlives_its_environments(new_queue: NewQueue) -> None:
 
 
 @pytest.mark.capability("persistent")
-def test_an_empty_queue_goes_on_with_its_ids(new_queue: NewQueue) -> None:
-    """A queue that is empty when it is opened again gives no id twice."""
+def test_an_empty_queue_continues_its_ids(new_queue: NewQueue) -> None:
+    """A queue that is empty when it is opened again assigns no id twice."""
     queue = new_queue("a")
     first = queue.publisher().send(b"x")
     drained(queue.subscriber())

@@ -62,7 +62,7 @@ def test_what_a_dead_letter_says(shared: bool, new_queue: NewQueue) -> None:
 
 
 def test_the_name_of_a_builtin_exception(new_queue: NewQueue) -> None:
-    """The class of an exception that Python has itself stands there without a module."""
+    """The class of a builtin exception is shown without a module."""
     queue = new_queue()
     limit(queue, False)
     queue.publisher().send(b"bad")

@@ -129,7 +129,7 @@ def test_ids_are_persistent(new_queue: NewQueue) -> None:
 
 
 @pytest.mark.parametrize("identifier", ["x", "x" * 255, "\N{SNOWMAN}" * 85, " \n"])
-def test_ids_that_can_be(identifier: str, new_queue: NewQueue) -> None:
+def test_valid_ids(identifier: str, new_queue: NewQueue) -> None:
     """An id has 1 to 255 bytes of UTF-8 without NUL."""
     publisher = new_queue("a").publisher()
     assert publisher.send(b"x", deduplication_id=identifier) == publisher.send(b"x", deduplication_id=identifier)
@@ -139,7 +139,7 @@ def test_ids_that_can_be(identifier: str, new_queue: NewQueue) -> None:
                                               ("\N{SNOWMAN}" * 86, errors.ArgumentError), ("a\0", errors.ArgumentError),
                                               ("\ud800", errors.ArgumentError), (b"x", errors.ArgumentTypeError),
                                               (17, errors.ArgumentTypeError)])
-def test_ids_that_cannot_be(identifier: Any, kind: type, new_queue: NewQueue) -> None:
+def test_invalid_ids(identifier: Any, kind: type, new_queue: NewQueue) -> None:
     """An id outside its limits is refused, and nothing is sent."""
     queue = new_queue("a")
     with pytest.raises(kind, match="deduplication_id"):

@@ -1,4 +1,4 @@
-"""Delayed messages: they come when they are due, as if they were sent then, and can be taken back before."""
+"""Delayed messages: they come when they are due, as if they were sent then, and can be cancelled before."""
 
 import datetime
 import math
@@ -41,7 +41,7 @@ def test_a_message_has_a_time(new_queue: NewQueue, pass_time: PassTime) -> None:
 
 @pytest.mark.parametrize("when", [{"delay_s": 0}, {"at": datetime.datetime(1960, 1, 1, tzinfo=datetime.timezone.utc)}])
 def test_a_message_that_is_due_at_once(when: Any, new_queue: NewQueue) -> None:
-    """With no delay, and with a time that is over, a message comes at once, and cannot be taken back."""
+    """With no delay, and with a time that is over, a message comes at once, and cannot be cancelled."""
     queue = new_queue("a")
     message = queue.publisher().send_later(b"x", **when)
     assert not queue.publisher().cancel(message)
@@ -61,8 +61,8 @@ def test_the_order_of_due_times(new_queue: NewQueue, pass_time: PassTime) -> Non
     assert drained(queue.subscriber()) == numbered(5)
 
 
-def test_a_message_has_its_place_when_it_is_due(new_queue: NewQueue, pass_time: PassTime) -> None:
-    """What is sent before a delayed message is due comes before it, and what is sent afterwards behind it."""
+def test_a_message_joins_the_order_when_it_is_due(new_queue: NewQueue, pass_time: PassTime) -> None:
+    """A delayed message comes after what was sent before it was due, and before later sends."""
     queue = new_queue("a")
     queue.publisher().send_later(b"later", delay_s=DELAY_S)
     before = queue.publisher().send(b"before")
@@ -93,7 +93,7 @@ def test_a_large_delayed_message(new_queue: NewQueue, pass_time: PassTime) -> No
 
 
 def test_cancelling(new_queue: NewQueue, pass_time: PassTime) -> None:
-    """A message that was taken back does not come; ``cancel`` returns whether it was still delayed."""
+    """A message that was cancelled does not come; ``cancel`` returns whether it was still delayed."""
     queue = new_queue("a")
     publisher = queue.publisher()
     mistake, good = [publisher.send_later(msg, delay_s=DELAY_S) for msg in (b"mistake", b"good")]
@@ -105,7 +105,7 @@ def test_cancelling(new_queue: NewQueue, pass_time: PassTime) -> None:
 
 
 def test_cancelling_by_what_was_stored(new_queue: NewQueue) -> None:
-    """What ``send_later`` returned can be pickled, and any publisher of the queue can take the message back by it."""
+    """What ``send_later`` returned can be pickled, and any publisher of the queue can cancel the message by it."""
     queue = new_queue("a")
     message = pickle.loads(pickle.dumps(queue.publisher().send_later(b"x", delay_s=60)))
     with queue.opened() as environment:
@@ -140,7 +140,7 @@ def test_delayed_messages_are_counted(new_queue: NewQueue, pass_time: PassTime) 
 
 @pytest.mark.capability("high_water_mark")
 def test_there_is_a_mark_for_delayed_messages(new_queue: NewQueue) -> None:
-    """More delayed messages than ``max_messages`` raise TooManyDelayedError; one that is taken back makes room."""
+    """More delayed messages than ``max_messages`` raise TooManyDelayedError; one that is cancelled makes room."""
     queue = new_queue("a", high_watermark=HighWaterMark(max_messages=2))
     publisher = queue.publisher()
     first, _ = [publisher.send_later(b"x", delay_s=60) for _ in range(2)]
@@ -249,7 +249,7 @@ def test_a_delayed_message_for_workers(new_queue: NewQueue, pass_time: PassTime)
         "at": datetime.datetime(4000, 1, 1, tzinfo=datetime.timezone.utc)
     }, errors.ArgumentError),
 ])
-def test_times_that_cannot_be(when: Any, kind: type, new_queue: NewQueue) -> None:
+def test_invalid_times(when: Any, kind: type, new_queue: NewQueue) -> None:
     """Not exactly one of a delay and a time, one outside its limits, or without a timezone is refused."""
     queue = new_queue("a")
     with pytest.raises(kind):

@@ -101,8 +101,8 @@ def test_a_backup_has_everything(new_queue: NewQueue, tmp_path: pathlib.Path, pa
 @pytest.mark.parametrize("wrong, kind", [(5, errors.ArgumentTypeError), (None, errors.ArgumentTypeError),
                                          (b"x", errors.ArgumentTypeError), ("", errors.ArgumentError),
                                          ("a\0b", errors.ArgumentError)])
-def test_places_that_cannot_be(wrong: Any, kind: type, new_queue: NewQueue) -> None:
-    """A backup goes to a path."""
+def test_invalid_backup_paths(wrong: Any, kind: type, new_queue: NewQueue) -> None:
+    """A backup target must be a path."""
     with pytest.raises(kind, match="path"):
         new_queue("a").control.backup(wrong)
 

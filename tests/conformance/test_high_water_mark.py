@@ -189,7 +189,7 @@ def test_a_batch_that_fails_with_autosync(new_queue: NewQueue) -> None:
 
 
 @pytest.mark.capability("status")
-def test_a_mark_is_given_as_a_whole(new_queue: NewQueue) -> None:
+def test_a_mark_is_set_as_a_whole(new_queue: NewQueue) -> None:
     """The limits that a new high-water mark leaves out are the defaults, not those that were stored."""
     queue = new_queue("a", high_watermark=HighWaterMark(message_timeout=60, max_messages=7, hwm_db_size=100 * KIB))
     assert queue.control.status().high_watermark == HighWaterMark(60, 7, 100 * KIB)

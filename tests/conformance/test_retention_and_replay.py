@@ -151,7 +151,7 @@ def test_retained_messages_are_dropped_first(strategy: Strategy, new_queue: NewQ
 @pytest.mark.parametrize("wrong, kind", [(-1, errors.ArgumentError), (float("nan"), errors.ArgumentError),
                                          (1e12, errors.ArgumentError), ("1", errors.ArgumentTypeError),
                                          (True, errors.ArgumentTypeError)])
-def test_retentions_that_cannot_be(wrong: Any, kind: type, new_queue: NewQueue) -> None:
+def test_invalid_retentions(wrong: Any, kind: type, new_queue: NewQueue) -> None:
     """A retention outside its limits is refused."""
     queue = new_queue("a")
     with pytest.raises(kind, match="retention_s"):
@@ -268,7 +268,7 @@ def test_what_is_read_again_may_fail(new_queue: NewQueue) -> None:
                                       ("", errors.ArgumentError), (datetime.datetime(2020, 1, 1), errors.ArgumentError),
                                       (1.5, errors.ArgumentTypeError), (True, errors.ArgumentTypeError),
                                       (None, errors.ArgumentTypeError)])
-def test_positions_that_cannot_be(to: Any, kind: type, new_queue: NewQueue) -> None:
+def test_invalid_positions(to: Any, kind: type, new_queue: NewQueue) -> None:
     """What is neither a message id, nor a time with a timezone, nor ``earliest`` is refused."""
     with pytest.raises(kind, match="to"):
         new_queue("a").control.rewind("a", to)
@@ -330,7 +330,7 @@ def test_a_start_is_for_a_new_subscriber(new_queue: NewQueue) -> None:
 @pytest.mark.parametrize("start, kind", [(1, errors.ArgumentTypeError), (None, errors.ArgumentTypeError),
                                          ("oldest", errors.ArgumentError),
                                          (datetime.datetime(2020, 1, 1), errors.ArgumentError)])
-def test_starts_that_cannot_be(start: Any, kind: type, new_queue: NewQueue) -> None:
+def test_invalid_starts(start: Any, kind: type, new_queue: NewQueue) -> None:
     """A start that is neither a word that is known nor a time with a timezone is refused, and nobody is added."""
     queue = new_queue("a")
     with pytest.raises(kind, match="start"):
@@ -403,7 +403,7 @@ def test_a_control_that_is_closed_while_it_reads(new_queue: NewQueue) -> None:
 @pytest.mark.parametrize("span, kind", [((0, ), errors.ArgumentError), ((None, -1), errors.ArgumentError),
                                         ((datetime.datetime(2020, 1, 1), ), errors.ArgumentError),
                                         ((1.5, ), errors.ArgumentTypeError), ((None, b"1"), errors.ArgumentTypeError)])
-def test_histories_that_cannot_be(span: Any, kind: type, new_queue: NewQueue) -> None:
+def test_invalid_histories(span: Any, kind: type, new_queue: NewQueue) -> None:
     """Ends of a history that are neither message ids nor times with a timezone are refused."""
     with pytest.raises(kind):
         list(new_queue("a").control.history(*span))

@@ -35,8 +35,8 @@ def test_the_order_of_ids_is_the_order_of_messages(new_queue: NewQueue) -> None:
     assert drained(queue.subscriber()) == [msg for _, msg in sent]
 
 
-def test_no_id_is_given_twice(new_queue: NewQueue) -> None:
-    """A queue from which all messages were acknowledged goes on with the next id."""
+def test_no_id_is_assigned_twice(new_queue: NewQueue) -> None:
+    """A queue from which all messages were acknowledged continues with the next id."""
     queue = new_queue("a")
     publisher = queue.publisher()
     ids = [publisher.send(b"x"), publisher.send(b"x")]

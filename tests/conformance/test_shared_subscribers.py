@@ -87,7 +87,7 @@ def test_workers_in_threads(queue: Queue) -> None:
 
 @pytest.mark.parametrize("method", ["front", "pop", "receive_to_top"])
 def test_methods_for_one_reader(method: str, queue: Queue) -> None:
-    """What makes sense for one reader only raises SubscriberKindError, which is a TypeError, for a worker."""
+    """For a worker, methods that make sense for one reader only raise SubscriberKindError, a TypeError."""
     queue.publisher().send(b"x")
     with pytest.raises(errors.SubscriberKindError) as raised:
         found = getattr(queue.subscriber(), method)()
@@ -150,8 +150,8 @@ def test_what_fails_in_a_batch_comes_again_alone(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("stopped_first", [False, True])
-def test_what_failed_is_alone_among_what_was_given_back(stopped_first: bool, queue: Queue) -> None:
-    """A message that failed is in no batch with those that a worker gave back when it was stopped."""
+def test_a_failed_message_is_not_batched_with_returned_ones(stopped_first: bool, queue: Queue) -> None:
+    """A failed message never comes in a batch with those that a stopped worker gave back."""
     queue.publisher().send_many([b"bad", b"1", b"2"])
     bad, others = queue.subscriber().receive_many(1, timeout=0), queue.subscriber().receive_many(2, timeout=0)
     # pylint: disable=unnecessary-dunder-call  # the blocks end in either order
@@ -166,7 +166,7 @@ def test_what_failed_is_alone_among_what_was_given_back(stopped_first: bool, que
 
 
 @pytest.mark.capability("dead_letters")
-def test_the_one_to_blame_takes_no_other_with_it(queue: Queue) -> None:
+def test_a_failing_message_does_not_fail_its_batch(queue: Queue) -> None:
     """Of a batch in which one message always fails, all others are acknowledged in the end."""
     share(queue, max_deliveries=3)
     queue.publisher().send_many([b"1", b"bad", b"3"])
@@ -197,7 +197,7 @@ def test_a_last_try_is_alone(queue: Queue) -> None:
 
 @pytest.mark.capability("dead_letters")
 def test_a_loop_that_is_left(queue: Queue) -> None:
-    """A loop that is left gives back the message in hand as failed, and those not yet begun as never handed out."""
+    """A loop that is left gives back the current message as failed, and those not yet begun as never handed out."""
     share(queue, max_deliveries=2)
     queue.publisher().send_many(numbered(6))
     for msg in queue.subscriber().messages(timeout=0, acknowledge_every=5):
@@ -358,7 +358,7 @@ def test_rewinding_what_workers_hold(new_queue: NewQueue) -> None:
 
 @pytest.mark.capability("replay")
 def test_a_shared_subscriber_may_begin_in_the_past(new_queue: NewQueue) -> None:
-    """A new shared subscriber gets what is stored, if it is told to begin there."""
+    """A new shared subscriber gets what is stored, if it begins with the earliest message."""
     queue = new_queue("plain")
     queue.publisher().send(b"x")
     queue.control.add_subscriber("a", start="earliest", shared=True)
@@ -372,7 +372,7 @@ def test_a_shared_subscriber_may_begin_in_the_past(new_queue: NewQueue) -> None:
 
 @pytest.mark.capability("status")
 def test_counts(queue: Queue) -> None:
-    """What workers hold, and what waits for its retry, is in flight and pending; what is acknowledged was taken."""
+    """What workers hold or what waits for a retry is in flight and pending; what is acknowledged counts as taken."""
     share(queue, retry_delay_s=60)
     queue.publisher().send_many(numbered(4))
     with queue.subscriber().receive(timeout=0):
@@ -428,7 +428,7 @@ def test_a_change_holds_for_what_is_claimed_from_then_on(queue: Queue, pass_time
 
 
 def test_another_kind_keeps_its_cursor(new_queue: NewQueue) -> None:
-    """A plain subscriber that becomes shared, and the other way round, goes on where it was; it is opened anew."""
+    """A plain subscriber that becomes shared, and the reverse, keeps its cursor; it is opened anew."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(3))
     plain = queue.subscriber()

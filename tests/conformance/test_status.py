@@ -42,8 +42,8 @@ def test_what_is_pending(new_queue: NewQueue) -> None:
     assert (status.messages, status.sent, status.floor) == (5, 5, ids[0])
 
 
-def test_messages_that_all_have_taken(new_queue: NewQueue) -> None:
-    """Messages that all have acknowledged are not in the queue, and count as sent and taken; nothing was pruned."""
+def test_messages_that_all_have_acknowledged(new_queue: NewQueue) -> None:
+    """Messages that all have acknowledged are deleted, and count as sent and taken, not as pruned."""
     queue = new_queue("a", "b")
     queue.publisher().send_many(numbered(4))
     drained(queue.subscriber("a"))
@@ -53,7 +53,7 @@ def test_messages_that_all_have_taken(new_queue: NewQueue) -> None:
     assert status.pruned == PrunedStatus(timeout=0, overflow=0, dangling=0)
 
 
-def test_what_was_skipped_was_taken(new_queue: NewQueue) -> None:
+def test_what_was_skipped_counts_as_taken(new_queue: NewQueue) -> None:
     """Messages that ``pop`` and ``receive_to_top`` skip count as taken; one that came again counts once."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(5))

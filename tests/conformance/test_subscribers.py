@@ -74,7 +74,7 @@ def test_a_queue_without_subscribers_stores_nothing(new_queue: NewQueue) -> None
     assert queue.publisher().send(b"x") > first
 
 
-def test_a_subscriber_goes_on_where_it_was_left(new_queue: NewQueue) -> None:
+def test_a_subscriber_continues_where_it_left_off(new_queue: NewQueue) -> None:
     """A subscriber that is closed and made again gets the next message."""
     queue = new_queue("a")
     queue.publisher().send_many(numbered(3))

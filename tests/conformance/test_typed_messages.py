@@ -223,7 +223,7 @@ def test_endpoints_of_another_type(queue: Queue) -> None:
 
 
 def test_a_queue_that_is_bound_to_nothing(new_queue: NewQueue) -> None:
-    """A queue that is bound to no type takes messages of each."""
+    """A queue that is bound to no type accepts messages of each."""
     queue = new_queue("a")
     queue.environment.new_publisher(message_type=StringValue).send(StringValue(value="1"))
     queue.environment.new_publisher(message_type=Int64Value).send(Int64Value(value=2))
@@ -246,7 +246,7 @@ def test_a_queue_may_be_bound_by_name(new_queue: NewQueue) -> None:
 @pytest.mark.capability("status")
 def test_another_type_for_a_queue(queue: Queue, publisher: "Publisher[StringValue]",
                                   subscriber: "Subscriber[StringValue]") -> None:
-    """A queue that is bound to a type takes another one when it has no messages, and not before."""
+    """A queue that is bound to a type may change to another one when it has no messages, and not before."""
     publisher.send(StringValue(value="1"))
     with pytest.raises(errors.MessageTypeError, match="1"):
         queue.environment.new_control(message_type=Struct)
@@ -259,7 +259,7 @@ def test_another_type_for_a_queue(queue: Queue, publisher: "Publisher[StringValu
 @pytest.mark.parametrize("wrong, kind", [("", errors.ArgumentError), ("a b", errors.ArgumentError),
                                          ("1.x", errors.ArgumentError), ("x" * 1001, errors.ArgumentError),
                                          (5, errors.ArgumentTypeError), (str, errors.ArgumentTypeError)])
-def test_types_that_cannot_be(wrong: Any, kind: type, new_queue: NewQueue) -> None:
+def test_invalid_types(wrong: Any, kind: type, new_queue: NewQueue) -> None:
     """A queue cannot be bound to what is neither a class of messages nor a full name of one."""
     queue = new_queue("a")
     with pytest.raises(kind):

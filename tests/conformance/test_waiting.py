@@ -15,7 +15,7 @@ from persipubsub.aio import AsyncSubscriber
 from tests.conformance.forms import AnySubscriber
 from tests.conformance.queues import NewQueue, drained, numbered, received, start
 
-#: What ends a wait comes so much later than the wait begins.
+#: The delay between the beginning of a wait and what ends it.
 LATER_S = 0.05
 
 Receive = Callable[[AnySubscriber, Any], Any]
@@ -88,8 +88,8 @@ def test_a_wait_costs_no_processor_time(new_queue: NewQueue) -> None:
     assert time.process_time() - begin < 0.2
 
 
-def test_who_waits_is_woken_in_time(new_queue: NewQueue) -> None:
-    """Two threads that wait for each other are woken each time: forty messages take no seconds of sleep."""
+def test_waiting_threads_wake_in_time(new_queue: NewQueue) -> None:
+    """Two threads that wait for each other wake each time: forty messages take no seconds of sleep."""
     queue = new_queue("ping", "pong")
 
     def answer() -> None:

@@ -1,4 +1,4 @@
-"""What the reference tells of the code is what the code says."""
+"""What the reference says of the code is what the code says."""
 
 import ast
 import importlib
@@ -51,13 +51,13 @@ def constant(name: str) -> object:
 
 
 def documented_limits() -> Dict[str, Number]:
-    """Give the constants that the page on limits names, with the values that it gives them."""
+    """Return the constants that the page on limits names, with their values there."""
     text = (DOCS / "limits.rst").read_text(encoding="utf-8")
     return {name: float(value) if "." in value else int(value.replace(",", "")) for name, value in LIMIT.findall(text)}
 
 
 def limits_of_the_code() -> Iterator[Tuple[str, object]]:
-    """Iterate over the limits of all modules but the commands, each by the name that the documentation gives it."""
+    """Iterate over the limits of all modules but the commands, each by its documented name."""
     for module in modules():
         namespace = vars(module)
         source = pathlib.Path(str(namespace["__file__"])).read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def limits_of_the_code() -> Iterator[Tuple[str, object]]:
 
 
 def test_limits_have_the_values_of_the_documentation() -> None:
-    """Every limit that the page names exists and has the value given there."""
+    """Every limit that the page names exists and has the value on the page."""
     limits = documented_limits()
     assert len(limits) > 30
     assert {name: constant(name) for name in limits} == limits
@@ -97,7 +97,7 @@ def test_every_error_is_documented() -> None:
 
 
 def documented_fields(title: str) -> List[Tuple[str, str, str]]:
-    """Give the rows of a table of the format: offset, bytes and field."""
+    """Return the rows of a table of the format: offset, bytes and field."""
     text = (DOCS / "format.rst").read_text(encoding="utf-8")
     table = text.split(f".. list-table:: {title}\n")[1].split("\n\n", 2)[1]
     rows = [row.split("\n     -") for row in table.split("   * -")[2:]]
@@ -105,7 +105,7 @@ def documented_fields(title: str) -> List[Tuple[str, str, str]]:
 
 
 def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tuple[str, str, str]]:
-    """Give the same of a record; names beyond its bytes are of what may follow it."""
+    """Return the same of a record; names beyond its bytes are of what may follow it."""
     sizes = [struct.calcsize(f">{item}") for item in re.findall(r"\d*[A-Za-z?]", layout.format)]
     assert len(sizes) <= len(names)
     return [(str(offset), str(size), name)
@@ -203,7 +203,7 @@ def test_pictures_stay_within_their_bounds() -> None:
 
 
 def test_every_picture_is_shown() -> None:
-    """Each picture that can be drawn stands on some page."""
+    """Each picture that can be drawn is on some page."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.rst"))
     source = (DOCS / "_extensions" / "pictures.py").read_text(encoding="utf-8")
     drawn = re.findall(r"@picture\ndef (\w+)", source)

@@ -24,13 +24,13 @@ TIMEOUT_S = 300
 
 
 def sections() -> Dict[str, str]:
-    """Give the text about each verb."""
+    """Return the text about each verb."""
     parts = re.split(r"^([\w-]+)\n~+\n", COMMANDS, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2]))
 
 
 def commands(verb: str) -> Iterator[Tuple[str, click.Command]]:
-    """Give a verb and, where it is a group, what it has."""
+    """Return a verb and, if it is a group, its commands."""
     command = cli.main.get_command(click.Context(cli.main), verb)
     assert command is not None
     yield verb, command
@@ -39,7 +39,7 @@ def commands(verb: str) -> Iterator[Tuple[str, click.Command]]:
 
 
 def options(command: click.Command) -> List[str]:
-    """Give the long names of all options of a command."""
+    """Return the long names of all options of a command."""
     return [
         name for option in command.params if isinstance(option, click.Option)
         for name in (*option.opts, *option.secondary_opts) if name.startswith("--")
@@ -65,14 +65,14 @@ def test_every_option_is_documented(verb: str) -> None:
 
 
 def test_the_options_of_the_command_itself_are_documented() -> None:
-    """What stands before the verb is documented, too."""
+    """The options before the verb are documented, too."""
     for option in options(cli.main):
         assert f"``{option}``" in COMMANDS
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_help_begins_with_an_example_of_that_command(verb: str) -> None:
-    """Also that of the commands of a group; the options of the example exist."""
+    """Every help, of groups too, begins with an example whose options exist."""
     for name, command in commands(verb):
         context = click.Context(command, info_name=name)
         example = command.get_help(context).splitlines()[0]
@@ -158,7 +158,7 @@ def test_what_the_pages_show_is_what_happens(page: str, tmp_path: pathlib.Path) 
 
 
 def assert_statuses(run: List[Step], statuses: List[int]) -> None:
-    """Assert that only those commands failed of which the page shows it: by an error, or by asking for the status."""
+    """Assert that exactly the commands failed whose failure the page shows."""
     for step, following, status in zip(run, [*run[1:], None], statuses):
         if following is None or following.command != "echo $?":
             assert status == (exit_status.FAILED if step.expected.startswith("Error: ") else 0), step.command

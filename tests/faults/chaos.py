@@ -1,8 +1,8 @@
 """Everything at once, with processes that are killed at random: whatever was acknowledged is there at the end.
 
-Each process does what its name says, in several threads; one does everything. In the queue ``kept`` nothing may go
-but what was taken, so every message is accounted for. In the queue ``marked`` the high-water mark is reached all the
-time, so the oldest may go, but never one behind another that is still there.
+Each process does what its name says, in several threads; one does everything. The queue ``kept`` deletes only
+what was acknowledged, so every message is accounted for. In the queue ``marked`` the high-water mark is reached all
+the time, so the oldest may be dropped, but never one behind another that is still there.
 """
 
 import functools
@@ -29,7 +29,7 @@ from tests.faults.recorder import Recorder
 
 ROUND_S_MAX = 60  # what is noted has to fit into memory
 WAIT_S = 120  # for what happens soon unless something is broken
-#: From the one nobody takes; who takes from the others is a process each. The last is pruned.
+#: Nobody receives as the first; each of the others has a process of its own. The last is pruned.
 ALL, TAKERS, PRUNED = "all", ("s1", "s2", "s3", "s4"), "pruned"
 MARK_MESSAGES_MIN, MARK_MESSAGES_MAX = 100, 400
 NOTHING_GOES = HighWaterMark(10**7, 10**9)
@@ -42,11 +42,11 @@ class SubscriberRecord(NamedTuple):
     directory: pathlib.Path
 
     def queue(self, name: str) -> pathlib.Path:
-        """Give the directory of a queue."""
+        """Return the directory of a queue."""
         return self.directory / name
 
     def journals(self, name: str) -> pathlib.Path:
-        """Give the directory of the journals of what is done to it."""
+        """Return the directory of the journals of what is done to it."""
         return self.directory / f"journals-{name}"
 
 
@@ -65,7 +65,7 @@ class Worker:
         }
 
     def run(self, actions: List[Callable[["Worker", str], None]]) -> bool:
-        """Do several things at once, each in a thread of its own; tell whether all went well."""
+        """Do several things at once, each in a thread of its own; return whether all went well."""
         threads = [
             threading.Thread(target=self._run, args=(action, f"{self._name}.{number}"), daemon=True)
             for number, action in enumerate(actions)
@@ -84,7 +84,7 @@ class Worker:
     def _run(self, action: Callable[["Worker", str], None], name: str) -> None:
         try:
             action(self, name)
-        except BaseException:  # pylint: disable=broad-exception-caught  # run() tells
+        except BaseException:  # pylint: disable=broad-exception-caught  # run() shows it
             traceback.print_exc()
             self._failed = True
             self._stopping.set()
@@ -102,7 +102,7 @@ class Worker:
             recorder.send(publisher, recorder.messages(*sizes_bytes))
 
     def take(self, name: str, identifier: str) -> None:
-        """Take what is kept."""
+        """Receive and acknowledge messages of the queue that keeps them."""
         chance = random.Random(name)
         recorder = self._recorder("kept", name)
         subscriber = self._environments["kept"].new_subscriber(identifier)
@@ -215,7 +215,7 @@ class Round:
         self._names = (f"{seed}-{number}" for number in itertools.count())
 
     def run(self, figures: Figures) -> None:
-        """Have the crew work, kill one now and then, and judge what is there in the end."""
+        """Run the crew, kill one process now and then, and judge what is there in the end."""
         assert in_child(self._set_up).status == 0
         killed, broken = self._kill_at_random()
         figures.rounds += 1
@@ -233,7 +233,7 @@ class Round:
                 environment.new_control(subscribers, mark, durability=Durability.PROCESS_CRASH)
 
     def _kill_at_random(self) -> Tuple[int, List[str]]:
-        """Give how many were killed, and who ended badly."""
+        """Return how many were killed, and which processes ended badly."""
         until_s = time.monotonic() + self._duration_s
         end, alive = os.pipe()
         running = {self._start(role, until_s, end): role for role in CREW}
@@ -267,7 +267,7 @@ class Round:
         return start_child(work)
 
     def _look(self) -> List[str]:
-        """Drain both queues; give what is broken in them."""
+        """Drain both queues; return what is broken in them."""
         wrong: List[str] = []
         for name in QUEUES:
             with persipubsub.new_environment(self._place.queue(name)) as environment:
@@ -298,7 +298,7 @@ class Round:
 
 
 def campaign(duration_s: int) -> List[Figures]:
-    """Let chaos reign for so long, in rounds."""
+    """Run chaos for a number of seconds, in rounds."""
     figures = Figures("chaos")
     for seed in range(-(-duration_s // ROUND_S_MAX)):
         with tempfile.TemporaryDirectory(prefix="persipubsub-chaos-") as directory:

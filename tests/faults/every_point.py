@@ -35,14 +35,14 @@ RETURNED = "returned"
 
 
 class Child(NamedTuple):
-    """How a child ended: what it gave, or None where it was killed."""
+    """How a child ended: what it returned, or None where it was killed."""
 
     status: int
     value: Any
 
 
 def in_child(function: Callable[[], Any]) -> Child:
-    """Run a function in a child, and give what it gives, through JSON."""
+    """Run a function in a child, and return its result, through JSON."""
     reading, writing = os.pipe()
 
     def run() -> int:
@@ -66,8 +66,8 @@ def look(path: pathlib.Path) -> Optional[State]:
     return State(*child.value) if child.value else None
 
 
-class Range:  # pylint: disable=too-many-instance-attributes  # two places and two states, beside what is struck
-    """Where one operation is struck again and again: its queue, made anew each time, and what is right."""
+class Range:  # pylint: disable=too-many-instance-attributes  # two locations and two states, beside the operation
+    """One operation at which faults are injected: its queue, made anew each time, and the correct outcomes."""
 
     def __init__(self, operation: Operation, durability: Durability, directory: pathlib.Path) -> None:
         self.operation = operation
@@ -107,7 +107,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
         action = self.operation.prepare(self.path)
         sends = [name_of(payload) for payload in self.operation.sends]
         journal.note(oracle.SENDING, sends, durably=True)
-        # Before it has them: of what it took, nothing can be noted any more where it is killed.
+        # Before it has them: a process that is killed can no longer note what it acknowledged.
         journal.note(oracle.HANDED, [self.operation.taker, *self._names[:self.operation.takes]], durably=True)
         outcome = RETURNED
         interposed.arm(fault)
@@ -123,7 +123,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
         return {"calls": calls, "outcome": outcome, "probe": self._probe() if fault.errno else ""}
 
     def _probe(self) -> str:
-        """Change the queue after an error, and tell what comes of it."""
+        """Change the queue after an error, and return what comes of it."""
         try:
             with persipubsub.new_environment(self.path) as environment:
                 environment.new_control().add_subscriber(PROBE)
@@ -148,7 +148,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
         self._ask_oracle(where, found, figures)
 
     def _wrong(self, outcome: str, probe: str, found: Optional[State]) -> Iterator[str]:
-        """Tell what is not as it must be."""
+        """Return what is not as it must be."""
         if outcome not in ("", RETURNED) and not hasattr(errors, outcome):
             yield "which is none of our errors"
         if found is None:
@@ -174,7 +174,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
         yield "although it is done" if bare == self.after else f"the queue is not as it must be: {bare}"
 
     def _also(self, outcome: str, states: Sequence[Optional[State]]) -> List[Optional[State]]:
-        """Add what setting up a queue leaves half-way, which is no transaction: it without its subscribers."""
+        """Add what an interrupted setup may leave, which is not one transaction: a queue without its subscribers."""
         if self.operation.creates and outcome != RETURNED and self.after is not None:
             return [*states, State({}, self.after.settings, self.after.next_id, [])]
         return list(states)
@@ -195,7 +195,7 @@ class Range:  # pylint: disable=too-many-instance-attributes  # two places and t
 
 
 def campaign(kinds: Sequence[Tuple[Kind, int]], stride: int) -> List[Figures]:
-    """Strike at every call, or at every one of so many, with some offset that differs between the operations."""
+    """Inject faults at every call, or at every n-th one with an offset that differs between the operations."""
     found = []
     for durability in Durability:
         figures = Figures(f"{'errors' if kinds[0][1] else 'kills'} at every point, {durability.name}")

@@ -32,11 +32,11 @@ class Figures:  # pylint: disable=too-many-instance-attributes  # the columns of
 
     @classmethod
     def of(cls, row: Dict[str, Any]) -> "Figures":
-        """Give figures as they were before vars() and JSON."""
+        """Return figures as they were before vars() and JSON."""
         return cls(**{**row, "notes": collections.Counter(row["notes"])})
 
     def as_lines(self) -> List[str]:
-        """Give the notes and the failures, those not without end."""
+        """Return the notes and at most a bounded number of failures."""
         more = [f"... and {len(self.failures) - 20} more failures"] if len(self.failures) > 20 else []
         return ([f"{count:6} x {note}" for note, count in sorted(self.notes.items())] +
                 [f"FAILED {failure}" for failure in self.failures[:20]] + more)
@@ -46,7 +46,7 @@ COLUMNS = ("faults", "rounds", "messages", "ok", "lost", "pruned", "duplicated",
 
 
 def table(campaigns: Sequence[Figures]) -> str:
-    """Give the table of all campaigns, and what else there is to say."""
+    """Return the table of all campaigns, and what else there is to say."""
     width = max(len(figures.campaign) for figures in campaigns)
     lines = [" " * width + "".join(f"{column:>12}" for column in COLUMNS)]
     for figures in campaigns:

@@ -1,6 +1,6 @@
 """Open, check and recover broken and hostile files: each case in a child of its own, which must end well and in time.
 
-``python -m tests.faults.fuzz --cases 10000 --seed 1`` runs as many cases as told and prints what came of them. A case
+``python -m tests.faults.fuzz --cases 10000 --seed 1`` runs that many cases and prints their outcomes. A case
 is a valid queue of which bytes were flipped, pages were overwritten or swapped, the end was cut off, or records were
 replaced by crafted ones. It must end in an error of ours or in messages that were sent: no crash, no hang, no other
 exception, no bytes from elsewhere.
@@ -37,10 +37,10 @@ from tests.children import start_child, status_of
 #: A case takes some milliseconds.
 CASE_S_MAX = 20
 PAGE_BYTES = 4096
-#: Each payload tells that it is one of ours: its number again and again.
+#: Each payload shows that it is one of ours: its number again and again.
 LENGTHS = (8, 64, 1000, 5000, 70_000)
 ENDED_WELL = 0
-#: Every so many cases, the server looks at the queue first: it costs more than the case.
+#: After this number of cases, the server looks at the queue first: it costs more than the case.
 CASES_PER_LOOK = 7
 #: Nobody.
 OTHER_USER = 65534
@@ -52,7 +52,7 @@ class BlockError(Exception):
 
 
 def payload(number: int) -> bytes:
-    """Give a message that can be recognised."""
+    """Return a message that can be recognised."""
     return struct.pack(">Q", number) * (LENGTHS[number % len(LENGTHS)] // 8)
 
 
@@ -89,7 +89,7 @@ def make_queue(path: pathlib.Path) -> None:
 
 
 def add_deliveries(environment: Environment, control: Control) -> None:
-    """Have a shared and a plain subscriber have messages in flight, dead letters, and requeued ones."""
+    """Set up messages in flight, dead letters and requeued messages of a shared and a plain subscriber."""
     control.add_subscriber(SHARED, start="earliest", shared=True, max_deliveries=1)
     control.add_subscriber(LIMITED, start="earliest", max_deliveries=1)
     for identifier in (SHARED, LIMITED):
@@ -129,7 +129,7 @@ def flip(file: pathlib.Path, rng: random.Random) -> None:
 
 
 def swap_pages(file: pathlib.Path, rng: random.Random) -> None:
-    """Have a page be a copy of another, with its own number or not, or be zeros or noise."""
+    """Make a page a copy of another, with its own number or not, or zeros or noise."""
 
     def edit(content: bytearray) -> None:
         for _ in range(rng.choice((1, 2, 10))):
@@ -165,7 +165,7 @@ def break_meta(file: pathlib.Path, rng: random.Random) -> None:
 
 
 def craft(file: pathlib.Path, rng: random.Random) -> None:
-    """Replace records by ones that no queue has, in pages that are sound."""
+    """Replace records by ones that no queue has, in sound pages."""
     with lmdb.Environment(os.fspath(file), subdir=False, lock=False, max_dbs=32, map_size=2**30) as environment:
         for _ in range(rng.choice((1, 1, 3))):
             name = rng.choice(SubDatabases._fields)
@@ -222,7 +222,7 @@ def break_side_files(file: pathlib.Path, rng: random.Random) -> None:
 
 
 def break_type(file: pathlib.Path, rng: random.Random) -> None:
-    """Have something else be in the place of the data file."""
+    """Put something else in place of the data file."""
     content = file.read_bytes()
     file.unlink()
     kind = rng.randrange(5)
@@ -309,7 +309,7 @@ def as_other_user(path: pathlib.Path) -> List[bytes]:
 
 
 def use_after_boot(path: pathlib.Path) -> List[bytes]:
-    """Open the queue with the mark of another boot."""
+    """Open the queue with the unclean marker of another boot."""
     (path / files.UNCLEAN_FILE).write_bytes(bytes(16))
     return use(path)
 
@@ -366,7 +366,7 @@ KINDS = [Kind(damage, used, False) for damage in (flip, swap_pages) for used in 
 
 
 def run_case(templates: pathlib.Path, server: status_reader.StatusReader, number: int, seed: int) -> str:
-    """Run one case in a child and give what came of it; what is wrong begins with "BAD"."""
+    """Run one case in a child and return its outcome; an outcome that is wrong begins with "BAD"."""
     kind = KINDS[number % len(KINDS)]
     path = templates / "queue"
     _lay_out(templates / ("small" if kind.small else "large"), path)
@@ -432,7 +432,7 @@ def run(cases: int, seed: int) -> Counter[str]:
 
 
 def main() -> int:
-    """Run as many cases as told."""
+    """Run a number of cases."""
     parser = argparse.ArgumentParser(description="Fuzz the opening, checking and recovering of damaged queues.")
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

@@ -25,7 +25,7 @@ class Kind(enum.Enum):
 
 
 class Fault(NamedTuple):
-    """What happens at which of the system calls that follow, counted from 1."""
+    """What happens at which of the following system calls, counted from 1."""
 
     kind: Kind
     at: int = 0
@@ -58,5 +58,5 @@ class Interposed:
         self._arm(fault.kind.value, fault.at, fault.errno)
 
     def disarm(self) -> int:
-        """Let nothing happen any more; give how many calls there were since it was armed."""
+        """Let nothing happen any more; return how many calls there were since it was armed."""
         return int(self._disarm())

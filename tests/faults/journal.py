@@ -1,4 +1,4 @@
-"""What processes write down while faults strike: messages that tell who they are, and journals that outlive writers.
+"""What processes write down during faults: messages that name their sender, and journals that outlive writers.
 
 A journal lies outside the file system of the queue, and what is noted as durable is there after any fault of the queue.
 """
@@ -25,7 +25,7 @@ def _filled(name: str) -> bytes:
 
 
 def name_of(payload: bytes) -> str:
-    """Give the name of a message; of what is not a whole message, its beginning after a question mark."""
+    """Return the name of a message; of what is not a whole message, its beginning after a question mark."""
     name = payload.partition(b" ")[0].decode(errors="replace")
     try:
         whole = _filled(name) == payload
@@ -35,12 +35,12 @@ def name_of(payload: bytes) -> str:
 
 
 def is_broken(name: str) -> bool:
-    """Tell whether a name is of something that is not a whole message."""
+    """Return whether a name is of something that is not a whole message."""
     return name.startswith("?")
 
 
 def sender_and_number(name: str) -> Tuple[str, int]:
-    """Give who sent a message, and as which of its messages."""
+    """Return which sender sent a message, and as which of its messages."""
     sender, number, _ = name.split(":")
     return sender, int(number)
 
@@ -78,7 +78,7 @@ def events(directory: pathlib.Path) -> List[Event]:
     found = []
     for path in directory.iterdir():
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # else its writer was killed in the midst of it
+            if line.endswith("\n"):  # else its writer was killed in the middle of it
                 at_ns, what, *words = line.split()
                 found.append(Event(int(at_ns), what, tuple(words)))
     return sorted(found, key=lambda event: event.at_ns)

@@ -1,4 +1,4 @@
-"""The operations of a queue at which faults strike: each of the public API, and what it may change."""
+"""The operations of a queue at which faults are injected: each of the public API, and what it may change."""
 
 import pathlib
 import time
@@ -19,24 +19,24 @@ MANY = [message("op", number, 100_000 if number % 8 == 0 else 300) for number in
 
 
 class Operation(NamedTuple):
-    """An operation: ``prepare`` opens the queue and gives the action, at which the fault strikes."""
+    """An operation: ``prepare`` opens the queue and returns the action, during which the fault happens."""
 
     name: str
     prepare: Callable[[pathlib.Path], Action]
     sends: Sequence[bytes] = ()
-    #: How many messages the taker takes.
+    #: How many messages the subscriber acknowledges.
     takes: int = 0
     taker: str = "a"
-    #: Whether b has taken everything before: then what a takes is deleted.
+    #: Whether b has acknowledged everything before: then what a acknowledges is deleted.
     is_last: bool = False
-    #: Of which subscribers messages may go.
+    #: The subscribers whose messages may be dropped.
     prunes: Tuple[str, ...] = ()
     #: Whether it makes the queue.
     creates: bool = False
 
 
 def fill(path: pathlib.Path, durability: Durability) -> List[str]:
-    """Make the queue that operations find; give the names of its messages."""
+    """Make the queue that operations find; return the names of its messages."""
     with persipubsub.new_environment(path) as environment:
         environment.new_control(SUBSCRIBERS, durability=durability)
         environment.new_publisher().send_many(FILL[:20])
@@ -96,7 +96,7 @@ def _receive_many(path: pathlib.Path) -> Action:
 
 
 def _receive_last(path: pathlib.Path) -> Action:
-    """Have the floor rise, so that what nobody awaits any more is deleted."""
+    """Raise the low-water mark, so that what nobody awaits any more is deleted."""
     environment = persipubsub.new_environment(path)
     with environment.new_subscriber("b").receive_many(timeout=0):
         pass
@@ -120,7 +120,7 @@ def _cancel(path: pathlib.Path) -> Action:
 
 
 def _append_due(path: pathlib.Path) -> Action:
-    """Have a message become due; everybody who looks afterwards appends it, too."""
+    """Have a message become due; whoever looks afterwards appends it, too."""
     environment = persipubsub.new_environment(path)
     control = environment.new_control()
     environment.new_publisher().send_later(LONG[0], delay_s=0.02)
@@ -138,7 +138,7 @@ def _rewind(path: pathlib.Path) -> Action:
 
 
 def _end_retention(path: pathlib.Path) -> Action:
-    """Have what was retained be deleted."""
+    """End the retention, so that retained messages are deleted."""
     _rewind(path)
     control = persipubsub.new_environment(path).new_control()
     return lambda: control.set_retention(0)

@@ -1,12 +1,12 @@
-"""The oracle: what became of each message, told from what those who sent and received it noted.
+"""The oracle: what became of each message, by the notes of its senders and receivers.
 
 Every message is of exactly one class, for each subscriber on its own:
 
 ========== ==========================================================================================================
-ok         its send returned, and it was handed out, and never again after it had been taken
-lost       its send returned, and it was not handed out although nothing allowed it to go
-pruned     its send returned, and it was among the oldest, of which so many were allowed to go
-duplicated it was handed out again although taking it had returned, or twice in one draining
+ok         its send returned, and it was handed out, and never again after it had been acknowledged
+lost       its send returned, and it was not handed out although nothing allowed it to be dropped
+pruned     its send returned, and it was among the oldest, of which that many were allowed to be dropped
+duplicated it was handed out again although its acknowledgement had returned, or twice in one draining
 unknown    its send neither returned nor refused it (a kill, an interrupt, CommitUnknownError): either is right
 ========== ==========================================================================================================
 
@@ -24,11 +24,11 @@ from tests.faults.journal import Event, sender_and_number
 SENDING = "sending"  # names of messages: before the call
 SENT = "sent"  # * the first id, names of messages: after the call
 REFUSED = "refused"  # * names of messages: the call raised what promises that nothing of it is there
-HANDED = "handed"  # subscriber, names of messages: in its hands, not taken
-TAKEN = "taken"  # * subscriber, names of messages: taking returned
+HANDED = "handed"  # subscriber, names of messages: in its hands, not acknowledged
+TAKEN = "taken"  # * subscriber, names of messages: their acknowledgement returned
 LEFT = "left"  # subscriber, names of messages: found by draining in the end
 JOINED = "joined"  # * subscriber: added, awaits what is sent from now on
-MAY_GO = "may-go"  # subscriber, number: so many of its oldest messages may go untaken
+MAY_GO = "may-go"  # subscriber, number: that many of its oldest messages may be dropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Verdict:
     misplaced: FrozenSet[str]
 
     def faults(self) -> List[str]:
-        """Say what is wrong, a line for each kind."""
+        """Return what is wrong, a line for each kind."""
         return [
             f"{len(names)} {kind}: {', '.join(sorted(names)[:5])}"
             for kind, names in (("lost", self.lost), ("duplicated", self.duplicated), ("invented", self.invented),
@@ -107,14 +107,14 @@ class Oracle:
                        misplaced=frozenset(_misplaced([name for name in order if name in self._sending_ns])))
 
     def _pruned(self, missing: Set[str], left: Set[str], may_go: int) -> Set[str]:
-        """Give those of the missing messages that were allowed to go: only the oldest are."""
+        """Return those of the missing messages that were allowed to be dropped: only the oldest are."""
         oldest_left = min((self.ids[name] for name in left if name in self.ids), default=None)
         gone = [name for name in missing if oldest_left is None or self.ids[name] < oldest_left]
         return set(sorted(gone, key=lambda name: self.ids[name])[:may_go])
 
 
 def _misplaced(order: Sequence[str]) -> Set[str]:
-    """Give the messages that came after a later one of the same sender."""
+    """Return the messages that came after a later one of the same sender."""
     latest: Dict[str, int] = {}
     found = set()
     for name in order:

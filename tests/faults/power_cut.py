@@ -1,7 +1,7 @@
 """Power cuts during the traffic of several processes, and what a queue is after the next boot.
 
 What was acknowledged under ``POWER_LOSS`` is there: messages, changes of the control, queues just created. Under
-``PROCESS_CRASH`` messages may be gone, but what is broken is refused, and what is as it was earlier comes with a
+``PROCESS_CRASH`` messages may be lost, but what is broken is refused, and what is as it was earlier comes with a
 warning.
 """
 
@@ -27,7 +27,7 @@ from tests.faults.loop_device import LoopDevice
 from tests.faults.oracle import Oracle
 from tests.faults.recorder import Recorder, allowed_values
 
-#: a and b take, "all" does not.
+#: a and b acknowledge, "all" does not.
 SUBSCRIBERS = ("a", "b", "all")
 REFUSED = "refused"
 #: Marks that nothing reaches.
@@ -48,7 +48,7 @@ def publish(path: pathlib.Path, recorder: Recorder, chance: random.Random) -> No
 
 
 def take(path: pathlib.Path, recorder: Recorder, chance: random.Random) -> None:
-    """Take as a or as b."""
+    """Receive and acknowledge as a or as b."""
     identifier = chance.choice(["a", "b"])
     subscriber = persipubsub.new_environment(path / "queue").new_subscriber(identifier)
     while True:
@@ -157,7 +157,7 @@ class Round:
         return start_child(work)
 
     def _look(self, path: pathlib.Path) -> Any:
-        """Open everything in the next boot, and give what is wrong besides lost messages."""
+        """Open everything in the next boot, and return what is wrong besides lost messages."""
         clock.boot_id = lambda: bytes(16)  # type: ignore[assignment]  # the machine was not really started again
         warnings = Warnings()
         logging.getLogger(persipubsub.__name__).addHandler(warnings)
@@ -219,7 +219,7 @@ class Round:
 
 
 def _wrong_creation(path: pathlib.Path, allowed: Set[str]) -> List[str]:
-    """Tell what is wrong with a queue that was just created."""
+    """Return what is wrong with a queue that was just created."""
     try:
         with persipubsub.new_environment(path) as environment:
             environment.new_publisher()
@@ -235,7 +235,7 @@ def _wrong_creation(path: pathlib.Path, allowed: Set[str]) -> List[str]:
 
 
 def _wrong_settings(control: persipubsub.Control, allowed: Dict[str, Set[str]]) -> List[str]:
-    """Tell which changes of the control are not there."""
+    """Return which changes of the control are missing."""
     status = control.status()
     wrong = []
     for kind, values in allowed.items():
@@ -251,7 +251,7 @@ def _wrong_settings(control: persipubsub.Control, allowed: Dict[str, Set[str]]) 
 
 
 def campaign(rounds: int) -> List[Figures]:
-    """Cut the power so often, for each durability."""
+    """Cut the power several times, for each durability."""
     found = []
     for durability in Durability:
         figures = Figures(f"power cuts, {durability.name}")

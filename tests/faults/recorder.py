@@ -32,7 +32,7 @@ class Recorder:
         self._journal.note(oracle.SENT, [str(first), *names], durably=True)
 
     def take(self, subscriber: Subscriber, max_messages: int, timeout_s: float) -> int:
-        """Take messages; give how many."""
+        """Receive and acknowledge messages; return how many."""
         with subscriber.receive_many(max_messages=max_messages, timeout=timeout_s) as msgs:
             words = [subscriber.identifier, *map(name_of, msgs)]
             self._journal.note(oracle.HANDED, words)
@@ -40,7 +40,7 @@ class Recorder:
         return len(msgs)
 
     def drain(self, subscriber: Subscriber) -> None:
-        """Take everything that is left, in the end."""
+        """Receive and acknowledge everything that is left, in the end."""
         for msg in subscriber.messages(timeout=0, acknowledge_every=1000):
             self._journal.note(oracle.LEFT, [subscriber.identifier, name_of(msg)])
 
@@ -56,7 +56,7 @@ class Recorder:
 
 
 def allowed_values(events: Sequence[Event]) -> Dict[str, Set[str]]:
-    """Give what each kind of change may have left: the last value that was set, and those that may have been."""
+    """Return what each kind of change may have left: the last value that was set, and those that may have been."""
     found: Dict[str, Set[str]] = {}
     for event in events:
         if event.what == DOING:

@@ -1,4 +1,4 @@
-"""What workers do with messages of a shared subscriber, and with its dead letters, for faults to strike at."""
+"""What workers do with messages of a shared subscriber, and with its dead letters, while faults happen."""
 
 import pathlib
 import time
@@ -16,11 +16,11 @@ from tests.faults.journal import name_of
 
 WORKERS = "workers"
 BATCH_MESSAGES = 15
-#: Of this unit, so that what happens meanwhile does not matter, are the times that are compared.
+#: The unit of the times that are compared: so long that what happens meanwhile does not matter.
 UNIT_S = 1000
 LEASE_S, LONGER_S = UNIT_S, 50 * UNIT_S
 
-#: What is struck.
+#: The call during which a fault happens.
 Action = Callable[[], object]
 
 
@@ -31,8 +31,8 @@ class Failed(Exception):
 class Shared(NamedTuple):
     """What there is to see of a shared subscriber."""
 
-    names: List[str]  # of what it has not taken, with its dead letters, in the order of their ids
-    deliveries: List[str]  # what was handed out and not taken: to be compared
+    names: List[str]  # of what it has not acknowledged, with its dead letters, in the order of their ids
+    deliveries: List[str]  # what was handed out and not acknowledged: to be compared
     letters: List[str]
 
 
@@ -73,14 +73,14 @@ def claim_again(path: pathlib.Path) -> Action:
 
 
 def acknowledge(path: pathlib.Path) -> Action:
-    """Take what was handed out."""
+    """Acknowledge what was handed out."""
     _, worker = add(path)
     receipt = held(worker)
     return lambda: receipt.__exit__(None, None, None)
 
 
 def acknowledge_last(path: pathlib.Path) -> Action:
-    """Take what nobody else awaits any more, so that it is deleted."""
+    """Acknowledge what nobody else awaits any more, so that it is deleted."""
     environment, worker = add(path)
     environment.new_control().remove_subscriber("a")
     with environment.new_subscriber("b").receive_many(timeout=0):
@@ -90,20 +90,20 @@ def acknowledge_last(path: pathlib.Path) -> Action:
 
 
 def give_back(path: pathlib.Path) -> Action:
-    """Give back what a block raised at."""
+    """Give back the message of a block that raised."""
     _, worker = add(path)
     receipt = held(worker)
     return lambda: fail(receipt)
 
 
 def give_back_unbegun(path: pathlib.Path) -> Action:
-    """Give back what nobody has begun to work on."""
+    """Return back what nobody has begun to work on."""
     _, worker = add(path)
     return held(worker).give_back
 
 
 def bury_what_raised(path: pathlib.Path) -> Action:
-    """Make dead letters of what a block raised at."""
+    """Make a dead letter of a message whose block raised."""
     environment, worker = add(path, max_deliveries=2)
     receipt = held(worker)
     environment.new_control().add_subscriber(WORKERS, max_deliveries=1)
@@ -111,7 +111,7 @@ def bury_what_raised(path: pathlib.Path) -> Action:
 
 
 def bury_what_ran_out(path: pathlib.Path) -> Action:
-    """Make dead letters of what a worker held for longer than the lease, and hand out what comes behind them."""
+    """Make dead letters of messages whose lease ended, and hand out the next ones."""
     environment, worker = add(path, lease_s=0.01, max_deliveries=2)
     held(worker)
     environment.new_control().add_subscriber(WORKERS, lease_s=LEASE_S, max_deliveries=1)
@@ -128,13 +128,13 @@ def _with_dead_letters(path: pathlib.Path) -> Tuple[persipubsub.Control, Subscri
 
 
 def requeue(path: pathlib.Path) -> Action:
-    """Have dead letters be handed out again."""
+    """Requeue dead letters."""
     control, _ = _with_dead_letters(path)
     return lambda: control.requeue_dead_letters(WORKERS)
 
 
 def acknowledge_requeued(path: pathlib.Path) -> Action:
-    """Take what was dead once."""
+    """Acknowledge what was a dead letter."""
     control, worker = _with_dead_letters(path)
     control.requeue_dead_letters(WORKERS)
     control.add_subscriber(WORKERS, max_deliveries=2)  # so that several come together
@@ -149,7 +149,7 @@ def discard(path: pathlib.Path) -> Action:
 
 
 def extend_lease(path: pathlib.Path) -> Action:
-    """Have a lease begin again that is longer by now."""
+    """Extend a lease whose duration is longer by now."""
     environment, worker = add(path)
     held(worker)
     environment.new_control().add_subscriber(WORKERS, lease_s=LONGER_S)
@@ -185,7 +185,7 @@ def _seen(txn: Transaction) -> Shared:
 
 
 def _name(payload: Optional[bytes]) -> str:
-    assert payload is not None  # nothing goes from the log here
+    assert payload is not None  # nothing is deleted from the log here
     return name_of(payload)
 
 

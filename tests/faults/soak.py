@@ -1,6 +1,6 @@
 """Full speed for a long time, with the high-water mark reached all the time: nothing may grow.
 
-One process sends, one takes what it can, and one looks at the queue. A subscriber never takes, so the queue is full.
+One process sends, one receives what it can, and one looks at the queue. A subscriber never receives, so it is full.
 Each measures itself. After a quarter of the time, everything has to be as it is to the end. Every message that is
 received, and every one that is left, has to be the one that was sent, to the last byte.
 """
@@ -37,8 +37,8 @@ MEMORY_GROWTH_BYTES_MAX = 1_000_000
 _MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES = -3, 128 * 1024
 FILE_GROWTH_MAX = 1.1
 LATENCY_GROWTH_MAX = 2.0
-#: The short form is too short to tell a machine that is busy for some seconds from a queue that becomes slow, or one
-#: reader that was slow for a moment, which the file never forgets, from many.
+#: The short form is too short to distinguish a machine that is busy for some seconds from a queue that becomes slow, or
+#: one reader that was slow for a moment, which the file never forgets, from many.
 LENIENT_BELOW_S = 60
 LENIENCY = 3
 
@@ -59,11 +59,11 @@ class Sample(NamedTuple):
 
 
 def give_tables_back() -> None:
-    """Have this process give every large table back to the system when it is done with it.
+    """Have this process return every large table to the system when it is done with it.
 
-    Python interns each part of each path, and builds its table of interned strings anew whenever it is full of those
-    that are gone: 0.4 to 1.4 MB each time. After the first one glibc would take the next ones from its heap, where they
-    leave holes. Once it is told the threshold, it stays.
+    Python interns each part of each path, and builds its table of interned strings anew whenever it is full of
+    unused ones: 0.4 to 1.4 MB each time. After the first one glibc would take the next ones from its heap, where they
+    leave holes. Once the threshold is set, it stays.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # another C library may have none
     if mallopt is not None:
@@ -71,7 +71,7 @@ def give_tables_back() -> None:
 
 
 def memory_bytes() -> int:
-    """Give the anonymous memory of this process: pages of mapped files do not count."""
+    """Return the anonymous memory of this process: pages of mapped files do not count."""
     status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
     found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None
@@ -92,7 +92,7 @@ def send(path: pathlib.Path) -> Callable[[], object]:
 
 
 def take(path: pathlib.Path) -> Callable[[], object]:
-    """Take one message after the other; they come whole and in order, though the mark may let some go."""
+    """Receive one message after the other; they come whole and in order, though the mark may drop some."""
     subscriber, last = persipubsub.new_environment(path).new_subscriber("fast"), 0
 
     def action() -> None:
@@ -140,7 +140,7 @@ def measured(action: Callable[[], object], path: pathlib.Path, duration_s: float
 
 
 def growth(figures: Figures, name: str, samples: Sequence[Sample], lenient: bool) -> None:
-    """Compare the end with what was after a quarter, and write the figures down."""
+    """Compare the end with the state after a quarter, and write the figures down."""
     quarter = len(samples) // 4
     limits: Dict[str, Callable[[float], float]] = {
         "memory_bytes": lambda before: before + MEMORY_GROWTH_BYTES_MAX,
@@ -166,7 +166,7 @@ def _set_up(path: pathlib.Path) -> None:
 
 
 def check(path: pathlib.Path) -> List[str]:
-    """Tell what is wrong with the queue and with what is left in it."""
+    """Return what is wrong with the queue and with what is left in it."""
     with persipubsub.new_environment(path) as environment:
         control = environment.new_control()
         wrong = [str(violation) for violation in control.check()]
@@ -181,7 +181,7 @@ def check(path: pathlib.Path) -> List[str]:
 
 
 def _start(role: Callable[[pathlib.Path], Callable[[], object]], path: pathlib.Path, duration_s: float) -> int:
-    """Start a child that does what a role does, and writes its samples beside the queue; give its id."""
+    """Start a child that plays a role and writes its samples beside the queue; return its id."""
 
     def run() -> int:
         logging.disable()
@@ -213,7 +213,7 @@ def _run(path: pathlib.Path, duration_s: float, figures: Figures) -> None:
 
 
 def campaign(duration_s: int) -> List[Figures]:
-    """Let all roles run for so long."""
+    """Run all roles for a number of seconds."""
     figures = Figures("soak", rounds=1)
     with tempfile.TemporaryDirectory(prefix="persipubsub-soak-") as name:
         path = pathlib.Path(name) / "queue"

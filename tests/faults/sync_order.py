@@ -1,4 +1,4 @@
-"""Whether a program brought to the disk what has to be there, from its system calls: as a loss of power would show it.
+"""Whether a program synced what must be on the disk, judged from its system calls.
 
 A power cut shows a missing sync only where it comes at the right moment, and where the file system forgets enough. The
 order of the calls shows it each time.

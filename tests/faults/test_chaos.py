@@ -8,7 +8,7 @@ from tests.faults.figures import table
 
 @pytest.mark.slow
 def test_everything_at_once() -> None:
-    """Processes and threads do all at once and are killed: what send acknowledged is there, once and in order."""
+    """While processes and threads do everything and are killed, what send acknowledged stays, once and in order."""
     (row, ) = rows = campaigns.run("chaos", campaigns.CAMPAIGNS["chaos"].short)
     print("\n" + table(rows))
     assert not row.failures

@@ -1,4 +1,4 @@
-"""Test what kills and errors at the system calls of operations leave; ``python -m tests.faults`` strikes at all."""
+"""Test kills and errors at some system calls of operations; ``python -m tests.faults`` injects them at all."""
 
 import pathlib
 import re
@@ -48,7 +48,7 @@ def test_nothing_lost_at_any_point(name: str) -> None:
 
 
 def test_no_system_call_is_missed(tmp_path: pathlib.Path) -> None:
-    """Faults strike at every call of the kernel that changes a file: as many are counted as strace sees."""
+    """Faults happen at every call of the kernel that changes a file: as many are counted as strace sees."""
     if campaigns.missing("kills"):
         pytest.skip(campaigns.missing("kills"))
     if shutil.which("strace") is None:

@@ -65,20 +65,20 @@ def disk_fixture(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iter
 
 @pytest.fixture(name="run")
 def run_fixture(disk: pathlib.Path) -> Iterator[Run]:
-    """Run a function in a process of its own, which is gone before the file system is."""
+    """Run a function in a process of its own, which ends before the file system is unmounted."""
     del disk
     with concurrent.futures.ProcessPoolExecutor(1, CONTEXT) as executor:
         yield lambda function, *arguments: executor.submit(function, *arguments).result(WAIT_S)
 
 
 class Filler:
-    """A file that takes the room of a disk."""
+    """A file that fills a disk."""
 
     def __init__(self, disk: pathlib.Path) -> None:
         self._file = disk / "filler"
 
     def fill(self, left_bytes: int) -> None:
-        """Leave no more than so much room."""
+        """Leave at most this much room."""
         with self._file.open("wb", buffering=0) as file:
             try:
                 while True:
@@ -93,7 +93,7 @@ class Filler:
 
 
 def create_with_little_room(disk: pathlib.Path) -> None:
-    """Create queues with more and more room, until one can be, and again where one could not, once there is room."""
+    """Create queues with more and more room, and again, once there is room, where one failed."""
     filler = Filler(disk)
     created = []
     for pages in range(FRESH_PAGES_MAX):
@@ -119,7 +119,7 @@ def create_with_little_room(disk: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_creating(disk: pathlib.Path, run: Run) -> None:
-    """Where a queue finds no room to be created, at whatever step, an error says so; in the same process it is, then.
+    """At whatever step the room runs out, creating a queue is an error, and works in the same process with room.
     """
     run(create_with_little_room, disk)
 
@@ -163,7 +163,7 @@ def change_until_full(environment: Environment) -> None:
 
 
 def seen(control: Control) -> Tuple[object, ...]:
-    """Give what the queue looks like, but for its size and for how time passes."""
+    """Return what the queue looks like, but for its size and for how time passes."""
     found = control.status()
     return found.messages, found.next_id, sorted(found.subscribers)
 
@@ -196,7 +196,7 @@ def use_full(disk: pathlib.Path, durability: Durability, use: Callable[[Environm
 @pytest.mark.parametrize("durability", Durability)
 @pytest.mark.parametrize("use", [send_until_full, send_many_until_full, change_until_full])
 def test_using(use: Callable[[Environment], None], durability: Durability, disk: pathlib.Path, run: Run) -> None:
-    """What finds no room changes nothing and says so; all goes on in the same process once there is room."""
+    """Where a change finds no room, it is an error and changes nothing; with room the same process continues."""
     run(use_full, disk, durability, use)
 
 
@@ -237,7 +237,7 @@ def test_writing_it_anew(name: str, disk: pathlib.Path, run: Run) -> None:
 
 
 def first_relaxed_send_without_room(disk: pathlib.Path) -> None:
-    """Send without waiting for the disk where there is no room for the mark that says so."""
+    """Send without waiting for the disk where there is no room for the unclean marker."""
     path = disk / "queue"
     with persipubsub.new_environment(path) as environment:
         environment.new_control(["a"], durability=Durability.PROCESS_CRASH)
@@ -253,7 +253,7 @@ def first_relaxed_send_without_room(disk: pathlib.Path) -> None:
 
 
 def test_the_mark_of_relaxed_commits(disk: pathlib.Path, run: Run) -> None:
-    """Where the mark of relaxed commits finds no room, the send says so and stores nothing."""
+    """Where the unclean marker finds no room, the send says so and stores nothing."""
     run(first_relaxed_send_without_room, disk)
 
 
@@ -282,7 +282,7 @@ APPENDING: Dict[str, Callable[[Environment], object]] = {
 
 
 def stored(environment: Environment) -> Tuple[object, ...]:
-    """Give what the queue looks like, by a look that appends nothing."""
+    """Return what the queue looks like, by a look that appends nothing."""
     held = open_queues.acquire(environment.path)
     try:
         assert not held.read(invariants.check)
@@ -294,7 +294,7 @@ def stored(environment: Environment) -> Tuple[object, ...]:
 
 
 def append_due_without_room(disk: pathlib.Path, durability: Durability) -> None:
-    """Let more become due than there is room for to move it, use the queue in all ways, then make room."""
+    """Let more messages become due than there is room for, use the queue in all ways, then make room."""
     moved = Clock()
     clock.boottime_us, clock.wall_us = moved.boottime_us, moved.wall_us  # in this process only
     due = [b"%02d" % number + PAYLOAD for number in range(50)]
@@ -324,7 +324,7 @@ def append_due_without_room(disk: pathlib.Path, durability: Durability) -> None:
 
 @pytest.mark.parametrize("durability", Durability)
 def test_delayed_messages_that_are_due(durability: Durability, disk: pathlib.Path, run: Run) -> None:
-    """Where there is no room to append what is due, whoever comes hears it, all stays, and it comes once there is room.
+    """Without room to append a due message, every use is an error; with room it comes.
     """
     run(append_due_without_room, disk, durability)
 
@@ -345,7 +345,7 @@ def claim(worker: Subscriber[bytes]) -> Callable[[], object]:
 
 
 def acknowledge(worker: Subscriber[bytes]) -> Callable[[], object]:
-    """Take what was handed out."""
+    """Acknowledge what was handed out."""
     receipt = held(worker, SHARED_MESSAGES)
     return lambda: receipt.__exit__(None, None, None)
 
@@ -390,5 +390,5 @@ def share_full(disk: pathlib.Path, durability: Durability, prepare: Callable[[Su
 @pytest.mark.parametrize("prepare", [claim, acknowledge, add_dead_letter])
 def test_sharing(prepare: Callable[[Subscriber[bytes]], Callable[[], object]], durability: Durability,
                  disk: pathlib.Path, run: Run) -> None:
-    """A worker that finds no room to be handed messages, to take or to bury them is told so; they stay as they are."""
+    """Without room a worker gets an error from a claim, an acknowledgement or a failure; the messages stay."""
     run(share_full, disk, durability, prepare)

@@ -16,7 +16,7 @@ MakeEnvironment = Callable[..., Environment]
 #: No send makes more system calls of one kind.
 CALLS_MAX = 6
 
-#: Sends three messages, and tells what came of each: the id, or the name of the error.
+#: Sends three messages, and prints what came of each: the id, or the name of the error.
 PROGRAM = """
 import sys
 import persipubsub
@@ -30,7 +30,7 @@ for name in ("first", "second", "third"):
 
 
 def outcomes(path: pathlib.Path, injection: str, program: str = PROGRAM) -> List[List[str]]:
-    """Run a program into which one error is injected; give what it tells: names of what was sent, what came of it."""
+    """Run a program into which one error is injected; return which messages it sent, and what came of each."""
     done = subprocess.run([
         "strace", "-qq", "-f", "-o", "/dev/null", "-P", path / "data.mdb", "-e", f"inject={injection}", sys.executable,
         "-c", program, path
@@ -49,7 +49,7 @@ def outcomes(path: pathlib.Path, injection: str, program: str = PROGRAM) -> List
 @pytest.mark.parametrize("call", ["pwrite64", "pwritev", "fdatasync"])
 @pytest.mark.parametrize("code", ["EIO", "ENOSPC"])
 def test_an_error_at_any_call(code: str, call: str, durability: Durability, new_environment: MakeEnvironment) -> None:
-    """After an error at any call nothing of the message is there, or nobody knows; the same process sends the next."""
+    """After an error nothing of the message is there, or the outcome is unknown; the next send works."""
     seen: Set[str] = set()
     for number in range(1, CALLS_MAX + 1):
         with new_environment("a", name=str(number), durability=durability) as environment:

@@ -19,12 +19,12 @@ def judge(*lines: str) -> Verdict:
 
 
 def one(name: str) -> frozenset[str]:
-    """Give a set of one name."""
+    """Return a set of one name."""
     return frozenset([name])
 
 
 def test_ok() -> None:
-    """What was sent and handed out is ok, taken or not, and in nothing else."""
+    """What was sent and handed out is ok, acknowledged or not, and in no other class."""
     verdict = judge("sending p:0:0 p:1:0", "sent 1 p:0:0 p:1:0", "handed a p:0:0", "taken a p:0:0", "left a p:1:0")
     assert verdict == Verdict(frozenset(["p:0:0", "p:1:0"]), *[frozenset()] * 6)
     assert not verdict.faults()
@@ -49,13 +49,13 @@ def test_pruned() -> None:
 
 
 def test_hole_is_no_pruning() -> None:
-    """What is missing behind a message that is there was not pruned, however many were allowed to go."""
+    """What is missing behind a message that is there was not pruned, whatever was allowed."""
     sent = ["sending p:0:0 p:1:0 p:2:0", "sent 1 p:0:0 p:1:0 p:2:0"]
     assert judge(*sent, "may-go a 3", "left a p:0:0 p:2:0").lost == one("p:1:0")
 
 
 def test_duplicated() -> None:
-    """What comes again after it was taken, or twice in one draining, is duplicated; after a mere look it is not."""
+    """What comes again after its acknowledgement, or twice in one draining, is duplicated; a look is no delivery."""
     sent = ["sending p:0:0", "sent 1 p:0:0", "handed a p:0:0"]
     assert judge(*sent, "taken a p:0:0", "left a p:0:0").duplicated == one("p:0:0")
     assert judge(*sent, "left a p:0:0 p:0:0").duplicated == one("p:0:0")
@@ -97,7 +97,7 @@ def test_joined() -> None:
 
 @pytest.mark.parametrize("size_bytes", [0, 3, 6, 7, 100, 200_000])
 def test_message_knows_its_bytes(size_bytes: int) -> None:
-    """A message of any size is known by its name, and a changed byte or a lost one is noticed."""
+    """A message of any size is recognised by its name; a changed or lost byte is noticed."""
     whole = message("p", 0, size_bytes)
     assert len(whole) >= size_bytes and name_of(whole) == f"p:0:{size_bytes}"
     assert name_of(whole[:-1] + b"!").startswith("?")

@@ -43,7 +43,7 @@ def test_growth_is_seen(field: str, each_time: int) -> None:
 
 
 def leak_in_use(connection: Connection, path: pathlib.Path, leaked_bytes: int) -> None:
-    """Do what soils Python's table of strings as much as opening a queue does, as often as the long form opens it.
+    """Fill Python's table of strings as openings do, as often as the long form opens a queue.
 
     :param leaked_bytes: by each time
     """
@@ -64,9 +64,9 @@ def leak_in_use(connection: Connection, path: pathlib.Path, leaked_bytes: int) -
 
 @pytest.mark.parametrize("leaked_bytes, limit_bytes", [(0, soak.MEMORY_GROWTH_BYTES_MAX // 4),
                                                        (100, soak.MEMORY_GROWTH_BYTES_MAX)])
-def test_a_leak_is_told_from_a_table(leaked_bytes: int, limit_bytes: int, new_environment: MakeEnvironment,
-                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leak of 100 bytes an opening is seen, in as many as the long form makes; Python's table of strings is not."""
+def test_a_leak_is_distinguished_from_a_table(leaked_bytes: int, limit_bytes: int, new_environment: MakeEnvironment,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leak of 100 bytes an opening is seen in the long form; Python's table of strings is not."""
     monkeypatch.setattr(soak, "MEMORY_GROWTH_BYTES_MAX", limit_bytes)
     figures = Figures("soak")
     with process(leak_in_use, new_environment("a").path, leaked_bytes) as connection:
@@ -75,7 +75,7 @@ def test_a_leak_is_told_from_a_table(leaked_bytes: int, limit_bytes: int, new_en
 
 
 def wrong(msgs: List[bytes], path: pathlib.Path) -> List[str]:
-    """Have messages sent in the place of the sender's; give the violations that are found in what is left."""
+    """Send other messages instead of the sender's; return the violations that are found in what is left."""
     with persipubsub.new_environment(path) as environment:
         environment.new_control(["slow", "fast"])
         environment.new_publisher().send_many(msgs)

@@ -1,4 +1,4 @@
-"""Whatever is made or renamed is on the disk, under its name, when the call that did it returns."""
+"""Whatever is created or renamed is on the disk, under its name, when the call returns."""
 
 import pathlib
 import shutil

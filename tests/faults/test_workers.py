@@ -14,7 +14,7 @@ MESSAGE, OTHER = "plain:0:0", "plain:1:0"
 
 @pytest.mark.slow
 def test_killed_workers() -> None:
-    """Of 8 workers one is killed every 200 ms: each message is taken once or is dead, and comes again for deaths only.
+    """Of 8 workers one is killed every 200 ms: each message is acknowledged once or dead; only deaths repeat it.
     """
     plain, poisoned = rows = campaigns.run("workers", campaigns.CAMPAIGNS["workers"].short)
     print("\n" + table(rows))
@@ -25,7 +25,7 @@ def test_killed_workers() -> None:
 
 
 def judged(lines: List[str], dead: Dict[str, int], taken: int) -> Figures:
-    """Judge what workers noted, of one plain message, with at most two deliveries."""
+    """Judge the notes of workers, on one plain message with at most two deliveries."""
     noted = [Event(number, what, tuple(words)) for number, (what, *words) in enumerate(map(str.split, lines))]
     figures = Figures("workers")
     judge({MESSAGE}, Hands(noted), Seen(taken, dead, 0, []), 2, figures)
@@ -47,7 +47,7 @@ def judged(lines: List[str], dead: Dict[str, int], taken: int) -> Figures:
     }, 0, "right number"),
 ])
 def test_what_is_wrong_is_named(lines: List[str], dead: Dict[str, int], taken: int, expected: str) -> None:
-    """Each thing that must not become of a message is told."""
+    """Each outcome that a message must not have is named."""
     failures = judged([f"{line} {MESSAGE}" for line in lines], dead, taken).failures
     assert any(expected in failure for failure in failures)
 
@@ -62,13 +62,13 @@ def test_what_is_wrong_is_named(lines: List[str], dead: Dict[str, int], taken: i
     }, 0, 0, 0),
 ])
 def test_what_may_be(lines: List[str], dead: Dict[str, int], taken: int, ok: int, unknown: int) -> None:
-    """A message is taken once, or dead, or was in the hands of one who died: then only the queue knows."""
+    """A message is acknowledged once, or dead, or was held by a worker that died: then only the queue knows."""
     found = judged([f"{line} {MESSAGE}" for line in lines], dead, taken)
     assert not found.failures and (found.ok, found.unknown) == (ok, unknown)
 
 
 def test_what_comes_again_for_no_reason() -> None:
-    """Who holds a message has to die, to raise or to be late before another one is handed it."""
+    """A worker has to die, raise or be late before another one is handed its message."""
     noted = [
         Event(number, what, (worker, MESSAGE))
         for number, (what, worker) in enumerate((("handed", "1"), ("handed", "2"), ("handed", "3"), ("taken", "3")))

@@ -1,10 +1,10 @@
-"""Workers that share a subscriber and are killed, one after the other: no message is lost, none is taken twice.
+"""Workers that share a subscriber and are killed, one after the other: no message is lost, none is acknowledged twice.
 
 A worker notes durably what it was handed before it acknowledges it, and that it did so after it. So of what was in the
 hands of a worker that was killed, nobody knows whether it was acknowledged: it is of unknown outcome, unless it comes
 again. The queue knows how many were.
 
-In the second variation some messages are poisonous: the block of who receives them raises, or its process dies.
+In the second variation some messages are poisonous: the block of their receiver raises, or its process dies.
 """
 
 import collections
@@ -97,7 +97,7 @@ class Seen(NamedTuple):
 
 
 class Round:
-    """The workers at work on so many messages."""
+    """The workers, and the messages that they work on."""
 
     def __init__(self, directory: pathlib.Path, messages: int, poisonous: bool) -> None:
         self._queue = directory / "queue"
@@ -115,7 +115,7 @@ class Round:
         self._names = (str(number) for number in itertools.count())
 
     def run(self, figures: Figures) -> None:
-        """Have workers work and be killed, and judge what became of the messages."""
+        """Run workers, kill them, and judge what became of the messages."""
         figures.rounds, figures.messages = 1, len(self._messages)
         self._journals.mkdir()
         assert in_child(self._set_up).status == 0
@@ -146,7 +146,7 @@ class Round:
                     publisher.send(msg)
 
     def _kill_one_after_the_other(self) -> Counter[int]:
-        """Kill a worker now and then, until one of them finds that nothing is left; give how they ended."""
+        """Kill a worker now and then, until one finds nothing left; return how they ended."""
         running = {self._start() for _ in range(WORKERS)}
         ended: Counter[int] = collections.Counter()
         next_s = time.monotonic()
@@ -183,12 +183,12 @@ class Round:
 
 
 class Hands:
-    """What went through the hands of workers."""
+    """What workers held."""
 
     def __init__(self, noted: Sequence[Event]) -> None:
         self.handed: Counter[str] = collections.Counter()
         self.taken: Counter[str] = collections.Counter()
-        #: How often each was let go by a worker that did not take it: it raised, was late, or died.
+        #: How often each was given up by a worker that did not acknowledge it: it raised, was late, or died.
         self.let_go: Counter[str] = collections.Counter()
         #: In the hands of those that died or were late: they may be acknowledged.
         self.doubtful: Set[str] = set()
@@ -219,7 +219,7 @@ class Hands:
 
 
 def judge(sent: Set[str], hands: Hands, seen: Seen, max_deliveries: int, figures: Figures) -> None:
-    """Tell what became of each message, and what must not be."""
+    """Return what became of each message, and what must not be."""
     again = {name for name, times in hands.taken.items() if times > 1} | hands.handed_after_taken
     once = hands.taken.keys() - again
     unknown = (hands.doubtful & sent) - hands.taken.keys() - seen.dead.keys()
@@ -259,7 +259,7 @@ def judge(sent: Set[str], hands: Hands, seen: Seen, max_deliveries: int, figures
 
 
 def campaign(messages: int) -> List[Figures]:
-    """Have so many messages worked on, and a tenth of them among poisonous ones."""
+    """Have a number of messages worked on, and a tenth of that with poisonous ones among them."""
     found = []
     for name, count, poisonous in (("workers", messages, False), ("workers, poisoned", messages // 10, True)):
         with tempfile.TemporaryDirectory(prefix="persipubsub-workers-") as directory:

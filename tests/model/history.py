@@ -1,10 +1,10 @@
 """Whether what threads saw of a queue can have happened: a search for an order of their operations.
 
 Each operation is recorded with the moments before its call and after its return, and with what came out of it. The
-history is *linearizable* if its operations can be put in one order in which the model of tests/model/model.py gives each the
-outcome that was seen, and in which whatever had returned before another was called comes before it. So what was sent
-before ``send`` returned is seen by every later receive, ids tell the order of commits, nothing is invented, and nothing
-is taken twice or lost: else no such order exists.
+history is *linearizable* if its operations can be put in one order in which the model of tests/model/model.py gives
+each the outcome that was seen, and in which whatever had returned before another was called comes before it. So what
+was sent before ``send`` returned is seen by every later receive, ids tell the order of commits, nothing is invented,
+and nothing is acknowledged twice or lost: else no such order exists.
 
 The search (Wing and Gong's, with a memory of configurations as in Lowe's) tries, from every configuration, each
 operation that no unfinished one precedes. It is sound and complete: it goes through all orders, and leaves out only
@@ -30,7 +30,7 @@ class Done(NamedTuple):
     outcome: Hashable
 
 
-#: A function of the model, and its further arguments. It gives the steps that may come next, or the end.
+#: A function of the model, and its further arguments. It returns the steps that may come next, or the end.
 Step = Tuple[Any, ...]
 Next = Sequence[Union[Step, Done]]
 
@@ -58,13 +58,13 @@ EMPTY = "EmptyError"
 
 
 def once(model: Model, change: str, *arguments: Any) -> Next:
-    """Do something that is one transaction, and gives what the method of the model gives."""
+    """Do something that is one transaction, and end with what the method of the model returns."""
     result = getattr(model, change)(*arguments)
     return [Done(tuple(result) if isinstance(result, list) else result)]
 
 
 def look(model: Model, subscription: Subscription, top: bool, count: int, then: Step) -> Next:
-    """Look; where what lies there is too old, let it expire and look again. `then` is given what was found."""
+    """Look; where the next message is too old, expire it and look again. `then` gets what was found."""
     place = model.places.get(subscription.name)
     if place is None or place.number != subscription.number:
         return [Done(UNKNOWN)]
@@ -77,13 +77,13 @@ def look(model: Model, subscription: Subscription, top: bool, count: int, then: 
 
 
 def expire(model: Model, then: Step) -> Next:
-    """Let what is too old go."""
+    """Expire what is too old."""
     model.keep(model.young(model.log))
     return [then]
 
 
 def take(model: Model, subscription: Subscription, last_id: int, then: Union[Step, Done]) -> Next:
-    """Take up to an id."""
+    """Acknowledge up to an id."""
     model.take(subscription.name, subscription.number, last_id)
     return [then]
 
@@ -92,23 +92,23 @@ def take(model: Model, subscription: Subscription, last_id: int, then: Union[Ste
 
 
 def give(found: Tuple[Message, ...]) -> Next:
-    """Give the payloads."""
+    """Return the payloads."""
     return [Done(tuple(message.payload for message in found))]
 
 
 def give_or_wait(found: Tuple[Message, ...], again: Tuple[Any, ...]) -> Next:
-    """Give the payloads; where there are none, the time may be over or not."""
+    """Return the payloads; where there are none, the time may be over or not."""
     return give(found) if found else [Done(()), (look, *again, (give_or_wait, again))]
 
 
 def pop(found: Tuple[Message, ...], subscription: Subscription) -> Next:
-    """Take what was found."""
+    """Acknowledge what was found."""
     return [(take, subscription, found[0].id, Done(None))] if found else [Done(EMPTY)]
 
 
 def turn(found: Tuple[Message, ...], subscription: Subscription, every: int, turns: int, given: Tuple[bytes,
                                                                                                       ...]) -> Next:
-    """Go through a loop over messages, which is left in its last turn before that message is taken."""
+    """Iterate over messages, and leave the loop before the last one is acknowledged."""
     given += tuple(message.payload for message in found[:turns])
     if not found:
         return [Done(given)]
@@ -134,7 +134,7 @@ def add(model: Model, name: str) -> Next:
 
 
 def subscribe(model: Model, name: str) -> Next:
-    """Open a subscriber; tell its number."""
+    """Open a subscriber; return its number."""
     return [Done(model.places[name].number if name in model.places else UNKNOWN)]
 
 
@@ -155,12 +155,12 @@ def set_field(model: Model, name: str, value: Hashable) -> Next:
 
 
 def prune_dangling(model: Model) -> Next:
-    """Let what is too old go; tell how many went."""
+    """Expire what is too old; return how many messages that were."""
     return [Done(model.keep(model.young(model.log)))]
 
 
 def prune_all_for(model: Model, name: str) -> Next:
-    """Move a subscriber to the end; tell how many messages it does not get."""
+    """Move a subscriber to the end; return how many messages it skips."""
     if name not in model.places:
         return [Done(UNKNOWN)]
     pending = len(model.young(model.awaited(name)))
@@ -169,14 +169,14 @@ def prune_all_for(model: Model, name: str) -> Next:
 
 
 def clear(model: Model, subscribers_too: bool) -> Next:
-    """Remove all messages; tell how many went."""
+    """Remove all messages; return how many that were."""
     if subscribers_too:
         model.places.clear()
     return [Done(model.keep([]))]
 
 
 def status(model: Model) -> Next:
-    """Tell what there is."""
+    """Return what there is."""
     subscribers = {name: (place.next_id, len(model.young(model.awaited(name)))) for name, place in model.places.items()}
     return [
         Done((len(model.young(model.log)), model.next_id, model.floor(), model.high_watermark, model.strategy,
@@ -201,7 +201,7 @@ class _Configuration:
     model: Model
 
     def key(self) -> Hashable:
-        """Give what tells configurations apart."""
+        """Return what distinguishes configurations."""
         model = self.model
         return (self.places, model.boottime_us, model.next_id, model.next_number, model.high_watermark, model.strategy,
                 tuple(model.log),
@@ -228,7 +228,7 @@ class Search:
         self.configurations = 0
 
     def succeeds(self) -> bool:
-        """Tell whether there is an order."""
+        """Return whether there is an order."""
         seen: Set[Hashable] = set()
         left = [self._start]
         while left:
@@ -268,12 +268,12 @@ class Search:
 
 
 def is_linearizable(history: Sequence[Operation], model: Model) -> bool:
-    """Tell whether there is an order of the operations in which the model, from its state, gives all outcomes."""
+    """Return whether some order of the operations yields all outcomes in the model, from its state."""
     return Search(history, model).succeeds()
 
 
 def told(history: Sequence[Operation]) -> str:
-    """Write a history down: a line for each operation, in the order in which they began."""
+    """Describe a history: a line for each operation, in the order in which they began."""
     start_ns = min(operation.begun_ns for operation in history)
     return "\n".join(f"thread {one.thread}  {(one.begun_ns - start_ns) / 1000:10.1f} to "
                      f"{(one.ended_ns - start_ns) / 1000:10.1f} us  {one.name} -> {one.outcome!r}"

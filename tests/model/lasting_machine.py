@@ -1,4 +1,4 @@
-"""The rules of the state machine for messages that stay longer than until all have taken them."""
+"""The rules of the state machine for messages that stay after all have acknowledged them, and for delayed ones."""
 
 import datetime
 import functools
@@ -34,19 +34,19 @@ class LastingMachine(Machine):
         self.delayed_messages: List[DelayedMessage] = []
 
     def moment(self, age: float) -> datetime.datetime:
-        """Give a time between now and the oldest message, or before it; where no datetime is as late, the last one."""
+        """Return a time between now and the oldest message, or before it; the last datetime if none is as late."""
         now_us = self.model.now_us()
         oldest_us = min((message.time_us for message in self.model.log), default=now_us)
         return clock.utc(round(now_us - age * (now_us - oldest_us)))
 
     def allowed(self, retention_us: int, timeout_s: float) -> bool:
-        """Tell whether a retention ends before the message timeout."""
+        """Return whether a retention ends before the message timeout."""
         return retention_us <= round(timeout_s * 1e6)
 
     @rule(which=WHICH, retention_s=RETENTIONS)
     @uses("Control.set_retention")
     def set_retention(self, which: int, retention_s: float) -> None:
-        """What all have taken stays for as long; it may not be promised for longer than the message timeout."""
+        """What all have acknowledged stays for the retention, which is at most the message timeout."""
         control, model = self.some(which).control, self.model
         retention_us = round(retention_s * 1e6)
         model.write()
@@ -61,7 +61,7 @@ class LastingMachine(Machine):
     @rule(which=WHICH, name=NAMES, start=st.one_of(st.sampled_from(["latest", "earliest"]), AGES))
     @uses("Control.add_subscriber")
     def add_subscriber_at(self, which: int, name: str, start: Union[str, float]) -> None:
-        """A new subscriber begins where it is told, as far as that is still stored."""
+        """A new subscriber begins at the given start, as far as that is still stored."""
         model = self.model
         known = name in model.places
         since = start if isinstance(start, str) else self.moment(start)
@@ -76,7 +76,7 @@ class LastingMachine(Machine):
     @rule(which=WHICH, name=ALL_NAMES, to=st.one_of(st.just("earliest"), AGES, st.integers(1, 30)))
     @uses("Control.rewind")
     def rewind(self, which: int, name: str, to: Union[str, int, float]) -> None:
-        """A subscriber gets again what is still stored from a place on, and skips nothing."""
+        """A subscriber gets again what is still stored from a position on, and skips nothing."""
         control, model = self.some(which).control, self.model
         model.write()
         if name not in model.places:
@@ -109,7 +109,7 @@ class LastingMachine(Machine):
     @rule(which=WHICH, size_bytes=SIZES_BYTES, delay_s=DELAYS, absolute=st.booleans(), pickling=st.booleans())
     @uses("Publisher.send_later")
     def send_later(self, which: int, size_bytes: int, delay_s: float, absolute: bool, pickling: bool) -> None:
-        """What is delayed is appended when it is due, by whoever comes; there is at most as much as the mark says."""
+        """A delayed message is appended when it is due, by any access; the mark limits how many there are."""
         self.send_for_later(self.some(which).publisher.send_later, size_bytes, delay_s, absolute, pickling)
 
     def send_for_later(self, send_later: Callable[..., DelayedMessage], size_bytes: int, delay_s: float, absolute: bool,
@@ -152,7 +152,7 @@ class LastingMachine(Machine):
     @rule(which=WHICH, message=st.integers(0, 30))
     @uses("Publisher.cancel")
     def cancel(self, which: int, message: int) -> None:
-        """What was not due yet can be taken back, once, whoever sent it."""
+        """Whoever sent it, a message that is not due yet can be cancelled, once."""
         sent = self.delayed_messages[message % len(self.delayed_messages)]
         assert self.some(which).publisher.cancel(sent) == self.model.cancel(sent.due_us, sent.number)
 
@@ -165,5 +165,5 @@ class LastingMachine(Machine):
 
 
 def microseconds(moment: datetime.datetime) -> int:
-    """Give a time since the epoch."""
+    """Return a time since the epoch."""
     return (moment - clock.EPOCH) // datetime.timedelta(microseconds=1)

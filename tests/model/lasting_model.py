@@ -1,4 +1,4 @@
-"""What a queue does with messages before and after their way through it: delayed ones, and those that are retained."""
+"""What a queue does with delayed and with retained messages."""
 
 import bisect
 from typing import Dict, Iterable, List, NamedTuple, Tuple
@@ -30,7 +30,7 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
         self.once: Dict[str, Tuple[int, int]] = {}
 
     def write(self) -> None:
-        """Begin to write: what was retained for long enough goes, and what is due is appended."""
+        """Begin to write: retained messages whose time is over are deleted, and what is due is appended."""
         super().write()
         if self.retention_us:
             self.log = self.kept(self.log)
@@ -42,7 +42,7 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
     # Going
 
     def is_awaited(self, message: Message) -> bool:
-        """Tell whether some subscriber has not taken it."""
+        """Return whether some subscriber has not acknowledged it."""
         return bool(self.places) and message.id >= self.floor()
 
     def kept(self, messages: List[Message]) -> List[Message]:
@@ -52,26 +52,26 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
         return [one for one in messages if self.is_awaited(one) or retains and one.time_us >= oldest_us]
 
     def there(self) -> List[Message]:
-        """Give the messages that are there for anybody who looks."""
+        """Return the messages that are there for anybody who looks."""
         return self.kept(self.young(self.log))
 
     def keep(self, kept: List[Message], reason: str = "") -> int:
-        """Let all go that are there but some, and those of them that nobody awaits; give how many went."""
+        """Keep some of the messages that are there, if somebody awaits them; return how many were dropped."""
         going = {message.id for message in self.log} - {message.id for message in kept}
         self.write()
         return self.let_go([message for message in self.log if message.id not in going], reason)
 
     def let_go(self, kept: List[Message], reason: str = "") -> int:
-        """Let all go but some, and those of them that nobody awaits; give how many went."""
+        """Drop all but some, and those of them that nobody awaits; return how many were dropped."""
         staying = {message.id for message in self.kept(kept)}
         went = [message for message in self.log if message.id not in staying]
         self.log = [message for message in self.log if message.id in staying]
-        # Retained ones are not let go: they have served.
+        # Retained ones do not count: everyone acknowledged them.
         self.pruned[reason] += len([message for message in went if self.is_awaited(message) or not self.retention_us])
         return len(went)
 
     def clear(self, reason: str = "") -> int:
-        """Let all messages go, also the delayed ones; give how many went, of those that had not expired."""
+        """Delete all messages, also delayed ones; return how many of them had not expired."""
         self.write()
         self.let_go(self.young(self.log), "timeout")
         delayed = len(self.delayed)
@@ -81,12 +81,12 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
     # Sending
 
     def put(self, payloads: List[bytes]) -> List[int]:
-        """Send messages one by one at one time; give their ids."""
+        """Send messages one by one at one time; return their ids."""
         self.write()
         return self.append(payloads)
 
     def append(self, payloads: List[bytes]) -> List[int]:
-        """Append messages one by one at one time; give their ids."""
+        """Append messages one by one at one time; return their ids."""
         self.let_go(self.young(self.log), "timeout")
         ids = list(range(self.next_id, self.next_id + len(payloads)))
         if not self.places and not self.retention_us:
@@ -101,7 +101,7 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
         return ids
 
     def put_once(self, payload: bytes, identifier: str) -> int:
-        """Send a message unless one was sent with the id; give the id of that one, or of this one."""
+        """Send a message unless one was sent with the id; return the id of that one, or of this one."""
         self.write()
         oldest_us = self.now_us() - self.deduplication_window_us
         known = self.once.get(identifier)
@@ -116,7 +116,7 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
         return ids[0]
 
     def _overflow(self, first_new_id: int) -> None:
-        """Let go what nobody awaits, and only where there is no such message what the strategy says."""
+        """Drop what nobody awaits, and only if there is no such message what the strategy says."""
         count = len(self.log) // 2 + 1
         retained = len([one for one in self.log if one.id < first_new_id and not self.is_awaited(one)])
         if retained:
@@ -133,7 +133,7 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
         return message
 
     def cancel(self, due_us: int, number: int) -> bool:
-        """Take a message back; tell whether it was still delayed."""
+        """Cancel a message; return whether it was still delayed."""
         self.write()
         before = len(self.delayed)
         self.delayed = [one for one in self.delayed if (one.due_us, one.number) != (due_us, number)]
@@ -142,11 +142,11 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
     # Receiving
 
     def is_due(self) -> bool:
-        """Tell whether some message is due and not yet appended, or may be, since time does not go on yet."""
+        """Return whether a message is due and not yet appended, or may be, since time stands still."""
         return bool(self.delayed) and (self.boot != self.clock_boot or self.delayed[0].due_us <= self.now_us())
 
     def look(self, name: str, top: bool = False) -> List[Message]:
-        """Give what a subscriber finds, once what is too old is gone, and something of what is due is there."""
+        """Return what a subscriber finds, once old messages are deleted and some due ones appended."""
         appended = False
         while True:
             found = self.awaited(name)[-1 if top else 0:]
@@ -159,7 +159,7 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
                 return found
 
     def take(self, name: str, number: int, last_id: int, ids: Iterable[int] = ()) -> None:
-        """Move a subscriber on behind an id, if it is still that one; of some ids it has then taken those it passes."""
+        """Move a subscriber past an id, if it is still that one; of some ids it has acknowledged those it passes."""
         self.write()
         if name in self.places and self.places[name].number == number:
             place = self.places[name]
@@ -168,14 +168,14 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
         self.let_go(self.log)
 
     def take_all(self, name: str) -> int:
-        """Move a subscriber to the end of the queue; give how many messages it no longer gets."""
+        """Move a subscriber to the end of the queue; return how many messages it skips."""
         count = len(self.young(self.awaited(name)))
         self.places[name].next_id = self.next_id
         self.let_go(self.log)
         return count
 
     def rewind(self, name: str, first_id: int = 0, time_us: int = 0) -> int:
-        """Move a subscriber back to what is there from an id on and from a time on; give how many it then awaits."""
+        """Move a subscriber back to what is there from an id and a time on; return how many it then awaits."""
         place = self.places[name]
         start = [one.id for one in self.there() if one.id >= first_id and one.time_us >= time_us - RUN_US_MAX]
         place.next_id = min([place.next_id, *start])

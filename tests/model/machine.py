@@ -1,4 +1,4 @@
-"""What the rules of the state machine stand on: a queue beside its model, what is open of it, and how they compare."""
+"""What the rules of the state machine build on: a queue and its model, what is open of it, and how they compare."""
 
 import bisect
 import contextlib
@@ -97,19 +97,19 @@ class Machine(RuleBasedStateMachine):
             os.close(fd)
 
     def some(self, which: int) -> Opened:
-        """Give one of the open Environments."""
+        """Return one of the open Environments."""
         return self.opened[which % len(self.opened)]
 
     def handles(self) -> List[Handle]:
-        """Give all open subscribers, also those that were removed from the queue."""
+        """Return all open subscribers, also those that were removed from the queue."""
         return [handle for opened in self.opened for handle in opened.handles]
 
     def handle(self, which: int) -> Handle:
-        """Give one of the open subscribers."""
+        """Return one of the open subscribers."""
         return self.handles()[which % len(self.handles())]
 
     def is_known(self, handle: Handle) -> bool:
-        """Tell whether it is still the subscriber that was opened."""
+        """Return whether it is still the subscriber that was opened."""
         place = self.model.places.get(handle.subscriber.identifier)
         return place is not None and place.number == handle.number
 
@@ -135,14 +135,14 @@ class Machine(RuleBasedStateMachine):
                 method()
 
     def remove_from_model(self, *names: str) -> int:
-        """Remove subscribers; give how many messages went."""
+        """Remove subscribers; return how many messages were deleted."""
         self.model.write()
         for name in names:
             del self.model.places[name]
         return self.model.let_go(self.model.log, "dangling")
 
     def clear_model(self) -> int:
-        """Let everything go, also all subscribers; give how many messages went."""
+        """Delete everything, also all subscribers; return how many messages were deleted."""
         count = self.model.clear("dangling")
         self.model.places.clear()
         return count
@@ -154,9 +154,9 @@ class Machine(RuleBasedStateMachine):
                        meanwhile: Callable[[], None],
                        refused: Optional[type[Exception]],
                        skipping: bool = False) -> None:
-        """Receive what the model finds; it is taken when the block ends, unless an exception ends it.
+        """Receive what the model finds; the end of the block acknowledges it, unless an exception ends it.
 
-        :param skipping: whether what is there before it is taken with it
+        :param skipping: whether what is there before it is acknowledged with it
         """
         if not self.is_known(handle):
             with pytest.raises(errors.UnknownSubscriberError), receipt:
@@ -170,7 +170,7 @@ class Machine(RuleBasedStateMachine):
             assert received == payloads_of(found)
             meanwhile()
             if not found and refused:
-                raise refused  # nothing was received that a closed subscriber could not take
+                raise refused  # nothing was received that a closed subscriber could not acknowledge
         if found and not refused and self.is_known(handle) and self.model.has_between(name, first_id):
             self.model.take(name, handle.number, 0)  # it was moved back meanwhile, and wants to have them all again
         elif found and not refused:
@@ -236,23 +236,23 @@ class Machine(RuleBasedStateMachine):
 
 
 def is_shared(place: SubscriberRecord) -> bool:
-    """Tell whether workers share a subscriber of the model."""
+    """Return whether workers share a subscriber of the model."""
     return isinstance(place, PolicyPlace) and place.shared
 
 
 def payloads_of(messages: List[Message]) -> List[bytes]:
-    """Give the payloads of messages."""
+    """Return the payloads of messages."""
     return [message.payload for message in messages]
 
 
 def within(messages: List[Message], max_bytes: int) -> List[Message]:
-    """Give the first messages that together have at most so many bytes, but at least one."""
+    """Return the first messages that fit into a number of bytes, but at least one."""
     sizes_bytes = list(itertools.accumulate(len(message.payload) for message in messages))
     return messages[:max(1, bisect.bisect_right(sizes_bytes, max_bytes))]
 
 
 def first_of(messages: List[Message]) -> Optional[bytes]:
-    """Give the payload of the first message."""
+    """Return the payload of the first message."""
     return messages[0].payload if messages else None
 
 
@@ -264,6 +264,6 @@ def listed(receipt: ContextManager[Optional[bytes]]) -> Iterator[List[bytes]]:
 
 
 def pickled(original: T) -> T:
-    """Give what comes out of a pickle."""
+    """Return what comes out of a pickle."""
     copied: T = pickle.loads(pickle.dumps(original))
     return copied

@@ -1,4 +1,4 @@
-"""What a queue does, in plain Python and without a word about how. The state machine holds the library against it."""
+"""What a queue does, in plain Python and without saying how. The state machine compares the library with it."""
 
 import collections
 import dataclasses
@@ -17,7 +17,7 @@ class Message(NamedTuple):
 
 @dataclasses.dataclass
 class SubscriberRecord:
-    """A subscriber: the number tells it from a later one of the same name."""
+    """A subscriber: the number distinguishes it from a later one of the same name."""
 
     number: int
     next_id: int
@@ -25,7 +25,7 @@ class SubscriberRecord:
 
 
 class Model:  # pylint: disable=too-many-instance-attributes  # all there is to know of a queue and its clocks
-    """A queue: a log of messages, and a place in it for each subscriber; and the clocks of the machine."""
+    """A queue: a log of messages, and a cursor for each subscriber; and the clocks of the machine."""
 
     def __init__(self) -> None:
         self.boot, self.boottime_us, self.wall_us = 1, 10**9, 10**15
@@ -37,7 +37,7 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
         self.pruned: Counter[str] = collections.Counter()
 
     def now_us(self) -> int:
-        """Tell the time: the wall clock counts only until the first write of a boot."""
+        """Return the time: the wall clock counts only until the first write of a boot."""
         return (self.boottime_us +
                 self.clock_offset_us if self.boot == self.clock_boot else max(self.wall_us, self.newest_us))
 
@@ -46,23 +46,23 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
         self.clock_boot, self.clock_offset_us = self.boot, self.now_us() - self.boottime_us
 
     def floor(self) -> int:
-        """Give the smallest place."""
+        """Return the low-water mark."""
         return min((place.next_id for place in self.places.values()), default=self.next_id)
 
     def keep(self, kept: List[Message], reason: str = "") -> int:
-        """Let all go but some of the messages, of which those go that nobody awaits; give how many went."""
+        """Keep some of the messages, if somebody awaits them; return how many were dropped."""
         self.write()
         before, self.log = len(self.log), [message for message in kept if message.id >= self.floor()]
         self.pruned[reason] += before - len(self.log)
         return before - len(self.log)
 
     def young(self, messages: List[Message]) -> List[Message]:
-        """Give those that have not expired."""
+        """Return those that have not expired."""
         oldest_us = self.now_us() - round(self.high_watermark.message_timeout * 1e6)
         return [message for message in messages if message.time_us >= oldest_us]
 
     def put(self, payloads: List[bytes]) -> List[int]:
-        """Send messages one by one at one time; give their ids."""
+        """Send messages one by one at one time; return their ids."""
         self.keep(self.young(self.log), "timeout")
         self.newest_us = self.now_us()
         for message_id, payload in enumerate(payloads, self.next_id):
@@ -82,21 +82,21 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
             self.next_number += 1
 
     def awaited(self, name: str) -> List[Message]:
-        """Give all that is there for a subscriber, old or not."""
+        """Return all that is there for a subscriber, old or not."""
         return [message for message in self.log if message.id >= self.places[name].next_id]
 
     def has_between(self, name: str, bound: int) -> bool:
-        """Tell whether there is something between the place of a subscriber and an id."""
+        """Return whether there is something between the cursor of a subscriber and an id."""
         return any(self.places[name].next_id <= message.id < bound for message in self.log)
 
     def look(self, name: str, top: bool = False) -> List[Message]:
-        """Give what a subscriber finds. If the next message (or the latest) is too old, all that are too old go."""
+        """Return what a subscriber finds. If the next message (or the latest) is too old, all old ones expire."""
         if self.awaited(name) and not self.young(self.awaited(name)[-1 if top else 0:][:1]):
             self.keep(self.young(self.log), "timeout")
         return self.awaited(name)[-1 if top else 0:]
 
     def take(self, name: str, number: int, last_id: int, ids: Iterable[int] = ()) -> None:
-        """Move a subscriber on behind an id, if it is still that one; of some ids it has then taken those it passes."""
+        """Move a subscriber past an id, if it is still that one; of some ids it has acknowledged those it passes."""
         if name in self.places and self.places[name].number == number:
             place = self.places[name]
             place.taken += sum(place.next_id <= message_id <= last_id for message_id in ids)

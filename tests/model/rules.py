@@ -1,4 +1,4 @@
-"""What the rules of the state machine have in common: who they use, and which of many they mean."""
+"""What the rules of the state machine have in common: which methods they use, and which of many objects they mean."""
 
 from typing import Callable, Dict, List, TypeVar
 

@@ -39,12 +39,12 @@ class SharedMachine(Machine):
         self.claims: List[Claim] = []
 
     def workers(self) -> Optional[PolicyPlace]:
-        """Give the shared subscriber of the model."""
+        """Return the shared subscriber of the model."""
         place = self.model.places.get(WORKERS)
         return place if isinstance(place, PolicyPlace) else None
 
     def some_claim(self, which: int) -> Optional[Claim]:
-        """Take one of the blocks that have not ended, to end it; those of closed Environments never end."""
+        """Pick one of the blocks that have not ended, to end it; those of closed Environments never end."""
         self.claims = [claim for claim in self.claims if claim.opened in self.opened]
         return self.claims.pop(which % len(self.claims)) if self.claims else None
 
@@ -56,7 +56,7 @@ class SharedMachine(Machine):
     @uses("Control.add_subscriber")
     def share(self, which: int, lease_s: float, max_deliveries: int, retry_delay_s: float,
               dead_letters_max: int) -> None:
-        """A subscriber is added that workers share, or its settings change for all of them."""
+        """A shared subscriber is added, or its settings change for all workers."""
         self.some(which).control.add_subscriber(WORKERS,
                                                 shared=True,
                                                 lease_s=lease_s,
@@ -142,7 +142,7 @@ class SharedMachine(Machine):
     # Dead letters, also of those that are not shared
 
     def with_policy(self, name: str) -> Optional[PolicyPlace]:
-        """Give a subscriber of the model that can have dead letters."""
+        """Return a subscriber of the model that can have dead letters."""
         place = self.model.places.get(name)
         return place if isinstance(place, PolicyPlace) else None
 
@@ -152,7 +152,7 @@ class SharedMachine(Machine):
           discarded=st.booleans())
     @uses("Control.dead_letters", "Control.requeue_dead_letters", "Control.discard_dead_letters")
     def settle_dead_letters(self, which: int, name: str, ids: Optional[List[int]], discarded: bool) -> None:
-        """Dead letters are handed out to their subscriber again, or go."""
+        """Dead letters are requeued to their subscriber, or discarded."""
         control, place = self.some(which).control, self.with_policy(name)
         change = control.discard_dead_letters if discarded else control.requeue_dead_letters
         if name not in self.model.places:

@@ -12,7 +12,7 @@ OUTSIDE = 2**63
 
 @dataclasses.dataclass
 class Entry:
-    """What is known of a message that was handed out and not yet taken."""
+    """What is known of a message that was handed out and not yet acknowledged."""
 
     deliveries: int
     claim: int = 0
@@ -46,7 +46,7 @@ class PolicyPlace(SubscriberRecord):  # pylint: disable=too-many-instance-attrib
     dead: Dict[int, Dead] = dataclasses.field(default_factory=dict)
 
     def position(self) -> int:
-        """Give the place."""
+        """Return the cursor."""
         entries = list(self.entries) if self.shared else []
         return min(self.next_id, *entries) if entries else self.next_id
 
@@ -57,30 +57,30 @@ class SharedModel(LastingModel):
     claims = 0
 
     def policy_place(self, name: str, number: int) -> Optional[PolicyPlace]:
-        """Give a subscriber with a policy, if it is still that one."""
+        """Return a subscriber with a policy, if it is still that one."""
         place = self.places.get(name)
         return place if isinstance(place, PolicyPlace) and place.number == number else None
 
     def floor(self) -> int:
-        """Give the smallest place."""
+        """Return the low-water mark."""
         places = self.places.values()
         return min((place.position() if isinstance(place, PolicyPlace) else place.next_id for place in places),
                    default=self.next_id)
 
     def awaited(self, name: str) -> List[Message]:
-        """Give all that is in the log for a subscriber, old or not."""
+        """Return all that is in the log for a subscriber, old or not."""
         place = self.places[name]
         early = place.entries if isinstance(place, PolicyPlace) and place.shared else ()
         return [message for message in self.log if message.id >= place.next_id or message.id in early]
 
     def outside(self, name: str) -> List[Message]:
-        """Give what was requeued to a subscriber."""
+        """Return what was requeued to a subscriber."""
         place = self.places[name]
         return [place.outside[message_id]
                 for message_id in sorted(place.outside)] if isinstance(place, PolicyPlace) else []
 
     def take_all(self, name: str) -> int:
-        """Move a subscriber to the end of the queue, and have its workers hold nothing; give what it no longer gets."""
+        """Move a subscriber to the end, and have its workers hold nothing; return what it skips."""
         count, place = len(self.outside(name)), self.places[name]
         if isinstance(place, PolicyPlace):
             count += len(self.young(self.awaited(name)))
@@ -90,7 +90,7 @@ class SharedModel(LastingModel):
         return super().take_all(name)
 
     def rewind(self, name: str, first_id: int = 0, time_us: int = 0) -> int:
-        """Move a subscriber back, and have its workers hold nothing from there on; give how many it then awaits."""
+        """Move a subscriber back, and end its workers' leases from there on; return how many it then awaits."""
         super().rewind(name, first_id, time_us)
         place = self.places[name]
         if isinstance(place, PolicyPlace) and place.shared:
@@ -100,7 +100,7 @@ class SharedModel(LastingModel):
     # Of a subscriber that is not shared
 
     def look(self, name: str, top: bool = False) -> List[Message]:
-        """Give what a subscriber finds: first what was requeued, one by one; what has failed comes alone."""
+        """Return what a subscriber finds: first requeued messages, one by one; what has failed comes alone."""
         if self.outside(name) and not top:
             return self.outside(name)[:1]
         found, place = super().look(name, top), self.places[name]
@@ -108,7 +108,7 @@ class SharedModel(LastingModel):
         return found[:1] if alone and not top else found
 
     def take(self, name: str, number: int, last_id: int, ids: Iterable[int] = ()) -> None:
-        """Take messages: of those outside the log exactly the given ones."""
+        """Acknowledge messages: of those outside the log exactly the given ones."""
         place = self.policy_place(name, number)
         if place is None or last_id < OUTSIDE:
             super().take(name, number, last_id, ids)
@@ -121,7 +121,7 @@ class SharedModel(LastingModel):
             place.entries = {one: entry for one, entry in place.entries.items() if one >= place.next_id}
 
     def fail(self, name: str, number: int, ids: List[int]) -> None:
-        """Count that a block raised which had received messages."""
+        """Count the failure of a block that had received messages."""
         place = self.policy_place(name, number)
         if place is None or not ids:
             return
@@ -143,7 +143,7 @@ class SharedModel(LastingModel):
     # Of a shared one
 
     def claim(self, name: str, max_messages: int, max_bytes: int) -> Tuple[int, List[Message]]:
-        """Hand messages out; give the number of the claim, and them."""
+        """Hand messages out; return the number of the claim, and them."""
         place = self.places[name]
         assert isinstance(place, PolicyPlace)
         max_messages = 1 if place.max_deliveries == 1 else max_messages
@@ -201,7 +201,7 @@ class SharedModel(LastingModel):
         return [one.id for one in messages if one.id in place.entries and place.entries[one.id].claim == claim]
 
     def acknowledge(self, place: PolicyPlace, ids: List[int]) -> None:
-        """Take messages that are held."""
+        """Acknowledge messages that are held."""
         self.write()
         for message_id in ids:
             del place.entries[message_id]
@@ -210,7 +210,7 @@ class SharedModel(LastingModel):
         self.let_go(self.log)
 
     def give_back(self, place: PolicyPlace, ids: List[int], failed: bool) -> None:
-        """Give messages back that are held."""
+        """Return messages back that are held."""
         self.write()
         for message_id in ids:
             entry = place.entries[message_id]
@@ -238,7 +238,7 @@ class SharedModel(LastingModel):
         self.trim(place)
 
     def trim(self, place: PolicyPlace) -> None:
-        """Let the oldest dead letters go where there are too many."""
+        """Delete the oldest dead letters where there are too many."""
         for letter_id in sorted(place.dead)[:max(0, len(place.dead) - place.dead_letters_max)]:
             del place.dead[letter_id]
 

@@ -47,7 +47,7 @@ class TaskMachine(SharedMachine, LastingMachine):
     @rule(which=WHICH, size_bytes=SIZES_BYTES, delay_s=DELAYS, absolute=st.booleans())
     @uses("AsyncPublisher.send_later")
     def send_later_from_a_task(self, which: int, size_bytes: int, delay_s: float, absolute: bool) -> None:
-        """What a task sends for later comes as what others do."""
+        """A delayed message of a task comes as those of others do."""
         pub = self.some(which).environment.new_async_publisher()
         self.send_for_later(lambda *args, **kwargs: asyncio.run(pub.send_later(*args, **kwargs)), size_bytes, delay_s,
                             absolute, False)
@@ -56,7 +56,7 @@ class TaskMachine(SharedMachine, LastingMachine):
     @rule(which=WHICH, message=st.integers(0, 30))
     @uses("AsyncPublisher.cancel")
     def cancel_from_a_task(self, which: int, message: int) -> None:
-        """A task takes back what anybody has sent for later, unless it has come."""
+        """A task cancels a delayed message of any sender, unless it has come."""
         sent = self.delayed_messages[message % len(self.delayed_messages)]
         pub = self.some(which).environment.new_async_publisher()
         assert asyncio.run(pub.cancel(sent)) == self.model.cancel(sent.due_us, sent.number)
@@ -81,14 +81,14 @@ class TaskMachine(SharedMachine, LastingMachine):
         return environment.new_async_subscriber(name)
 
     def take_from_model(self, name: str, ids: List[int]) -> None:
-        """Take messages."""
+        """Acknowledge messages."""
         if ids:
             self.model.take(name, self.model.places[name].number, ids[-1], ids)
 
     @rule(which=WHICH, name=NAMES, fails=st.booleans(), timeout=st.sampled_from([0, 0.001]))
     @uses("AsyncSubscriber.receive", "AsyncSubscriber.identifier")
     def receive_in_a_task(self, which: int, name: str, fails: bool, timeout: float) -> None:
-        """The next message is taken when the block ends, unless it raises."""
+        """The next message is acknowledged when the block ends, unless it raises."""
         sub = self.async_subscriber(which, name)
         assert sub.identifier == name
         found = self.model.look(name)[:1]
@@ -108,7 +108,7 @@ class TaskMachine(SharedMachine, LastingMachine):
     @rule(which=WHICH, name=NAMES)
     @uses("AsyncSubscriber.receive_to_top")
     def receive_to_top_in_a_task(self, which: int, name: str) -> None:
-        """The latest message, and all before it, are taken when the block ends."""
+        """The end of the block acknowledges the latest message and all before it."""
         sub = self.async_subscriber(which, name)
         found = self.model.look(name, top=True)
 
@@ -125,7 +125,7 @@ class TaskMachine(SharedMachine, LastingMachine):
           max_bytes=st.sampled_from([2**26, 2**26, 1, 16, 65_528]))
     @uses("AsyncSubscriber.receive_many")
     def receive_many_in_a_task(self, which: int, name: str, max_messages: int, max_bytes: int) -> None:
-        """A batch is taken when the block ends."""
+        """A batch is acknowledged when the block ends."""
         sub = self.async_subscriber(which, name)
         found = within(self.model.look(name)[:max_messages], max_bytes)
 
@@ -139,7 +139,7 @@ class TaskMachine(SharedMachine, LastingMachine):
     @rule(which=WHICH, name=NAMES, every=st.integers(1, 4), stop=st.integers(0, 5))
     @uses("AsyncSubscriber.messages")
     def loop_in_a_task(self, which: int, name: str, every: int, stop: int) -> None:
-        """A loop takes exactly the messages whose turn had ended when it is left."""
+        """Leaving a loop acknowledges exactly the messages whose iteration had ended."""
         sub = self.async_subscriber(which, name)
         got: List[bytes] = []
 
@@ -159,7 +159,7 @@ class TaskMachine(SharedMachine, LastingMachine):
     @rule(which=WHICH, name=NAMES)
     @uses("AsyncSubscriber.front", "AsyncSubscriber.pop", "AsyncSubscriber.close")
     def pop_in_a_task(self, which: int, name: str) -> None:
-        """The next message can be looked at and taken unread; without one, and when closed, that is an error."""
+        """The next message can be looked at and acknowledged unread; without one, and when closed, it is an error."""
         sub = self.async_subscriber(which, name)
         found = self.model.look(name)[:1]
         assert asyncio.run(sub.front()) == first_of(found)

@@ -29,7 +29,7 @@ class Receive(NamedTuple):
     responded_ns: int
     kind: str
     ids: Sequence[int]
-    full: bool  # whether it could not give more
+    full: bool  # whether there could not be more
 
 
 def random_sends(publisher: Publisher, chance: random.Random, name: str, count: int) -> List[Tuple[Send, List[bytes]]]:

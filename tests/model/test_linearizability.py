@@ -1,4 +1,4 @@
-"""Threads and a process do random things with one queue at the same time; tests/model/history.py tells if that can be right.
+"""Threads and a process use one queue at random; tests/model/history.py judges if what they saw can be right.
 
 When the programs' operations meet depends on the machine, so a failure need not come again: what is reported is the
 whole history, which can be judged by itself.
@@ -114,13 +114,13 @@ class Worker:
         stack = contextlib.ExitStack()
         received = self._record(f"{name} {subscription}", step, lambda: _listed(stack.enter_context(receipt)))
         if not taken or not isinstance(received, tuple) or not received:
-            stack.pop_all()  # as if the block had raised: nothing is taken
+            stack.pop_all()  # as if the block had raised: nothing is acknowledged
             return
-        # Which id the message has is told by who sent it.
+        # The record of the send has the id of the message.
         self._record(f"end of {name} {subscription}", (taken_up_to, subscription, received[-1]), stack.close)
 
     def receive(self, name: str, count: int, taken: bool) -> None:
-        """Receive some messages, and take them or not."""
+        """Receive some messages, and acknowledge them or not."""
         if name in self._subscribers:
             subscriber, subscription = self._subscribers[name]
             self._block("receive_many", subscription, (history.look, subscription, False, count, (history.give, )),
@@ -167,7 +167,7 @@ class Worker:
                          lambda: _listed(subscriber.front()))
 
     def pop(self, name: str) -> None:
-        """Take the next message unread."""
+        """Acknowledge the next message unread."""
         if name in self._subscribers:
             subscriber, subscription = self._subscribers[name]
             self._record(f"pop {subscription}", (history.look, subscription, False, 1, (history.pop, subscription)),
@@ -180,7 +180,7 @@ class Worker:
 
         def number() -> Hashable:
             opened.append(self._environment.new_subscriber(name))
-            # There is no other way to tell which one of that name it is.
+            # No other way shows which one of that name it is.
             subscription = opened[0]._receiver.subscription  # pylint: disable=protected-access
             return subscription.number
 
@@ -214,7 +214,7 @@ class Worker:
                      lambda: self._control.prune_all_messages_for(name))
 
     def prune_dangling(self) -> None:
-        """Let what is too old expire."""
+        """Expire what is too old."""
         self._record("prune_dangling_messages", (history.prune_dangling, ), self._control.prune_dangling_messages)
 
     def clear(self) -> None:
@@ -246,19 +246,19 @@ class Worker:
 
 
 def _listed(received: object) -> Tuple[bytes, ...]:
-    """Give what a block received as a tuple."""
+    """Return what a block received as a tuple."""
     if isinstance(received, bytes):
         return (received, )
     return tuple(received) if isinstance(received, list) else ()
 
 
 def taken_up_to(_model: Model, _subscription: Subscription, payload: bytes) -> history.Next:
-    """Stand for the taking of a message of which only the payload is known: `with_ids` replaces it."""
+    """Represent the acknowledgement of a message of which only the payload is known: `with_ids` replaces it."""
     raise AssertionError(f"nobody sent {payload!r}")
 
 
 def with_ids(operations: Sequence[Operation]) -> List[Operation]:
-    """Say by their ids which messages were taken."""
+    """Say by their ids which messages were acknowledged."""
     ids: Dict[bytes, int] = {}
     for one in operations:
         if one.step[:2] == (history.once, "put") and isinstance(one.outcome, tuple):
@@ -363,7 +363,7 @@ class Runner:
 
 @pytest.fixture(name="runner", params=[3, message_log.DELETIONS_MAX], ids="deletions_max={}".format)
 def runner_fixture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
-    """Have another process, with the same clock, and threads that take turns often."""
+    """Have another process, with the same clock, and threads that are switched often."""
     model = Model()
     boottime_us = multiprocessing.sharedctypes.RawValue("q", 0)
     monkeypatch.setattr(clock, "boottime_us", lambda: boottime_us.value)
@@ -402,7 +402,7 @@ def hold(runner: Runner, **settings: Any) -> None:
     def run(**program: Any) -> None:
         runner.run(**program)
 
-    run()  # pylint: disable=no-value-for-parameter  # hypothesis gives them
+    run()  # pylint: disable=no-value-for-parameter  # hypothesis passes them
 
 
 @pytest.mark.slow
@@ -413,7 +413,7 @@ def test_threads_and_processes_see_one_order(runner: Runner) -> None:
 
 @pytest.mark.long
 def test_threads_and_processes_see_one_order_for_long(runner: Runner) -> None:
-    """So it looks also in many more programs, other ones each time."""
+    """The same holds in many more programs, other ones each time."""
     hold(runner, max_examples=5000)
 
 
@@ -425,7 +425,7 @@ POP: Step = (history.look, A1, False, 1, (history.pop, A1))
 
 
 def sent(payload: bytes) -> Step:
-    """Give the step of a send."""
+    """Return the step of a send."""
     return history.once, "put", [payload]
 
 

@@ -1,4 +1,4 @@
-"""Hold the library against the model of tests/model/model.py, through random sequences of everything that users can do.
+"""Compare the library with the model of tests/model/model.py, through random sequences of everything that users can do.
 
 ``PERSIPUBSUB_HYPOTHESIS=thorough`` looks for minutes, and elsewhere each time.
 """
@@ -78,7 +78,7 @@ class QueueMachine(TaskMachine):
     def set_up_again(self, which: int, names: Set[str], high_watermark: Optional[HighWaterMark],
                      strategy: Optional[Strategy], durability: Optional[Durability],
                      retention_s: Optional[float]) -> None:
-        """What is given to new_control is applied, what is left out stays."""
+        """new_control applies what it is given, and leaves the rest as it is."""
         opened, model = self.some(which), self.model
         opened.control.close()
         with pytest.raises(errors.ClosedError):
@@ -219,7 +219,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH, name=ALL_NAMES)
     @uses("Control.remove_subscriber")
     def remove_subscriber(self, which: int, name: str) -> None:
-        """What only a removed subscriber awaited goes; nobody can open it any more."""
+        """What only a removed subscriber awaited is deleted; nobody can open it any more."""
         control = self.some(which).control
         self.agree(lambda: control.remove_subscriber(name), name in self.model.places, lambda: None)
         if name in self.model.places:
@@ -244,7 +244,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH, autosync=st.booleans())
     @uses("Environment.new_publisher", "Publisher.close", "Subscriber.close")
     def replace_endpoints(self, which: int, autosync: bool) -> None:
-        """What is closed cannot be used; the subscribers have kept their places for the next ones."""
+        """Closed endpoints cannot be used; the subscribers keep their cursors for the next ones."""
         opened = self.some(which)
         opened.publisher.close()
         with pytest.raises(errors.ClosedError):
@@ -275,7 +275,7 @@ class QueueMachine(TaskMachine):
 
     @rule(which=WHICH, stream=STREAMS)
     def send_stream(self, which: int, stream: List[Tuple[List[int], int]]) -> None:
-        """Batches of many times make many commits."""
+        """Batches sent many times make many commits."""
         for sizes_bytes, step_us in stream:
             self.send_many(which, sizes_bytes, False)
             self.forward(step_us, 0)
@@ -283,7 +283,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH, sizes_bytes=st.lists(SIZES_BYTES, max_size=3), bad=st.sampled_from([None, "text", 1]))
     @uses("Publisher.send_many", "Publisher.send", "Control.set_hwm")
     def send_what_cannot_be_sent(self, which: int, sizes_bytes: List[int], bad: object) -> None:
-        """Where one message of a batch is none, or is larger than the mark for bytes, nothing is sent."""
+        """A batch with an invalid message, or one larger than the mark for bytes, is not sent."""
         opened, mark, payloads = self.some(which), self.model.high_watermark, self.payloads(sizes_bytes)
         assert not opened.publisher.send_many([])
         with pytest.raises(errors.ArgumentTypeError):
@@ -303,7 +303,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH)
     @uses("Subscriber.front", "Control.peek")
     def front(self, which: int) -> None:
-        """The next message can be looked at without taking it, by its subscriber and by a control."""
+        """A subscriber and a control can look at the next message without acknowledging it."""
         handle = self.handle(which)
         name = handle.subscriber.identifier
         self.agree(handle.subscriber.front, self.is_known(handle), lambda: first_of(self.model.look(name)))
@@ -315,7 +315,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH)
     @uses("Subscriber.pop")
     def pop(self, which: int) -> None:
-        """The next message can be taken unread; where there is none, that is an error."""
+        """The next message can be acknowledged unread; where there is none, that is an error."""
         handle = self.handle(which)
         name = handle.subscriber.identifier
         found = self.model.look(name) if self.is_known(handle) else []
@@ -330,7 +330,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH, meanwhile=MEANWHILE, timeout=st.sampled_from([0, 0, 0.001]))
     @uses("Subscriber.receive")
     def receive(self, which: int, meanwhile: str, timeout: float) -> None:
-        """The next message is taken when the block ends, unless it raises."""
+        """The next message is acknowledged when the block ends, unless it raises."""
         handle = self.handle(which)
         receipt = listed(handle.subscriber.receive(timeout, retries=1))
         self.taken_in_block(handle, receipt, lambda: self.model.look(handle.subscriber.identifier)[:1],
@@ -340,7 +340,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH, meanwhile=MEANWHILE)
     @uses("Subscriber.receive_to_top")
     def receive_to_top(self, which: int, meanwhile: str) -> None:
-        """The latest message, and all before it, are taken when the block ends; what came meanwhile stays."""
+        """The block acknowledges the latest message and all before it; what came meanwhile stays."""
         handle = self.handle(which)
         receipt = listed(handle.subscriber.receive_to_top(timeout=0))
         self.taken_in_block(handle,
@@ -356,7 +356,7 @@ class QueueMachine(TaskMachine):
           meanwhile=MEANWHILE)
     @uses("Subscriber.receive_many")
     def receive_many(self, which: int, max_messages: int, max_bytes: int, meanwhile: str) -> None:
-        """A batch is taken when the block ends, unless it raises."""
+        """A batch is acknowledged when the block ends, unless it raises."""
         handle = self.handle(which)
         receipt = handle.subscriber.receive_many(max_messages, timeout=0, max_bytes=max_bytes)
         self.taken_in_block(handle, receipt,
@@ -366,7 +366,7 @@ class QueueMachine(TaskMachine):
     @precondition(lambda self: self.handles())
     @rule(which=WHICH, taken=st.integers(1, 3), left=st.integers(1, 3), retention_s=RETENTIONS)
     def fall_behind(self, which: int, taken: int, left: int, retention_s: float) -> None:
-        """What one subscriber has left lying for longer than the retention stays for it when others go."""
+        """What one subscriber awaits for longer than the retention stays for it when others are deleted."""
         self.set_retention(which, retention_s)
         self.send_many(which, [8] * (taken + left), False)
         self.receive_many(which, taken, 2**26, "nothing")
@@ -375,7 +375,7 @@ class QueueMachine(TaskMachine):
         self.peek()
 
     def in_block(self, handle: Handle, what: str) -> Tuple[Callable[[], None], Optional[Type[Exception]]]:
-        """Give what to do in the block of a receive, and the error that then ends it."""
+        """Return what to do in the block of a receive, and the error that then ends it."""
         refused = {"error": Interrupted, "close": errors.ClosedError}.get(what)
         return functools.partial(self.meanwhile, handle, what), refused
 
@@ -406,7 +406,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH, every=st.integers(1, 4), turns=st.integers(1, 6), sending=st.booleans())
     @uses("Subscriber.messages")
     def messages(self, which: int, every: int, turns: int, sending: bool) -> None:
-        """A loop takes what it has done with, also where it is left; the message of the last turn comes again."""
+        """A loop acknowledges what is finished, also where it is left; the last message comes again."""
         handle = self.handle(which)
         if not self.is_known(handle):
             with pytest.raises(errors.UnknownSubscriberError):
@@ -426,7 +426,7 @@ class QueueMachine(TaskMachine):
 
     @rule(which=WHICH)
     def hold(self, which: int) -> None:
-        """What a worker was just given is there, and its lease can be extended at once."""
+        """What a worker just received is there, and its lease can be extended at once."""
         self.share(which, lease_s=2, max_deliveries=2, retry_delay_s=0, dead_letters_max=3)
         self.send_many(which, [8, 8], False)
         self.claim(which, 2, 2**26, True)
@@ -447,7 +447,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH)
     @uses("Control.prune_dangling_messages")
     def prune_dangling_messages(self, which: int) -> None:
-        """What is too old goes; nothing else was left that nobody awaits."""
+        """What is too old is deleted; nothing else was left that nobody awaits."""
         went = self.some(which).control.prune_dangling_messages()
         assert went == self.model.keep(self.model.young(self.model.log), "timeout")
 
@@ -463,14 +463,14 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH)
     @uses("Control.clear_messages")
     def clear_messages(self, which: int) -> None:
-        """All messages go, and the subscribers stay."""
+        """All messages are deleted, and the subscribers stay."""
         assert self.some(which).control.clear_messages() == self.model.clear()
 
     @precondition(lambda self: self.model.log)
     @rule(which=WHICH, again=st.lists(NAMES))
     @uses("Control.clear_all_subscribers")
     def clear_all_subscribers(self, which: int, again: List[str]) -> None:
-        """All messages go, and all subscribers; those that are added again are new ones."""
+        """All messages and subscribers are deleted; those that are added again are new ones."""
         assert self.some(which).control.clear_all_subscribers() == self.clear_model()
         for name in again:
             self.add_subscriber(which, name)
@@ -480,7 +480,7 @@ class QueueMachine(TaskMachine):
     @rule(which=WHICH)
     @uses("Control.is_initialized", "Control.status", "Control.check", "Control.backup")
     def backup(self, which: int) -> None:
-        """A copy holds the same, and goes its own way."""
+        """A copy holds the same, and is independent."""
         control = self.some(which).control
         assert control.is_initialized()
         while self.model.is_due():
@@ -502,7 +502,7 @@ class QueueMachine(TaskMachine):
 
 
 class QueueMachineInSmallSteps(QueueMachine):
-    """Where messages often wait to be deleted, since a transaction deletes at most three; and reads two in one go."""
+    """A queue that often has messages still to delete: a transaction deletes at most three."""
 
     deletions_max = 3
     stretch_messages = 2
@@ -514,7 +514,7 @@ class QueueMachineInSmallSteps(QueueMachine):
           again=st.lists(NAMES, min_size=1, max_size=2),
           then=st.integers(1, 12))
     def send_to_nobody(self, which: int, backlog: int, to_nobody: List[int], again: List[str], then: int) -> None:
-        """What is sent while there is no subscriber is nowhere, also where much that was sent before is still to go."""
+        """What is sent without subscribers is stored nowhere, also while much is still to be deleted."""
         self.send_many(which, [8] * backlog, False)
         assert self.some(which).control.clear_all_subscribers() == self.clear_model()
         for count in to_nobody:
@@ -545,7 +545,7 @@ PUBLIC = {f"{one.__name__}.{name}" for one in CLASSES for name in dir(one) if no
 
 
 def record_calls(monkeypatch: pytest.MonkeyPatch) -> Set[str]:
-    """Give a set to which each public method and property is added once it is used."""
+    """Return a set to which each public method and property is added once it is used."""
     used: Set[str] = set()
 
     def recording(function: Callable[..., object], method: str) -> Callable[..., object]:
@@ -571,7 +571,7 @@ def record_calls(monkeypatch: pytest.MonkeyPatch) -> Set[str]:
 
 @pytest.mark.parametrize("machine", [QueueMachine, QueueMachineInSmallSteps])
 def test_queue_does_what_the_model_does(machine: Type[QueueMachine], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever users do in whatever order, the queue gives what the model gives, and its invariants hold."""
+    """Whatever users do in whatever order, queue and model agree, and the invariants hold."""
     profile = os.environ.get("PERSIPUBSUB_HYPOTHESIS", "")
     settings = hypothesis.settings(PROFILES[profile], deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
     used = record_calls(monkeypatch)

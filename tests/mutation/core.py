@@ -7,18 +7,18 @@ of the folder goes before it: ``rules/replay``.
 import pathlib
 from typing import List, Sequence
 
-#: A mutant that hangs is killed after so many times what the tests take without a mutation, and not before so long.
+#: A mutant that hangs is killed after this multiple of the time of the unmutated tests, and not before a minimum.
 PATIENCE = 5
 MUTANT_S_MIN = 20
-#: So is a mutant on which a single test takes so long. No test here takes more than a second.
+#: So is a mutant on which a single test takes this long. No test here takes more than a second.
 TEST_S_MAX = 15
-#: A mutant may reckon with numbers as large as it likes, but not fill the memory.
+#: A mutant may compute with numbers as large as it likes, but not fill the memory.
 DATA_KIB_MAX = 8 * 1024**2
 
 #: Operators of cosmic-ray that are left out, as regular expressions.
 LEFT_OUT = [
-    # Of arithmetic the inverse operation is enough: who notices it notices the rest, and bits or powers instead of a
-    # sum are no slip that anybody makes.
+    # Of arithmetic the inverse operation is enough: a test that notices it notices the rest. Nobody writes bits or
+    # powers instead of a sum by mistake.
     r"core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_FloorDiv|FloorDiv_Mul|Mod_Mul|Pow_Mul|RShift_Mul)",
     # Of comparisons those are enough that the tests for all others follow from (Kaminski, Ammann, Offutt: Improving
     # Logic-Based Testing, 2013): the neighbour on either side, and the negation, which AddNot makes.
@@ -86,12 +86,12 @@ TESTS = {
         "test_counts.py::test_calls",
         "test_interrupts.py::test_interrupt_anywhere_in_a_send",
         "test_interrupts.py::test_interrupt_anywhere_in_a_commit_for_others",
-        "test_interrupts.py::test_interrupt_anywhere_in_a_wait_for_another_ones_commit",
+        "test_interrupts.py::test_interrupt_anywhere_in_a_wait_for_another_threads_commit",
         "test_signal_handlers.py::test_a_handler_that_sends_anywhere[send]",
         "test_logging.py::test_what_expires_is_a_warning_once_a_minute",
         "test_aio.py::test_large_group_is_split[asyncio]",
         "test_aio.py::test_operation_that_fails_amid_a_group",
-        "test_delayed.py::test_whoever_comes_appends_what_is_due[send]",
+        "test_delayed.py::test_any_access_appends_what_is_due[send]",
     ],
 }
 
@@ -111,10 +111,10 @@ TESTS_LEFT_OUT = [
     "test_damage.py::test_a_large_value_that_is_cut_off_is_refused",
     "test_deduplication.py::test_killed_at_any_call",
     "test_deduplication.py::test_retrying_after_an_unknown_commit",
-    "test_delayed.py::test_of_many_who_wait_few_append",
+    "test_delayed.py::test_few_of_many_waiting_processes_append",
     "test_delayed.py::test_a_type_does_not_delay_a_delayed_message",
-    "test_delayed.py::test_who_waits_is_woken_when_a_message_is_due",
-    "test_delayed.py::test_a_claim_of_one_that_died_delays_the_others_shortly",
+    "test_delayed.py::test_a_waiting_subscriber_wakes_when_a_message_is_due",
+    "test_delayed.py::test_a_claim_of_a_dead_process_delays_the_others_briefly",
     "test_delayed.py::test_a_delayed_message_survives_its_sender",
     "test_replay.py::test_replay_equals_what_was_sent",
     "test_shared.py::test_a_waiting_worker_is_woken_when_a_lease_ends",

@@ -15,12 +15,12 @@ from persipubsub import Subscriber, errors
 from tests.children import start_child, status_of
 from tests.concurrency import WAIT_S, Accounts, Opened, Task
 
-#: How a child ends that could not use the queue, and was told so.
+#: How a child ends that could not use the queue, and got an error.
 FORK_ERROR = 7
 
 
 def limit_time() -> None:
-    """Have this process, if it hangs, tell where, and end."""
+    """Have this process, if it hangs, say where, and end."""
     faulthandler.unregister(signal.SIGALRM)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     # Not dump_traceback_later: it hangs in the child of a process that uses it.
@@ -29,7 +29,7 @@ def limit_time() -> None:
 
 
 def fork(function: Callable[[], object]) -> int:
-    """Run a function in a forked child; give its id. Its status tells what came of it; one that hangs ends itself."""
+    """Run a function in a forked child; return its id. Its status is the outcome; one that hangs ends itself."""
 
     def run() -> int:
         sys.setprofile(None)
@@ -105,7 +105,7 @@ class Busy:
         self._stop.set()
 
     def sent(self) -> Dict[str, List[bytes]]:
-        """Stop; give what was sent by whom, as :func:`by_sender` would find it in the queue."""
+        """Stop; return what was sent by whom, as :func:`by_sender` would find it in the queue."""
         self._stop.set()
         sent = {f"parent {number}": writer.result() for number, writer in enumerate(self._writers)}
         self._opened.publisher.send(b"stop:0")

@@ -1,4 +1,4 @@
-"""What each operation costs in counts, which are the same on every machine: commits, system calls, calls of functions.
+"""What each operation costs in counts that are the same on every machine: commits, system calls, function calls.
 
 Where a count here grows, the library became slower; where it shrinks, lower the number.
 """
@@ -34,20 +34,20 @@ class Opened:
         self._handle = open_queues.acquire(environment.path)
 
     def commits(self) -> int:
-        """Give the number of the newest transaction that LMDB has committed."""
+        """Return the number of the newest transaction that LMDB has committed."""
         return self._handle.read(lambda txn: txn._txn.id())  # pylint: disable=protected-access  # nobody else needs it
 
     def close(self) -> None:
-        """Give the queue back."""
+        """Return the queue back."""
         open_queues.release(self._handle)
 
     def receive(self) -> None:
-        """Take a message."""
+        """Receive and acknowledge a message."""
         with self.subscriber.receive(timeout=0):
             pass
 
     def receive_many(self) -> None:
-        """Take all messages."""
+        """Receive and acknowledge all messages."""
         with self.subscriber.receive_many(timeout=0):
             pass
 
@@ -65,7 +65,7 @@ def opened_fixture(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyP
 
 
 def fill(opened: Opened) -> None:
-    """Have a backlog."""
+    """Send a backlog."""
     opened.publisher.send_many([bytes(100)] * MESSAGES)
 
 
@@ -143,7 +143,7 @@ CALLS = {
 
 @pytest.mark.parametrize("operation", CALLS)
 def test_calls(operation: str, opened: Opened) -> None:
-    """A send or a take of one message costs so many calls of Python functions and of LMDB, and no more."""
+    """A send or a receive of one message makes at most this many calls of Python functions and of LMDB."""
     fill(opened)
     OPERATIONS[operation](opened)
     found = calls(lambda: OPERATIONS[operation](opened))

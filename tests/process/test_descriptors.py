@@ -23,7 +23,7 @@ SPARE_MAX = 12
 
 
 def open_with(spare: int, path: pathlib.Path) -> int:
-    """Open a queue with so many spare descriptors: it works, or the error tells of the limit; later all is well."""
+    """Open a queue with a few spare descriptors: it works, or the error names the limit; later all is well."""
     wakeup.TRY_EVERY_S = 0  # an operator raises the limit, not a clock
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
@@ -51,7 +51,7 @@ def open_with(spare: int, path: pathlib.Path) -> int:
 
 
 def test_a_lack_of_descriptors(new_environment: MakeEnvironment) -> None:
-    """Whatever lacks for opening, the error names the limit; once it is raised, the same process opens and wakes."""
+    """Whatever opening lacks, the error names the limit; once it is raised, the same process opens and wakes."""
     new_environment("a").close()
     path = new_environment("a").path
     found = [status_of(start_child(functools.partial(open_with, spare, path))) for spare in range(SPARE_MAX)]

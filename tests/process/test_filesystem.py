@@ -79,8 +79,8 @@ def test_a_remote_queue_is_not_created(remote: None, tmp_path: pathlib.Path) -> 
     assert not list(tmp_path.iterdir())
 
 
-def test_who_insists_may_use_a_remote_queue(remote: None, tmp_path: pathlib.Path,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allow_remote_permits_a_remote_queue(remote: None, tmp_path: pathlib.Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
     """With allow_remote a queue is created and used there, also by a pickled Environment."""
     del remote
     with persipubsub.new_environment(tmp_path / "queue", allow_remote=True) as environment:
@@ -93,6 +93,6 @@ def test_who_insists_may_use_a_remote_queue(remote: None, tmp_path: pathlib.Path
 
 
 def test_allow_remote_is_a_bool(tmp_path: pathlib.Path) -> None:
-    """Anything else is a mistake."""
+    """Anything else raises an error."""
     with pytest.raises(errors.ArgumentTypeError, match="allow_remote must be a bool, got str"):
         persipubsub.new_environment(tmp_path, allow_remote="no")  # type: ignore[arg-type]  # the mistake

@@ -1,6 +1,6 @@
 """Forks: children use what they inherit, the parent notices nothing, and nothing can deadlock."""
 
-# pylint: disable=protected-access  # whether a transaction is going on, no public method tells
+# pylint: disable=protected-access  # no public method shows whether a transaction is open
 
 import os
 import pathlib
@@ -122,7 +122,7 @@ def test_a_fork_while_another_process_writes(opened: Opened) -> None:
 
 
 def test_several_queues_hold_up_a_fork_together(opened: Opened, new_environment: MakeEnvironment) -> None:
-    """The bound for a fork holds for all queues together; those that nobody uses can be used in the child."""
+    """The bound for a fork covers all queues together; unused ones work in the child."""
     busy = [opened.environment] + [new_environment("a", name=f"busy {number}") for number in range(3)]
     free = new_environment("a", name="free").new_publisher()
     took_s = []

@@ -1,4 +1,4 @@
-"""Senders let processes that take messages have LMDB's lock first, which is not fair by itself."""
+"""Senders yield LMDB's lock, which is not fair by itself, to processes that receive."""
 
 import asyncio
 import mmap
@@ -13,7 +13,7 @@ from tests.concurrency import Task, hold_write_lock, process, told, wait_until
 
 MakeEnvironment = Callable[..., Environment]
 
-#: Where processes say that they take messages.
+#: Where processes say that they wait to receive.
 TAKING = slice(64, 128)
 OTHER = TAKING.start + (os.getpid() + 1) % 64
 OWN = TAKING.start + os.getpid() % 64
@@ -35,7 +35,7 @@ def mapped_fixture(environment: Environment) -> Iterator[mmap.mmap]:
 
 @pytest.fixture(name="looks")
 def looks_fixture(monkeypatch: pytest.MonkeyPatch) -> List[Callable[[], object]]:
-    """Give a list of what happens at the next looks of a sender that gives way; nobody looks when it is empty."""
+    """Return a list of what happens at the next looks of a sender that yields; nobody looks when it is empty."""
     looks: List[Callable[[], object]] = []
     sleep = clock.sleep
 
@@ -53,9 +53,9 @@ def nothing() -> None:
     """Let a look pass."""
 
 
-def test_a_sender_waits_until_a_taker_had_its_turn(environment: Environment, mapped: mmap.mmap,
-                                                   looks: List[Callable[[], object]]) -> None:
-    """A send begins when the process that takes has the lock, and not before."""
+def test_a_sender_yields_to_a_waiting_receiver(environment: Environment, mapped: mmap.mmap,
+                                               looks: List[Callable[[], object]]) -> None:
+    """A send begins when the receiving process has the lock, and not before."""
     publisher, taker = environment.new_publisher(), environment.new_subscriber("a")
     mapped[OTHER] = 1
     looks += [nothing, lambda: taker.front() == b"sent" and mapped.__setitem__(OTHER, 0)]
@@ -64,9 +64,9 @@ def test_a_sender_waits_until_a_taker_had_its_turn(environment: Environment, map
     assert list(taker.messages(timeout=0)) == [b"sent", b"after"]
 
 
-def test_a_dead_taker_is_waited_for_once(environment: Environment, mapped: mmap.mmap,
+def test_a_dead_receiver_delays_one_send(environment: Environment, mapped: mmap.mmap,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that died while it waited for its turn holds up one send, and those that come no more."""
+    """A process that died while it waited for the lock delays one send, and no later one."""
     publisher = environment.new_publisher()
     waits: List[float] = []
     monkeypatch.setattr(clock, "sleep", waits.append)
@@ -78,9 +78,9 @@ def test_a_dead_taker_is_waited_for_once(environment: Environment, mapped: mmap.
     assert not waits
 
 
-def test_takers_that_wait_are_given_way_again(environment: Environment, mapped: mmap.mmap,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
-    """One who was passed over, and had its turn later, is given way when it takes again."""
+def test_senders_yield_again_to_a_receiver_that_waits_again(environment: Environment, mapped: mmap.mmap,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver that was passed over and then had the lock has precedence again."""
     publisher = environment.new_publisher()
     waits: List[float] = []
     monkeypatch.setattr(clock, "sleep", waits.append)
@@ -92,12 +92,12 @@ def test_takers_that_wait_are_given_way_again(environment: Environment, mapped: 
 
 
 def take(environment: Environment) -> None:
-    """Take a message."""
+    """Receive and acknowledge a message."""
     environment.new_subscriber("a").pop()
 
 
 def take_as_a_task(environment: Environment) -> None:
-    """Take a message in a coroutine."""
+    """Receive and acknowledge a message in a coroutine."""
 
     async def main() -> None:
         async with environment.new_async_subscriber("a").receive(timeout=0) as message:
@@ -107,9 +107,9 @@ def take_as_a_task(environment: Environment) -> None:
 
 
 @pytest.mark.parametrize("taker", [take, take_as_a_task])
-def test_who_takes_says_so_until_it_has_the_lock(taker: Callable[[Environment], None], environment: Environment,
-                                                 mapped: mmap.mmap) -> None:
-    """While a process waits for the lock to take a message it says so, and no longer when it has taken it."""
+def test_a_receiver_says_so_until_it_has_the_lock(taker: Callable[[Environment], None], environment: Environment,
+                                                  mapped: mmap.mmap) -> None:
+    """A process that waits for the lock to receive says so until it has acknowledged the message."""
     with process(hold_write_lock, environment.path) as holder:
         assert told(holder) == "held"
         taking = Task(lambda: taker(environment))

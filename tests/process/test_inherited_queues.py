@@ -47,7 +47,7 @@ def test_an_inherited_subscriber_waits_in_the_child(opened: Opened) -> None:
 
 
 def is_locked(path: pathlib.Path) -> bool:
-    """Tell whether anybody has the queue open."""
+    """Return whether anybody has the queue open."""
     with open(path / "use.lock", "rb") as use_lock:
         try:
             fcntl.flock(use_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,7 +82,7 @@ def test_the_child_has_its_own_lock(new_environment: MakeEnvironment) -> None:
 
 @pytest.mark.parametrize("used", [False, True])
 def test_a_child_that_closes_what_it_inherited(opened: Opened, used: bool) -> None:
-    """A child that closes its objects, used or not, or ends, takes nothing away from its parent."""
+    """A child that closes its objects, used or not, or ends, closes nothing of its parent."""
 
     def close() -> None:
         if used:

@@ -23,7 +23,7 @@ from tests.process.forking import FORK_ERROR, Busy, fork, use
 
 
 def test_interrupt_anywhere_in_a_send(opened: Opened) -> None:
-    """Wherever KeyboardInterrupt strikes a send, no transaction stays open, and what was sent is there once."""
+    """Wherever KeyboardInterrupt ends a send, no transaction stays open, and what was sent is there once."""
     accounts = Accounts(opened)
     interrupted_everywhere(accounts.send, lambda _: opened.assert_quiet())
     assert len(accounts.unknown) > 50
@@ -31,7 +31,7 @@ def test_interrupt_anywhere_in_a_send(opened: Opened) -> None:
 
 
 def test_interrupt_anywhere_in_a_receive(opened: Opened) -> None:
-    """Wherever KeyboardInterrupt strikes a receive, no transaction stays open; no message is skipped."""
+    """Wherever KeyboardInterrupt ends a receive, no transaction stays open; no message is skipped."""
     payloads = numbered("x", 1000)
     opened.publisher.send_many(payloads)
     received: List[bytes] = []
@@ -48,7 +48,7 @@ def test_interrupt_anywhere_in_a_receive(opened: Opened) -> None:
 @pytest.mark.parametrize("failing", [False, True])
 def test_interrupt_anywhere_in_a_commit_for_others(opened: Opened, monkeypatch: pytest.MonkeyPatch,
                                                    failing: bool) -> None:
-    """Wherever KeyboardInterrupt strikes who commits for others, they go on, and each message is there once."""
+    """Wherever KeyboardInterrupt ends a leader, its followers go on; each message is there once."""
     monkeypatch.setattr(group_commit, "WAIT_S_MAX", 0.05)
     opened.control.set_hwm(HighWaterMark(hwm_db_size=50_000_000))
     accounts = Accounts(opened)
@@ -80,8 +80,9 @@ def test_interrupt_anywhere_in_a_commit_for_others(opened: Opened, monkeypatch: 
     accounts.check()
 
 
-def test_interrupt_anywhere_in_a_wait_for_another_ones_commit(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever KeyboardInterrupt strikes who waits for the commit of another thread, that one and others go on."""
+def test_interrupt_anywhere_in_a_wait_for_another_threads_commit(opened: Opened,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever KeyboardInterrupt ends a wait for a leader, that one and others go on."""
     monkeypatch.setattr(group_commit, "WAIT_S_MAX", 0.05)
     accounts = Accounts(opened)
     ended = threading.Event()
@@ -120,7 +121,7 @@ def test_interrupt_anywhere_in_a_wait_for_another_ones_commit(opened: Opened, mo
 
 @pytest.mark.parametrize("readers", [0, 2])
 def test_interrupt_anywhere_in_a_change_of_durability(opened: Opened, readers: int) -> None:
-    """Wherever KeyboardInterrupt strikes while the queue is reopened, all threads go on."""
+    """Wherever KeyboardInterrupt comes while the queue is reopened, all threads go on."""
     stop = threading.Event()
 
     def look() -> None:
@@ -181,7 +182,7 @@ def test_storm_of_interrupts(opened: Opened, storm_s: float) -> None:
 
 
 def _without_repetitions(received: Sequence[bytes], expected: Sequence[bytes]) -> List[bytes]:
-    """Leave out what came again after an interrupt; each repetition begins at a message that was not yet taken."""
+    """Leave out what came again after an interrupt; each repetition begins at one that was not acknowledged."""
     places = {payload: place for place, payload in enumerate(expected)}
     result: List[bytes] = []
     for payload in received:
@@ -194,7 +195,7 @@ def _without_repetitions(received: Sequence[bytes], expected: Sequence[bytes]) -
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python prints what a hook raises
 def test_interrupt_anywhere_in_a_fork(opened: Opened) -> None:
-    """Wherever KeyboardInterrupt strikes a fork, the parent's threads go on; the child works or gets ForkError."""
+    """Wherever KeyboardInterrupt comes in a fork, the parent's threads go on; the child works or gets ForkError."""
 
     def fork_and_use() -> None:
         with contextlib.suppress(KeyboardInterrupt):
@@ -228,7 +229,7 @@ def test_storm_of_interrupts_of_forks(opened: Opened, storm_forks: int) -> None:
         signal.signal(signal.SIGALRM, before)
     for child in children:
         assert status_of(child) in (0, FORK_ERROR)
-    # An interrupt may have taken a child away from us: the pipe ends when all have ended.
+    # An interrupt may have acknowledged a child away from us: the pipe ends when all have ended.
     os.close(alive)
     assert os.read(ended, 1) == b""
     os.close(ended)

@@ -1,4 +1,4 @@
-"""Waiting for a process that holds the write lock for long: who it is is told, and all goes on when it does."""
+"""A process that holds the write lock for long is named in the log, and all goes on when it releases it."""
 
 import os
 import pathlib
@@ -21,25 +21,25 @@ MakeEnvironment = Callable[..., Environment]
 
 @pytest.fixture(name="impatient", autouse=True)
 def impatient_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have it told soon who holds the lock."""
+    """Have the holder of the lock logged soon."""
     monkeypatch.setattr(write_lock_watchdog, "WARN_S", 0.2)
     monkeypatch.setattr(write_lock_watchdog, "LOOK_S", 0.02)
     write_lock_watchdog.end()  # it would look seldom
 
 
 def hold_and_tell(connection: Connection, path: pathlib.Path) -> None:
-    """Tell the number of this process and hold the write lock: the main function of a process."""
+    """Send the id of this process and hold the write lock: the main function of a process."""
     connection.send(os.getpid())
     hold_write_lock(connection, path)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> List[str]:
-    """Give what was told about the lock."""
+    """Return what was logged about the lock."""
     return [record.getMessage() for record in caplog.records if record.name == "persipubsub.lock_watch"]
 
 
 def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture) -> None:
-    """Who waits for a stopped process says so once, with its number and state, and goes on when it does."""
+    """A wait for a stopped process logs its id and state once, and goes on when the process does."""
     environment = new_environment("a")
     publisher = environment.new_publisher()
     with process(hold_and_tell, environment.path) as holder:
@@ -57,7 +57,7 @@ def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCa
                 return []
 
             watch = write_lock_watchdog.WriteLockWatchdog(environment.path, look)
-            wait_until(lambda: len(looks) > 1)  # so was at this one, after it was told
+            wait_until(lambda: len(looks) > 1)  # so was at this one, after it was logged
             watch.close()
             (warning, ) = warnings(caplog)
             for part in (str(environment.path), f"process {pid} (", "has no timeout"):
@@ -72,8 +72,8 @@ def test_a_stopped_holder(new_environment: MakeEnvironment, caplog: pytest.LogCa
     wait_until(lambda: write_lock_watchdog.holder(environment.path) == "nobody any longer")
 
 
-def test_it_is_told_again_of_another_wait(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture) -> None:
-    """Each long wait is told of, not only the first one."""
+def test_each_long_wait_is_logged(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture) -> None:
+    """Each long wait is logged, not only the first one."""
     environment = new_environment("a")
     publisher = environment.new_publisher()
     for count in (1, 2):
@@ -85,9 +85,9 @@ def test_it_is_told_again_of_another_wait(new_environment: MakeEnvironment, capl
             sending.result()
 
 
-def test_short_waits_are_not_told(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture,
-                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait that is shorter than the limit is nobody's business."""
+def test_short_waits_are_not_logged(new_environment: MakeEnvironment, caplog: pytest.LogCaptureFixture,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that is shorter than the limit is not logged."""
     monkeypatch.setattr(write_lock_watchdog, "WARN_S", 60)
     environment = new_environment("a")
     publisher = environment.new_publisher()
@@ -101,7 +101,7 @@ def test_short_waits_are_not_told(new_environment: MakeEnvironment, caplog: pyte
 
 
 def test_this_process_is_named(new_environment: MakeEnvironment) -> None:
-    """Where a thread of the process itself holds the lock, that is said; a queue that is not open tells nothing."""
+    """If a thread of this process holds the lock, the log says so; a closed queue logs nothing."""
     environment = new_environment("a")
     found: List[str] = []
     held = open_queues.acquire(environment.path)

@@ -37,7 +37,7 @@ def delete_all(path: pathlib.Path) -> None:
 
 
 def replace(path: pathlib.Path) -> None:
-    """Put a copy in the place of the data file."""
+    """Put a copy in place of the data file."""
     copy = path / "copy"
     shutil.copyfile(path / files.DATA_FILE, copy)
     copy.replace(path / files.DATA_FILE)
@@ -78,7 +78,7 @@ def test_the_files_beside_it(name: str, damage: str, new_environment: MakeEnviro
 
 
 def test_a_directory_that_was_moved(new_environment: MakeEnvironment) -> None:
-    """A moved queue is noticed after some sends, of which none is lost; moved back it goes on."""
+    """A moved queue is noticed after some sends, none of which is lost; moved back it continues."""
     environment = new_environment("a")
     publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
     path, elsewhere = environment.path, environment.path.with_name("elsewhere")
@@ -97,8 +97,9 @@ def test_a_directory_that_was_moved(new_environment: MakeEnvironment) -> None:
 
 
 @pytest.mark.parametrize("damage", [delete, delete_all, replace])
-def test_who_waits_is_told(damage: Callable[[pathlib.Path], None], new_environment: MakeEnvironment) -> None:
-    """Who waits for ever for messages of a queue that was deleted or replaced gets the error, too."""
+def test_a_waiting_subscriber_gets_the_error(damage: Callable[[pathlib.Path], None],
+                                             new_environment: MakeEnvironment) -> None:
+    """A wait without end for messages of a queue that was deleted or replaced raises the error, too."""
     environment = new_environment("a")
     messages = environment.new_subscriber("a").messages(timeout=None)
     waiting = Task(lambda: next(messages))
@@ -123,18 +124,18 @@ def test_it_is_closed_meanwhile(damage: Callable[[pathlib.Path], None], durabili
     """A queue that is deleted at any point of its closing is closed without an error; then it is set up anew."""
     for number in itertools.count():
         environment = new_environment("a", durability=durability)
-        environment.new_publisher().send(b"x")  # under PROCESS_CRASH the mark is there now
+        environment.new_publisher().send(b"x")  # under PROCESS_CRASH the unclean marker is there now
         path = environment.path
         point = Point(number, functools.partial(damage, path))
         point.run(environment.close)
-        assert opened_below(path) <= {files.WAKEUP_FILE}  # who waits may still read that
+        assert opened_below(path) <= {files.WAKEUP_FILE}  # a waiting subscriber may still read that
         if not point.reached:
             assert number > 20
             return
 
 
 def test_it_is_set_up_anew_in_the_same_process(new_environment: MakeEnvironment) -> None:
-    """A process whose queue was deleted sets it up anew and goes on, undisturbed by who closes the old one late."""
+    """A process sets its deleted queue up anew and continues, undisturbed by a late close of the old one."""
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
     late = persipubsub.new_environment(environment.path)
     late.new_publisher().send(b"old")
@@ -147,13 +148,13 @@ def test_it_is_set_up_anew_in_the_same_process(new_environment: MakeEnvironment)
         with pytest.raises(errors.ReplacedError):
             late.new_publisher().send(b"lost")
         late.close()
-        assert files.UNCLEAN_FILE in os.listdir(environment.path)  # the mark of those who have it open
+        assert files.UNCLEAN_FILE in os.listdir(environment.path)  # the unclean marker of those who have it open
         assert drained(again.new_subscriber("a")) == [b"new"]
         assert again.new_control().check() == ()
 
 
-def test_it_is_not_set_up_under_who_has_it_open(new_environment: MakeEnvironment) -> None:
-    """While a process has a queue open whose data file was deleted, setting it up says where to close it."""
+def test_it_is_not_set_up_while_a_process_has_it_open(new_environment: MakeEnvironment) -> None:
+    """Setting up a deleted queue that a process still has open says where to close it."""
     environment = new_environment("a")
     delete(environment.path)
     with persipubsub.new_environment(environment.path) as again:
@@ -165,7 +166,7 @@ def test_it_is_not_set_up_under_who_has_it_open(new_environment: MakeEnvironment
 
 
 def test_an_inherited_queue_that_was_compacted(new_environment: MakeEnvironment) -> None:
-    """A child whose queue was compacted before it first used it is told, opens it again, and finds everything."""
+    """A child whose queue was compacted before its first use gets an error, opens it again, and misses nothing."""
     environment = new_environment("a")
     publisher = environment.new_publisher()
     publisher.send(b"parent")
@@ -192,7 +193,7 @@ def test_an_inherited_queue_that_was_compacted(new_environment: MakeEnvironment)
 
 @pytest.mark.parametrize("left", [True, False])
 def test_a_queue_deleted_while_it_is_closed_is_closed(left: bool, tmp_path: pathlib.Path) -> None:
-    """Whoever closes a queue that is being deleted at that moment gets no error: nothing is left to be brought home."""
+    """Closing a queue while it is being deleted raises no error."""
     unclean_marker.write(tmp_path, 0o600)
     if left:
         (tmp_path / files.DATA_FILE).touch()

@@ -1,6 +1,6 @@
 """Interrupts and errors while a queue is opened or closed: this process and others can use it afterwards."""
 
-# pylint: disable=protected-access  # what opening and closing leave behind, no public method tells
+# pylint: disable=protected-access  # no public method shows what opening and closing leave behind
 
 import contextlib
 import gc
@@ -31,7 +31,7 @@ from tests.process.forking import fork
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 
-#: The quick form takes each 29th point.
+#: The quick form tests each 29th point.
 STEPS = [29, pytest.param(1, marks=pytest.mark.long)]
 
 #: How commands end that were interrupted or met an error.
@@ -57,7 +57,7 @@ def path_fixture() -> Iterator[pathlib.Path]:
 
 @pytest.fixture(name="other")
 def other_fixture(path: pathlib.Path) -> Iterator[Connection]:
-    """Have another process that uses the queue when told to."""
+    """Have another process that uses the queue on request."""
     with process(serve_uses, path) as connection:
         yield connection
         connection.send(None)
@@ -124,7 +124,7 @@ def require_closed(path: pathlib.Path) -> None:
 
 
 def raising(kind: Type[BaseException]) -> Callable[[], None]:
-    """Give a function that raises an error."""
+    """Return a function that raises an error."""
 
     def action() -> None:
         raise kind("raised by a test")
@@ -138,7 +138,7 @@ def raising(kind: Type[BaseException]) -> Callable[[], None]:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python prints what a finalizer raises
 def test_error_anywhere_in_opening_and_closing(use: str, kind: Type[BaseException], step: int, path: pathlib.Path,
                                                other: Connection, capsys: pytest.CaptureFixture[str]) -> None:
-    """Wherever opening and closing are interrupted, everyone can use the queue, also while the error is at hand."""
+    """Wherever opening or closing is interrupted, all can use the queue, even during the error."""
     points = 0
     for number in itertools.count(0, step):
         point = Point(number, raising(kind))
@@ -215,8 +215,8 @@ def test_closing_again(path: pathlib.Path, other: Connection) -> None:
             break
 
 
-def test_a_handler_that_closes_in_the_midst_of_a_send(path: pathlib.Path) -> None:
-    """A signal handler that closes the Environment whose send it interrupts gets ReentryError; closing works later."""
+def test_a_handler_that_closes_during_a_send(path: pathlib.Path) -> None:
+    """A signal handler that closes the Environment of an interrupted send gets ReentryError; later it can."""
     for number in itertools.count():
         environment = persipubsub.new_environment(path)
         publisher = environment.new_publisher()
@@ -235,7 +235,7 @@ def test_a_handler_that_closes_in_the_midst_of_a_send(path: pathlib.Path) -> Non
 
 
 def test_threads_open_and_close_at_one_time(path: pathlib.Path) -> None:
-    """Threads that open, use and close one queue at the same time never get another one's closed queue."""
+    """Threads that open, use and close one queue at the same time never get one that another closed."""
 
     def run() -> int:
         for _ in range(30):
@@ -253,7 +253,7 @@ def test_threads_open_and_close_at_one_time(path: pathlib.Path) -> None:
 
 
 def hold_as_writer(connection: Connection, path: pathlib.Path) -> None:
-    """Tell the number of this process once it is in a write transaction, and stay there: its main function."""
+    """Send the id of this process once it is in a write transaction, and stay there: its main function."""
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(lmdb.Environment(os.fspath(path), create=False, max_readers=1024, max_dbs=32))
         stack.enter_context(raw.begin(write=True))
@@ -285,7 +285,7 @@ def stopped_fixture(path: pathlib.Path) -> Iterator[Callable[[], None]]:
 
 
 def command(*arguments: object) -> str:
-    """Run a command, and give what it writes."""
+    """Run a command, and return what it writes."""
     words = [sys.executable, "-m", "persipubsub", *map(str, arguments)]
     return subprocess.run(words, check=True, capture_output=True, text=True, timeout=WAIT_S).stdout
 
@@ -342,10 +342,9 @@ def use_environment_of(path: pathlib.Path) -> None:
         environment.new_subscriber("a").pop()
 
 
-def test_a_wait_while_somebody_has_the_queue_alone(path: pathlib.Path, new_environment: Callable[..., Environment],
-                                                   monkeypatch: pytest.MonkeyPatch,
-                                                   caplog: pytest.LogCaptureFixture) -> None:
-    """A thread that opens a queue which somebody has alone says so after a while, and holds up no other queue."""
+def test_a_wait_for_the_exclusive_holder(path: pathlib.Path, new_environment: Callable[..., Environment],
+                                         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A thread that waits for the exclusive lock says so after a while, and blocks no other queue."""
     monkeypatch.setattr(opening_check, "WARN_S", 0.05)
     healthy = new_environment("a").path
     alone = opening_check.try_exclusive(path)
@@ -359,7 +358,7 @@ def test_a_wait_while_somebody_has_the_queue_alone(path: pathlib.Path, new_envir
 
 
 def mark_of_another_boot(path: pathlib.Path) -> None:
-    """Have a queue bear the mark that the machine stopped before its commits were on the disk."""
+    """Write the unclean marker of a boot that ended before the commits were on the disk."""
     (path / files.UNCLEAN_FILE).write_bytes(bytes(16))
 
 
@@ -371,8 +370,9 @@ def hold_open(connection: Connection, path: pathlib.Path) -> None:
         told(connection)
 
 
-def test_a_mark_of_another_boot_on_an_open_queue(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening a queue that bears a mark of another boot, and that somebody has open, fails after a bounded time."""
+def test_an_unclean_marker_of_another_boot_on_an_open_queue(path: pathlib.Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening such a queue while somebody has it open fails after a bounded time."""
     monkeypatch.setattr(opening_check, "VERIFY_WAIT_S_MAX", 0.2)
     with process(hold_open, path) as holder:
         assert told(holder) == "open"
@@ -381,14 +381,14 @@ def test_a_mark_of_another_boot_on_an_open_queue(path: pathlib.Path, monkeypatch
             Task(lambda: use_environment_of(path)).result()
         require_unused()
         holder.send("close")
-    # Its closing has removed the mark of what it knew of: write it once more.
+    # Its closing has removed the marker that it knew of: write it once more.
     mark_of_another_boot(path)
     use_environment_of(path)
     assert not (path / files.UNCLEAN_FILE).exists()
 
 
 def test_the_lock_after_verifying(path: pathlib.Path, other: Connection) -> None:
-    """Whoever has verified a queue lets other processes open it at once."""
+    """A process that has verified a queue lets others open it at once."""
     mark_of_another_boot(path)
     with persipubsub.new_environment(path) as environment:
         environment.new_publisher()
@@ -398,7 +398,7 @@ def test_the_lock_after_verifying(path: pathlib.Path, other: Connection) -> None
 
 @pytest.mark.damages_queues
 def test_looking_after_the_files_were_deleted(tmp_path: pathlib.Path) -> None:
-    """A Control whose queue was deleted says so instead of telling what was there."""
+    """A Control whose queue was deleted raises an error instead of showing what was there."""
     with persipubsub.new_environment(tmp_path / "queue") as environment:
         control = environment.new_control(["a"])
         shutil.rmtree(tmp_path / "queue")
@@ -410,7 +410,7 @@ def test_looking_after_the_files_were_deleted(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("every", [1, 10])
 def test_closing_in_a_loop(shared: bool, every: int, path: pathlib.Path) -> None:
-    """Closing takes what a loop over messages() has finished, once; the loop that goes on gets ClosedError."""
+    """Closing acknowledges what a loop over messages() has finished, once; the loop then gets ClosedError."""
     name = "shared" if shared else "a"
     environment = persipubsub.new_environment(path)
     environment.new_publisher().send_many([b"%d" % number for number in range(5)])
@@ -437,7 +437,7 @@ for message in loop:
 
 @pytest.mark.parametrize("name", ["a", "shared"])
 def test_a_loop_that_is_left_when_the_interpreter_ends(name: str, path: pathlib.Path) -> None:
-    """A program that ends in a loop over messages() has taken what it finished, and prints nothing."""
+    """A program that ends in a loop over messages() has acknowledged finished ones, silently."""
     with persipubsub.new_environment(path) as environment:
         environment.new_publisher().send_many([b"%d" % number for number in range(5)])
     ended = subprocess.run([sys.executable, "-c", LEFT_LOOP, str(path), name],

@@ -1,4 +1,4 @@
-"""Who owns the files of a queue, who may read them meanwhile, and what is told where they are somebody else's."""
+"""Who owns the files of a queue, who may read them meanwhile, and the errors where they belong to somebody else."""
 
 import os
 import pathlib
@@ -71,7 +71,7 @@ def owners_of(path: pathlib.Path) -> Set[Tuple[int, int]]:
 
 
 def relaxed(path: pathlib.Path) -> None:
-    """Send without waiting for the disk, so that the mark is made, as is whatever else is missing."""
+    """Send without waiting for the disk, so that the unclean marker is made, as is whatever else is missing."""
     for name in (files.WAKEUP_FILE, files.USE_FILE, files.LOCK_FILE, files.UNCLEAN_FILE):
         (path / name).unlink(missing_ok=True)
     with persipubsub.new_environment(path) as environment:
@@ -82,7 +82,7 @@ def relaxed(path: pathlib.Path) -> None:
 
 
 def backed_up(path: pathlib.Path) -> None:
-    """Put a backup in the place of the queue."""
+    """Put a backup in place of the queue."""
     with persipubsub.new_environment(path) as environment:
         environment.new_control().backup(path.with_name("backup"))
     shutil.rmtree(path)
@@ -137,8 +137,8 @@ def test_work_of_a_member_keeps_the_group(place: pathlib.Path) -> None:
 
 
 @needs_root
-def test_the_queue_of_a_stranger_is_warned_of(place: pathlib.Path) -> None:
-    """Another user's queue that is open to all is warned of; one of root's, of a common group, or one's own is not."""
+def test_opening_the_queue_of_a_stranger_warns(place: pathlib.Path) -> None:
+    """Opening another user's queue that is open to all warns; root's, a common group's or one's own not."""
     path = place / "queue"
     owned_queue(path, 0o666)
     used = as_user(MEMBER, MEMBER, USE, path)
@@ -239,7 +239,7 @@ def test_what_is_left_of_a_compact_is_removed(tmp_path: pathlib.Path) -> None:
 
 @needs_root
 def test_a_lack_of_permission_is_not_a_deletion(place: pathlib.Path) -> None:
-    """A process that gives up its rights after opening is told that it lacks them, and not that files were deleted."""
+    """A process that gives up its rights after opening gets a permission error, not one about deletion."""
     path = place / "queue"
     code = f"""
 import os, sys, persipubsub
@@ -286,7 +286,7 @@ DAMAGES: Dict[str, Callable[[pathlib.Path], None]] = {
 @pytest.mark.parametrize("name", (files.DATA_FILE, *SIDE_FILES))
 @pytest.mark.parametrize("durability", Durability)
 def test_every_file_in_every_shape(durability: Durability, name: str, damage: str, tmp_path: pathlib.Path) -> None:
-    """Whatever lies in the place of a file, using the queue works or raises an error of ours, and so do the verbs."""
+    """Whatever replaces a file, using the queue works or raises an error of ours, and so do the verbs."""
     path = tmp_path / "queue"
     with persipubsub.new_environment(path) as environment:
         environment.new_control(["a"], durability=durability)
@@ -312,7 +312,7 @@ def test_every_file_in_every_shape(durability: Durability, name: str, damage: st
 
 
 def test_descriptors_of_a_queue(tmp_path: pathlib.Path) -> None:
-    """A queue takes as many descriptors as is documented; where they are short, the error names the limit."""
+    """A queue needs as many descriptors as is documented; where they run short, the error names the limit."""
     with persipubsub.new_environment(tmp_path / "queue") as environment:
         environment.new_control(["a"])
     with persipubsub.new_environment(tmp_path / "queue") as environment:

@@ -1,4 +1,4 @@
-"""What the system refuses a process: address space, and to be told from one of another pid namespace."""
+"""What the system limits: address space, and telling processes of different pid namespaces apart."""
 
 import concurrent.futures
 import os
@@ -21,7 +21,7 @@ Run = Callable[..., None]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 
-#: What a process may still take, besides the map that it has.
+#: What a process may still allocate, besides the map that it has.
 SPARE_BYTES = 64 * 1024**2
 
 
@@ -33,7 +33,7 @@ def run_fixture() -> Iterator[Run]:
 
 
 def limit_address_space(more_bytes: int) -> None:
-    """Do as ``ulimit -v`` does, with what is used by now and so much more."""
+    """Do as ``ulimit -v`` does, with the current use and a bounded rest."""
     pages = int(pathlib.Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more_bytes, resource.RLIM_INFINITY))
 
@@ -88,7 +88,7 @@ def test_no_address_space_to_grow(new_environment: MakeEnvironment, run: Run) ->
     run(grow_without_address_space, path)
 
 
-#: Sends, tells what came of it, and keeps the queue open until its input ends.
+#: Sends, prints what came of it, and keeps the queue open until its input ends.
 PROGRAM = """
 import os, sys
 import persipubsub

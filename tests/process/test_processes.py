@@ -1,4 +1,4 @@
-"""Several processes and threads on one queue: who gets what, what holds at once, and what a kill -9 leaves behind.
+"""Several processes and threads on one queue: what each receives, what holds at once, and what a kill -9 leaves.
 
 The functions that begin with ``child_`` run in spawned processes, which import this module for them.
 """
@@ -53,7 +53,7 @@ def started(target: Callable[..., object], *args: object) -> Iterator[Tuple[Base
 
 
 def get(connection: "Pipe") -> Any:
-    """Take what a process tells next."""
+    """Receive what a process sends next."""
     assert connection.poll(WAIT_S), "the process says nothing"
     return connection.recv()
 
@@ -72,7 +72,7 @@ def kill(process: BaseProcess) -> None:
 
 
 def drain(subscriber: Subscriber) -> List[bytes]:
-    """Take everything that is there."""
+    """Receive and acknowledge everything that is there."""
     return list(subscriber.messages(timeout=0, acknowledge_every=100))
 
 
@@ -92,7 +92,7 @@ def tell_when_waiting(connection: "Pipe") -> None:
 
 
 def batches_of(name: str, count: int) -> Iterator[List[bytes]]:
-    """Give the messages of a publisher, some alone and some to be sent together."""
+    """Return the messages of a publisher, some alone and some to be sent together."""
     rng = random.Random(name)
     number = 0
     while number < count:
@@ -105,12 +105,12 @@ def batches_of(name: str, count: int) -> Iterator[List[bytes]]:
 
 
 def send(publisher: Publisher, batch: Sequence[bytes]) -> List[int]:
-    """Send a message alone, or several together; give the ids."""
+    """Send a message alone, or several together; return the ids."""
     return [publisher.send(batch[0])] if len(batch) == 1 else list(publisher.send_many(batch))
 
 
 def child_publish(path: pathlib.Path, name: str, count: int, connection: "Pipe") -> None:
-    """Send half of the messages when told, the other half when told again, and tell all ids."""
+    """Send half of the messages on a signal and half on the next one, and report all ids."""
     with persipubsub.new_environment(path) as environment, environment.new_publisher() as publisher:
         batches, ids = list(batches_of(name, count)), []
         for half in (batches[:len(batches) // 2], batches[len(batches) // 2:]):
@@ -121,7 +121,7 @@ def child_publish(path: pathlib.Path, name: str, count: int, connection: "Pipe")
 
 
 def child_receive(path: pathlib.Path, way: str, count: int, connection: "Pipe") -> None:
-    """Receive that many messages in one of the ways, then tell them, and what is still there when all are sent."""
+    """Receive a number of messages in one of the ways, and report them, and what is left when all are sent."""
     received: List[bytes] = []
     with persipubsub.new_environment(path) as environment, environment.new_subscriber(way) as subscriber:
         connection.send("ready")
@@ -249,7 +249,7 @@ def test_pickled_into_a_process(new_environment: MakeEnvironment) -> None:
 
 
 def child_publish_for_ever(path: pathlib.Path, batch: int, connection: "Pipe") -> None:
-    """Send messages and tell each time, after the send has returned, how many they are."""
+    """Send messages and report each time, after the send has returned, how many they are."""
     with persipubsub.new_environment(path) as environment:
         publisher = environment.new_publisher()
         for start in itertools.count(0, batch):
@@ -319,7 +319,7 @@ def test_killed_in_a_transaction(operation: str, durability: Durability, new_env
 
 
 def child_stop_in_block(path: pathlib.Path, way: str, connection: "Pipe") -> None:
-    """Receive, tell what, and stop before the end of the block."""
+    """Receive, report the messages, and stop before the end of the block."""
     with persipubsub.new_environment(path) as environment:
         subscriber = environment.new_subscriber("a")
         if way == "messages":
@@ -344,7 +344,7 @@ def test_a_subscriber_killed_in_its_block(way: str, received: object, new_enviro
 
 
 def child_receive_for_ever(path: pathlib.Path, acknowledge_every: int, connection: "Pipe") -> None:
-    """Receive messages, and tell of each that its turn has begun and, when the next one is asked for, that it ends."""
+    """Receive messages, and report of each the beginning and the end of its iteration."""
     with persipubsub.new_environment(path) as environment:
         subscriber = environment.new_subscriber("a")
         if acknowledge_every == 0:
@@ -359,7 +359,7 @@ def child_receive_for_ever(path: pathlib.Path, acknowledge_every: int, connectio
 
 @pytest.mark.parametrize("acknowledge_every, count", [(0, 1), (0, 100), (0, 333), (1, 100), (10, 95), (10, 100)])
 def test_a_killed_subscriber(acknowledge_every: int, count: int, new_environment: MakeEnvironment) -> None:
-    """After a kill in mid-stream everything not taken comes again, in order, and nothing that was taken for sure."""
+    """After a kill in mid-stream everything not acknowledged comes again, in order, and nothing else."""
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
     total = 2000
     environment.new_publisher().send_many(b"%d" % number for number in range(total))
@@ -387,7 +387,7 @@ def test_a_killed_subscriber(acknowledge_every: int, count: int, new_environment
 
 
 def child_publish_on_and_on(path: pathlib.Path, name: str, connection: "Pipe") -> None:
-    """Send messages; when told, tell the number of the next one, send 100 more, and tell how many they were."""
+    """Send messages; on request, report the next number, send 100 more, and report how many they were."""
     with persipubsub.new_environment(path) as environment:
         publisher = environment.new_publisher()
         end = None
@@ -429,7 +429,7 @@ def test_a_subscriber_is_added_while_others_publish(new_environment: MakeEnviron
 
 
 def child_obey(path: pathlib.Path, connection: "Pipe") -> None:
-    """Keep a publisher, a subscriber and a control open, call what one is told to, and give the result."""
+    """Keep a publisher, a subscriber and a control open, call what is requested, and send back the result."""
     opened_with_sync: List[bool] = []
     original = lmdb.Environment
 
@@ -535,7 +535,7 @@ def test_durability_holds_in_other_processes(environment: Environment, other: Ot
 
 
 def test_clearing_holds_in_other_processes(environment: Environment, other: Other) -> None:
-    """Messages cleared, taken or pruned in one process are gone in another one at its next look."""
+    """What one process clears, acknowledges or prunes is missing at the next look of another one."""
     control, publisher, subscriber = environment.new_control(), environment.new_publisher(), environment.new_subscriber(
         "a")
     for remove in (control.clear_messages, lambda: control.prune_all_messages_for("a"), lambda: drain(subscriber)):
@@ -551,7 +551,7 @@ def test_clearing_holds_in_other_processes(environment: Environment, other: Othe
 
 
 def child_wait(path: pathlib.Path, way: str, connection: "Pipe") -> None:
-    """Wait for a message as long as it takes; tell it, or the error."""
+    """Wait for a message as long as it takes; report it, or the error."""
     with persipubsub.new_environment(path) as environment:
         subscriber = environment.new_subscriber("a")
         tell_when_waiting(connection)
@@ -568,7 +568,7 @@ def child_wait(path: pathlib.Path, way: str, connection: "Pipe") -> None:
 @pytest.mark.parametrize("way, remove", [("receive", "remove_subscriber"), ("receive_many", "remove_subscriber"),
                                          ("receive_to_top", "clear_all_subscribers"), ("messages", "added again")])
 def test_a_removed_subscriber_waits_in_another_process(way: str, remove: str, new_environment: MakeEnvironment) -> None:
-    """A wait in another process ends with UnknownSubscriberError when its subscriber goes, and becomes no new one."""
+    """Removing a subscriber ends a wait in another process with UnknownSubscriberError, for good."""
     environment = new_environment("a", "b")
     control = environment.new_control()
     with started(child_wait, environment.path, way) as (process, connection):
@@ -587,7 +587,7 @@ def test_a_removed_subscriber_waits_in_another_process(way: str, remove: str, ne
 
 @pytest.mark.parametrize("way", ["receive", "receive_many", "receive_to_top", "messages"])
 def test_a_wait_in_another_process_gets_the_message(way: str, new_environment: MakeEnvironment) -> None:
-    """Who waits for ever in another process gets what is sent meanwhile."""
+    """A process that waits without end gets what another one sends meanwhile."""
     environment = new_environment("a")
     publisher = environment.new_publisher()
     with started(child_wait, environment.path, way) as (process, connection):
@@ -614,7 +614,7 @@ def child_set_up(paths: Sequence[pathlib.Path], name: str, barrier: multiprocess
 
 
 def test_two_processes_set_up_a_queue_at_the_same_moment(tmp_path: pathlib.Path) -> None:
-    """Two processes that call ``new_control`` on a fresh path at one moment make one queue, with what both gave."""
+    """Two processes that call ``new_control`` on a fresh path make one queue, with the settings of both."""
     paths = [tmp_path / "parents" / str(number) / "queue" for number in range(20)]
     barrier, names = SPAWN.Barrier(2), ["x", "y"]
     with contextlib.ExitStack() as stack:

@@ -1,6 +1,6 @@
 """Signal handlers that use the queue or fork, whatever they have interrupted."""
 
-# pylint: disable=protected-access  # what an operation leaves behind it, no public method tells
+# pylint: disable=protected-access  # no public method shows what an operation leaves behind
 
 import collections
 import contextlib
@@ -28,7 +28,7 @@ from tests.process.forking import FORK_ERROR, Busy, ForkingAccounts, fork, use, 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 
 
-def test_a_handler_in_the_midst_of_a_send(opened: Opened) -> None:
+def test_a_handler_during_a_send(opened: Opened) -> None:
     """A signal handler that sends while it has interrupted a transaction of its thread gets ReentryError."""
     outcomes: List[object] = []
 
@@ -46,8 +46,8 @@ def test_a_handler_in_the_midst_of_a_send(opened: Opened) -> None:
     assert opened.drain() == [b"before"]
 
 
-def test_a_handler_in_a_read_for_whose_end_another_thread_waits(opened: Opened) -> None:
-    """A handler cannot wait for who waits for the end of what it has interrupted: it gets ReentryError; all go on."""
+def test_a_handler_in_a_read_that_another_thread_waits_for(opened: Opened) -> None:
+    """A handler that would have to wait for what it interrupted gets ReentryError; all go on."""
     tasks: List[Task[int]] = []
     refused: List[str] = []
 
@@ -71,7 +71,7 @@ def test_a_handler_in_a_read_for_whose_end_another_thread_waits(opened: Opened) 
 
 
 def test_a_handler_that_cannot_commit_for_others(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a handler commits for other threads and cannot, since it has interrupted a read, they do it themselves."""
+    """If a handler cannot commit for other threads, since it interrupted a read, they do it themselves."""
     reading = threading.get_ident()
     followers: List[Task[int]] = []
     begin, commit = Database.begin, Transaction.commit
@@ -99,7 +99,7 @@ def test_a_handler_that_cannot_commit_for_others(opened: Opened, monkeypatch: py
     assert opened.drain() == [b"follower"] * 2
 
 
-def test_a_handler_in_the_midst_of_a_wait(opened: Opened) -> None:
+def test_a_handler_during_a_wait(opened: Opened) -> None:
     """A signal handler may send while its thread waits for the commit of another one."""
     sent: List[int] = []
     main = threading.main_thread().ident
@@ -133,7 +133,7 @@ def test_a_handler_in_the_midst_of_a_wait(opened: Opened) -> None:
 
 
 def reopen_and_send(opened: Opened, send: Callable[[], object]) -> Callable[[], None]:
-    """Give a function that reopens the queue each time it sends."""
+    """Return a function that reopens the queue each time it sends."""
     durabilities = itertools.cycle(Durability)
 
     def operation() -> None:
@@ -222,7 +222,7 @@ def test_storm_of_handlers_that_send(opened: Opened, storm_s: float) -> None:
     assert found == {str(number): payloads for number, payloads in enumerate(sent) if payloads}
 
 
-def test_a_fork_from_a_handler_in_the_midst_of_a_write(opened: Opened) -> None:
+def test_a_fork_from_a_handler_during_a_write(opened: Opened) -> None:
     """A signal handler that forks while it has interrupted a transaction: the child gets ForkError, both end."""
     children: List[int] = []
     before = signal.signal(signal.SIGALRM, lambda *_: children.append(fork(lambda: use_without_hope(opened))))
@@ -264,7 +264,7 @@ def test_a_handler_that_forks_anywhere(opened: Opened, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["send", "look"])
 def test_a_handler_that_uses_the_queue_anywhere_in_a_fork(opened: Opened, kind: str) -> None:
-    """A signal handler that uses the queue while its thread forks does it, or gets ReentryError; nothing hangs."""
+    """A signal handler can use the queue during a fork, or gets ReentryError; nothing hangs."""
     accounts = Accounts(opened)
 
     def handler() -> None:

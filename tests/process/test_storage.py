@@ -1,6 +1,6 @@
 """What a transaction does about an obstacle that can be removed."""
 
-# pylint: disable=protected-access  # how large LMDB's map is, no public method tells
+# pylint: disable=protected-access  # no public method shows how large LMDB's map is
 
 import multiprocessing
 import os
@@ -37,7 +37,7 @@ def small_map_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_full_map_grows(new_environment: MakeEnvironment) -> None:
-    """More is sent, and taken, than the map held at first: nobody notices."""
+    """More can be sent, and received, than the map held at first."""
     environment = new_environment("a", high_watermark=HighWaterMark(hwm_db_size=SMALL_MAP_BYTES // 2))
     environment.new_control(high_watermark=HighWaterMark(hwm_db_size=100 * SMALL_MAP_BYTES))
     publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
@@ -57,7 +57,7 @@ def test_a_map_fits_a_large_mark(new_environment: MakeEnvironment, monkeypatch: 
 
 
 def map_bytes(path: pathlib.Path) -> int:
-    """Give the size of the map of an open queue."""
+    """Return the size of the map of an open queue."""
     held = open_queues.acquire(path)
     try:
         opened = held._session._database
@@ -93,7 +93,7 @@ def test_a_full_map_is_doubled(new_environment: MakeEnvironment) -> None:
 
 
 def test_the_lock_file_is_as_large_as_lmdb_makes_it(new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
-    """The lock file that is allocated beforehand has the size that LMDB gives it: no page of it is missing."""
+    """The lock file that is allocated beforehand has the size that LMDB chooses: no page of it is missing."""
     environment = new_environment("a")
     bare = str(tmp_path / "bare")
     with lmdb.Environment(bare, subdir=False, max_readers=database.MAX_READERS):
@@ -108,7 +108,7 @@ def _send_much(path: pathlib.Path, done: "Connection[int, int]") -> None:
 
 
 def test_the_map_of_another_process_is_adopted(new_environment: MakeEnvironment) -> None:
-    """What another process stored beyond our map is received, and we go on sending."""
+    """What another process stored beyond our map is received, and our sends continue."""
     environment = new_environment("a", high_watermark=HighWaterMark(hwm_db_size=SMALL_MAP_BYTES // 2))
     environment.new_control(high_watermark=HighWaterMark(hwm_db_size=100 * SMALL_MAP_BYTES))
     publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
@@ -130,7 +130,7 @@ def test_the_map_of_another_process_is_adopted(new_environment: MakeEnvironment)
 
 
 def test_a_backup_leaves_free_pages_out(new_environment: MakeEnvironment, tmp_path: pathlib.Path) -> None:
-    """The copy of a queue whose messages were taken is small, and the queue's own file is as large as ever."""
+    """The copy of a queue whose messages were acknowledged is small, and the queue's own file is as large as ever."""
     environment = new_environment("a")
     environment.new_publisher().send_many([PAYLOAD] * 100)
     with environment.new_subscriber("a").receive_many(timeout=0) as messages:

@@ -1,4 +1,4 @@
-"""Whatever a queue runs in, the same program has the same outcome."""
+"""Whatever the environment of a queue, the same program has the same outcome."""
 
 import json
 import os
@@ -148,7 +148,7 @@ ROOT: Dict[str, Surroundings] = {
 
 
 def run(surroundings: Surroundings, path: pathlib.Path, program: str = SCENARIO) -> List[Any]:
-    """Run a program in some surroundings, and give what it printed."""
+    """Run a program in some surroundings, and return what it printed."""
     path.parent.mkdir(exist_ok=True)  # the directory above it is its owner's alone
     os.chown(path.parent, *surroundings.owner)
     done = subprocess.run([
@@ -204,7 +204,7 @@ print(json.dumps(found))
 
 @NEEDS_ROOT
 def test_without_boot_id(tmp_path: pathlib.Path) -> None:
-    """Where the system hides the boot id, each use that needs it says so, and how to show it; nothing is changed."""
+    """Where the system hides the boot id, each use that needs it says so and names the remedy; nothing is changed."""
     path = tmp_path / "all" / "queue"
     assert run(PLAIN["nothing special"], path) == OUTCOME
     path = path.rename(tmp_path / "all" / "other")
@@ -277,7 +277,7 @@ print(json.dumps(found))
 
 @NEEDS_ROOT
 def test_a_child_in_another_time_namespace(tmp_path: pathlib.Path) -> None:
-    """A forked child goes by the clock it was born with; a process whose clock the system does not tell is refused."""
+    """A forked child uses the clock of its birth; a process whose clock the system hides is refused."""
     path = tmp_path / "all" / "queue"
     path.parent.mkdir()
     with persipubsub.new_environment(path) as environment:
@@ -296,7 +296,7 @@ def test_a_child_in_another_time_namespace(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("use", ["send", "receive"])
 def test_at_exit_of_a_forked_child(use: str, tmp_path: pathlib.Path) -> None:
-    """What is sent and taken when Python ends, where it starts no more threads, is sent and taken."""
+    """While Python ends, and starts no more threads, messages are still sent and acknowledged."""
     program = """
 import atexit, json, os, sys
 import persipubsub

@@ -1,6 +1,6 @@
 """Many threads and processes at once: nothing is lost, doubled or reordered, and nobody stops the others."""
 
-# pylint: disable=protected-access  # what an operation leaves behind it, no public method tells
+# pylint: disable=protected-access  # no public method shows what an operation leaves behind
 
 import contextlib
 import itertools
@@ -53,7 +53,7 @@ def test_sixteen_threads_send_and_sixteen_receive(opened: Opened) -> None:
     def receive(acknowledge_every: int, name: str) -> List[bytes]:
         messages = opened.environment.new_subscriber(name).messages(WAIT_S, acknowledge_every)
         received = list(itertools.islice(messages, threads * each))
-        messages.close()  # type: ignore[attr-defined]  # a generator: its end takes what was received
+        messages.close()  # type: ignore[attr-defined]  # a generator: its end acknowledges what was received
         return received
 
     receivers = [Task(lambda args=args: receive(*args)) for args in enumerate(names, 1)]  # type: ignore[misc]
@@ -123,13 +123,13 @@ def test_eight_processes_of_eight_threads(opened: Opened) -> None:
 
 
 def test_limits_are_those_documented() -> None:
-    """A commit takes in as many messages and bytes of other threads as documented, and no thread waits for long."""
+    """The documented limits of a commit on messages, bytes and waiting are those of the code."""
     assert (group_commit.GROUP_MESSAGES_MAX, group_commit.GROUP_BYTES_MAX) == (10_000, 64 * 1024**2)
     assert 0 < group_commit.GATHER_LOOK_S < group_commit.GATHER_S_MAX < 0.001 < group_commit.WAIT_S_MAX <= 1
 
 
 def test_operations_of_waiting_threads_share_one_commit(opened: Opened, transactions: List[Transaction]) -> None:
-    """What 16 threads want to write while another one writes is one transaction: sends, takes and control changes."""
+    """What 16 threads want to write while another one writes is one transaction."""
     opened.publisher.send(b"before")
     del transactions[:]
     with opened.writing():
@@ -148,9 +148,9 @@ def test_operations_of_waiting_threads_share_one_commit(opened: Opened, transact
     assert opened.control.status().subscribers["c"].next_id == 16
 
 
-def test_a_durable_leader_waits_for_its_company(opened: Opened, monkeypatch: pytest.MonkeyPatch,
-                                                transactions: List[Transaction]) -> None:
-    """Where commits wait for the disk, who leads waits a moment for those who were in the last commit."""
+def test_a_durable_leader_waits_for_its_peers(opened: Opened, monkeypatch: pytest.MonkeyPatch,
+                                              transactions: List[Transaction]) -> None:
+    """Where commits wait for the disk, a leader waits a moment for the threads of the last commit."""
     opened.environment.new_control(durability=Durability.POWER_LOSS)
     with opened.writing():
         company = [Task(opened.send(b"x")), Task(opened.send(b"x"))]
@@ -174,7 +174,7 @@ def test_a_durable_leader_waits_for_its_company(opened: Opened, monkeypatch: pyt
 
 
 def test_a_relaxed_leader_waits_for_nobody(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where commits do not wait for the disk, nothing is gained by waiting for others."""
+    """Where commits do not wait for the disk, a leader waits for no other thread."""
     with opened.writing():
         company = [Task(opened.send(b"x")), Task(opened.send(b"x"))]
         wait_until(lambda: opened.queued() == 2)
@@ -185,7 +185,7 @@ def test_a_relaxed_leader_waits_for_nobody(opened: Opened, monkeypatch: pytest.M
 
 def test_a_durable_change_makes_its_group_durable(opened: Opened, monkeypatch: pytest.MonkeyPatch,
                                                   transactions: List[Transaction]) -> None:
-    """Where a control change shares a commit with relaxed sends, the commit goes to the disk before it returns."""
+    """Where a control change shares a commit with relaxed sends, the commit reaches the disk before it returns."""
     synced = []
     sync = Database.sync
 
@@ -205,7 +205,7 @@ def test_a_durable_change_makes_its_group_durable(opened: Opened, monkeypatch: p
 
 
 def test_relaxed_tasks_do_not_wait_for_the_disk(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tasks write to a relaxed queue is not brought to the disk before it returns."""
+    """What tasks write to a relaxed queue returns before it is on the disk."""
     synced: List[Database] = []
     monkeypatch.setattr(Database, "sync", synced.append)
     assert opened.handle._writer.run_all([group_commit.Write(lambda txn: 1)]) == [Outcome(1, None)]
@@ -213,9 +213,9 @@ def test_relaxed_tasks_do_not_wait_for_the_disk(opened: Opened, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("bound", ["GROUP_MESSAGES_MAX", "GROUP_BYTES_MAX"])
-def test_a_commit_takes_in_only_so_much(opened: Opened, transactions: List[Transaction],
-                                        monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    """A commit joins at most so many messages and bytes; what is over it goes into the next one."""
+def test_a_commit_is_bounded(opened: Opened, transactions: List[Transaction], monkeypatch: pytest.MonkeyPatch,
+                             bound: str) -> None:
+    """A commit has a bounded number of messages and bytes; the rest is in the next one."""
     monkeypatch.setattr(group_commit, bound, 10)
     with opened.writing():
         tasks = [Task(lambda: opened.publisher.send_many([b"x"] * 5)) for _ in range(6)]
@@ -225,9 +225,9 @@ def test_a_commit_takes_in_only_so_much(opened: Opened, transactions: List[Trans
     assert opened.drain() == [b"x"] * 30
 
 
-def test_more_than_a_commit_takes_in_goes_alone(opened: Opened, transactions: List[Transaction],
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that is alone over the bound of a commit is sent all the same, by itself."""
+def test_a_batch_over_the_bound_is_committed_alone(opened: Opened, transactions: List[Transaction],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that exceeds the bound of a commit by itself is sent all the same, alone."""
     monkeypatch.setattr(group_commit, "GROUP_MESSAGES_MAX", 10)
     with opened.writing():
         tasks = [Task(lambda: opened.publisher.send_many([b"x"] * 20)) for _ in range(3)]
@@ -252,8 +252,8 @@ def test_an_operation_that_fails_fails_alone(opened: Opened, place: int) -> None
 
 
 @pytest.mark.parametrize("count, place", [(2, 0), (2, 1), (5, 0), (5, 2), (5, 4)])
-def test_an_operation_that_breaks_breaks_alone(opened: Opened, count: int, place: int) -> None:
-    """What an operation wrote before it raised something unforeseen is rolled back; the others are done once each."""
+def test_an_unforeseen_error_affects_its_operation_only(opened: Opened, count: int, place: int) -> None:
+    """An operation with an unforeseen error is rolled back; the others run once each."""
     runs: List[Transaction] = []
 
     def operation(txn: Transaction) -> None:
@@ -277,8 +277,8 @@ def test_an_operation_that_breaks_breaks_alone(opened: Opened, count: int, place
     assert len(runs) == 2  # with the others, and alone
 
 
-def test_an_operation_that_breaks_alone_is_not_repeated(opened: Opened) -> None:
-    """Where nobody else's operation was in the transaction, the one that broke is not run again."""
+def test_an_operation_that_breaks_without_others_is_not_repeated(opened: Opened) -> None:
+    """An operation that breaks in a transaction of its own is not run again."""
     runs: List[Transaction] = []
 
     def operation(txn: Transaction) -> None:
@@ -291,7 +291,7 @@ def test_an_operation_that_breaks_alone_is_not_repeated(opened: Opened) -> None:
 
 
 def test_a_commit_that_fails_fails_for_all(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where LMDB fails to commit, everybody who shares the commit is told so, and nothing is done again behind them."""
+    """Where LMDB fails to commit, everybody in the commit gets the error, and nothing is repeated."""
     commit, commits = Transaction.commit, itertools.count()
 
     def failing_commit(self: Transaction) -> None:
@@ -346,7 +346,7 @@ def test_nobody_is_done_before_the_commit(opened: Opened, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("followers", [1, 2])
 def test_a_follower_is_woken_by_its_leader(opened: Opened, monkeypatch: pytest.MonkeyPatch, followers: int) -> None:
-    """Who waits for the commit of another thread goes on when it is there, and not when it looks again by itself."""
+    """A thread that waits for a leader goes on when the commit is there, without looking again by itself."""
     monkeypatch.setattr(group_commit, "WAIT_S_MAX", 2 * WAIT_S)
     with opened.writing():
         tasks = [Task(opened.send(b"x")) for _ in range(1 + followers)]
@@ -355,14 +355,14 @@ def test_a_follower_is_woken_by_its_leader(opened: Opened, monkeypatch: pytest.M
 
 
 class Emptied(Deque[object]):
-    """A queue from which somebody takes itself out between a look at its length and the next step."""
+    """A queue from which somebody withdraws a request between a look at its length and the next step."""
 
     def __len__(self) -> int:
         return super().__len__() + 1
 
 
-def test_a_thread_that_takes_itself_out(opened: Opened) -> None:
-    """A thread that is interrupted, and so takes itself out of the queue at any moment, does not harm the leader."""
+def test_a_thread_that_withdraws_its_request(opened: Opened) -> None:
+    """An interrupted thread, which withdraws its request at any moment, does not harm the leader."""
     opened.handle._writer._queued = Emptied()  # type: ignore[assignment]  # of requests
     assert [opened.publisher.send(b"x") for _ in range(3)] == [1, 2, 3]
     assert opened.drain() == [b"x"] * 3
@@ -386,7 +386,7 @@ def test_several_operations_that_fail(opened: Opened) -> None:
 
 
 def test_a_failing_send_is_not_held_up_by_threads_that_look(opened: Opened) -> None:
-    """A send that fails gives LMDB's write lock back at once, however many threads look into the queue meanwhile."""
+    """A failing send releases LMDB's write lock at once, however many threads look."""
     opened.control.set_hwm(HighWaterMark(hwm_db_size=100_000))
     stop = threading.Event()
 
@@ -409,7 +409,7 @@ def test_a_failing_send_is_not_held_up_by_threads_that_look(opened: Opened) -> N
 
 
 def write_and_die(connection: Connection, path: pathlib.Path, by_itself: bool) -> None:
-    """End in the midst of a write: the main function of a process."""
+    """End in the middle of a write: the main function of a process."""
 
     def operation(_txn: Transaction) -> None:
         connection.send(os.getpid())
@@ -431,8 +431,8 @@ def write_and_die(connection: Connection, path: pathlib.Path, by_itself: bool) -
 
 
 @pytest.mark.parametrize("by_itself", [True, False])
-def test_a_process_that_dies_in_the_midst_of_a_write(opened: Opened, by_itself: bool) -> None:
-    """A process that ends by os._exit or kill -9 in the midst of a write stops nobody and loses nothing it sent."""
+def test_a_process_that_dies_during_a_write(opened: Opened, by_itself: bool) -> None:
+    """A process that ends by os._exit or kill -9 during a write stops nobody and loses nothing it sent."""
     for _ in range(3):
         ours, theirs = CONTEXT.Pipe()
         dying = CONTEXT.Process(target=write_and_die, args=(theirs, opened.environment.path, by_itself), daemon=True)

@@ -1,6 +1,6 @@
-"""Waiting: whoever waits is woken by the commit, whatever process it is in, and costs nothing until then."""
+"""Waiting: a commit wakes whoever waits, in any process, and waiting costs nothing until then."""
 
-# pylint: disable=protected-access  # the order of the steps of a wake-up, no public method shows
+# pylint: disable=protected-access  # no public method shows the order of the steps of a wake-up
 
 import itertools
 import logging
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow  # starts many processes, or waits
 
 MakeEnvironment = Callable[..., Environment]
 
-#: Where only a wake-up may end a wait, not the look that is taken each second in any case.
+#: Where only a wake-up may end a wait, not the look that is acknowledged each second in any case.
 SLEEP_S_NEVER = 10 * WAIT_S
 #: No sleep is longer than a second. A busy machine adds.
 FOUND_S_MAX = limits.SLEEP_S_MAX + 1
@@ -52,19 +52,19 @@ def call_before_sleeping(function: Callable[[], None]) -> None:
 
 
 def sleep_until_woken() -> None:
-    """Turn off the look that a waiting subscriber of this process takes each second in any case."""
+    """Turn off the look of a waiting subscriber of this process once a second."""
     limits.SLEEP_S_MAX = SLEEP_S_NEVER
 
 
 @pytest.fixture(name="until_woken")
 def until_woken_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turn off the look that a waiting subscriber takes each second in any case."""
+    """Turn off the look of a waiting subscriber once a second."""
     monkeypatch.setattr(limits, "SLEEP_S_MAX", SLEEP_S_NEVER)
 
 
 @pytest.fixture(name="sleeping")
 def sleeping_fixture(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Give an event that is set just before a waiting subscriber of this process sleeps."""
+    """Return an event that is set just before a waiting subscriber of this process sleeps."""
     sleeping = threading.Event()
     monkeypatch.setattr(futex, "wait", futex.wait)
     call_before_sleeping(sleeping.set)
@@ -91,13 +91,13 @@ class Waiting:
         self._ended_s = time.monotonic()
 
     def result(self) -> object:
-        """Wait for the end; give what was received or raised."""
+        """Wait for the end; return what was received or raised."""
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive()
         return self._result
 
     def ended_since_s(self, start_s: float) -> float:
-        """Wait for the end; give the time from a moment to it."""
+        """Wait for the end; return the time from a moment to it."""
         self.result()
         return self._ended_s - start_s
 
@@ -116,7 +116,7 @@ CHANGES: Dict[str, Tuple[bool, Callable[[Environment], object]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_published(change: str, new_environment: MakeEnvironment) -> None:
-    """What somebody may wait for, a message or the end of a subscriber, is published; other changes wake nobody."""
+    """A message or the end of a subscriber, for which somebody may wait, is published; nothing else wakes anybody."""
     environment = new_environment("a", "b", durability=Durability.PROCESS_CRASH)
     publishes, make = CHANGES[change]
 
@@ -195,7 +195,7 @@ def test_one_send_wakes_200_processes(new_environment: MakeEnvironment, durabili
 
 
 def measure_waiting(connection: Connection, path: pathlib.Path) -> None:
-    """Wait for nothing and tell the processor time that it takes: the main function of a process."""
+    """Wait for nothing and report the processor time of the wait: the main function of a process."""
     with persipubsub.new_environment(path) as environment:
         subscriber = environment.new_subscriber("a")
         with subscriber.receive(timeout=0.01):
@@ -330,7 +330,7 @@ class Memory:
 
 
 class Interleaving:
-    """A publisher and somebody who waits, in one process, whose steps happen in an order that the test chooses."""
+    """A publisher and a waiting subscriber, in one process, whose steps happen in an order that the test chooses."""
 
     def __init__(self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._wakeup = Wakeup(path, 0o600)
@@ -347,7 +347,7 @@ class Interleaving:
         self._seen = 0
 
     def publish(self) -> None:
-        """Commit, and tell those who wait."""
+        """Commit, and wake those who wait."""
         self.committed += 1
         self._wakeup.notify(self.committed)
 
@@ -375,7 +375,7 @@ class Interleaving:
 @pytest.mark.parametrize("first", range(4))
 @pytest.mark.parametrize("second", range(4))
 def test_every_order_of_steps(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, first: int, second: int) -> None:
-    """Whichever steps of two publishers and of one who waits come in between each other, nobody sleeps on.
+    """However the steps of two publishers and a waiting subscriber interleave, nobody sleeps on.
 
     While one publisher wakes, somebody comes to wait, finds its message and comes again, and another one publishes.
     """
@@ -398,7 +398,7 @@ def test_every_order_of_steps(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
 
 
 class Turns:
-    """Says which of several threads takes the next step. Once nothing is said any more, whichever comes first."""
+    """Decides which of several threads makes the next step. At the end of the order, any thread may."""
 
     def __init__(self, order: List[str]) -> None:
         self._order = order
@@ -406,7 +406,7 @@ class Turns:
         self._changed = threading.Condition()
 
     def step(self) -> None:
-        """Wait for the turn of this thread, which goes on until its next step."""
+        """Wait for the turn of this thread, which lasts until its next step."""
         name = threading.current_thread().name
         with self._changed:
             self._end(name)
@@ -415,7 +415,7 @@ class Turns:
             self._moving = name
 
     def leave(self) -> None:
-        """Take no more steps with this thread."""
+        """Make no more steps with this thread."""
         name = threading.current_thread().name
         with self._changed:
             self._end(name)
@@ -430,7 +430,7 @@ class Turns:
 
 
 class Ordered(Interleaving):
-    """A publisher and somebody who waits, in two threads that take their steps in a given order."""
+    """A publisher and a waiting subscriber, in two threads whose steps are in a given order."""
 
     def __init__(self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(path, monkeypatch)
@@ -438,7 +438,7 @@ class Ordered(Interleaving):
         monkeypatch.setattr(self.memory, "access", lambda: self._turns.step())  # pylint: disable=unnecessary-lambda
 
     def run(self, order: List[str]) -> None:
-        """Have something published while somebody comes to wait, looks, and sleeps once it finds nothing more."""
+        """Publish something while somebody comes to wait, looks, and sleeps once there is nothing more."""
         self._turns = Turns(order)
         threads = [
             threading.Thread(target=self._leaving, args=(function, ), name=name)
@@ -451,7 +451,7 @@ class Ordered(Interleaving):
         self._turns = Turns([])
 
     def has_seen_all(self) -> bool:
-        """Tell whether the one who waits has found what was published."""
+        """Return whether the waiting thread has found what was published."""
         return self._seen == self.committed
 
     def _leaving(self, function: Callable[[], None]) -> None:
@@ -485,7 +485,7 @@ class Ordered(Interleaving):
 @pytest.mark.parametrize("waiting", [0, 1])
 def test_every_order_of_the_steps_of_two_threads(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
                                                  waiting: int) -> None:
-    """However the steps of a publisher and of one who comes to wait mix, the one who sleeps is woken by the next one.
+    """However a publisher and a thread that comes to wait interleave, the next publication wakes it.
 
     :param waiting: whether somebody has waited before
     """
@@ -502,7 +502,7 @@ def test_every_order_of_the_steps_of_two_threads(tmp_path: pathlib.Path, monkeyp
 @pytest.mark.parametrize("step", range(3))
 def test_a_publication_while_somebody_comes_to_wait(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch,
                                                     step: int) -> None:
-    """Whoever comes to wait while something is published finds it or does not sleep."""
+    """A thread that comes to wait during a publication finds it or does not sleep."""
     one = Interleaving(tmp_path, monkeypatch)
     one.memory.before_access(step, one.publish)
     one.wait()
@@ -545,8 +545,8 @@ def wait_for_removal(connection: Connection, path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["remove_subscriber", "clear_all_subscribers"])
-def test_removal_wakes_who_waits(new_environment: MakeEnvironment, method: str) -> None:
-    """A subscriber that is removed while another process waits as it: the wait ends at once, and says so."""
+def test_removal_wakes_a_waiting_subscriber(new_environment: MakeEnvironment, method: str) -> None:
+    """Removing a subscriber ends the wait of another process at once, with an error that says so."""
     environment = new_environment("a", "b")
     control = environment.new_control()
     with process(wait_for_removal, environment.path) as connection:
@@ -613,7 +613,7 @@ def test_a_publisher_that_dies_before_it_wakes(new_environment: MakeEnvironment,
 
 def test_without_futex_a_wait_polls(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch,
                                     caplog: pytest.LogCaptureFixture) -> None:
-    """On a platform without futex a waiting subscriber looks again and again, and the log says so once."""
+    """On a platform without futex a waiting subscriber polls, and the log says so once."""
     monkeypatch.setattr(futex, "AVAILABLE", False)
     looks: List[float] = []
     sleep = clock.sleep
@@ -659,7 +659,7 @@ def test_retries_bound_the_sleep_without_futex(new_environment: MakeEnvironment,
 
 def test_where_the_wakeup_file_cannot_be_made(new_environment: MakeEnvironment, tmp_path: pathlib.Path,
                                               caplog: pytest.LogCaptureFixture) -> None:
-    """A file ``wakeup`` that is something else leaves the queue usable: it polls, and the log says so."""
+    """If ``wakeup`` is no regular file, the queue works by polling, and the log says so."""
     (tmp_path / "queue" / "wakeup").mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
         environment = new_environment("a")

@@ -34,7 +34,7 @@ def use_in_process(publisher: Publisher, subscriber: Subscriber) -> None:
 @pytest.mark.usefixtures("patient_forks")
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_multiprocessing(opened: Opened, method: str) -> None:
-    """Processes of multiprocessing use what they are given, and what they open, while threads of the parent write."""
+    """Processes of multiprocessing use passed objects, and open their own, while threads of the parent write."""
     context: Any = multiprocessing.get_context(method)
     with Busy(opened) as busy:
         running = context.Process(target=use_in_process, args=(opened.publisher, opened.subscriber))
@@ -124,7 +124,7 @@ def test_gunicorn_with_preload_app(opened: Opened, tmp_path: pathlib.Path) -> No
 
 
 def fetched(url: str) -> bytes:
-    """Give what a server answers."""
+    """Return what a server answers."""
     with urllib.request.urlopen(url, timeout=WAIT_S) as response:
         content: bytes = response.read()
     return content

@@ -17,7 +17,7 @@ from tests.golden import make
 
 @pytest.fixture(name="name", params=sorted(make.MAKERS))
 def name_fixture(request: pytest.FixtureRequest) -> str:
-    """Give the name of a golden queue."""
+    """Return the name of a golden queue."""
     return str(request.param)
 
 

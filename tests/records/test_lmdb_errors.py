@@ -37,10 +37,10 @@ OURS = [
 
 
 def translated(theirs: Type[lmdb.Error], code: Optional[int], path: pathlib.Path, unknown: bool = False) -> Exception:
-    """Give what becomes of an error of LMDB."""
+    """Return what becomes of an error of LMDB."""
     error = theirs("what LMDB says")
     if code is not None:
-        error.code = code  # type: ignore[misc]  # py-lmdb sets it where LMDB gives one
+        error.code = code  # type: ignore[misc]  # py-lmdb sets it where LMDB has one
     with pytest.raises(errors.PersipubsubError, match=re.escape(f"The queue at {path} ")) as raised:
         database.raise_translated(error, path, unknown)
     assert raised.value.__cause__ is error and "(LMDB: what LMDB says)" in str(raised.value)
@@ -58,14 +58,14 @@ def test_every_error_says_what_to_do(theirs: Type[lmdb.Error], code: Optional[in
 @pytest.mark.parametrize("theirs, code", [one[:2] for one in OURS])
 def test_an_error_in_the_commit_leaves_the_outcome_open(theirs: Type[lmdb.Error], code: Optional[int],
                                                         tmp_path: pathlib.Path) -> None:
-    """Whatever went wrong in the commit itself, nobody is told that nothing was changed."""
+    """Whatever went wrong in the commit itself, no error says that nothing was changed."""
     error = translated(theirs, code, tmp_path, unknown=True)
     assert isinstance(error, errors.CommitUnknownError)
     assert "it is unknown whether the change is stored" in str(error) and "nothing was changed" not in str(error)
 
 
 def test_an_io_error_on_a_full_disk_says_so(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LMDB speaks of an I/O error where a write fits only in part: with less room than that it is a full disk."""
+    """A write that fits only in part is an I/O error to LMDB; the library reports a full disk."""
     monkeypatch.setattr(database, "ROOM_BYTES_MIN", 2**62)
     assert isinstance(translated(lmdb.DiskError, errno.EIO, tmp_path), errors.DiskFullError)
     for code in (0, errno.ENOENT, errno.EINVAL):
@@ -76,7 +76,7 @@ GARBAGE = b"no LMDB file" * 1000
 
 
 def test_a_foreign_file_is_refused_by_all_that_open_one(tmp_path: pathlib.Path) -> None:
-    """Whatever opens a data file without a queue around it says in our words that LMDB cannot read it."""
+    """Whatever opens a data file alone says in our words that LMDB cannot read it."""
     file = tmp_path / "file"
     file.write_bytes(GARBAGE)
     with open(tmp_path / "copy", "wb") as copy, pytest.raises(errors.FormatError, match=re.escape(str(tmp_path))):
@@ -132,7 +132,7 @@ def test_an_opening_that_is_refused_leaves_nothing_open(
 
 @pytest.mark.parametrize("content", [b"", b"x", GARBAGE])
 def test_verifying_whatever_it_may_be(content: bytes, tmp_path: pathlib.Path) -> None:
-    """Of a file that is none of LMDB's it is said what is wrong, and no error comes of it."""
+    """Verifying a file that is not LMDB's reports what is wrong, and raises nothing."""
     (tmp_path / "file").write_bytes(content)
     found = database.verify(tmp_path / "file")
     assert found and all(found)

@@ -1,6 +1,6 @@
-"""Readers that die in the midst of a read leave a slot behind: it is freed before the file grows or no slot is left."""
+"""The slots of readers that died during a read are freed before the file grows or no slot is left."""
 
-# pylint: disable=protected-access  # what is known of the file's size, no public method tells
+# pylint: disable=protected-access  # no public method shows the known size of the file
 
 import contextlib
 import multiprocessing
@@ -29,7 +29,7 @@ MakeEnvironment = Callable[..., Environment]
 WAIT_S = 60  # for what happens soon unless something is broken
 READERS = 50
 CYCLES = 10_000
-#: What a commit of one message, or its taking, writes at most.
+#: What a send of one message, or its acknowledgement, writes at most.
 COMMIT_BYTES_MAX = 12 * 4096
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -37,7 +37,7 @@ CONTEXT.set_forkserver_preload(["persipubsub", "pytest"])
 
 
 def told(connection: Connection) -> Any:
-    """Give what another process tells."""
+    """Return what another process says."""
     assert connection.poll(WAIT_S)
     return connection.recv()
 
@@ -52,11 +52,11 @@ class Process:
         theirs.close()
 
     def told(self) -> Any:
-        """Give what it tells."""
+        """Return what it says."""
         return told(self.connection)
 
     def kill(self) -> None:
-        """End it without its doing."""
+        """Kill it."""
         self._process.kill()
         self._process.join(WAIT_S)
         self.connection.close()
@@ -67,7 +67,7 @@ Start = Callable[..., Process]
 
 @pytest.fixture(name="start")
 def start_fixture() -> Iterator[Start]:
-    """Give a function that starts processes, which end with the test at the latest."""
+    """Return a function that starts processes, which end with the test at the latest."""
     with contextlib.ExitStack() as stack:
 
         def start(function: Callable[..., None], *arguments: object) -> Process:
@@ -82,7 +82,7 @@ def start_fixture() -> Iterator[Start]:
 
 
 def fork_readers(connection: Connection, path: pathlib.Path, count: int) -> None:
-    """Have children open the queue and stay in the midst of a read; kill them when told."""
+    """Have children open the queue and stay in the middle of a read; kill them on request."""
     inside = os.pipe()
 
     def operation(_txn: Transaction) -> None:
@@ -111,7 +111,7 @@ def fork_readers(connection: Connection, path: pathlib.Path, count: int) -> None
 
 
 def fill_the_table(connection: Connection, path: pathlib.Path) -> None:
-    """Take all slots for readers that are free, and keep them until told to give them back."""
+    """Occupy all free slots for readers, and keep them until asked to free them."""
     raw = lmdb.Environment(os.fspath(path), create=False, max_readers=database.MAX_READERS, max_dbs=32)
     txns: List["lmdb.Transaction[bytes]"] = []
     with contextlib.suppress(lmdb.ReadersFullError):
@@ -126,7 +126,7 @@ def fill_the_table(connection: Connection, path: pathlib.Path) -> None:
 
 
 def keep_open(connection: Connection, path: pathlib.Path) -> None:
-    """Have the queue open, so that nobody who opens it later is the first, and begins the table anew."""
+    """Have the queue open, so that no later process is the first, and begins the table anew."""
     with persipubsub.new_environment(path) as environment:
         environment.new_publisher()
         connection.send("open")
@@ -134,18 +134,18 @@ def keep_open(connection: Connection, path: pathlib.Path) -> None:
 
 
 def count_stale_readers(connection: Connection, path: pathlib.Path) -> None:
-    """Tell how many slots belong to processes that died."""
+    """Return how many slots belong to processes that died."""
     with lmdb.Environment(os.fspath(path), create=False, max_readers=database.MAX_READERS, max_dbs=32) as raw:
         connection.send(raw.reader_check())
 
 
 def file_bytes(environment: Environment) -> int:
-    """Give the size of a queue's data file."""
+    """Return the size of a queue's data file."""
     return os.stat(environment.path / "data.mdb").st_size
 
 
 def run_cycles(environment: Environment, count: int) -> None:
-    """Send and take messages, one at a time."""
+    """Send and acknowledge messages, one at a time."""
     publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
     for number in range(count):
         publisher.send(b"%d" % number)
@@ -156,7 +156,7 @@ def run_cycles(environment: Environment, count: int) -> None:
 
 
 def test_dead_readers_do_not_make_the_file_grow(new_environment: MakeEnvironment, start: Start) -> None:
-    """Fifty processes are killed in the midst of a read: ten thousand sends and takes later the file is as before."""
+    """Fifty readers are killed: ten thousand messages later the file is as large as before."""
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
     run_cycles(environment, 500)
     readers = start(fork_readers, environment.path, READERS)
@@ -250,7 +250,7 @@ def test_a_table_full_of_dead_readers_does_not_hinder_reading(new_environment: M
 
 
 def test_a_table_full_of_living_readers(new_environment: MakeEnvironment, start: Start) -> None:
-    """Where all readers live, one too many gets ReadersFullError at opening; it works again once they have gone."""
+    """One living reader too many gets ReadersFullError at opening; it can open once others have closed."""
     environment = new_environment("a")
     environment.close()
     filling = start(fill_the_table, environment.path)
@@ -338,9 +338,9 @@ def test_a_number_that_comes_again(new_environment: MakeEnvironment) -> None:
     open_queues.release(opened)
 
 
-def test_a_stopped_reader_is_told_of(new_environment: MakeEnvironment, start: Start, caplog: pytest.LogCaptureFixture,
-                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the file grows since a living process does not end its read, a warning names the process, once a minute."""
+def test_a_stopped_reader_is_logged(new_environment: MakeEnvironment, start: Start, caplog: pytest.LogCaptureFixture,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the file grows because a living process does not end its read, a warning names it, once a minute."""
     monkeypatch.setattr(database, "LAG_COMMITS_MIN", 100)
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
     run_cycles(environment, 500)

@@ -1,4 +1,4 @@
-"""Test what happens to a queue that did not reach the disk, and that damage is never served."""
+"""Test that a queue that did not reach the disk is handled, and that damage is never served."""
 
 import contextlib
 import os
@@ -40,12 +40,12 @@ with persipubsub.new_environment(sys.argv[1]) as environment:
 
 
 def other_boot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the machine be started again, as far as this process can tell."""
+    """Restart the machine, as far as this process can see."""
     monkeypatch.setattr(clock, "boot_id", lambda: bytes(15) + b"\1")
 
 
 def leave_unclean(new_environment: MakeEnvironment) -> pathlib.Path:
-    """Make a relaxed queue with two messages for the subscriber a, and the mark of a user that was killed."""
+    """Make a relaxed queue with two messages for the subscriber a, and the unclean marker of a killed process."""
     with new_environment("a", durability=Durability.PROCESS_CRASH) as environment:
         environment.new_publisher().send(b"1")
     killed = subprocess.run([sys.executable, "-c", KILLED, environment.path], check=False)
@@ -63,13 +63,13 @@ def break_page(path: pathlib.Path) -> None:
 
 
 def received(path: pathlib.Path) -> List[bytes]:
-    """Take all that is pending for the subscriber a."""
+    """Receive and acknowledge all that is pending for the subscriber a."""
     with persipubsub.new_environment(path) as environment:
         return list(environment.new_subscriber("a").messages(timeout=0))
 
 
-def test_mark_is_there_while_commits_may_not_be_on_the_disk(new_environment: MakeEnvironment) -> None:
-    """The first relaxed commit writes the mark of this boot, and the last who closes removes it."""
+def test_unclean_marker_is_there_while_commits_may_not_be_on_the_disk(new_environment: MakeEnvironment) -> None:
+    """The first relaxed commit writes the marker, the last close removes it."""
     with new_environment("a", durability=Durability.PROCESS_CRASH) as environment:
         mark = environment.path / files.UNCLEAN_FILE
         environment.new_publisher().send(b"1")
@@ -77,15 +77,15 @@ def test_mark_is_there_while_commits_may_not_be_on_the_disk(new_environment: Mak
     assert not mark.exists()
 
 
-def test_durable_queue_has_no_mark(new_environment: MakeEnvironment) -> None:
-    """A queue whose commits are on the disk bears no mark."""
+def test_durable_queue_has_no_unclean_marker(new_environment: MakeEnvironment) -> None:
+    """A queue whose commits are on the disk has no unclean marker."""
     with new_environment("a") as environment:
         environment.new_publisher().send(b"1")
         assert not (environment.path / files.UNCLEAN_FILE).exists()
 
 
-def test_switch_to_process_crash_writes_the_mark(new_environment: MakeEnvironment) -> None:
-    """A handle that was durable writes the mark before its first relaxed commit; after a switch back it may go."""
+def test_switch_to_process_crash_writes_the_unclean_marker(new_environment: MakeEnvironment) -> None:
+    """The first relaxed commit writes the marker; after a switch back it may be removed."""
     with new_environment("a") as environment:
         publisher = environment.new_publisher()
         publisher.send(b"1")
@@ -97,8 +97,8 @@ def test_switch_to_process_crash_writes_the_mark(new_environment: MakeEnvironmen
     assert not (environment.path / files.UNCLEAN_FILE).exists()
 
 
-def test_mark_stays_while_another_process_has_the_queue_open(new_environment: MakeEnvironment) -> None:
-    """Who closes while another process has the queue open leaves the mark to it."""
+def test_unclean_marker_stays_while_another_process_has_the_queue_open(new_environment: MakeEnvironment) -> None:
+    """Only the last process that closes removes the unclean marker."""
     with new_environment("a", durability=Durability.PROCESS_CRASH) as environment:
         environment.new_publisher().send(b"1")
         subprocess.run([sys.executable, "-c", CLOSED, environment.path], check=True)
@@ -107,7 +107,7 @@ def test_mark_stays_while_another_process_has_the_queue_open(new_environment: Ma
 
 
 def test_forked_child_marks_for_itself(new_environment: MakeEnvironment) -> None:
-    """A child that goes on with an inherited queue writes the mark, also where its parent has removed its own."""
+    """A child that uses an inherited queue writes the unclean marker, even if its parent has removed its own."""
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
     publisher = environment.new_publisher()
     publisher.send(b"1")
@@ -131,7 +131,7 @@ def test_forked_child_marks_for_itself(new_environment: MakeEnvironment) -> None
 
 def test_kill_within_a_boot_needs_no_verification(new_environment: MakeEnvironment,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    """After kill -9 the queue opens in the same boot without being read, and the mark goes with the last user."""
+    """After kill -9 the queue opens in the same boot unread; the last close removes the marker."""
     path = leave_unclean(new_environment)
     assert (path / files.UNCLEAN_FILE).exists()
     monkeypatch.setattr(opening_check, "require_sound", None)
@@ -141,7 +141,7 @@ def test_kill_within_a_boot_needs_no_verification(new_environment: MakeEnvironme
 
 def test_sound_queue_of_another_boot_opens(new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch,
                                            caplog: pytest.LogCaptureFixture) -> None:
-    """A queue with the mark of another boot is verified, and served if it is sound, with one warning."""
+    """A queue with the unclean marker of another boot is verified, and served if sound, with one warning."""
     path = leave_unclean(new_environment)
     other_boot(monkeypatch)
     for _ in range(2):
@@ -171,7 +171,7 @@ def test_damaged_queue_of_another_boot_is_refused(new_environment: MakeEnvironme
 @pytest.mark.damages_queues
 def test_queue_of_another_boot_that_looks_like_none_is_damaged(new_environment: MakeEnvironment,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power cut may leave nothing of a queue's databases: with the mark it is damaged, not somebody else's file."""
+    """With the unclean marker, a file without a queue's databases is damaged, not foreign."""
     path = leave_unclean(new_environment)
     with lmdb.Environment(os.fspath(path), create=False, max_readers=1024, max_dbs=32) as raw:
         with raw.begin(write=True) as txn:
@@ -185,7 +185,7 @@ def test_queue_of_another_boot_that_looks_like_none_is_damaged(new_environment: 
 
 @pytest.mark.damages_queues
 def test_truncated_queue_is_refused(new_environment: MakeEnvironment) -> None:
-    """A file that lacks pages that are in use is refused, with or without a mark."""
+    """A file that lacks used pages is refused, with or without the unclean marker."""
     with new_environment("a") as environment:
         environment.new_publisher().send_many([bytes(1000)] * 100)
     data_file = environment.path / files.DATA_FILE
@@ -277,7 +277,7 @@ def test_sectors_that_the_disk_has_lost(new_environment: MakeEnvironment, tmp_pa
 
 @pytest.mark.damages_queues
 def test_a_damage_that_a_deletion_meets(new_environment: MakeEnvironment) -> None:
-    """A broken record behind the message that is taken is an error of ours, and the queue stays as it was."""
+    """A broken record behind an acknowledged message is an error of ours, and the queue stays as it was."""
     with new_environment("a") as environment:
         environment.new_publisher().send_many([bytes(1000)] * 2000)
     with PageFile(environment.path / files.DATA_FILE) as opened:
@@ -296,14 +296,14 @@ def test_a_damage_that_a_deletion_meets(new_environment: MakeEnvironment) -> Non
 
 
 def contradict_log(raw: Raw) -> None:
-    """Have the first run say that more messages were sent before it than in all."""
+    """Make the first run count more messages before it than there were in all."""
     run = layouts.decode_run(*raw.all("meta_db")[0])
     raw.put("meta_db", *layouts.encode_run(run._replace(messages_before=2**40)))
     raw.put("meta_db", *layouts.encode_run(run._replace(first_id=5)))
 
 
 def contradict_place(raw: Raw) -> None:
-    """Have workers hold more messages that have gone than they hold in all."""
+    """Make workers hold more deleted messages than they hold in all."""
     for message_id in (1, 2):
         raw.delete("data_db", layouts.pack_id(message_id))
     change_subscriber(raw, b"workers", in_flight=1)
@@ -319,7 +319,7 @@ def contradict_place(raw: Raw) -> None:
 ])
 def test_counts_below_zero_are_damage(damage: Callable[[Raw], None], change: Callable[[Control], object],
                                       new_environment: MakeEnvironment) -> None:
-    """Where records contradict each other, no call counts fewer than no messages, and nothing is changed."""
+    """Where records contradict each other, no call returns a negative count, and nothing is changed."""
     with new_environment() as environment:
         environment.new_control().add_subscriber("workers", shared=True)
         environment.new_publisher().send_many([b"x"] * 5)
@@ -340,7 +340,7 @@ def test_counts_below_zero_are_damage(damage: Callable[[Raw], None], change: Cal
 
 @pytest.mark.damages_queues
 def test_history_of_a_damaged_queue_with_an_endless_id(new_environment: MakeEnvironment) -> None:
-    """A message with an id that no queue gives out is read like the others, and its id is no error of Python's."""
+    """A message with an id beyond all limits is read like the others, without an error of Python's."""
     with new_environment("a") as environment:
         environment.new_publisher().send(b"x")
     raw = Raw(environment.path)

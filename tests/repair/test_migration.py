@@ -1,4 +1,4 @@
-"""Test taking over queues of persipubsub 1.0.0: those that it made itself, and those with what its defects led to."""
+"""Test the migration of queues of persipubsub 1.0.0, also of those that its defects have damaged."""
 
 import base64
 import dataclasses
@@ -38,7 +38,7 @@ MARK: Mapping[str, int] = types.MappingProxyType({
 
 
 def key(sent_s: str, uuid: str = UUID) -> bytes:
-    """Give the key of a message."""
+    """Return the key of a message."""
     return (sent_s + uuid).encode()
 
 
@@ -46,7 +46,7 @@ def make_old(path: pathlib.Path,
              payloads: Mapping[bytes, bytes],
              pending: Mapping[str, Iterable[bytes]],
              configuration: Mapping[str, int] = MARK) -> pathlib.Path:
-    """Make a directory as 1.0.0 left it, but for what it wrote for itself alone."""
+    """Make a directory as 1.0.0 left it, without its internal records."""
     path.mkdir()
     with lmdb.Environment(str(path), map_size=2**30, max_dbs=32, lib_version=0) as env, env.begin(write=True) as txn:
         dbs = {
@@ -67,7 +67,7 @@ def make_old(path: pathlib.Path,
 
 
 def state(path: pathlib.Path) -> Dict[str, Tuple[int, bytes]]:
-    """Give time and bytes of a directory and of its files."""
+    """Return time and bytes of a directory and of its files."""
     return {
         name.name: (os.stat(name).st_mtime_ns, name.read_bytes() if name.is_file() else b"")
         for name in (path, *path.iterdir())
@@ -75,13 +75,13 @@ def state(path: pathlib.Path) -> Dict[str, Tuple[int, bytes]]:
 
 
 def drained(env: Environment, identifier: str) -> List[bytes]:
-    """Take all that is pending for a subscriber."""
+    """Receive and acknowledge all that is pending for a subscriber."""
     with env.new_subscriber(identifier).receive_many(max_messages=100_000, timeout=0) as messages:
         return messages
 
 
 def contents(path: pathlib.Path) -> Dict[str, List[bytes]]:
-    """Take all of a queue, which has to be sound."""
+    """Receive all messages of a queue, which has to be sound."""
     with persipubsub.new_environment(path) as env:
         control = env.new_control()
         assert control.check() == ()
@@ -89,8 +89,8 @@ def contents(path: pathlib.Path) -> Dict[str, List[bytes]]:
 
 
 @pytest.mark.parametrize("name", MANIFEST)
-def test_queues_of_1_0_0_are_taken_over_whole(tmp_path: pathlib.Path, name: str) -> None:
-    """Configuration, subscribers and what is pending for each are as in the manifest; the old directory stays as is."""
+def test_queues_of_1_0_0_are_migrated_whole(tmp_path: pathlib.Path, name: str) -> None:
+    """Settings, subscribers and pending messages match the manifest; the old directory stays as it is."""
     expected, before = MANIFEST[name], state(LEGACY / name)
     pending = {
         identifier: [base64.b64decode(payload) for payload in payloads]
@@ -111,7 +111,7 @@ def test_queues_of_1_0_0_are_taken_over_whole(tmp_path: pathlib.Path, name: str)
 
 
 def test_the_queue_goes_on(tmp_path: pathlib.Path) -> None:
-    """What is sent to the new queue comes behind what was migrated; subscribers come and go as ever."""
+    """New messages come after the migrated ones, and subscribers can be added and removed."""
     migrate(LEGACY / "two-subscribers", tmp_path)
     with persipubsub.new_environment(tmp_path) as env:
         control = env.new_control(["new"])
@@ -140,7 +140,7 @@ def test_the_order_is_that_of_sending(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.damages_queues
 def test_what_1_0_0_handed_out_in_another_order_is_not_doubled(tmp_path: pathlib.Path) -> None:
-    """A subscriber that has taken a later message first, since its key has more decimals, does not get it again."""
+    """A later message that 1.0.0 delivered first, by its key, does not come again."""
     early, late, last = key("10.25", "f" * 36), key("10.256"), key("11")
     assert late < early
     old = make_old(tmp_path / "old", {
@@ -158,7 +158,7 @@ def test_what_1_0_0_handed_out_in_another_order_is_not_doubled(tmp_path: pathlib
 
 @pytest.mark.damages_queues
 def test_what_lies_between_awaited_messages_comes_and_is_counted(tmp_path: pathlib.Path) -> None:
-    """A subscriber loses nothing for messages between that it does not await: it gets them, and the report says so."""
+    """A subscriber also gets acknowledged messages between pending ones; a report counts them."""
     keys = [key(str(second)) for second in range(10, 16)]
     payloads = {message_key: message_key[:2] for message_key in keys}
     # The late one was not heard of by whoever sent the even ones.
@@ -179,7 +179,7 @@ def test_what_lies_between_awaited_messages_comes_and_is_counted(tmp_path: pathl
                                     max_size=12),
                   masks=st.dictionaries(st.sampled_from("abc"), st.integers(0, 2**12 - 1)))
 def test_nothing_is_lost_whatever_is_pending(messages: List[Tuple[int, str, str]], masks: Dict[str, int]) -> None:
-    """Each subscriber gets all that it awaits, in one order for all, and besides only as many as the report says."""
+    """Each subscriber gets what it awaits, in one order for all, and as many others as the report says."""
     keys = [
         key(f"{second}{decimals}", uuid * 34 + f"{index:02}") for index, (second, decimals, uuid) in enumerate(messages)
     ]
@@ -208,7 +208,7 @@ def test_nothing_is_lost_whatever_is_pending(messages: List[Tuple[int, str, str]
 @pytest.mark.damages_queues
 def test_messages_beyond_the_timeout_come_and_are_counted(tmp_path: pathlib.Path,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the old clock calls expired is there, and its timeout begins at the migration."""
+    """Messages that 1.0.0 calls expired are there, and their timeout begins at the migration."""
     monkeypatch.setattr(clock, "wall_us", lambda: 1_000 * 10**6)
     keys = [key("899.9"), key("900"), key("950.5")]
     old = make_old(tmp_path / "old", dict.fromkeys(keys, b"x"), {"a": keys}, {**MARK, "message_timeout": 100})
@@ -226,7 +226,7 @@ def test_messages_beyond_the_timeout_come_and_are_counted(tmp_path: pathlib.Path
 
 @pytest.mark.damages_queues
 def test_what_is_not_there_or_not_awaited_is_counted(tmp_path: pathlib.Path) -> None:
-    """Messages without a payload cannot come, and those that nobody awaits do not; the command tells of both."""
+    """Messages without a payload, or awaited by nobody, are left out; the command counts both."""
     keys = [key("10"), key("11"), key("12"), key("13")]
     old = make_old(tmp_path / "old", {
         keys[1]: b"1",
@@ -257,8 +257,8 @@ def command(*paths: pathlib.Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.damages_queues
-def test_the_command_tells_of_what_comes_again(tmp_path: pathlib.Path) -> None:
-    """Messages that a subscriber did not await, and those beyond the timeout, are noted."""
+def test_the_command_reports_what_comes_again(tmp_path: pathlib.Path) -> None:
+    """Messages that a subscriber did not await, and those beyond the timeout, are reported."""
     keys = [key("10"), key("11"), key("12")]
     old = make_old(tmp_path / "old", dict.fromkeys(keys, b""), {
         "a": keys,
@@ -274,7 +274,7 @@ def test_the_command_tells_of_what_comes_again(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.damages_queues
 def test_large_messages_and_backlogs(tmp_path: pathlib.Path) -> None:
-    """Payloads of many pages, and more messages than go into a transaction, arrive as they were; progress is told."""
+    """Payloads of many pages, and more messages than fit into a transaction, arrive; progress is shown."""
     keys = [key(f"{second}.5") for second in range(1000, 5000)]
     payloads = {message_key: message_key * (1 + index % 7) for index, message_key in enumerate(keys)}
     payloads[keys[7]] = os.urandom(3_000_000)
@@ -288,7 +288,7 @@ def test_large_messages_and_backlogs(tmp_path: pathlib.Path) -> None:
 @pytest.mark.damages_queues
 @pytest.mark.parametrize("name", MANIFEST)
 def test_opening_a_queue_of_1_0_0_names_the_command(tmp_path: pathlib.Path, name: str) -> None:
-    """Whatever opens it raises FormatError with the command that takes it over, and leaves its directory as it is."""
+    """Opening it raises FormatError with the migration command, and leaves its directory as it is."""
     path = tmp_path / name
     shutil.copytree(LEGACY / name, path)
     before = state(path)
@@ -330,8 +330,8 @@ def test_a_foreign_or_broken_file_is_refused(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.damages_queues
-def test_an_old_queue_in_pieces_is_never_half_taken_over(tmp_path: pathlib.Path) -> None:
-    """With any one page overwritten, the migration fails with our error and makes no queue, or misses nothing."""
+def test_a_broken_old_queue_is_never_half_migrated(tmp_path: pathlib.Path) -> None:
+    """With any page overwritten, the migration fails and makes no queue, or misses nothing."""
     data = (LEGACY / "two-subscribers" / "data.mdb").read_bytes()
     whole = {
         name: [base64.b64decode(one) for one in some]
@@ -439,8 +439,8 @@ def test_a_change_meanwhile_is_noticed(tmp_path: pathlib.Path) -> None:
     assert migrate(old, tmp_path / "new").pending == {"a": 0}
 
 
-def test_a_kill_in_the_midst_leaves_no_queue(tmp_path: pathlib.Path) -> None:
-    """After kill -9 in the midst there is no queue at the new path; the next migration makes it whole."""
+def test_a_kill_midway_leaves_no_queue(tmp_path: pathlib.Path) -> None:
+    """After kill -9 midway there is no queue at the new path; the next migration makes it whole."""
     code = ("import os, sys\nfrom persipubsub.migration import migrate\n"
             "migrate(sys.argv[1], sys.argv[2], lambda done, total: os.kill(os.getpid(), 9))")
     killed = subprocess.run([sys.executable, "-c", code, LEGACY / "two-subscribers", tmp_path / "new"],
@@ -455,7 +455,7 @@ def test_a_kill_in_the_midst_leaves_no_queue(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_page_shows_what_happens(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each command and each session of the page about migration gives what stands there."""
+    """Each command and session of the page about migration prints what the page shows."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(LEGACY / "two-subscribers", "old-queue")
     page = (LEGACY.parent.parent / "docs" / "migration.rst").read_text(encoding="utf-8")

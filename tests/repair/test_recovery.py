@@ -32,7 +32,7 @@ CONFIGURATION = {
 
 @pytest.fixture(name="path")
 def path_fixture(new_environment: MakeEnvironment) -> pathlib.Path:
-    """Make a queue that holds 2,000 messages and a long one; of them "a" has taken 1,000 and "b" 500."""
+    """Make a queue with 2,000 messages and a long one; "a" has acknowledged 1,000 of them and "b" 500."""
     with new_environment("a", "b", **CONFIGURATION) as environment:
         publisher = environment.new_publisher()
         publisher.send_many(MESSAGES)
@@ -44,7 +44,7 @@ def path_fixture(new_environment: MakeEnvironment) -> pathlib.Path:
 
 
 def pending(path: pathlib.Path) -> Dict[str, List[bytes]]:
-    """Read what each subscriber is still to get, and take it."""
+    """Return what each subscriber is still to get, and acknowledge it."""
     with persipubsub.new_environment(path) as environment:
         assert environment.new_control().check() == ()
         return {
@@ -65,7 +65,7 @@ def overwrite(path: pathlib.Path, pages: List[int]) -> None:
 
 
 def test_recover_saves_all_of_a_sound_queue(path: pathlib.Path) -> None:
-    """Nothing that can be read is lost: messages, places, configuration, ids."""
+    """Nothing that can be read is lost: messages, cursors, configuration, ids."""
     with persipubsub.new_environment(path) as environment:
         before = environment.new_control().status()
     report = recovery.recover(path)
@@ -95,7 +95,7 @@ def test_recover_keeps_gaps_of_ids(new_environment: MakeEnvironment) -> None:
 
 
 def test_recover_without_trees(path: pathlib.Path) -> None:
-    """Messages and subscribers are found where both meta pages and the root of all trees are gone."""
+    """Messages and subscribers are found where both meta pages and the root of all trees are lost."""
     with PageFile(path / files.DATA_FILE) as opened:
         root = opened.newest_meta().main_root
     overwrite(path, [0, 1, root])
@@ -114,9 +114,9 @@ def test_recover_saves_what_is_on_good_pages(path: pathlib.Path) -> None:
         overwrite(path, random.Random(seed).sample(range(len(content) // 4096), 8))
         report = recovery.recover(path)
         for identifier, messages in pending(path).items():
-            # An older place may be all that is left of a subscriber: then messages come again.
+            # An older cursor may be all that is left of a subscriber: then messages come again.
             expected = iter([*MESSAGES, LONG])
-            # LMDB has no checksums: nobody can tell zeros in the midst of a long message from its own.
+            # LMDB has no checksums: zeros in the middle of a long message look like its own.
             found = [LONG if len(message) == len(LONG) else message for message in messages]
             assert [message[:20] for message in found if message not in expected] == [], (seed, identifier)
         assert report.messages > 500, seed
@@ -164,7 +164,7 @@ def test_refused_while_in_use(work: Callable[[pathlib.Path], object], path: path
 
 
 def test_compact_shrinks_and_keeps_everything(path: pathlib.Path) -> None:
-    """The file of a queue whose messages were taken gets smaller, and what is pending stays."""
+    """The file of a queue shrinks once messages were acknowledged, and pending ones stay."""
     with persipubsub.new_environment(path) as environment:
         environment.new_publisher().send_many([bytes(10_000)] * 1000)
         environment.new_control().prune_all_messages_for("a")
@@ -177,7 +177,7 @@ def test_compact_shrinks_and_keeps_everything(path: pathlib.Path) -> None:
 
 
 def swap_leaves(path: pathlib.Path) -> None:
-    """Have a page of messages be a copy of another one, but with its own number: LMDB copies it without an error."""
+    """Make a page of messages a copy of another one, but with its own number: LMDB copies it without an error."""
     with PageFile(path / files.DATA_FILE) as opened:
         data_db = opened.find(opened.newest_meta().main_root, b"data_db")
         assert data_db is not None
@@ -191,7 +191,7 @@ def swap_leaves(path: pathlib.Path) -> None:
 @pytest.mark.damages_queues
 @pytest.mark.parametrize("damage", [swap_leaves, end_readers])
 def test_a_damaged_queue_is_not_compacted(damage: Callable[[pathlib.Path], None], path: pathlib.Path) -> None:
-    """A damaged file of any size stays as it is for ``recover``: no copy takes its place, and nothing crashes."""
+    """A damaged file of any size stays as it is for ``recover``: no copy replaces it, and nothing crashes."""
     damage(path)
     before = (path / files.DATA_FILE).read_bytes()
     assert len(before) > opening_check.VERIFIED_BYTES_MAX
@@ -201,7 +201,7 @@ def test_a_damaged_queue_is_not_compacted(damage: Callable[[pathlib.Path], None]
 
 
 def test_compacted_queue_has_the_same_mode(new_environment: MakeEnvironment) -> None:
-    """A fresh file may be read by whom the old one let in."""
+    """A compacted file has the readers of the old one."""
     with new_environment("a", mode=0o660) as environment:
         pass
     compaction.compact(environment.path)
@@ -210,7 +210,7 @@ def test_compacted_queue_has_the_same_mode(new_environment: MakeEnvironment) -> 
 
 
 def test_opening_that_waited_gets_the_new_file(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for the end of a compact opens the fresh file, known by its own inode."""
+    """A process that waits for the end of a compact opens the new file, known by its own inode."""
     alone = opening_check.try_exclusive(path)
     assert alone is not None
     waits, try_share = threading.Event(), files.UseLock.try_share
@@ -294,7 +294,7 @@ def test_command_check(path: pathlib.Path) -> None:
     assert "in use" in result.stderr
 
 
-def test_check_cannot_tell_bytes_of_messages(path: pathlib.Path) -> None:
+def test_check_cannot_verify_bytes_of_messages(path: pathlib.Path) -> None:
     """``check`` does not notice that bytes within a message changed, and says so."""
     content = (path / files.DATA_FILE).read_bytes()
     (path / files.DATA_FILE).write_bytes(content.replace(MESSAGES[1500], bytes(len(MESSAGES[1500]))))
@@ -317,8 +317,8 @@ def test_commands_on_a_damaged_queue(path: pathlib.Path) -> None:
 
 
 @pytest.mark.damages_queues
-def test_recover_does_not_say_that_all_is_known(path: pathlib.Path) -> None:
-    """Of a file of which next to nothing is left, ``recover`` says that more may be lost, and that nobody gets it."""
+def test_recover_warns_that_more_may_be_lost(path: pathlib.Path) -> None:
+    """Of a file of which next to nothing is left, ``recover`` says that more may be lost, and for whom."""
     os.truncate(path / files.DATA_FILE, 3 * 4096)
     result = run("recover", path)
     assert result.returncode == 0
@@ -327,7 +327,7 @@ def test_recover_does_not_say_that_all_is_known(path: pathlib.Path) -> None:
 
 
 def test_command_compact(path: pathlib.Path) -> None:
-    """``compact`` tells the sizes, and refuses in one line while the queue is open."""
+    """``compact`` shows the sizes, and refuses in one line while the queue is open."""
     assert run("compact", path).returncode == 0
     with persipubsub.new_environment(path) as environment:
         environment.new_publisher()

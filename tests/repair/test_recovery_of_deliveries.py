@@ -1,4 +1,4 @@
-"""Recovering keeps what was handed out and not taken, and the letters: dead ones, and those that were requeued."""
+"""Recovering keeps messages that were handed out and not acknowledged, dead letters and requeued ones."""
 
 import collections
 import pathlib
@@ -34,7 +34,7 @@ class Failed(Exception):
 
 @pytest.fixture(name="path")
 def path_fixture(new_environment: MakeEnvironment) -> pathlib.Path:
-    """Make a queue with 40 letters each of a shared and a plain subscriber, half of them requeued, and 20 in flight."""
+    """Make a queue whose shared and plain subscriber have 40 dead letters each, half requeued, and 20 in flight."""
     with new_environment("plain", durability=Durability.PROCESS_CRASH) as environment:
         control = environment.new_control()
         control.add_subscriber("shared", shared=True, max_deliveries=1, retry_delay_s=0)
@@ -86,7 +86,7 @@ def letters(path: pathlib.Path) -> DeadLetters:
 
 
 def test_recover_a_sound_queue(path: pathlib.Path) -> None:
-    """All letters, and all counts of deliveries, are there."""
+    """All dead letters, requeued messages and counts of deliveries are there."""
     before = letters(path)
     assert sizes(before) == (LETTERS_FROM, LETTERS_FROM, 20)
     with persipubsub.new_environment(path) as environment:
@@ -104,7 +104,7 @@ def test_recover_a_sound_queue(path: pathlib.Path) -> None:
 
 
 def sub_databases(path: pathlib.Path) -> Dict[str, Set[int]]:
-    """Give the leaf pages of each sub-database."""
+    """Return the leaf pages of each sub-database."""
     with PageFile(path / files.DATA_FILE) as opened:
         found: Dict[str, Set[int]] = {}
         for _, main in opened.leaves(opened.newest_meta().main_root, set(), []):
@@ -123,7 +123,7 @@ def destroy(path: pathlib.Path, pages: Set[int]) -> None:
 
 
 def compacted(path: pathlib.Path) -> None:
-    """Have the file hold no page of an older commit, so that only the destroyed ones matter."""
+    """Remove pages of older commits from the file, so that only the destroyed ones matter."""
     with lmdb.Environment(str(path), max_dbs=32) as raw:
         raw.copy(str(path.parent), compact=True)
     (path.parent / files.DATA_FILE).replace(path / files.DATA_FILE)
@@ -153,8 +153,8 @@ def assert_report_is_true(path: pathlib.Path, report: recovery.Report, sent: Dea
 
 
 @pytest.mark.damages_queues
-def test_letters_are_found_without_trees(path: pathlib.Path) -> None:
-    """Where no tree leads to them, letters and counts are found by the shape of their keys."""
+def test_dead_letters_are_found_without_trees(path: pathlib.Path) -> None:
+    """Without trees, dead letters and counts are found by the shape of their keys."""
     before = letters(path)
     compacted(path)
     with PageFile(path / files.DATA_FILE) as opened:
@@ -176,7 +176,7 @@ def test_letters_are_found_without_trees(path: pathlib.Path) -> None:
     ("pending_db", 40, 40, 20),
 ])
 def test_recover_without_a_sub_database(name: str, dead: int, requeued: int, counted: int, path: pathlib.Path) -> None:
-    """Where a sub-database is lost, the others tell what there is; letters that may be dead are dead."""
+    """If a sub-database is lost, the others say what there is; what may be a dead letter is one."""
     before = letters(path)
     compacted(path)
     destroy(path, sub_databases(path)[name])
@@ -191,7 +191,7 @@ def test_recover_without_a_sub_database(name: str, dead: int, requeued: int, cou
 
 @pytest.mark.damages_queues
 def test_what_may_be_in_flight_comes_again_without_an_index(path: pathlib.Path) -> None:
-    """Where the index of a shared subscriber is lost, all that it has not taken for certain comes again."""
+    """Without its index, a shared subscriber gets again what it may not have acknowledged."""
     compacted(path)
     destroy(path, sub_databases(path)["index_db"])
     recovery.recover(path)
@@ -214,7 +214,7 @@ def test_the_report_is_true(seed: int, path: pathlib.Path) -> None:
 
 
 def _is_page(opened: PageFile, number: int) -> bool:
-    """Tell whether a page has a header, as all have but those inside of large values."""
+    """Return whether a page has a header, as all have but those inside of large values."""
     try:
         return number < 2 or bool(opened.page(number))
     except ValueError:
@@ -222,8 +222,8 @@ def _is_page(opened: PageFile, number: int) -> bool:
 
 
 @pytest.mark.parametrize("compact", [False, True])
-def test_pages_are_taken_for_what_they_are(compact: bool, path: pathlib.Path) -> None:
-    """No leaf page of a sub-database is taken for one of another."""
+def test_no_page_is_mistaken_for_another(compact: bool, path: pathlib.Path) -> None:
+    """No leaf page of a sub-database is mistaken for one of another."""
     with persipubsub.new_environment(path) as environment:
         publisher = environment.new_publisher()
         for number in range(300):
@@ -238,6 +238,6 @@ def test_pages_are_taken_for_what_they_are(compact: bool, path: pathlib.Path) ->
         for name, pages in of_kinds.items():
             assert pages, name
             for number in pages:
-                # Nothing tells whose deduplication ids are; those are in once_order_db as well.
+                # Nothing shows whose deduplication ids are; those are in once_order_db as well.
                 expected = None if name == "once_db" else name
                 assert orphan_pages.guess(opened, opened.page(number)) == expected, name

@@ -1,4 +1,4 @@
-"""A recovered queue brings back nothing that had gone for everybody, and gives no id again."""
+"""A recovered queue brings back nothing that was deleted for everybody, and assigns no id again."""
 
 import contextlib
 import datetime
@@ -16,7 +16,7 @@ RETENTION_S = 400
 
 
 def overflow(control: Control) -> None:
-    """Reach the mark, so that the oldest go."""
+    """Reach the mark, so that the oldest messages are dropped."""
     control.set_hwm(HighWaterMark(RETENTION_S, 15))
     with persipubsub.new_environment(control.status().path) as environment:
         environment.new_publisher().send(b"over the mark")
@@ -34,9 +34,9 @@ def rewind_and_clear(control: Control) -> None:
     lambda control: control.remove_subscriber("a")
 ])
 @pytest.mark.parametrize("retention_s", [0, RETENTION_S])
-def test_what_had_gone_stays_away(let_go: Callable[[Control], object], retention_s: float,
-                                  new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was let go, but is still to be deleted from the file, does not come back."""
+def test_what_was_deleted_is_not_recovered(let_go: Callable[[Control], object], retention_s: float,
+                                           new_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that was dropped, but is still to be deleted from the file, does not come back."""
     monkeypatch.setattr(message_log, "DELETIONS_MAX", 3)
     hwm = HighWaterMark(RETENTION_S, 60)
     with new_environment("a", durability=Durability.PROCESS_CRASH, retention_s=retention_s,
@@ -60,7 +60,7 @@ def test_what_had_gone_stays_away(let_go: Callable[[Control], object], retention
 
 
 def ids_of(control: Control) -> List[int]:
-    """Give the ids of all messages that are there."""
+    """Return the ids of all messages that are there."""
     return [message.id for message in control.history()]
 
 
@@ -81,7 +81,7 @@ def hold(environment: Environment) -> None:
 
 
 def take(environment: Environment) -> None:
-    """Take all messages, so that only the subscriber's place tells of them."""
+    """Acknowledge all messages, so that only the subscriber's cursor shows their ids."""
     environment.new_control().add_subscriber("a")
     environment.new_publisher().send_many([b"taken"] * 20)
     with environment.new_subscriber("a").receive_many(timeout=0) as messages:
@@ -89,14 +89,14 @@ def take(environment: Environment) -> None:
 
 
 def clear(environment: Environment) -> None:
-    """Clear a queue whose messages are deleted later, so that only the header tells of them."""
+    """Clear a queue whose messages are deleted later, so that only the header shows their ids."""
     environment.new_control(retention_s=RETENTION_S).add_subscriber("a")
     environment.new_publisher().send_many([b"cleared"] * 20)
     environment.new_control().clear_messages()
 
 
 def send_once(environment: Environment) -> None:
-    """Send a message to nobody, so that only its deduplication id tells of it."""
+    """Send a message to nobody, so that only its deduplication id shows its id."""
     environment.new_publisher().send(b"once", deduplication_id="once")
 
 
@@ -110,9 +110,9 @@ NAMING = ("data_db", "meta_db", "pending_db", "subscriber_db", "index_db", "due_
 @pytest.mark.parametrize("work, left", [(take, "subscriber_db"), (take, "pending_db"), (take, "meta_db"),
                                         (hold, "data_db"), (hold, "index_db"), (die, "letter_db"),
                                         (die, "dead_letter_db"), (send_once, "once_order_db"), (clear, "queue_db")])
-def test_no_id_is_given_twice(work: Callable[[Environment], None], left: str, new_environment: MakeEnvironment,
-                              monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all other records are lost, one that names an id keeps that id from being given again."""
+def test_no_id_is_assigned_twice(work: Callable[[Environment], None], left: str, new_environment: MakeEnvironment,
+                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all other records are lost, one that names an id keeps that id from being reused."""
     if left == "queue_db":
         monkeypatch.setattr(message_log, "DELETIONS_MAX", 3)
     with new_environment() as environment:
@@ -129,8 +129,8 @@ def test_no_id_is_given_twice(work: Callable[[Environment], None], left: str, ne
         assert environment.new_control().check() == ()
 
 
-def test_no_number_of_a_delayed_message_is_given_twice(new_environment: MakeEnvironment) -> None:
-    """Whoever can cancel a delayed message that has gone cancels no other one after a recovery."""
+def test_no_number_of_a_delayed_message_is_assigned_twice(new_environment: MakeEnvironment) -> None:
+    """After a recovery, a handle of an old delayed message cancels no other one."""
     at = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=1)
     with new_environment("a") as environment:
         publisher = environment.new_publisher()

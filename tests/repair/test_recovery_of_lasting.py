@@ -1,4 +1,4 @@
-"""Recovering and compacting keeps what waits for later, what is retained, and the deduplication ids."""
+"""Recovering and compacting keeps delayed messages, retained ones, and the deduplication ids."""
 
 import contextlib
 import pathlib
@@ -17,7 +17,7 @@ MakeEnvironment = Callable[..., Environment]
 
 #: Of several parts, and many, so that they fill pages of their own.
 DELAYED = [bytes([number]) * (200_000 if number % 10 == 0 else 300) for number in range(30)]
-#: As long as keys of sub-databases of ours, so that their pages could be taken for those.
+#: As long as keys of sub-databases of ours, so that their pages could be mistaken for those.
 IDS = [
     name for number in range(100) for name in (f"{number:08d}", f"{number:012d}", f"{number:016d}", f"{number:020d}")
 ]
@@ -72,7 +72,7 @@ def test_recover_a_sound_queue(path: pathlib.Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_recover_without_trees(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is found where no tree leads to it, and no record is taken for one of another kind."""
+    """Everything is found without trees, and no record is mistaken for one of another kind."""
     break_trees(path)
     report = recovery.recover(path)
     assert (report.messages, report.delayed, report.messages_lost) == (len(IDS) + 1, 30, 0)
@@ -92,7 +92,7 @@ def test_a_delayed_message_of_no_number(path: pathlib.Path) -> None:
 
 @pytest.mark.damages_queues
 def test_two_ids_of_one_message(path: pathlib.Path) -> None:
-    """Of a message that two pages of different age give different deduplication ids, one is kept."""
+    """If two pages of different age have different deduplication ids of a message, one is kept."""
     raw = Raw(path)
     with contextlib.closing(raw.environment):
         raw.put("once_order_db", raw.all("once_order_db")[0][0], b"another")
@@ -104,7 +104,7 @@ def test_two_ids_of_one_message(path: pathlib.Path) -> None:
 
 @pytest.mark.damages_queues
 def test_a_delayed_message_that_lacks_a_part_is_reported(path: pathlib.Path) -> None:
-    """What cannot be saved of the delayed messages is said, and the others are there."""
+    """A delayed message that cannot be saved is reported, and the others are there."""
     content = bytearray((path / files.DATA_FILE).read_bytes())
     # A page of the middle part of the message of bytes 10 gets the head of no page: LMDB has no checksums.
     where = content.find(bytes([10]) * 4000)

@@ -75,12 +75,12 @@ def reopen(opened: Opened, new_environment: MakeEnvironment) -> Opened:
 
 
 def drain(subscriber: Subscriber) -> List[bytes]:
-    """Take everything that is there."""
+    """Receive and acknowledge everything that is there."""
     return list(subscriber.messages(timeout=0))
 
 
 def commit_times_s(path: pathlib.Path) -> List[float]:
-    """Give the times of all runs that a queue remembers."""
+    """Return the times of all runs that a queue remembers."""
     with tempfile.TemporaryDirectory() as directory:
         # Only data.mdb: opening and closing lock.mdb here would drop LMDB's locks.
         shutil.copyfile(path / "data.mdb", pathlib.Path(directory) / "data.mdb")
@@ -112,7 +112,7 @@ def receive_many(subscriber: Subscriber) -> Any:
 
 
 def pop(subscriber: Subscriber) -> Any:
-    """Take a message, which has to be there, or tell that there is none."""
+    """Acknowledge a message unread; return whether there was one."""
     try:
         return subscriber.pop()
     except errors.EmptyError:
@@ -136,7 +136,7 @@ WAYS: Dict[str, Callable[[Subscriber], Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_expired_messages_are_never_delivered(way: str, opened: Opened, machine: Machine) -> None:
-    """What is older than the timeout is not delivered in any way, though nobody publishes, and leaves the queue."""
+    """A message older than the timeout is never delivered, and leaves the queue without a send."""
     opened.publisher.send_many([b"1", b"2"])
     opened.publisher.send(b"3")
     machine.sleep(TIMEOUT_S + 0.000001)
@@ -162,7 +162,7 @@ def test_messages_live_to_the_end_of_the_timeout(way: str, expected: object, ope
                                            ("receive_many", [b"new 1", b"new 2"]), ("messages", b"new 1"),
                                            ("front", b"new 1")])
 def test_younger_messages_are_delivered(way: str, expected: object, opened: Opened, machine: Machine) -> None:
-    """Only what is too old goes: younger messages come, without any of the older ones."""
+    """Only old messages expire: younger ones come, without any of the older ones."""
     opened.publisher.send_many([b"old"] * 3)
     machine.sleep(TIMEOUT_S * 0.6)
     opened.publisher.send_many([b"new 1", b"new 2"])
@@ -172,7 +172,7 @@ def test_younger_messages_are_delivered(way: str, expected: object, opened: Open
 
 
 @pytest.mark.parametrize("acknowledge_every", [1, 10])
-def test_messages_expire_while_a_loop_goes_on(acknowledge_every: int, opened: Opened, machine: Machine) -> None:
+def test_messages_expire_during_a_loop(acknowledge_every: int, opened: Opened, machine: Machine) -> None:
     """A message that expires while the loop is at one before it is not delivered."""
     opened.publisher.send_many([b"1", b"2"])
     loop = iter(opened.subscriber.messages(timeout=0, acknowledge_every=acknowledge_every))
@@ -183,8 +183,8 @@ def test_messages_expire_while_a_loop_goes_on(acknowledge_every: int, opened: Op
 
 
 @pytest.mark.parametrize("acknowledge_every", [1, 2, 10])
-def test_a_loop_goes_on_behind_the_expired(acknowledge_every: int, opened: Opened, machine: Machine) -> None:
-    """Where some of the messages that a loop holds expire, it goes on with the younger ones, each of them once."""
+def test_a_loop_continues_after_expired_messages(acknowledge_every: int, opened: Opened, machine: Machine) -> None:
+    """If some messages of a loop expire, it continues with the younger ones, each of them once."""
     opened.publisher.send_many([b"1", b"2"])
     machine.sleep(60)
     opened.publisher.send_many([b"3", b"4"])
@@ -196,8 +196,8 @@ def test_a_loop_goes_on_behind_the_expired(acknowledge_every: int, opened: Opene
     assert drain(opened.other) == [b"3", b"4"]
 
 
-def test_a_message_that_expires_in_the_block_is_taken(opened: Opened, machine: Machine) -> None:
-    """The end of a block takes what was received in time, though it has expired meanwhile."""
+def test_a_message_that_expires_in_the_block_is_acknowledged(opened: Opened, machine: Machine) -> None:
+    """A block acknowledges what it received in time, even if it has expired meanwhile."""
     opened.publisher.send(b"1")
     with opened.subscriber.receive(timeout=0) as msg:
         assert msg == b"1"
@@ -207,7 +207,7 @@ def test_a_message_that_expires_in_the_block_is_taken(opened: Opened, machine: M
 
 
 def test_status_does_not_count_the_expired(opened: Opened, machine: Machine) -> None:
-    """``status`` tells ages, and counts only what has not expired, for the queue and for each subscriber."""
+    """``status`` has ages, and counts only what has not expired, for the queue and each subscriber."""
     opened.publisher.send_many([b"old"] * 3)
     machine.sleep(60)
     opened.publisher.send(b"new")
@@ -248,8 +248,8 @@ def test_status_is_of_one_moment(opened: Opened, machine: Machine, monkeypatch: 
         assert len(seen) == 1
 
 
-def test_pruning_lets_the_old_expire_now(opened: Opened, machine: Machine) -> None:
-    """``prune_dangling_messages`` removes what is too old, and tells how many messages that were."""
+def test_pruning_expires_old_messages_now(opened: Opened, machine: Machine) -> None:
+    """``prune_dangling_messages`` removes expired messages, and returns how many."""
     opened.publisher.send_many([b"1", b"2", b"3"])
     machine.sleep(TIMEOUT_S / 2)
     opened.publisher.send(b"4")
@@ -260,8 +260,8 @@ def test_pruning_lets_the_old_expire_now(opened: Opened, machine: Machine) -> No
     assert drain(opened.subscriber) == [b"4"]
 
 
-def test_a_send_lets_the_old_expire(opened: Opened, machine: Machine) -> None:
-    """A send removes what is too old, so that it does not pile up where nobody receives."""
+def test_a_send_expires_old_messages(opened: Opened, machine: Machine) -> None:
+    """A send removes expired messages, so that they do not pile up where nobody receives."""
     for _ in range(5):
         opened.publisher.send_many([bytes(10_000)] * 100)
         assert opened.control.status().size_bytes <= 100 * 3 * 4096 + 10 * 4096
@@ -325,7 +325,7 @@ def test_a_shorter_timeout_holds_at_once(opened: Opened, machine: Machine) -> No
 @pytest.mark.parametrize("step_s", [-100 * YEAR_S, -49 * YEAR_S, -3600, 3600, 100 * YEAR_S])
 def test_the_wall_clock_steps_within_a_boot(step_s: float, opened: Opened, machine: Machine,
                                             new_environment: MakeEnvironment) -> None:
-    """A step of the wall clock expires nothing early and keeps nothing longer, also for who opens the queue then."""
+    """A step of the wall clock expires nothing early and keeps nothing longer, also at an opening then."""
     opened.publisher.send(b"1")
     machine.wall_s += step_s
     assert opened.subscriber.front() == b"1"
@@ -379,7 +379,7 @@ def test_the_time_between_two_boots_counts(opened: Opened, machine: Machine, new
 
 
 def test_readers_agree_before_the_first_write_of_a_boot(opened: Opened, machine: Machine) -> None:
-    """After a reboot, time passes for those who only read before anybody has written, and the first write agrees."""
+    """After a reboot, time passes for readers before the first write, which agrees with them."""
     opened.publisher.send(b"1")
     machine.reboot(machine.wall_s + 40)
     # Nobody opens a Control here: that would write.
@@ -396,7 +396,7 @@ def test_readers_agree_before_the_first_write_of_a_boot(opened: Opened, machine:
 
 def test_the_wall_clock_is_read_once_in_a_boot(opened: Opened, machine: Machine,
                                                new_environment: MakeEnvironment) -> None:
-    """From the first write of a boot on, the wall clock plays no role until the next boot."""
+    """After the first write of a boot, the wall clock does not matter until the next boot."""
     for _ in range(3):
         machine.reboot(machine.wall_s + 10)
         opened = reopen(opened, new_environment)
@@ -481,7 +481,7 @@ def test_the_real_clocks() -> None:
 
 
 def uses_time(text: str) -> bool:
-    """Tell whether a module imports :mod:`time`, or asks :mod:`datetime` for the time."""
+    """Return whether a module imports :mod:`time`, or asks :mod:`datetime` for the time."""
     return any(
         isinstance(node, ast.Import) and any(alias.name == "time"
                                              for alias in node.names) or isinstance(node, ast.ImportFrom)

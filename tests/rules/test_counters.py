@@ -13,20 +13,20 @@ MakeEnvironment = Callable[..., Environment]
 
 
 def pruned(control: Control) -> Dict[str, int]:
-    """Give the counters that are not 0."""
+    """Return the counters that are not 0."""
     counters = dataclasses.asdict(control.status().pruned)
     return {reason: count for reason, count in counters.items() if count}
 
 
 def taken(control: Control, identifier: str = "a") -> int:
-    """Give how many messages a subscriber has taken."""
+    """Return how many messages a subscriber has acknowledged."""
     return control.status().subscribers[identifier].taken
 
 
 @pytest.mark.parametrize("strategy", Strategy)
 def test_overflow_of_bytes_is_counted(strategy: Strategy, new_environment: MakeEnvironment,
                                       caplog: pytest.LogCaptureFixture) -> None:
-    """What goes at the mark for bytes is neither there nor uncounted, and each warning tells its part of it."""
+    """Every message dropped at the mark for bytes is counted, and each warning has its part."""
     environment = new_environment("a",
                                   strategy=strategy,
                                   durability=Durability.PROCESS_CRASH,
@@ -36,13 +36,13 @@ def test_overflow_of_bytes_is_counted(strategy: Strategy, new_environment: MakeE
         publisher.send_many([bytes(10_000)] * count)
     status = control.status()
     assert pruned(control) == {"overflow": status.sent - status.messages} and status.sent > status.messages
-    environment.close()  # which tells the rest
+    environment.close()  # which counts the rest
     told = [record.args[1] for record in caplog.records if isinstance(record.args, tuple)]
     assert sum(count for count in told if isinstance(count, int)) == status.pruned.overflow
 
 
-def test_what_all_have_taken_is_not_pruned(new_environment: MakeEnvironment) -> None:
-    """Messages that go since everybody has taken them, and those that Control was told to drop, are not counted."""
+def test_what_all_have_acknowledged_is_not_pruned(new_environment: MakeEnvironment) -> None:
+    """Messages that all have acknowledged, or that a Control deletes, are not counted."""
     environment = new_environment("a", "b")
     control, publisher = environment.new_control(), environment.new_publisher()
     publisher.send_many([b""] * 10)
@@ -74,7 +74,7 @@ def test_what_nobody_awaits_is_dangling(new_environment: MakeEnvironment) -> Non
     assert pruned(control) == {"dangling": 14}
 
 
-def test_taking_twice_counts_once(new_environment: MakeEnvironment) -> None:
+def test_acknowledging_twice_counts_once(new_environment: MakeEnvironment) -> None:
     """Where two handles got the same messages, or a block raised, each message counts once."""
     environment = new_environment("a")
     control, first, second = environment.new_control(), *(environment.new_subscriber("a") for _ in range(2))
@@ -90,8 +90,8 @@ def test_taking_twice_counts_once(new_environment: MakeEnvironment) -> None:
     assert taken(control) == 10
 
 
-def test_what_went_during_the_block_was_taken(new_environment: MakeEnvironment) -> None:
-    """A message that was handed out counts, also where it is gone when it is acknowledged; one that was skipped not."""
+def test_what_was_deleted_during_the_block_counts_as_taken(new_environment: MakeEnvironment) -> None:
+    """A message that was handed out counts, even if deleted meanwhile; a skipped one does not."""
     environment = new_environment("a")
     control, subscriber = environment.new_control(), environment.new_subscriber("a")
     publisher = environment.new_publisher()
@@ -105,9 +105,9 @@ def test_what_went_during_the_block_was_taken(new_environment: MakeEnvironment) 
     assert taken(control) == 3
 
 
-def test_what_overflowed_during_the_block_was_taken(new_environment: MakeEnvironment,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latest message counts also where it overflowed, with all before it, while it was handed out."""
+def test_what_overflowed_during_the_block_counts_as_taken(new_environment: MakeEnvironment,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest message and all before it count, even if they overflowed during the block."""
     now_us = clock.boottime_us()
     monkeypatch.setattr(clock, "boottime_us", lambda: now_us)  # all in one run, of which a part overflows
     environment = new_environment("a", high_watermark=HighWaterMark(max_messages=4))
@@ -120,8 +120,8 @@ def test_what_overflowed_during_the_block_was_taken(new_environment: MakeEnviron
     assert taken(control) == 1
 
 
-def test_what_overflowed_behind_a_gap_was_taken(new_environment: MakeEnvironment) -> None:
-    """What was handed out counts also where messages before it, and it itself, went in overflows."""
+def test_what_overflowed_behind_a_gap_counts_as_taken(new_environment: MakeEnvironment) -> None:
+    """A received message counts even if it and messages before it were dropped by overflows."""
     environment = new_environment("a", high_watermark=HighWaterMark(max_messages=4))
     control, subscriber = environment.new_control(), environment.new_subscriber("a")
     publisher = environment.new_publisher()
@@ -134,7 +134,7 @@ def test_what_overflowed_behind_a_gap_was_taken(new_environment: MakeEnvironment
 
 
 def test_skipping_counts_no_gaps(new_environment: MakeEnvironment) -> None:
-    """What ``prune_last`` took is neither counted as skipped nor as taken."""
+    """What ``prune_last`` dropped counts neither as skipped nor as taken."""
     environment = new_environment("a", strategy=Strategy.prune_last, high_watermark=HighWaterMark(max_messages=10))
     control, subscriber = environment.new_control(), environment.new_subscriber("a")
     environment.new_publisher().send_many([b""] * 25)
@@ -158,6 +158,6 @@ def test_a_subscriber_that_is_added_again_begins_at_0(new_environment: MakeEnvir
 
 
 def test_counters_begin_anew_behind_the_largest_number() -> None:
-    """A counter beyond 64 bits, which only damage can bring about, does not keep anybody from taking."""
+    """A counter beyond 64 bits, which only damage can cause, keeps nobody from acknowledging."""
     assert layouts.decode_subscriber(layouts.encode_subscriber(SubscriberRecord(1, 2, 2**64 + 3))) == SubscriberRecord(
         1, 2, 3)

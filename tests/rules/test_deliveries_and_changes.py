@@ -1,4 +1,4 @@
-"""Clearing, pruning, overflow, expiry, compacting and copying where messages are in flight, and letters are dead."""
+"""Clearing, pruning, overflow, expiry, compacting and copying with messages in flight and dead letters."""
 
 import contextlib
 import pathlib
@@ -88,7 +88,7 @@ class Busy:
         self.held = []
 
     def drain(self) -> List[bytes]:
-        """Let all leases and delays end, and take all that comes."""
+        """Let all leases and delays end, and acknowledge all that comes."""
         self.wait(100)
         return [
             payload for name in self.control.status().subscribers
@@ -105,7 +105,7 @@ def busy_fixture(request: pytest.FixtureRequest, new_environment: MakeEnvironmen
 
 
 def overflow(busy: Busy, strategy: Strategy, mark: HighWaterMark) -> None:
-    """Have the queue overflow again and again."""
+    """Overflow the queue again and again."""
     busy.control.set_strategy(strategy)
     busy.control.set_hwm(mark)
     for _ in range(5):
@@ -113,13 +113,13 @@ def overflow(busy: Busy, strategy: Strategy, mark: HighWaterMark) -> None:
 
 
 def expire(busy: Busy) -> None:
-    """Have all expire that is there now."""
+    """Let all messages expire that are there now."""
     busy.wait(TIMEOUT_S + 1)
     busy.send()
 
 
 def clear_messages(busy: Busy) -> None:
-    """Have the log be empty."""
+    """Empty the log."""
     busy.control.clear_messages()
     status = busy.control.status()
     assert (status.messages, status.delayed) == (0, 0)
@@ -141,8 +141,8 @@ CHANGES: Dict[str, Callable[[Busy], object]] = {
 
 @pytest.mark.parametrize("retention_s", [0, 500])
 @pytest.mark.parametrize("change", CHANGES)
-def test_letters_outlive_changes_of_the_log(change: str, retention_s: float, busy: Busy) -> None:
-    """Whatever goes from the log, letters stay, the queue stays sound, and it empties when all is taken."""
+def test_dead_letters_outlive_changes_of_the_log(change: str, retention_s: float, busy: Busy) -> None:
+    """Dead letters outlive deletions from the log; the queue stays sound, and empties in the end."""
     busy.control.set_retention(retention_s)
     dead = busy.dead()
     assert any(dead.values())
@@ -165,8 +165,8 @@ def test_letters_outlive_changes_of_the_log(change: str, retention_s: float, bus
         assert (one.pending, one.in_flight, one.dead_letters) == (0, 0, 0)
 
 
-def test_taking_all_leaves_dead_letters_only(busy: Busy) -> None:
-    """``prune_all_messages_for`` takes what is in the log, in flight and requeued; workers are told that it is lost."""
+def test_pruning_all_leaves_dead_letters_only(busy: Busy) -> None:
+    """``prune_all_messages_for`` skips the log, messages in flight and requeued ones; workers get an error."""
     dead, pending = busy.dead(), busy.control.status().subscribers
     for name in NAMES:
         assert busy.control.prune_all_messages_for(name) == pending[name].pending
@@ -181,7 +181,7 @@ def test_taking_all_leaves_dead_letters_only(busy: Busy) -> None:
 
 
 def test_clearing_subscribers_leaves_nothing(busy: Busy) -> None:
-    """``clear_all_subscribers`` leaves no record of any delivery, and blocks that go on end without an error."""
+    """``clear_all_subscribers`` deletes all delivery records, and open blocks end without an error."""
     busy.control.clear_all_subscribers()
     busy.end_blocks()
     assert busy.control.check() == ()
@@ -202,7 +202,7 @@ def test_copies_have_the_same_records(busy: Busy, tmp_path: pathlib.Path) -> Non
 
 
 def test_only_older_queues_are_migrated(busy: Busy, tmp_path: pathlib.Path) -> None:
-    """A queue of this version, which may have letters, is not migrated, and not touched."""
+    """A queue of this version, which may have dead letters, is neither migrated nor touched."""
     path = busy.environment.path
     busy.environment.close()
     before = (path / files.DATA_FILE).read_bytes()

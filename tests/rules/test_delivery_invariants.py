@@ -41,7 +41,7 @@ def damaged_fixture(new_environment: Callable[..., Environment]) -> Iterator[Tup
     "invariant, damage",
     [pytest.param(invariant, damage, id=f"{invariant}: {what}") for invariant, what, damage in DELIVERY_DAMAGES])
 def test_check_finds(invariant: str, damage: Callable[[Raw], object], damaged: Tuple[pathlib.Path, Raw]) -> None:
-    """``check`` finds every kind of damage to what is handed out, under the invariant that it breaks."""
+    """``check`` finds every kind of damage to deliveries, and names the invariant that it breaks."""
     path, raw = damaged
     damage(raw)
     raw.environment.close()

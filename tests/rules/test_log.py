@@ -1,4 +1,4 @@
-"""The log: which sends share a record, and that no id is given twice."""
+"""The log: which sends share a record, and that no id is assigned twice."""
 
 from typing import Callable, Dict, List
 
@@ -91,7 +91,7 @@ def expire(opened: Opened) -> None:
 
 
 def overflow(opened: Opened) -> None:
-    """Have the next send find a mark that is overstepped, and prune the latest messages."""
+    """Have the next send exceed the mark, and prune the latest messages."""
     opened.control.set_strategy(Strategy.prune_last)
     opened.control.set_hwm(HighWaterMark(max_messages=2))
 
@@ -107,8 +107,8 @@ WAYS_TO_GO: Dict[str, Callable[[Opened], object]] = {
 
 
 @pytest.mark.parametrize("way", WAYS_TO_GO)
-def test_no_id_is_given_twice(way: str, opened: Opened, new_environment: MakeEnvironment) -> None:
-    """However the latest messages went, the next one gets the id behind them, also after the queue was reopened."""
+def test_no_id_is_assigned_twice(way: str, opened: Opened, new_environment: MakeEnvironment) -> None:
+    """However the latest messages were deleted, the next id is behind theirs, also after a reopening."""
     ids = [opened.publisher.send(b"%d" % number) for number in range(5)]
     WAYS_TO_GO[way](opened)
     ids.append(opened.publisher.send(b"next"))

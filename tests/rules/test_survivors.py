@@ -1,4 +1,4 @@
-"""Hold the arithmetic of overflows against going through the messages one by one."""
+"""Compare the arithmetic of overflows with going through the messages one by one."""
 
 from typing import Iterator, List
 
@@ -13,7 +13,7 @@ MARK_MAX = 14
 
 
 def put_one_by_one(stored: int, mark: int, strategy: Strategy) -> Iterator[List[int]]:
-    """Give the messages that are in the queue after the first new one, after the second, and so on for ever."""
+    """Yield the messages that are in the queue after the first new one, after the second, and so on for ever."""
     log, total = list(range(stored)), stored
     while True:
         while len(log) >= mark:

@@ -78,7 +78,7 @@ def sent(publisher: Publisher[StringValue], plain: Publisher[bytes]) -> None:
 
 
 def received(subscriber: Subscriber[StringValue], plain: Subscriber[bytes]) -> None:
-    """Every way to receive gives messages of the type."""
+    """Every way to receive returns messages of the type."""
     with subscriber.receive(timeout=0) as message:
         assert_type(message, Optional[StringValue])
     with subscriber.receive_to_top() as message:
@@ -109,5 +109,5 @@ def deployed() -> None:
 
 
 def passed_on(subscriber: Subscriber[StringValue]) -> ContextManager[Optional[StringValue]]:
-    """What receive gives is a context manager of the message to any function that takes one."""
+    """What receive returns is a context manager of the message to any function that takes one."""
     return subscriber.receive()
