@@ -1,5 +1,6 @@
 """Test the command ``persipubsub`` as a user runs it, and the parts of the demo that count."""
 
+import collections
 import contextlib
 import functools
 import io
@@ -10,15 +11,16 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from typing import Dict, Iterator, List, Sequence, Set
+from typing import Dict, Iterator, List, Sequence, Set, Tuple
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub.cli import demo_lines, demo_workers
+from persipubsub.cli import demo_workers
 from persipubsub.cli.verbs import VERBS
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
@@ -59,19 +61,34 @@ def started(*arguments: object, **environ: str) -> Iterator["subprocess.Popen[st
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def rows(table: str) -> Dict[str, List[str]]:
-    """Read the rows of the demo's table: by process sent, received, missing, duplicate, out of order, altered."""
-    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if "│" in line]
-    return {row[0]: row[1:-1] for row in cells}
+def sent(stdout: str) -> Dict[str, str]:
+    """Read from the demo's output how many messages each publisher sent."""
+    return dict(re.findall(r"^(publisher-\d+) sent ([\d,]+) messages?$", stdout, re.MULTILINE))
 
 
-def assert_all_arrived(result: "subprocess.CompletedProcess[str]", sent: Sequence[str], total: str,
+def received(stdout: str) -> Dict[str, Tuple[str, str]]:
+    """Read from the demo's output how many messages each subscriber received, and what was wrong with them."""
+    lines = re.findall(r"^(subscriber-\d+) received ([\d,]+) messages?: (.*)$", stdout, re.MULTILINE)
+    return {name: (count, faults) for name, count, faults in lines}
+
+
+def assert_all_arrived(result: "subprocess.CompletedProcess[str]", counts: Sequence[str], total: str,
                        subscribers: int) -> None:
     """Assert that the demo found nothing wrong, and sent and received what it should."""
     assert (result.returncode, result.stderr) == (0, "")
-    expected = {f"publisher-{index}": [count, "", "0", "0", "0", "0"] for index, count in enumerate(sent, 1)}
-    expected.update({f"subscriber-{index + 1}": ["", total, "0", "0", "0", "0"] for index in range(subscribers)})
-    assert rows(result.stdout) == expected
+    assert sent(result.stdout) == {f"publisher-{index}": count for index, count in enumerate(counts, 1)}
+    nothing_wrong = "0 missing, 0 duplicated, 0 out of order, 0 altered"
+    assert received(result.stdout) == {
+        f"subscriber-{index + 1}": (total, nothing_wrong)
+        for index in range(subscribers)
+    }
+    assert len(result.stdout.splitlines()) == len(counts) + subscribers
+
+
+def assert_ended_early(stdout: str) -> None:
+    """Assert that a demo of two publishers and three subscribers shows their counts, and doubled nothing."""
+    assert len(sent(stdout)) == 2
+    assert [faults for _, faults in received(stdout).values()] == ["0 duplicated, 0 out of order, 0 altered"] * 3
 
 
 def opened(pid: int) -> Set[str]:
@@ -85,14 +102,15 @@ def opened(pid: int) -> Set[str]:
 
 
 def worker(process: "subprocess.Popen[str]", publisher: bool) -> int:
-    """Wait for a publisher or a subscriber among the children of a demo of the large file; give its process id."""
+    """Wait for a publisher or a subscriber among the children of a demo of the large file; return its process id."""
     deadline_s = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline_s and process.poll() is None:
         children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
-        for pid in map(int, children.split()):
-            # A publisher opens its file before the queue. lock.mdb is opened last: one that is stopped before may hold
-            # use.lock alone, and keep everybody out.
-            if "lock.mdb" in (names := opened(pid)) and ("large_file" in names) == publisher:
+        # In the order of their start: Python's resource tracker, the subscribers, the publishers, which open the queue
+        # before their file. lock.mdb is opened last: a process that is stopped before may hold use.lock exclusively.
+        workers = list(map(int, children.split()))[1:]
+        for pid in workers if publisher else workers[:1]:
+            if ("large_file" if publisher else "lock.mdb") in opened(pid):
                 return pid
         time.sleep(0.005)
     raise AssertionError(f"the demo has no such process; its exit status is {process.poll()}")
@@ -191,9 +209,10 @@ def test_demo_of_the_default_text(tmp_path: pathlib.Path) -> None:
 
 def test_demo_of_binary_lines(tmp_path: pathlib.Path) -> None:
     """Lines arrive that are no text, that are empty, that are long, and the last one that lacks its end."""
+    piece = demo_workers.PIECE_BYTES_MAX
     lines = [
-        b"\n", b"\0\n", b"\xff\xfe\0\n", b"\r\n", b"\n", b"x" * (1024**2 - 1) + b"\n", b"y" * 1024**2 + b"\n",
-        b"z" * (3 * 1024**2 + 1), b"\n", b"no end"
+        b"\n", b"\0\n", b"\xff\xfe\0\n", b"\r\n", b"\n", b"x" * (piece - 1) + b"\n", b"y" * piece + b"\n",
+        b"z" * (3 * piece + 1), b"\n", b"no end"
     ]
     (tmp_path / "file").write_bytes(b"".join(lines))
     result = run("demo", tmp_path / "file", "--publishers", 1, "--subscribers", 2, "--path", tmp_path / "queue")
@@ -203,12 +222,12 @@ def test_demo_of_binary_lines(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_demo_leaves_the_queue_at_a_given_path(tmp_path: pathlib.Path) -> None:
-    """The queue at ``--path`` stays, with everything taken, and a second demo does not touch it."""
+    """The queue at ``--path`` stays, with everything acknowledged, and a second demo does not touch it."""
     (tmp_path / "file").write_bytes(b"a\nb\nc\n")
     assert_all_arrived(run("demo", tmp_path / "file", "--path", tmp_path / "queue"), ["2", "1"], "3", 3)
     with persipubsub.new_environment(tmp_path / "queue") as environment:
         before = environment.new_control().status()
-    assert (before.messages, before.next_id, before.high_watermark.max_messages) == (0, 4, 4)
+    assert (before.messages, before.next_id, len(before.subscribers)) == (0, 4, 3)
     result = run("demo", tmp_path / "file", "--path", tmp_path / "queue")
     assert result.returncode == 2
     assert f"'{tmp_path / 'queue'}' already holds a queue" in result.stderr
@@ -232,25 +251,25 @@ def test_demo_refuses_what_is_no_regular_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_demo_draws_progress_on_a_terminal(tmp_path: pathlib.Path) -> None:
-    """Where stderr is a terminal, it shows the progress of sending and receiving."""
+    """Where stderr is a terminal, it shows the progress of receiving."""
     (tmp_path / "file").write_bytes(b"a line\n" * 1000)
     terminal, side = os.openpty()
     with subprocess.Popen([*PERSIPUBSUB, "demo", tmp_path / "file"], cwd=ROOT, stdout=subprocess.DEVNULL,
                           stderr=side) as process:
         os.close(side)
         drawn = b""
-        with contextlib.suppress(OSError):  # how a terminal says that nobody has it open any more
+        with contextlib.suppress(OSError):  # the terminal is closed on the other side
             while part := os.read(terminal, 65536):
                 drawn += part
     os.close(terminal)
     assert process.returncode == 0
-    assert re.search(rb"sent .*100%", drawn) and re.search(rb"received .*100%", drawn)
+    assert re.search(rb"received .*100%", drawn)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("publisher", [True, False], ids=["publisher", "subscriber"])
 def test_demo_tells_of_a_killed_process(publisher: bool, large_file: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """After kill -9 of a worker the demo names it, stops the others, shows the table and exits with 1."""
+    """After kill -9 of a worker the demo names it, stops the others, shows the counts and exits with 1."""
     with started("demo", large_file, "--path", tmp_path / "queue") as process:
         pid = worker(process, publisher)
         os.kill(pid, signal.SIGKILL)
@@ -260,8 +279,13 @@ def test_demo_tells_of_a_killed_process(publisher: bool, large_file: pathlib.Pat
     name = "publisher" if publisher else "subscriber"
     assert re.match(rf"Error: {name}-\d \(process {pid}\) was killed by SIGKILL\n", stderr)
     assert re.search(r"^Error: [\d,]+ of 2,000,000 lines were sent$", stderr, re.MULTILINE)
-    assert stderr.count("process") == 1 and "Traceback" not in stderr
-    assert len(rows(stdout)) == 5
+    assert stderr.count("process") == 1 and "Traceback" not in stderr and "missing" not in stderr
+    assert_ended_early(stdout)
+    with persipubsub.new_environment(tmp_path / "queue") as environment:
+        control = environment.new_control()
+        assert control.check() == ()
+        counts = [int(count.replace(",", "")) for count in sent(stdout).values()]
+        assert control.status().next_id - 1 >= sum(counts)
 
 
 @pytest.mark.slow
@@ -280,10 +304,10 @@ def test_demo_tells_of_missing_messages(tmp_path: pathlib.Path) -> None:
         os.kill(pid, signal.SIGCONT)
         stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
-    missing = int(rows(stdout)["subscriber-1"][2].replace(",", ""))
-    # What it had looked at when it was stopped, and not yet taken, is not missing.
+    missing = int(received(stdout)["subscriber-1"][1].split(" missing")[0].replace(",", ""))
+    # What it had received when it was stopped, and not yet acknowledged, is not missing.
     assert cleared - demo_workers.BATCH_MESSAGES_MAX <= missing <= cleared
-    assert stderr == f"Error: {missing:,} messages are missing\n"
+    assert stderr == f"Error: {missing:,} messages missing\n"
 
 
 @pytest.mark.slow
@@ -299,7 +323,23 @@ def test_demo_stopped_by_a_signal(number: signal.Signals, large_file: pathlib.Pa
         stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + number
     assert stderr.startswith(f"Error: stopped by {number.name}\n") and "Traceback" not in stderr
-    assert len(rows(stdout)) == 5
+    assert_ended_early(stdout)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("children", [0, 2, 6])
+def test_demo_interrupted_while_it_starts(children: int, tmp_path: pathlib.Path) -> None:
+    """Ctrl-C while the processes start ends all of them without a traceback, and leaves nothing behind."""
+    with started("demo", TMPDIR=str(tmp_path)) as process:
+        started_children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while not list(tmp_path.iterdir()) or len(started_children.read_text(encoding="ascii").split()) < children:
+            assert process.poll() is None and time.monotonic() < deadline_s
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert stderr.startswith("Error: stopped by SIGINT\n") and "Traceback" not in stderr
+    assert_ended_early(stdout)
     assert not list(tmp_path.iterdir())
 
 
@@ -332,58 +372,76 @@ def test_workers_end_with_their_parent(large_file: pathlib.Path, tmp_path: pathl
 def test_worker_reports_its_error(debug: bool, tmp_path: pathlib.Path) -> None:
     """A worker that cannot go on tells the parent why, with the traceback if it is asked for, and exits with 1."""
     reports, reporting = multiprocessing.Pipe(duplex=False)
-    work = functools.partial(demo_workers.subscribe, queue=tmp_path / "queue", identifier="a", ended=reports)
+    plan = demo_workers.Plan(str(tmp_path / "queue"), None, 0, 1, ("a", ), debug)
+    work = functools.partial(demo_workers.subscribe, plan=plan, identifier="a", ended=reports)
     with reports, reporting:
         with pytest.raises(SystemExit) as info:
-            demo_workers.run(work, reporting, demo_workers.Report([demo_lines.Tally()]), debug)
+            demo_workers.run(work, reporting, debug)
         error = reports.recv().error
     assert info.value.code == 1
     assert f"There is no queue at {tmp_path / 'queue'}" in error and ("Traceback" in error) == debug
 
 
-def test_tally_tells_gaps_from_duplicates() -> None:
-    """What comes twice is a duplicate, what comes late is out of order, and what never comes is not distinct."""
-    tally = demo_lines.Tally()
+def test_report_distinguishes_gaps_from_duplicates() -> None:
+    """What arrives twice is a duplicate, what arrives late is out of order, and what never arrives leaves the end."""
+    report = demo_workers.Report()
     for number in (0, 1, 5, 3, 3, 1, 6, 7):
-        tally.add(number, intact=number != 7)
-    assert tally == demo_lines.Tally(messages=8, end=8, duplicates=2, out_of_order=1, altered=1)
-    assert tally.end - tally.distinct == 2
+        report.add(4, number, intact=number != 7)
+    assert report == demo_workers.Report(8, collections.Counter({4: 8}), duplicated=2, out_of_order=1, altered=1)
 
 
-def test_tally_remembers_a_bounded_number_of_gaps() -> None:
+def test_report_distinguishes_publishers() -> None:
+    """The same number from two publishers is no duplicate, and a gap of one is not filled by the other."""
+    report = demo_workers.Report()
+    for publisher, number in ((0, 0), (1, 0), (0, 2), (1, 1), (0, 1)):
+        report.add(publisher, number, intact=True)
+    assert report == demo_workers.Report(5, collections.Counter({0: 3, 1: 2}), out_of_order=1)
+
+
+def test_report_remembers_a_bounded_number_of_gaps() -> None:
     """A gap of any size takes a bounded amount of memory; what is late beyond it counts as a duplicate."""
-    tally = demo_lines.Tally()
-    for number in (2**60, 0, demo_lines.GAPS_MAX - 1, demo_lines.GAPS_MAX):
-        tally.add(number, intact=True)
-    assert tally == demo_lines.Tally(4, 2**60 + 1, duplicates=1, out_of_order=2, altered=0)
+    report = demo_workers.Report()
+    for number in (2**60, 0, demo_workers.GAPS_MAX - 1, demo_workers.GAPS_MAX):
+        report.add(0, number, intact=True)
+    assert report == demo_workers.Report(4, collections.Counter({0: 2**60 + 1}), duplicated=1, out_of_order=2)
+
+
+def lines_of(file: pathlib.Path, lines: int, publishers: int) -> List[List[Tuple[int, int, bytes]]]:
+    """Return the publisher, the number and the line of each message that each publisher would send."""
+    plan = demo_workers.Plan("queue", file, lines, publishers, (), debug=False)
+    header = len(demo_workers.encode(0, 0, b""))
+    return [[(*demo_workers.decode(message)[:2], message[header:]) for message in plan.messages(publisher)]
+            for publisher in range(publishers)]
 
 
 @hypothesis.given(content=st.lists(st.sampled_from([b"\n", b"a", b"bc", b"longer", b"\0"])).map(b"".join),
                   publishers=st.integers(1, 5),
                   grown=st.booleans())
 def test_shares_make_the_whole(content: bytes, publishers: int, grown: bool) -> None:
-    """The shares of all publishers together are the file as it was counted, cut in the same places."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_lines, "PIECE_BYTES_MAX", 4)
-        pieces = [piece for line in io.BytesIO(content) for piece in _pieces(line)]
-        source = demo_lines.Source(pathlib.Path("file"), len(content), len(pieces), 1)
-        file = io.BytesIO(content + b"more\n" * grown)
-        shares = [[*source.share(file, number, publishers)] for number in range(publishers)]
-        assert shares == [pieces[number::publishers] for number in range(publishers)]
+    """The shares of all publishers together are the lines as they were counted, even if the file has grown."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.NamedTemporaryFile() as file:
+        patch.setattr(demo_workers, "PIECE_BYTES_MAX", 4)
+        pieces = [line[start:start + 4] for line in io.BytesIO(content) for start in range(0, len(line), 4)]
+        file.write(content)
+        file.flush()
+        assert list(demo_workers.read(pathlib.Path(file.name))) == pieces
+        file.write(b"\nmore" * grown)
+        file.flush()
+        if grown and pieces and len(pieces[-1]) < 4 and not pieces[-1].endswith(b"\n"):
+            pieces[-1] += b"\n"  # a last line without its end is read as it then is
+        expected = [[(publisher, number, line) for number, line in enumerate(pieces[publisher::publishers])]
+                    for publisher in range(publishers)]
+        assert lines_of(pathlib.Path(file.name), len(pieces), publishers) == expected
 
 
-def _pieces(line: bytes) -> List[bytes]:
-    return [line[start:start + 4] for start in range(0, len(line), 4)]
-
-
-def test_share_of_a_file_that_shrank() -> None:
+def test_share_of_a_file_that_shrank(tmp_path: pathlib.Path) -> None:
     """A publisher ends where its file ends, should it have become shorter."""
-    source = demo_lines.Source(pathlib.Path("file"), 100, 3, 1)
-    assert list(source.share(io.BytesIO(b"a\nb"), 0, 1)) == [b"a\n", b"b"]
+    (tmp_path / "file").write_bytes(b"a\nb")
+    assert lines_of(tmp_path / "file", 3, 1) == [[(0, 0, b"a\n"), (0, 1, b"b")]]
 
 
 def test_message_tells_whether_it_was_altered() -> None:
     """A message gives back its publisher and number, and shows where a byte of its line was changed."""
-    message = demo_lines.encode(3, 2**40, b"line\n")
-    assert demo_lines.decode(message) == (3, 2**40, True)
-    assert demo_lines.decode(message[:-1] + b"\0") == (3, 2**40, False)
+    message = demo_workers.encode(3, 2**40, b"line\n")
+    assert demo_workers.decode(message) == (3, 2**40, True)
+    assert demo_workers.decode(message[:-1] + b"\0") == (3, 2**40, False)
