@@ -169,7 +169,8 @@ def prune_all_for(model: Model, name: str) -> Next:
 
 
 def clear(model: Model, subscribers_too: bool) -> Next:
-    """Remove all messages; return how many that were."""
+    """Remove all messages; return how many of them had not expired."""
+    model.keep(model.young(model.log))
     if subscribers_too:
         model.places.clear()
     return [Done(model.keep([]))]
