@@ -40,7 +40,7 @@ class Receiver:
 
     # Reads
 
-    def look(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Found:
+    def look(self, max_messages: int = 1, max_bytes: int = RECEIVE_BYTES_MAX) -> Found:
         """Find the next messages, decoded if the subscriber has a message type.
 
         :raise DecodeError: the first is not a message of the type
@@ -108,6 +108,13 @@ class Receiver:
         raise errors.SubscriberKindError(
             f"The subscriber {self.identifier!r} is not shared: its messages have no lease. "
             "See Control.add_subscriber.")
+
+    def run(self, commands: List[Settlement]) -> None:
+        """Run commands of this receiver, and report what they did."""
+        for command in commands:
+            settled = self.engine.run(command)
+            if settled is not None:
+                self.settle(settled)
 
     def settle(self, settled: Optional[Settled]) -> None:
         """Report messages whose lease was lost, and dead letters that were deleted.
@@ -178,7 +185,7 @@ class SharedReceiver(Receiver):
             self._claims, self._process = {}, process
         return self._claims
 
-    def look(self, max_messages: int, max_bytes: int = RECEIVE_BYTES_MAX) -> Found:
+    def look(self, max_messages: int = 1, max_bytes: int = RECEIVE_BYTES_MAX) -> Found:
         """Claim the next messages, decoded if the subscriber has a message type.
 
         :raise DecodeError: the first is not a message of the type
@@ -186,7 +193,8 @@ class SharedReceiver(Receiver):
         found = self.engine.claim(self.subscription, max_messages, max_bytes)
         if found.ids:
             self._own_claims()[found.token] = found.ids
-        self.warn(found.dropped)
+        if found.dropped:
+            self.warn(found.dropped)
         return found if self.codec is None else self._read(found)
 
     def _read(self, found: Found) -> Found:
@@ -194,17 +202,13 @@ class SharedReceiver(Receiver):
         try:
             decoded = self._decoded(found)
         except errors.DecodeError as error:
-            self._run(self._give_back(found, 1, len(found.ids), None))
-            self._run(self._give_back(found, 0, 1, failure_of(error)))
+            self.run(self._give_back(found, 1, len(found.ids), None))
+            self.run(self._give_back(found, 0, 1, failure_of(error)))
             raise
         if len(decoded.ids) < len(found.ids):
-            self._run(self._give_back(found, len(decoded.ids), len(found.ids), None))
+            self.run(self._give_back(found, len(decoded.ids), len(found.ids), None))
             self._own_claims()[found.token] = decoded.ids
         return decoded
-
-    def _run(self, commands: List[Settlement]) -> None:
-        for command in commands:
-            self.settle(self.engine.run(command))
 
     def acknowledge(self, found: Found, count: int) -> List[Settlement]:
         """Return the commands that acknowledge the first messages of a claim."""

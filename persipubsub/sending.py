@@ -36,7 +36,8 @@ class Sender:
     def put(self, msg: Any, deduplication_id: Optional[str]) -> Union[Put, PutOnce]:
         """Return the command that sends a message."""
         payload = checks.payload(msg if self.codec is None else self.codec.encode(msg))
-        batch = Batch((payload, ), len(payload), len(payload))
+        size_bytes = len(payload)
+        batch = Batch((payload, ), size_bytes, size_bytes)
         if deduplication_id is None:
             command: Union[Put, PutOnce] = Put(batch)
         else:

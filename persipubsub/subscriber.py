@@ -3,12 +3,11 @@
 import functools
 import logging
 from types import TracebackType
-from typing import Any, Callable, Dict, Generic, Iterator, List, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Generic, Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar
 
 from persipubsub import clock, errors
-from persipubsub.engine import checks, limits
-from persipubsub.engine.commands import Settlement
-from persipubsub.engine.limits import RECEIVE_BYTES_MAX, RETRIES_MAX
+from persipubsub.engine import checks
+from persipubsub.engine.limits import RECEIVE_BYTES_MAX, RETRIES_MAX, SLEEP_S_MAX
 from persipubsub.engine.protocols import Watch
 from persipubsub.engine.values import NEVER_US, Found, Msg, Origin
 from persipubsub.receiving import Receiver
@@ -23,31 +22,35 @@ T = TypeVar("T")
 class Receipt(Generic[T]):
     """What a ``with`` block receives: acknowledged when the block ends, kept if it raises."""
 
+    __slots__ = ("_subscriber", "_look", "_patience", "_value", "_skipping", "_found")
+
     def __init__(self,
                  subscriber: "Subscriber[Any]",
-                 wait: Callable[[], Found],
+                 look: Callable[[], Found],
+                 patience: "_Patience",
                  value: Callable[[Found], T],
                  skipping: bool = False) -> None:
         self._subscriber = subscriber
-        self._wait = wait
+        self._look = look
+        self._patience = patience
         self._value = value
         self._skipping = skipping
         self._found: Optional[Found] = None
 
     def __enter__(self) -> T:
-        self._found = self._wait()
-        return self._value(self._found)
+        # pylint: disable-next=protected-access  # of this module
+        self._found = found = self._subscriber._wait(self._look, self._patience)
+        return self._value(found)
 
     def __exit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                  traceback: Optional[TracebackType]) -> None:
-        found = self._found
+        found, receiver = self._found, self._subscriber._receiver  # pylint: disable=protected-access  # of this module
         if found is None or not found.ids:
             return
-        # pylint: disable=protected-access  # of this module
         if exc is None:
-            self._subscriber._run(self._subscriber._receiver.acknowledge(found, len(found.ids)))
+            receiver.run(receiver.acknowledge(found, len(found.ids)))
         elif not self._skipping:
-            self._subscriber._run(self._subscriber._receiver.fail(found, exc))
+            receiver.run(receiver.fail(found, exc))
 
     def give_back(self, finished: int = 0) -> None:
         """Acknowledge the first messages, and give the others back as if they had not been received.
@@ -80,6 +83,19 @@ def _sleep(watch: Watch, longest_s: float, due_us: int) -> None:
     watch.wait(min(longest_s, due_s))
     if due_us <= clock.boottime_us() and not watch.reserve(due_us):
         watch.wait(min(longest_s, APPENDING_S_MAX))
+
+
+class _Patience(NamedTuple):
+    """How long a call waits for messages, and how long it may sleep between two looks."""
+
+    timeout_s: Optional[float]
+    sleep_s: float
+
+
+def _patience(timeout: Optional[float], retries: int) -> _Patience:
+    timeout_s = checks.timeout(timeout)
+    retries = min(checks.at_least_one("retries", retries), RETRIES_MAX)
+    return _Patience(timeout_s, SLEEP_S_MAX if timeout_s is None else min(SLEEP_S_MAX, timeout_s / retries))
 
 
 class _Loop:
@@ -139,7 +155,7 @@ class Subscriber(Generic[Msg]):
         :raise DecodeError: it is not a message of the subscriber's type; it is not acknowledged
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
-        return Receipt(self, self._waiting(functools.partial(self._receiver.look, 1), timeout, retries), _one)
+        return Receipt(self, self._receiver.look, _patience(timeout, retries), _one)
 
     def receive_to_top(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Msg]]:
         """Receive the latest message. The end of the ``with`` block acknowledges it and all messages before it.
@@ -149,8 +165,7 @@ class Subscriber(Generic[Msg]):
         Arguments and errors are those of :meth:`receive`.
         """
         self._receiver.require_plain("receive_to_top")
-        look = self._receiver.look_at_top
-        return Receipt(self, self._waiting(look, timeout, retries), _one, skipping=True)
+        return Receipt(self, self._receiver.look_at_top, _patience(timeout, retries), _one, skipping=True)
 
     def receive_many(self,
                      max_messages: int = 1000,
@@ -168,7 +183,7 @@ class Subscriber(Generic[Msg]):
         """
         look = functools.partial(self._receiver.look, checks.at_least_one("max_messages", max_messages),
                                  checks.at_least_one("max_bytes", max_bytes))
-        return Receipt(self, self._waiting(look, timeout, retries), _all)
+        return Receipt(self, look, _patience(timeout, retries), _all)
 
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[Msg]:
         """Iterate over messages; each is acknowledged when the loop asks for the next one.
@@ -186,15 +201,14 @@ class Subscriber(Generic[Msg]):
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
         count = checks.at_least_one("acknowledge_every", acknowledge_every)
-        wait = self._waiting(functools.partial(self._receiver.look, count), timeout, 1)
-        return self._messages(wait)
+        return self._messages(functools.partial(self._receiver.look, count), _patience(timeout, 1))
 
-    def _messages(self, wait: Callable[[], Found]) -> Iterator[Any]:
+    def _messages(self, look: Callable[[], Found], patience: _Patience) -> Iterator[Any]:
         loop = _Loop()
         self._loops[loop] = None
         try:
             while True:
-                found = wait()
+                found = self._wait(look, patience)
                 if not found.ids:
                     return
                 begun = 0
@@ -216,13 +230,9 @@ class Subscriber(Generic[Msg]):
         """Acknowledge the messages of a batch whose iteration has ended; the next iteration may have begun."""
         try:
             if finished:
-                self._run(self._receiver.acknowledge(found, finished))
+                self._receiver.run(self._receiver.acknowledge(found, finished))
         finally:
-            self._run(self._receiver.leave(found, finished, begun))
-
-    def _run(self, commands: List[Settlement]) -> None:
-        for command in commands:
-            self._receiver.settle(self._receiver.engine.run(command))
+            self._receiver.run(self._receiver.leave(found, finished, begun))
 
     def front(self) -> Optional[Msg]:
         """Return the next message without acknowledging it; None if there is none.
@@ -243,7 +253,7 @@ class Subscriber(Generic[Msg]):
         :raise ClosedError: the subscriber or its Environment is closed
         """
         self._receiver.require_plain("pop")
-        self._run(self._receiver.acknowledge(self._receiver.undecoded(), 1))
+        self._receiver.run(self._receiver.acknowledge(self._receiver.undecoded(), 1))
 
     def extend_lease(self) -> None:
         """Restart the lease of all messages that this object of a shared subscriber holds.
@@ -255,32 +265,26 @@ class Subscriber(Generic[Msg]):
         for command in self._receiver.extend():
             self._receiver.settle_extension(self._receiver.engine.run(command))
 
-    def _waiting(self, look: Callable[[], Found], timeout: Optional[float], retries: int) -> Callable[[], Found]:
-        """Return a function that looks until something is found or the timeout has passed."""
-        timeout = checks.timeout(timeout)
-        retries = min(checks.at_least_one("retries", retries), RETRIES_MAX)
-        sleep_s = limits.SLEEP_S_MAX if timeout is None else min(limits.SLEEP_S_MAX, timeout / retries)
-
-        def wait() -> Found:
-            self._receiver.require_open()
-            found = look()
-            if found.ids or timeout == 0:
-                return found
-            deadline = None if timeout is None else clock.monotonic_s() + timeout
-            watch = self._receiver.engine.watch(sleep_s)
-            try:
-                while True:
-                    watch.arm()
-                    self._receiver.require_open()
-                    found = look()
-                    left_s = limits.SLEEP_S_MAX if deadline is None else deadline - clock.monotonic_s()
-                    if found.ids or left_s <= 0:
-                        return found
-                    _sleep(watch, min(limits.SLEEP_S_MAX, left_s), found.due_us)
-            finally:
-                watch.close()
-
-        return wait
+    def _wait(self, look: Callable[[], Found], patience: _Patience) -> Found:
+        """Look until something is found or the timeout has passed."""
+        receiver, (timeout_s, sleep_s) = self._receiver, patience
+        receiver.require_open()
+        found = look()
+        if found.ids or timeout_s == 0:
+            return found
+        deadline = None if timeout_s is None else clock.monotonic_s() + timeout_s
+        watch = receiver.engine.watch(sleep_s)
+        try:
+            while True:
+                watch.arm()
+                receiver.require_open()
+                found = look()
+                left_s = SLEEP_S_MAX if deadline is None else deadline - clock.monotonic_s()
+                if found.ids or left_s <= 0:
+                    return found
+                _sleep(watch, min(SLEEP_S_MAX, left_s), found.due_us)
+        finally:
+            watch.close()
 
     def close(self) -> None:
         """Close the subscriber; more than once is fine. Its cursor stays.
@@ -296,7 +300,7 @@ class Subscriber(Generic[Msg]):
         if found is None or not loop.finished or self._receiver.closed:
             return
         try:
-            self._run(self._receiver.acknowledge(found, loop.finished))
+            self._receiver.run(self._receiver.acknowledge(found, loop.finished))
         except errors.PersipubsubError as error:
             _LOGGER.warning(
                 "Messages that a loop over messages() of %r had finished could not be acknowledged, so they "

@@ -86,8 +86,11 @@ class Extend(NamedTuple):
 Settlement = Union[Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
 Command = Union[Put, PutOnce, PutLater, Cancel, Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
 
+#: The commands that append messages.
+SENDING = frozenset({Put, PutOnce, PutLater})
 
-def load(command: Command) -> Tuple[int, int]:
+
+def load(command: Union[Command, Tuple[()]]) -> Tuple[int, int]:
     """Return how many messages a command appends, and how many bytes."""
     if isinstance(command, (Put, PutOnce)):
         return len(command.batch.payloads), command.batch.size_bytes

@@ -1,11 +1,9 @@
 """The LMDB engine: runs each command by a rule, which a table assigns to it, and reads the queue."""
 
-import functools
 import pathlib
 from typing import Any, Callable, Dict, List, Optional, Sequence, Type, TypeVar
 
 from persipubsub import clock, errors
-from persipubsub.engine import commands
 from persipubsub.engine.commands import (Acknowledge, AcknowledgeClaimed, Cancel, Command, Extend, Fail, GiveBack,
                                          Outcome, Put, PutLater, PutOnce)
 from persipubsub.engine.protocols import Watch
@@ -13,7 +11,7 @@ from persipubsub.engine.values import NEVER_US, NOTHING, Found, Settled, Subscri
 from persipubsub.lmdb_engine.administration import LmdbAdministration
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.process.gate import Closer
-from persipubsub.lmdb_engine.process.group_commit import Write, Writer
+from persipubsub.lmdb_engine.process.group_commit import Writer
 from persipubsub.lmdb_engine.process.session import Session
 from persipubsub.lmdb_engine.process.wakeup import Wakeup
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -48,6 +46,8 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         self.path = path
         self._session = Session(path)
         self._is_open = False
+        # Whether the last claim of a subscription found nothing. If one finds something, the next one probably does.
+        self._idle: Dict[Subscription, bool] = {}
 
     def open(self) -> None:
         """Open the database unless it is open. Calling it again continues where an interrupt stopped it."""
@@ -92,9 +92,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         """Run a command in a write transaction, by itself or in a group."""
         if isinstance(command, Fail) and not self._counts_failures(command.subscription):
             return Settled()
-        messages, size_bytes = commands.load(command)
-        return self._writer.run(functools.partial(_run_rule, RULES[type(command)], command), False, messages,
-                                size_bytes)
+        return self._writer.run(RULES[type(command)], command)
 
     def submit(self, all_commands: Sequence[Command]) -> List[Outcome]:
         """Run commands in as few transactions as possible. Each succeeds or fails independently."""
@@ -108,34 +106,36 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
                 outcomes[index] = Outcome(None, error)
                 continue
             indexes.append(index)
-            writes.append(Write(functools.partial(_run_rule, RULES[type(command)], command), *commands.load(command)))
+            writes.append((RULES[type(command)], command))
         for index, outcome in zip(indexes, self._writer.run_all(writes)):
             outcomes[index] = outcome
         return outcomes
 
     def _counts_failures(self, subscription: Subscription) -> bool:
         """Return whether the failures of a subscriber that is not shared are counted; most are not."""
-        return self._session.read(lambda txn: cursors.counts_failures(txn, subscription))
+        return self._session.read(cursors.counts_failures, subscription)
 
     # Looking
 
     def subscribe(self, identifier: bytes) -> Subscription:
         """Return the subscription of a subscriber."""
-        return self._session.read(lambda txn: cursors.subscribe(txn, identifier))
+        return self._session.read(cursors.subscribe, identifier)
 
     def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
         """Return the next messages of a subscriber without delivering them."""
-        return self._present(lambda txn: cursors.look(txn, subscription, max_messages, max_bytes))
+        found = self._session.read(cursors.look, subscription, max_messages, max_bytes)
+        if found is not None and found.ids and found.due_us == NEVER_US:
+            return found
+        return self._present(found, cursors.look, subscription, max_messages, max_bytes)
 
     def look_at_top(self, subscription: Subscription) -> Found:
         """Return the latest message of a subscriber without delivering it."""
-        return self._present(lambda txn: cursors.look_at_top(txn, subscription))
+        return self._present(self._session.read(cursors.look_at_top, subscription), cursors.look_at_top, subscription)
 
-    def _present(self, look: Callable[[Transaction], Optional[Found]]) -> Found:
-        """Delete what has expired, append as many due messages as the look needs, and look."""
+    def _present(self, found: Optional[Found], look: Callable[..., Optional[Found]], *arguments: Any) -> Found:
+        """Delete what has expired, append as many due messages as the look needs, and look again where necessary."""
         appended = False
         while True:
-            found = self._session.read(look)
             if found is None:
                 # So that no later look has to skip it.
                 self._writer.run(message_log.expire)
@@ -146,20 +146,24 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
             else:
                 self._writer.run(append_due)
                 appended = True
+            found = self._session.read(look, *arguments)
 
     def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
         """Lease messages of a shared subscriber to one worker."""
         dropped = 0
         while True:
-            # In a read transaction, since most waiting workers find nothing.
-            due_us = self._session.read(lambda txn: leases.due_us(txn, subscription))
-            if due_us > clock.boottime_us():
-                self._session.require_files()  # in replaced files no message would ever arrive
-                return NOTHING._replace(due_us=due_us, dropped=dropped)
+            if self._idle.pop(subscription, True):
+                # In a read transaction, since most waiting workers find nothing.
+                due_us = self._session.read(leases.due_us, subscription)
+                if due_us > clock.boottime_us():
+                    self._session.require_files()  # in replaced files no message would ever arrive
+                    self._idle[subscription] = True
+                    return NOTHING._replace(due_us=due_us, dropped=dropped)
             found = self._writer.run(lambda txn: leases.claim(txn, subscription, max_messages, max_bytes))
             dropped += found.dropped
             if found.ids:
-                return found._replace(dropped=dropped)
+                self._idle[subscription] = False
+                return found._replace(dropped=dropped) if dropped else found
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait for messages of the queue."""
@@ -189,7 +193,12 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     def change(self, operation: Callable[[Transaction], T]) -> T:
         """Run an operation in a write transaction and sync it to the disk, whatever the durability of the queue."""
-        return self._writer.run(operation, durable=True)
+
+        def change(txn: Transaction) -> T:
+            message_log.settle(txn)  # so that it meets, and counts, only messages that are not acknowledged
+            return operation(txn)
+
+        return self._writer.run(change, durable=True)
 
     def reader_lag(self) -> int:
         """Return the number of commits since the oldest active read of any process began."""
@@ -214,10 +223,6 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         self._session.after_fork_in_child()
         if self._is_open:
             self._writer = Writer(self._session, self._wakeup)
-
-
-def _run_rule(rule: Callable[..., T], command: Command, txn: Transaction) -> T:
-    return rule(txn, *command)
 
 
 def append_due(_txn: Transaction) -> None:

@@ -26,7 +26,6 @@ from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.engine import limits, values
 from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.process import group_commit
-from persipubsub.lmdb_engine.process.group_commit import Write
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import appending
 from tests.concurrency import MANY, WAIT_S, Opened, Sender, Task, by_sender, numbered, wait_until
@@ -474,7 +473,7 @@ def test_delayed_message_ends_a_wait(polling: bool, opened: Opened, run: Run, mo
     """
     monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     if polling:
-        monkeypatch.setattr(opened.handle._wakeup, "_words", None)  # as on macOS
+        monkeypatch.setattr(opened.handle._wakeup, "words", None)  # as on macOS
 
     async def main() -> None:
         sub = opened.environment.new_async_subscriber("a")
@@ -720,13 +719,13 @@ def test_operation_that_fails_amid_a_group(opened: Opened) -> None:
     """Where one of the operations of a group fails after it has written, the others are committed all the same."""
 
     def fail(txn: Transaction) -> None:
-        Write(put(b"lost")).operation(txn)
+        put(b"lost")(txn)
         raise ZeroDivisionError
 
     def put(payload: bytes) -> Callable[[Transaction], object]:
         return lambda txn: appending.put(txn, values.Batch([payload], len(payload), len(payload)))
 
-    outcomes_of_all = opened.handle._writer.run_all([Write(put(b"1")), Write(fail), Write(put(b"2"))])
+    outcomes_of_all = opened.handle._writer.run_all([(put(b"1"), ()), (fail, ()), (put(b"2"), ())])
     assert [type(outcome.error) for outcome in outcomes_of_all] == [type(None), ZeroDivisionError, type(None)]
     assert opened.drain() == [b"1", b"2"]
     opened.assert_quiet()
@@ -742,7 +741,7 @@ def test_many_operations_that_fail_amid_a_group(opened: Opened) -> None:
         if number % 3 == 0:
             raise errors.ArgumentError("wrong")
 
-    outcomes = opened.handle._writer.run_all([Write(functools.partial(operation, number)) for number in range(count)])
+    outcomes = opened.handle._writer.run_all([(functools.partial(operation, number), ()) for number in range(count)])
     assert [number for number, outcome in enumerate(outcomes) if outcome.error is not None] == [*range(0, count, 3)]
     assert max(runs.values()) == 2
     assert opened.drain() == [b"%d" % number for number in range(count) if number % 3]

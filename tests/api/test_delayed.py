@@ -299,7 +299,7 @@ def test_a_waiting_subscriber_wakes_when_a_message_is_due(polling: bool, opened:
     monkeypatch.setattr(limits, "SLEEP_S_MAX", 10 * WAIT_S)
     asleep = sleeping(monkeypatch)
     if polling:
-        monkeypatch.setattr(opened.handle._wakeup, "_words", None)  # pylint: disable=protected-access  # as on macOS
+        monkeypatch.setattr(opened.handle._wakeup, "words", None)  # pylint: disable=protected-access  # as on macOS
     received = Task(lambda: next(opened.subscriber.messages()))
     assert polling or asleep.wait(WAIT_S)
     message = opened.publisher.send_later(b"due", delay_s=0.2)

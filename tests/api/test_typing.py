@@ -1,4 +1,4 @@
-"""Test that checkers know the types of messages, as tests/typecheck says."""
+"""Test that checkers know the types of messages, as tests/api/typecheck says."""
 
 import pathlib
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CASES = "tests/typecheck"
+CASES = "tests/api/typecheck"
 
 
 @pytest.mark.parametrize("command", [
@@ -18,7 +18,7 @@ CASES = "tests/typecheck"
 ],
                          ids=lambda command: str(command[0]))
 def test_checkers_know_the_messages(command: list[str]) -> None:
-    """A checker finds the types that tests/typecheck asserts, and the mistakes that it makes, and no others."""
+    """A checker finds the types that tests/api/typecheck asserts, and the mistakes that it makes, and no others."""
     done = subprocess.run([sys.executable, "-m", *command, CASES],
                           cwd=ROOT,
                           check=False,

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 import shutil
 import sys
@@ -21,9 +20,8 @@ import lmdb
 
 import persipubsub
 from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock
-from persipubsub.lmdb_engine.records.delivery_layouts import NO_TOKEN
 from persipubsub.lmdb_engine.records.layouts import SubDatabases
-from persipubsub.lmdb_engine.rules import message_log
+from persipubsub.lmdb_engine.rules import leases, message_log
 
 DIRECTORY = pathlib.Path(__file__).parent / "1"
 EXPECTED_FILE = "expected.json"
@@ -54,20 +52,13 @@ def standing_still(boot_id: bytes = BOOT_ID, passed_us: int = 0) -> Iterator[Clo
 
     A transaction deletes at most three messages, so that a small queue has some that wait for it.
     """
-    moved, numbers = Clock(), itertools.count(1)
+    moved = Clock()
     moved.passed_us = passed_us
-
-    urandom = os.urandom
-
-    def token(size_bytes: int) -> bytes:
-        """Number the tokens of claims; whoever wants other random bytes has them."""
-        return next(numbers).to_bytes(size_bytes, "big") if size_bytes == len(NO_TOKEN) else urandom(size_bytes)
-
     with contextlib.ExitStack() as stack:
         for module, name, value in ((clock, "boottime_us", lambda: SINCE_BOOT_US + moved.passed_us),
                                     (clock, "wall_us", lambda: START_US + moved.passed_us),
-                                    (clock, "boot_id", lambda: boot_id), (os, "urandom", token), (message_log,
-                                                                                                  "DELETIONS_MAX", 3)):
+                                    (clock, "boot_id", lambda: boot_id), (message_log, "DELETIONS_MAX",
+                                                                          3), (leases, "_tokens", itertools.count(1))):
             stack.enter_context(mock.patch.object(module, name, value))
         yield moved
 

@@ -13,7 +13,7 @@ import pytest
 
 from persipubsub import Durability, HighWaterMark, errors
 from persipubsub.lmdb_engine.process import group_commit
-from persipubsub.lmdb_engine.records.database import Database
+from persipubsub.lmdb_engine.records.lifecycle import OpenDatabase
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from tests.children import status_of
 from tests.concurrency import (HELD_UP_S_MAX, LOOK_S, STORMS_FORKS, STORMS_S, WAIT_S, Accounts, Opened, Sender, Task,
@@ -55,10 +55,10 @@ def test_interrupt_anywhere_in_a_commit_for_others(opened: Opened, monkeypatch: 
     leading = threading.get_ident()
     followers: List[Task[int]] = []
     refused: List[Task[int]] = []
-    begin = Database.begin
+    begin = Transaction.begin
 
-    def begin_with_followers(self: Database, txn: Transaction, write: bool) -> None:
-        begin(self, txn, write)
+    def begin_with_followers(self: Transaction, database_: OpenDatabase, write: bool) -> None:
+        begin(self, database_, write)
         if threading.get_ident() == leading and write and not followers:
             followers.append(Task(accounts.send))
             if failing:
@@ -75,7 +75,7 @@ def test_interrupt_anywhere_in_a_commit_for_others(opened: Opened, monkeypatch: 
         opened.assert_quiet()
         del followers[:], refused[:]
 
-    monkeypatch.setattr(Database, "begin", begin_with_followers)
+    monkeypatch.setattr(Transaction, "begin", begin_with_followers)
     interrupted_everywhere(accounts.send, after)
     accounts.check()
 

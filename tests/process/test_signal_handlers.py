@@ -18,7 +18,7 @@ import pytest
 import persipubsub
 from persipubsub import Durability, errors
 from persipubsub.lmdb_engine.records import database
-from persipubsub.lmdb_engine.records.database import Database
+from persipubsub.lmdb_engine.records.lifecycle import OpenDatabase
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from tests.children import status_of
 from tests.concurrency import (HELD_UP_S_MAX, STORMS_FORKS, STORMS_S, WAIT_S, Accounts, Opened, Sender, Task,
@@ -42,7 +42,7 @@ def test_a_handler_during_a_send(opened: Opened) -> None:
     opened.publisher.send(b"before")
     with alarm_handler(handler):
         opened.handle.change(lambda txn: signal.raise_signal(signal.SIGALRM))
-    assert len(outcomes) == 2 and "set a flag" in str(outcomes[0]) and outcomes[1] == b"before"
+    assert len(outcomes) == 2 and "Set a flag" in str(outcomes[0]) and outcomes[1] == b"before"
     assert opened.drain() == [b"before"]
 
 
@@ -60,7 +60,7 @@ def test_a_handler_in_a_read_that_another_thread_waits_for(opened: Opened) -> No
     def operation(_txn: Transaction) -> None:
         opened.environment.new_control(durability=Durability.POWER_LOSS)
         tasks.append(Task(opened.send(b"sent by who reopens")))
-        wait_until(lambda: bool(opened.handle._session._gate._closers))
+        wait_until(lambda: bool(opened.handle._session._gate.closers))
         signal.raise_signal(signal.SIGALRM)
 
     with alarm_handler(handler):
@@ -74,10 +74,10 @@ def test_a_handler_that_cannot_commit_for_others(opened: Opened, monkeypatch: py
     """If a handler cannot commit for other threads, since it interrupted a read, they do it themselves."""
     reading = threading.get_ident()
     followers: List[Task[int]] = []
-    begin, commit = Database.begin, Transaction.commit
+    begin, commit = Transaction.begin, Transaction.commit
 
-    def begin_with_followers(self: Database, txn: Transaction, write: bool) -> None:
-        begin(self, txn, write)
+    def begin_with_followers(self: Transaction, database_: OpenDatabase, write: bool) -> None:
+        begin(self, database_, write)
         if write and threading.get_ident() == reading:
             followers.extend(Task(opened.send(b"follower")) for _ in range(2))
             wait_until(lambda: opened.queued() == 2)
@@ -92,7 +92,7 @@ def test_a_handler_that_cannot_commit_for_others(opened: Opened, monkeypatch: py
             opened.publisher.send(b"from the handler")
 
     with alarm_handler(handler), monkeypatch.context() as patch:
-        patch.setattr(Database, "begin", begin_with_followers)
+        patch.setattr(Transaction, "begin", begin_with_followers)
         patch.setattr(Transaction, "commit", commit_unless_full)
         opened.handle.read(lambda txn: signal.raise_signal(signal.SIGALRM))
     assert sorted(follower.result() for follower in followers) == [1, 2]

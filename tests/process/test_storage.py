@@ -62,7 +62,7 @@ def map_bytes(path: pathlib.Path) -> int:
     try:
         opened = held._session._database
         assert opened is not None
-        return int(opened._environment.info()["map_size"])
+        return int(opened.environment.info()["map_size"])
     finally:
         open_queues.release(held)
 

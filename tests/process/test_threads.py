@@ -21,6 +21,7 @@ from persipubsub.engine.commands import Outcome
 from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.process import group_commit
 from persipubsub.lmdb_engine.records.database import Database
+from persipubsub.lmdb_engine.records.lifecycle import OpenDatabase
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import appending
 from tests.concurrency import CONTEXT, MANY, WAIT_S, Opened, Task, by_sender, numbered, process, told, wait_until
@@ -30,14 +31,14 @@ from tests.concurrency import CONTEXT, MANY, WAIT_S, Opened, Task, by_sender, nu
 def transactions_fixture(monkeypatch: pytest.MonkeyPatch) -> List[Transaction]:
     """List the write transactions that have begun."""
     begun: List[Transaction] = []
-    begin = Database.begin
+    begin = Transaction.begin
 
-    def noting_begin(self: Database, txn: Transaction, write: bool) -> None:
+    def noting_begin(self: Transaction, opened: OpenDatabase, write: bool) -> None:
         if write:
-            begun.append(txn)
-        begin(self, txn, write)
+            begun.append(self)
+        begin(self, opened, write)
 
-    monkeypatch.setattr(Database, "begin", noting_begin)
+    monkeypatch.setattr(Transaction, "begin", noting_begin)
     return begun
 
 
@@ -208,7 +209,7 @@ def test_relaxed_tasks_do_not_wait_for_the_disk(opened: Opened, monkeypatch: pyt
     """What tasks write to a relaxed queue returns before it is on the disk."""
     synced: List[Database] = []
     monkeypatch.setattr(Database, "sync", synced.append)
-    assert opened.handle._writer.run_all([group_commit.Write(lambda txn: 1)]) == [Outcome(1, None)]
+    assert opened.handle._writer.run_all([(lambda txn: 1, ())]) == [Outcome(1, None)]
     assert not synced
 
 

@@ -335,7 +335,7 @@ class Interleaving:
     def __init__(self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._wakeup = Wakeup(path, 0o600)
         self.memory = Memory()
-        words = self._wakeup._words
+        words = self._wakeup.words
         assert words is not None
         monkeypatch.setattr(words, "_words", self.memory)
         monkeypatch.setattr(futex, "wake", self._wake)

@@ -27,12 +27,13 @@ class FileIdentity:
 
     def __init__(self, path: pathlib.Path) -> None:
         self._path = path
+        self._paths = {name: os.fspath(path / name) for name in _NAMES}  # made once: to join paths takes longer
         self._identities = self._found()
         self._data_fd: Optional[int] = None
         self.hold()
 
     def _found(self) -> Dict[str, Optional[Tuple[int, int]]]:
-        return {name: _identity(self._path / name) for name in _NAMES}
+        return {name: _identity(file) for name, file in self._paths.items()}
 
     def are_there(self) -> bool:
         """Return whether the files at the path are known to be the ones that were opened."""
@@ -71,11 +72,9 @@ class FileIdentity:
             with os_errors.errors_about(self._path / files.DATA_FILE):
                 self._data_fd = os.open(self._path / files.DATA_FILE, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
 
-    def require_for_write(self, thoroughly: bool) -> None:
-        """Make sure that the data file still has a name, at the path or elsewhere.
+    def is_named(self) -> bool:
+        """Return whether the data file still has a name, at the path or elsewhere.
 
-        :param thoroughly: also make sure that the files at the path are the ones that were opened
-        :raise ReplacedError: they were deleted or replaced
         :raise StorageError: the program closed descriptors, so LMDB could write into another file
         """
         assert self._data_fd is not None  # it is not closed
@@ -85,8 +84,7 @@ class FileIdentity:
             raise self._closed() from error
         if (status.st_dev, status.st_ino) != self._identities[files.DATA_FILE]:
             raise self._closed()
-        if thoroughly or not status.st_nlink:
-            self.require()
+        return bool(status.st_nlink)
 
     def _closed(self) -> errors.StorageError:
         return errors.StorageError(
@@ -101,12 +99,12 @@ class FileIdentity:
             os_errors.close_own(fd, self._identities[files.DATA_FILE])
 
 
-def _identity(file: pathlib.Path) -> Optional[Tuple[int, int]]:
+def _identity(file: str) -> Optional[Tuple[int, int]]:
     try:
         status = os.stat(file, follow_symlinks=False)
     except FileNotFoundError:
         return None
     except OSError as error:
         # The file may exist.
-        raise os_errors.path_error(error, file) from error
+        raise os_errors.path_error(error, pathlib.Path(file)) from error
     return status.st_dev, status.st_ino

@@ -43,7 +43,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.inside: Dict[Hashable, int] = {}  # each token inside, and its thread
-        self._closers: Dict[int, Closer] = {}
+        self.closers: Dict[int, Closer] = {}  # the one that has closed it, or nobody
         self._exclusive: Optional[Closer] = None  # the closer that, after closing the gate, saw nobody inside
 
     def enter(self, token: Hashable) -> None:
@@ -51,20 +51,24 @@ class Gate:
 
         :raise ReentryError: it is closed, and the calling thread has closed it or is inside already
         """
-        while True:
-            self.inside[token] = threading.get_ident()
-            if not self._closers:
-                return
+        self.inside[token] = threading.get_ident()
+        if self.closers:
+            self.wait(token)
+
+    def wait(self, token: Hashable) -> None:
+        """Let a transaction in that entered while the gate was closed. The session enters without a call of its own."""
+        while self.closers:
             self.inside.pop(token)
             self.require_no_reentry()
             clock.sleep(LOOK_S)
+            self.inside[token] = threading.get_ident()
 
     def require_no_reentry(self) -> None:
         """Make sure that the calling thread may wait for others.
 
         :raise ReentryError: they may be waiting for this thread, since it has closed the gate or is inside
         """
-        closer, thread = self._closers.get(_CLOSER), threading.get_ident()
+        closer, thread = self.closers.get(_CLOSER), threading.get_ident()
         if closer is not None and closer.thread == thread or thread in list(self.inside.values()):
             raise reentry_error()
 
@@ -79,7 +83,7 @@ class Gate:
         """
         deadline = clock.monotonic_s() + timeout_s
         while True:
-            holder = self._closers.setdefault(_CLOSER, closer)
+            holder = self.closers.setdefault(_CLOSER, closer)
             if holder is closer and not self.inside:
                 self._exclusive = closer
                 return True
@@ -91,7 +95,7 @@ class Gate:
 
     def was_quiet(self) -> bool:
         """Return, in a forked child, whether nobody in its parent was inside or changed anything."""
-        closer = self._closers.get(_CLOSER)
+        closer = self.closers.get(_CLOSER)
         if closer is None:
             return not self.inside
         # While the gate is closed, a transaction that tries to enter is inside for a moment.
@@ -99,8 +103,8 @@ class Gate:
 
     def open(self, closer: Closer) -> None:
         """Open the gate if this closer has closed it."""
-        if self._closers.get(_CLOSER) is closer:
-            self._closers.pop(_CLOSER)
+        if self.closers.get(_CLOSER) is closer:
+            self.closers.pop(_CLOSER)
 
     def exclusively(self, action: Callable[[], T]) -> T:
         """Run a function while the gate is closed and nobody is inside.

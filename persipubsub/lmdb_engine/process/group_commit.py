@@ -15,15 +15,17 @@ Invariants, which hold even where a ``KeyboardInterrupt`` comes between any two 
 
 import collections
 import logging
+import os
 import pathlib
 import threading
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, TypeVar
+from threading import get_ident
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple, TypeVar, Union
 
 from persipubsub import clock, errors
-from persipubsub.engine.commands import Outcome
+from persipubsub.engine.commands import SENDING, Command, Outcome, load
 from persipubsub.engine.values import NEVER_US
 from persipubsub.lmdb_engine.process.session import Session
-from persipubsub.lmdb_engine.process.wakeup import Wakeup
+from persipubsub.lmdb_engine.process.wakeup import RECEIVING_SLOTS, Wakeup
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import delays, message_log
 
@@ -47,14 +49,6 @@ _LOGGER = logging.getLogger("persipubsub.writer")  # the name that programs filt
 _WARNING = threading.local()
 
 
-class Write(NamedTuple):
-    """An operation to run, and how many messages and bytes it puts."""
-
-    operation: Callable[[Transaction], Any]
-    messages: int = 0
-    size_bytes: int = 0
-
-
 class _Request:  # pylint: disable=too-many-instance-attributes  # its outcome is more than one fact
     """An operation of one thread, and its outcome."""
 
@@ -66,12 +60,11 @@ class _Request:  # pylint: disable=too-many-instance-attributes  # its outcome i
     done = False
     woken: Optional[threading.Lock] = None  # held while its thread has only to wait
 
-    def __init__(self, operation: Callable[[Transaction], Any], durable: bool, messages: int, size_bytes: int) -> None:
-        self.operation = operation
+    def __init__(self, rule: Callable[..., Any], command: Union[Command, Tuple[()]], durable: bool) -> None:
+        self.rule = rule
+        self.command = command  # the further arguments of the rule
         self.durable = durable
-        self.messages = messages
-        self.size_bytes = size_bytes
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
 
     def is_pending(self) -> bool:
         """Return whether its group has ended without committing it. The caller must know that the group has ended."""
@@ -106,16 +99,15 @@ class _Group:
 
     def run(self, txn: Transaction) -> None:
         """Run the operations of all requests, also of those that were queued while this waited for LMDB's lock."""
-        message_log.begin(txn)
-        if txn.header.next_due_us != NEVER_US:
-            delays.append_due(txn)
+        if not txn.known["at_rest"] or txn.header.boot_id != clock.boot_id():
+            _begin(txn)
         if self._queued:
             self._join()
         self.txn, self.culprit = txn, None
         for request in self.requests:
             request.error = None  # this may be a second attempt
             try:
-                request.result = request.operation(txn)
+                request.result = request.rule(txn, *request.command)
             except Exception:
                 self.culprit = request
                 raise
@@ -124,15 +116,16 @@ class _Group:
 
     def _join(self) -> None:
         """Add the queued requests, as far as the transaction stays within its limits."""
-        messages = sum(request.messages for request in self.requests)
-        size_bytes = sum(request.size_bytes for request in self.requests)
+        loads = [load(request.command) for request in self.requests]
+        messages, size_bytes = map(sum, zip(*loads))
         while self._queued:
             try:
                 request = self._queued.popleft()
             except IndexError:
                 return  # an interrupted thread removed its request
-            messages += request.messages
-            size_bytes += request.size_bytes
+            more_messages, more_bytes = load(request.command)
+            messages += more_messages
+            size_bytes += more_bytes
             if messages > GROUP_MESSAGES_MAX or size_bytes > GROUP_BYTES_MAX:
                 self._queued.appendleft(request)
                 return
@@ -156,6 +149,15 @@ class _Group:
     def committed(self) -> bool:
         """Return whether the results of the requests are committed."""
         return self.txn is not None and self.txn.committed
+
+
+def _begin(txn: Transaction) -> None:
+    """Do what is due at the beginning of a write transaction, and remember whether the next one has anything to do."""
+    message_log.begin(txn)
+    if txn.header.next_due_us != NEVER_US:
+        delays.append_due(txn)
+    header = txn.header
+    txn.own_known()["at_rest"] = not header.waiting and not header.retention_us and header.next_due_us == NEVER_US
 
 
 class _Losses:
@@ -189,30 +191,29 @@ class Writer:
         self._writing = 1  # how many threads were writing at the end of the last commit
         self._leaders: Dict[int, _Request] = {}
         self._queued: Deque[_Request] = collections.deque()
+        self._slot = os.getpid() % RECEIVING_SLOTS
         self._expired = _Losses(
             "Messages of the queue at %s expired, since they were older than its message timeout: %d.")
         self._overflowed = _Losses("The queue at %s reached its high-water mark: %d messages were dropped.")
 
-    def run(self,
-            operation: Callable[[Transaction], T],
-            durable: bool = False,
-            messages: int = 0,
-            size_bytes: int = 0) -> T:
-        """Run an operation in a write transaction of its own or of a group, all of it or nothing.
+    def run(self, rule: Callable[..., T], command: Union[Command, Tuple[()]] = (), durable: bool = False) -> T:
+        """Run a rule in a write transaction of its own or of a group, all of it or nothing.
 
         If this raises ``KeyboardInterrupt``, the outcome is unknown.
 
-        :param operation: what to do; it may be run more than once
+        :param rule: what to do; it may be run more than once
+        :param command: its arguments after the transaction
         :param durable: sync it to the disk, whatever the durability of the queue
-        :param messages: how many messages it puts
-        :param size_bytes: how many bytes it puts
         :raise ReentryError: this thread is already writing: a signal handler or finalizer called this
         """
-        request = _Request(operation, durable, messages, size_bytes)
+        request, leaders = _Request(rule, command, durable), self._leaders
         try:
-            leader = self._leaders.setdefault(_LEADER, request)
+            leader = leaders.setdefault(_LEADER, request)
             if leader is request:
                 self._lead(request)
+                leaders.pop(_LEADER)
+                if self._queued:
+                    self._wake_first()
             elif leader.thread == request.thread:
                 raise errors.ReentryError(
                     "A signal handler or a finalizer writes to the queue while it has interrupted a write of its own "
@@ -220,11 +221,12 @@ class Writer:
             else:
                 self._follow(request)
         finally:
-            # Twice: an interrupt may end the first call early.
+            # Twice: an interrupt may end the first call early. After the normal end nothing is called.
             try:
-                self._leave(request)
+                if not request.done or leaders.get(_LEADER) is request:
+                    self._leave(request)
             finally:
-                if self._leaders.get(_LEADER) is request:
+                if leaders.get(_LEADER) is request:
                     self._leave(request)
                 request.group = request.led = None  # they are reference cycles
         if self._expired.count or self._overflowed.count:
@@ -234,12 +236,12 @@ class Writer:
         result: T = request.result
         return result
 
-    def run_all(self, writes: Sequence[Write]) -> List[Outcome]:
-        """Run operations in order, in as few transactions as possible. Each succeeds or fails independently.
+    def run_all(self, writes: Sequence[Tuple[Callable[..., Any], Union[Command, Tuple[()]]]]) -> List[Outcome]:
+        """Run rules in order, in as few transactions as possible. Each succeeds or fails independently.
 
-        :param writes: what to do; it may be run more than once
+        :param writes: each rule, and the command with its arguments after the transaction; it may be run more than once
         """
-        requests = [_Request(write.operation, False, write.messages, write.size_bytes) for write in writes]
+        requests = [_Request(rule, command, False) for rule, command in writes]
         for request in requests:
             request.prepare_to_wait()
         # The leader adds them to its group, whether it is another thread or this one with the first of them.
@@ -293,11 +295,18 @@ class Writer:
                 left += part.split(another)
 
     def _commit(self, group: _Group) -> None:
-        if group.requests[0].messages:
-            self._wakeup.give_way()
+        words = self._wakeup.words
+        if words is None:
+            txn = self._session.write(group.run)
+        elif type(group.requests[0].command) in SENDING:
+            words.give_way()
             txn = self._session.write(group.run)
         else:
-            txn = self._write_before_senders(group)
+            try:
+                words.receiving[self._slot] = 1  # senders of other processes give way until it is 0
+                txn = self._session.write(group.run)
+            finally:
+                words.receiving[self._slot] = 0
         for request in group.requests:
             request.done = True
         self._writing = len(group.requests) + len(self._queued)
@@ -313,19 +322,6 @@ class Writer:
             deadline = clock.monotonic_s() + GATHER_S_MAX
             while self._writing > len(self._queued) + 1 and clock.monotonic_s() < deadline:
                 clock.sleep(GATHER_LOOK_S)
-
-    def _write_before_senders(self, group: _Group) -> Transaction:
-        """Run a group that does not send: senders of other processes give way until this process has LMDB's lock."""
-
-        def run(txn: Transaction) -> None:
-            self._wakeup.end_receiving()
-            group.run(txn)
-
-        try:
-            self._wakeup.begin_receiving()
-            return self._session.write(run)
-        finally:
-            self._wakeup.end_receiving()
 
     def _follow(self, request: _Request) -> None:
         """Queue the request, and wait until a leader has run it, or become the leader and run it."""
@@ -358,10 +354,14 @@ class Writer:
         if not request.done:
             self._unqueue(request)
         if self._queued:
-            try:
-                self._queued[0].wake()
-            except IndexError:
-                pass  # another thread has taken it
+            self._wake_first()
+
+    def _wake_first(self) -> None:
+        """Wake the first queued request, which then leads."""
+        try:
+            self._queued[0].wake()
+        except IndexError:
+            pass  # another thread has taken it
 
     def _unqueue(self, request: _Request) -> None:
         try:

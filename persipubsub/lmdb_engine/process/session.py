@@ -2,7 +2,8 @@
 
 import pathlib
 import threading
-from typing import Callable, List, Optional, TypeVar
+from threading import get_ident
+from typing import Any, Callable, List, Optional, TypeVar
 
 from persipubsub import errors, os_errors
 from persipubsub.lmdb_engine.process import files, opening_check, queue_file, unclean_marker, write_lock_watchdog
@@ -111,7 +112,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
             opening_check.check_and_share(self.path, self._use_lock)
             self._shares_use_lock = True
         finally:
-            # Twice: an interrupt may come in the first.
+            # Twice: an interrupt may end the first call early.
             try:
                 if not self._shares_use_lock:
                     self._release_use_lock()
@@ -144,7 +145,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
                     and self._lock_exclusively()):
                 unclean_marker.remove(self.path)
         finally:
-            # Twice: an interrupt may come in the first. All others wait while the lock is held exclusively.
+            # Twice: an interrupt may end the first call early. All others wait while the lock is held exclusively.
             try:
                 self._release()
             finally:
@@ -169,25 +170,36 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
         """Return whether closing has ended."""
         return self._closed and self._to_close is None and self._use_lock is None and self._files is None
 
-    def read(self, operation: Callable[[Transaction], T]) -> T:
-        """Run an operation in a read transaction, which sees one state of the queue."""
+    def read(self, rule: Callable[..., T], *arguments: Any) -> T:
+        """Run a rule in a read transaction, which sees one state of the queue.
+
+        :param arguments: of the rule, after the transaction
+        """
         obstacle = None
         while True:
-            txn = Transaction()
+            txn, gate = Transaction(), self._gate
             try:
-                self._gate.enter(txn)
-                (self._database or self._open()).begin(txn, False)
-                result = operation(txn)
-                self._end(txn)
+                gate.inside[txn] = get_ident()
+                if gate.closers:
+                    gate.wait(txn)
+                opened = self._database or self._open()
+                if opened.has_handles:
+                    txn.begin(opened, False)
+                else:
+                    opened.begin(txn, False)
+                result = rule(txn, *arguments)
+                txn.abort()
+                opened.known = txn.known
+                gate.inside.pop(txn)
                 return result
             except (*database.LMDB_ERRORS, MemoryError) as error:
                 obstacle = self._obstacle(error, obstacle)
             except layouts.DECODING_ERRORS as error:
                 raise errors.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
-                # Twice: an interrupt may come in the first. After the normal end nothing is called, since an interrupt
+                # Twice: an interrupt may end the first call early. After the normal end nothing is called, since an interrupt
                 # could come before the call does anything.
-                if txn in self._gate.inside:
+                if txn in gate.inside:
                     try:
                         self._end(txn)
                     finally:
@@ -202,39 +214,47 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
         """
         obstacle = None
         while True:
-            txn = Transaction()
+            txn, gate = Transaction(), self._gate
             fits = True
             try:
-                self._gate.enter(txn)
+                gate.inside[txn] = get_ident()
+                if gate.closers:
+                    gate.wait(txn)
                 opened = self._database or self._open()
                 if not write_lock_watchdog.THREADS:
                     write_lock_watchdog.start()
-                opened.begin(txn, True)
+                if opened.has_handles:
+                    txn.begin(opened, True)
+                else:
+                    opened.begin(txn, True)
                 # LMDB's flag is fixed at opening. A writer that does not sync, beside others that do, can destroy the
                 # file.
                 fits = opened.sync_commits == (txn.header.durability == layouts.POWER_LOSS)
                 if fits:
-                    self._files.require_for_write(thoroughly=self._writes % WRITES_BETWEEN_LOOKS == 0)
+                    if not self._files.is_named() or not self._writes % WRITES_BETWEEN_LOOKS:
+                        self._files.require()
                     if not opened.sync_commits and not self._wrote_marker:
                         unclean_marker.write(self.path, files.data_file_mode(self.path))
                         self._wrote_marker = True
                     operation(txn)
                     txn.commit()
+                    if txn.changed:
+                        opened.known = txn.known
                     if txn.durable and not opened.sync_commits:
                         opened.sync()
                     self._writes += 1
                     if self._writes % WRITES_BETWEEN_LOOKS == 0:
                         opened.clear_stale_readers_if_grown()
-                    self._gate.leave(txn)
+                    gate.inside.pop(txn)
                     return txn
             except (*database.LMDB_ERRORS, MemoryError) as error:  # either may notice first that memory is short
                 obstacle = self._obstacle(error, obstacle, txn.committed or txn.commit_failed and opened.gave_up())
             except layouts.DECODING_ERRORS as error:
                 raise errors.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
-                # Twice: an interrupt may come in the first. After the normal end nothing is called, since an interrupt
+                # Twice: an interrupt may end the first call early. After the normal end nothing is called, since an interrupt
                 # could come before the call does anything.
-                if txn in self._gate.inside:
+                if txn in gate.inside:
                     try:
                         self._end(txn)
                     finally:
@@ -322,7 +342,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
             except database.LmdbError as error:
                 database.raise_translated(error, self.path, unknown=True)
             finally:
-                # Twice: an interrupt may come in the first.
+                # Twice: an interrupt may end the first call early.
                 try:
                     opened.close()
                 finally:
@@ -346,7 +366,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
         except database.LmdbError as error:
             database.raise_translated(error, self.path)
         finally:
-            # Twice: an interrupt may come in the first.
+            # Twice: an interrupt may end the first call early.
             try:
                 self._gate.leave(token)
             finally:

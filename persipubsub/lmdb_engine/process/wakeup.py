@@ -41,9 +41,9 @@ GIVE_WAY_S_MAX = 0.0002
 _PUBLISHED = 0
 _WAITING = 1
 _CLAIMED = 2
-# One byte for each receiving process, by its pid. If two share a byte, senders may occasionally ignore them.
-_RECEIVING = slice(64, 128)
-_NOBODY = bytes(_RECEIVING.stop - _RECEIVING.start)
+RECEIVING_SLOTS = 64
+_RECEIVING = slice(64, 64 + RECEIVING_SLOTS)
+_NOBODY = bytes(RECEIVING_SLOTS)
 _LOGGER = logging.getLogger("persipubsub.wakeup")  # the name that programs filter by
 
 
@@ -53,7 +53,7 @@ class Wakeup:
     def __init__(self, path: pathlib.Path, mode: int) -> None:
         self._path = path
         self._mode = mode
-        self._words: Optional[_Words] = None
+        self.words: Optional[_Words] = None
         self._next_try_s: Optional[float] = None
         self._map()
 
@@ -62,7 +62,7 @@ class Wakeup:
         now_s = clock.monotonic_s()
         if self._next_try_s is None or now_s >= self._next_try_s:
             try:
-                self._words = _Words(self._path / files.WAKEUP_FILE, self._mode)
+                self.words = _Words(self._path / files.WAKEUP_FILE, self._mode)
             except (OSError, ImportError, errors.StorageError) as error:
                 if self._next_try_s is None:
                     _LOGGER.warning(
@@ -70,35 +70,20 @@ class Wakeup:
                         "and others may wait up to a second for what this process sends. It will be tried again.",
                         self._path, error, POLLING_DELAY_S_MAX)
                 self._next_try_s = now_s + TRY_EVERY_S
-        return self._words
+        return self.words
 
     def notify(self, transaction_id: int) -> None:
         """Wake the waiting subscribers: this transaction published something."""
-        words = self._words or self._map()
+        words = self.words or self._map()
         if words is not None:
             words.publish(transaction_id)
-
-    def give_way(self) -> None:
-        """Let processes that wait for LMDB's lock to receive messages go first. Call this before a send."""
-        if self._words is not None:
-            self._words.give_way()
-
-    def begin_receiving(self) -> None:
-        """Announce that this process receives messages, so that senders of other processes give way."""
-        if self._words is not None:
-            self._words.announce_receiving(True)
-
-    def end_receiving(self) -> None:
-        """Announce that it does not wait for LMDB's lock any longer."""
-        if self._words is not None:
-            self._words.announce_receiving(False)
 
     def watch(self, longest_sleep_s: float) -> "Union[FutexWatch, PollingWatch]":
         """Prepare to wait.
 
         :param longest_sleep_s: the longest time between two looks where there is no wake-up
         """
-        words = self._words or self._map()
+        words = self.words or self._map()
         if words is None or clock.cooperative_sleep() is not None:
             return PollingWatch(longest_sleep_s)
         return FutexWatch(words)
@@ -125,6 +110,8 @@ class _Words:
         # The bytes of processes that did not write when a sender gave way: they may be dead.
         self._passed_over = _NOBODY
         self._words = memoryview(mapped).cast("I")
+        #: One byte for each receiving process, by its pid. If two share a byte, senders may occasionally ignore them.
+        self.receiving = memoryview(mapped)[_RECEIVING]
         self._address = ctypes.addressof(ctypes.c_uint32.from_buffer(mapped))
 
     def publish(self, transaction_id: int) -> None:
@@ -151,22 +138,21 @@ class _Words:
         return is_free
 
     def give_way(self) -> None:
-        """Wait a short time until one of the receiving processes has written."""
+        """Let processes that wait for LMDB's lock to receive messages go first. Call this before a send."""
         receiving = self._mapped[_RECEIVING]
         if receiving == _NOBODY:
             self._passed_over = _NOBODY
-        if receiving == self._passed_over:
-            return
+        elif receiving != self._passed_over:
+            self._wait_for(receiving)
+
+    def _wait_for(self, receiving: bytes) -> None:
+        """Wait a short time until one of the receiving processes has written."""
         deadline = clock.monotonic_s() + GIVE_WAY_S_MAX
         while clock.monotonic_s() < deadline:
             clock.sleep(0)  # other threads may run
             if self._mapped[_RECEIVING] != receiving:
                 return
         self._passed_over = receiving
-
-    def announce_receiving(self, receiving: bool) -> None:
-        """Announce whether this process waits for LMDB's lock to receive messages."""
-        self._mapped[_RECEIVING.start + os.getpid() % len(_NOBODY)] = receiving
 
     def sleep(self, published: int, timeout_s: float) -> None:
         """Sleep until something else is published."""

@@ -10,8 +10,10 @@ import lmdb
 
 from persipubsub import clock, errors, os_errors
 from persipubsub.lmdb_engine.records import layouts, reader_table
+from persipubsub.lmdb_engine.records.known import Known
 from persipubsub.lmdb_engine.records.layouts import Header, Run, SubDatabases
-from persipubsub.lmdb_engine.records.transaction import HANDLES, Transaction
+from persipubsub.lmdb_engine.records.lifecycle import HANDLES
+from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.records.turns import Turn, Turns
 from persipubsub.status import LAG_COMMITS_MIN
 
@@ -46,7 +48,8 @@ class Reader(NamedTuple):
 class Database:
     """The open LMDB environment of a queue. A process opens it once: closing a second one would drop LMDB's locks."""
 
-    _environment: "lmdb.Environment" = None  # type: ignore[assignment]  # set by open()
+    environment: "lmdb.Environment" = None  # type: ignore[assignment]  # set by open()
+    dbs: SubDatabases  # from the first write on
 
     def __init__(self, path: pathlib.Path, sync: bool) -> None:
         """Open nothing yet, so that the caller can close it if :meth:`open` raises."""
@@ -54,8 +57,10 @@ class Database:
         self.sync_commits = sync
         self._pages_at_check = 0
         self._warned_s = -WARN_EVERY_S
-        self._dbs: Optional[SubDatabases] = None  # until the first write
+        self.has_handles = False  # until the first write
         self._turns: Turns[str] = Turns()
+        #: What the last transaction knew, for the next one.
+        self.known: Optional[Known] = None
 
     def open(self) -> None:
         """Open the environment. This does not wait for the transactions of other processes.
@@ -64,7 +69,7 @@ class Database:
         """
         try:
             reader_table.free_own_slots(self.path / _LOCK_FILE)
-            self._environment = _open_environment(self.path, self.sync_commits)
+            self.environment = _open_environment(self.path, self.sync_commits)
             self.clear_stale_readers()
             txn = Transaction()
             try:
@@ -73,7 +78,7 @@ class Database:
             finally:
                 txn.abort()
             if hwm_db_size * 5 // 4 > MAP_BYTES_MIN:
-                self._environment.set_mapsize(hwm_db_size * 5 // 4)
+                self.environment.set_mapsize(hwm_db_size * 5 // 4)
         except lmdb.Error as error:
             raise_translated(error, self.path)
 
@@ -84,50 +89,50 @@ class Database:
         transaction has committed, and a reader that began one would wait for writers. So until then each read opens
         them for itself, one read at a time, since LMDB allows only one transaction at a time to open sub-databases.
         """
-        if self._dbs is not None:
-            txn.begin(self._environment, self._dbs, write)
-        elif write:
-            txn.begin(self._environment, self._kept_handles(), True)
+        if write and not self.has_handles:
+            self._keep_handles()
+        if self.has_handles:
+            txn.begin(self, write)
         else:
-            txn.begin_in_turn(self._environment, self._turns, _open_sub_databases)
+            txn.begin_in_turn(self.environment, self._turns, _open_sub_databases)
 
-    def _kept_handles(self) -> SubDatabases:
+    def _keep_handles(self) -> None:
         turn = Turn()
         try:
-            with self._environment.begin(write=True) as opening:  # nothing is written in it
+            with self.environment.begin(write=True) as opening:  # nothing is written in it
                 self._turns.begin(HANDLES, turn)
-                dbs = _open_sub_databases(self._environment, opening)
+                dbs = _open_sub_databases(self.environment, opening)
         finally:
             # Twice: an interrupt may end the first call early.
             try:
                 self._turns.end(HANDLES, turn)
             finally:
                 self._turns.end(HANDLES, turn)
-        self._dbs = dbs
-        return dbs
+        self.dbs = dbs
+        self.has_handles = True
 
     def sync(self) -> None:
         """Sync everything that is committed to the disk."""
-        self._environment.sync(True)
+        self.environment.sync(True)
 
     def grow(self) -> None:
         """Double the size of the map, after LMDB refused a write or a delete because the map is full."""
-        self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+        self.environment.set_mapsize(2 * self.environment.info()["map_size"])
 
     def adopt_size(self) -> None:
         """Adopt the map size of another process that has grown the map."""
-        self._environment.set_mapsize(0)
+        self.environment.set_mapsize(0)
 
     def clear_stale_readers(self) -> None:
         """Free the reader slots of processes that died during a read."""
-        self._environment.reader_check()
+        self.environment.reader_check()
         self._pages_at_check = self._pages()
 
     def oldest_reader(self) -> Reader:
         """Return the oldest read in progress."""
-        last = self._environment.info()["last_txnid"]
+        last = self.environment.info()["last_txnid"]
         # A line for each slot: the process, its thread, and the transaction that it reads, or "-".
-        slots = [line.split() for line in self._environment.readers().splitlines()]
+        slots = [line.split() for line in self.environment.readers().splitlines()]
         reads = [
             Reader(max(0, last - int(slot[2])), int(slot[0])) for slot in slots
             if len(slot) == 3 and slot[0].isdecimal() and slot[2].isdecimal()
@@ -154,12 +159,12 @@ class Database:
             self._warn_of_old_reader()
 
     def _pages(self) -> int:
-        return self._environment.info()["last_pgno"]
+        return self.environment.info()["last_pgno"]
 
     def gave_up(self) -> bool:
         """Return whether LMDB refuses everything until it is opened again: its root may or may not be written."""
         try:
-            self._environment.begin().abort()
+            self.environment.begin().abort()
         except lmdb.PanicError:
             return True
         except lmdb.Error:
@@ -168,12 +173,12 @@ class Database:
 
     def copy(self, fd: int) -> None:
         """Write a compact, consistent copy to the descriptor of an empty file."""
-        self._environment.copyfd(fd, compact=True)
+        self.environment.copyfd(fd, compact=True)
 
     def close(self) -> None:
         """Close the environment. It may be called more than once. No transaction may be open."""
-        if self._environment is not None:
-            self._environment.close()
+        if self.environment is not None:
+            self.environment.close()
 
 
 def _open_environment(path: pathlib.Path, sync: bool) -> lmdb.Environment:
@@ -248,6 +253,16 @@ def compact(file: pathlib.Path, fd: int) -> None:
         raise_translated(error, file.parent)
 
 
+class _Filled:
+    """A database while :func:`fill` writes to it."""
+
+    known: Optional[Known] = None
+
+    def __init__(self, environment: lmdb.Environment, dbs: SubDatabases) -> None:
+        self.environment = environment
+        self.dbs = dbs
+
+
 def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]], size_bytes: int) -> None:
     """Write to a data file that :func:`create` has created, one transaction per step, and sync it to the disk.
 
@@ -261,11 +276,11 @@ def fill(file: pathlib.Path, steps: Iterable[Callable[[Transaction], None]], siz
                               map_size=MAP_BYTES_MIN + 2 * size_bytes,
                               max_dbs=SUB_DATABASES_MAX) as environment:
             with environment.begin(write=True) as opening:
-                dbs = _open_sub_databases(environment, opening)
+                filled = _Filled(environment, _open_sub_databases(environment, opening))
             for step in steps:
                 txn = Transaction()
                 try:
-                    txn.begin(environment, dbs, True)
+                    txn.begin(filled, True)
                     step(txn)
                     txn.commit()
                 finally:

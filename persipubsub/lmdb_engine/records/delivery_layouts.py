@@ -25,6 +25,8 @@ def _encode_failure(failure: Failure) -> bytes:
 
 
 def _decode_failure(value: bytes) -> Failure:
+    if not value:
+        return NO_FAILURE
     kind, _, text = value.decode().partition("\0")
     return Failure(kind, text)
 

@@ -32,6 +32,10 @@ class InFlight:
         self._index = index
         self._due = due
 
+    def is_of(self, number: int, shared: bool) -> bool:
+        """Return whether these are the entries of a subscriber."""
+        return self._number == number and self._shared == shared
+
     def get(self, message_id: int) -> Optional[Delivery]:
         """Return the entry of a message, or None if it has none."""
         value = self._index.get(ENTRY_KEY.pack(self._number, message_id))
@@ -39,6 +43,8 @@ class InFlight:
 
     def get_many(self, ids: Sequence[int]) -> List[Optional[Delivery]]:
         """Return the entries of many messages, with None for each that has none."""
+        if len(ids) == 1:
+            return [self.get(ids[0])]
         pack, number = ENTRY_KEY.pack, self._number
         keys = [pack(number, message_id) for message_id in ids]
         found = dict(self._index.getmulti(keys))
@@ -54,11 +60,17 @@ class InFlight:
         """Store equal entries in place of the previous ones, which are equal as well."""
         number, pack, pack_due, due_us = self._number, ENTRY_KEY.pack, DUE_KEY.pack, delivery.due_us
         value = delivery_layouts.encode_delivery(delivery)
-        self._index.putmulti([(pack(number, message_id), value) for message_id in ids])
+        if len(ids) == 1:
+            self._index.put(pack(number, ids[0]), value)
+        else:
+            self._index.putmulti([(pack(number, message_id), value) for message_id in ids])
         if self._shared and (before is None or before.due_us != due_us):
             if before is not None:
                 self._delete_due(ids, before.due_us)
-            self._due.putmulti([(pack_due(number, due_us, message_id), b"") for message_id in ids])
+            if len(ids) == 1:
+                self._due.put(pack_due(number, due_us, ids[0]), b"")
+            else:
+                self._due.putmulti([(pack_due(number, due_us, message_id), b"") for message_id in ids])
 
     def delete_many(self, ids: Sequence[int], delivery: Delivery) -> None:
         """Delete equal entries."""

@@ -9,11 +9,14 @@ message. Before that message is deleted, :meth:`Log.mark_end` stores the end.
 from typing import TYPE_CHECKING, Callable, Iterator, Optional, Tuple
 
 from persipubsub.lmdb_engine.records import layouts
+from persipubsub.lmdb_engine.records.known import Span
 from persipubsub.lmdb_engine.records.layouts import Run, pack_id, unpack_id
 
 if TYPE_CHECKING:
     import lmdb
 
+#: The end of the newest run, while later messages may join it.
+_NO_END = 2**64
 #: A run lasts at most this long, since all its messages have the commit time of the first.
 RUN_US_MAX = 10_000
 #: It also lasts at most the message timeout divided by this: a message expires early by less than clocks err.
@@ -25,8 +28,12 @@ def joins(newest: Run, time_us: int, largest_bytes: int, timeout_us: int) -> boo
 
     :param timeout_us: the message timeout
     """
-    age_us = time_us - newest.time_us
-    return (largest_bytes <= newest.largest_bytes and age_us <= RUN_US_MAX and age_us * RUNS_PER_TIMEOUT <= timeout_us)
+    return largest_bytes <= newest.largest_bytes and time_us <= newest.time_us + joining_us(timeout_us)
+
+
+def joining_us(timeout_us: int) -> int:
+    """Return how long after its beginning messages join a run."""
+    return min(RUN_US_MAX, timeout_us // RUNS_PER_TIMEOUT)
 
 
 class Log:
@@ -67,6 +74,11 @@ class Log:
         """Return the newest run that does not begin after the id, or the oldest if all do."""
         self._go_to(message_id)
         return layouts.decode_run(*self._runs.item())
+
+    def span_at(self, message_id: int) -> Span:
+        """Return the run that :meth:`at` returns, and the first id of the next one."""
+        run, runs = self.at(message_id), self._runs
+        return Span(run, unpack_id(runs.key()) if runs.next() else _NO_END)
 
     def _go_to(self, message_id: int) -> None:
         runs, key = self._runs, pack_id(message_id)

@@ -5,7 +5,7 @@ Their meaning is in :mod:`persipubsub.lmdb_engine.rules`, their bytes in
 """
 
 import itertools
-from typing import TYPE_CHECKING, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from persipubsub import errors
 from persipubsub.lmdb_engine.records import layouts
@@ -13,105 +13,38 @@ from persipubsub.lmdb_engine.records.dead_letters import DeadLetters
 from persipubsub.lmdb_engine.records.deduplication_ids import DeduplicationIds
 from persipubsub.lmdb_engine.records.delayed_messages import DelayedMessages
 from persipubsub.lmdb_engine.records.in_flight import InFlight
-from persipubsub.lmdb_engine.records.layouts import Header, SubDatabases, SubscriberRecord, pack_id, unpack_id
+from persipubsub.lmdb_engine.records.known import KNOWN_CURSORS, KNOWN_SUBSCRIBERS, Ahead
+from persipubsub.lmdb_engine.records.layouts import Header, Run, SubscriberRecord, pack_id, unpack_id
+from persipubsub.lmdb_engine.records.lifecycle import Lifecycle
 from persipubsub.lmdb_engine.records.parts import Parts
 from persipubsub.lmdb_engine.records.runs import Log
-from persipubsub.lmdb_engine.records.turns import Turn, Turns
 
 if TYPE_CHECKING:
     import lmdb
 
 #: The maximum number of records that are read from LMDB at once.
 BATCH_MESSAGES = 1000
-#: The key of the turns of transactions that open the sub-databases.
-HANDLES = "handles"
+#: The maximum number of messages that are read ahead, and of their bytes. A first part of a long one is larger.
+AHEAD_MESSAGES = 32
+AHEAD_BYTES = 64 * 1000
 
 
-class Transaction:  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
+class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
     """One LMDB transaction in terms of the queue's records.
 
-    The object exists before the transaction begins, so that its owner can end it after an interrupt at any point.
+    What one transaction has read or changed is known to the next one: see :mod:`.known`.
     """
 
-    published = False  # whether it has something new for waiting subscribers
-    expired = 0  # the number of messages that expired
-    overflowed = 0  # the number of messages that were dropped at the high-water mark
-    durable = False  # whether it is synced to the disk, whatever the durability of the queue
-    number = 0  # LMDB's number of the transaction, once it has published something
-    header: Header
-    _dbs: SubDatabases
-    _txn: "lmdb.Transaction[bytes]" = None  # type: ignore[assignment]  # set while it is open
-    commit_failed = False
-    _committing = False
-    _turn: Optional[Tuple[Turns[str], Turn]] = None  # which abort() must end
-
-    def begin(self, environment: "lmdb.Environment", dbs: SubDatabases, write: bool) -> None:
-        """Begin; a write transaction waits for the other writers of all processes."""
-        self._txn = txn = environment.begin(write=write)
-        self._dbs = dbs
-        self.header = layouts.decode_header(txn.get(layouts.HEADER_KEY, b"", db=dbs.queue_db))
-
-    def begin_in_turn(self, environment: "lmdb.Environment", turns: Turns[str],
-                      opened: "Callable[[lmdb.Environment, lmdb.Transaction[bytes]], SubDatabases]") -> None:
-        """Begin a read that opens the sub-databases for itself. It waits for other reads that do so.
-
-        :param turns: of the transactions that open sub-databases
-        :param opened: opens the sub-databases
-        """
-        turn = Turn()
-        self._turn = (turns, turn)  # before it begins, so that abort() ends it in any case
-        turns.begin(HANDLES, turn)
-        self._txn = txn = environment.begin()
-        self._dbs = opened(environment, txn)
-        self.header = layouts.decode_header(txn.get(layouts.HEADER_KEY, b"", db=self._dbs.queue_db))
-
-    @property
-    def has_begun(self) -> bool:
-        """Return whether it is open, and no longer waits for others. Any thread may ask."""
-        return self._txn is not None
-
-    def commit(self) -> None:
-        """Commit the changes. After an error none of them is stored, unless LMDB gives up the environment."""
-        txn = self._txn
-        if self.published:
-            self.number = txn.id()
-        self._committing = True
-        try:
-            txn.commit()
-        except Exception:
-            self._committing = False
-            self.commit_failed = True
-            raise
-        self._txn = None  # type: ignore[assignment]  # it has ended
-
-    def abort(self) -> None:
-        """Discard the changes, unless they are committed. It may be called repeatedly, and before the beginning."""
-        txn = self._txn
-        if txn is not None:
-            if self._committing and _is_open(txn):
-                self._committing = False  # an interrupt came before LMDB was called
-            txn.abort()
-            self._txn = None  # type: ignore[assignment]  # the last reference keeps a reader's slot
-        if self._turn is not None:
-            turns, turn = self._turn
-            turns.end(HANDLES, turn)
-
-    @property
-    def committed(self) -> bool:
-        """Return whether the changes are committed. It is valid once the transaction has ended."""
-        return self._committing
-
-    def disown(self) -> object:
-        """Detach and return the LMDB transaction: a forked child must not end its copy."""
-        txn = self._txn
-        self._txn = None  # type: ignore[assignment]  # it is out of reach
-        return txn
+    _in_flight: Optional[InFlight] = None  # of the last subscriber that was asked for
 
     def put_header(self, header: Header) -> None:
         """Store the header if it has changed."""
         if header != self.header:
             self._txn.put(layouts.HEADER_KEY, layouts.encode_header(header), db=self._dbs.queue_db)
-            self.header = header
+            known = self.own_known()
+            self.header = known["header"] = header
+            known["at_rest"], known["room"] = False, None
+            self.changed = True
 
     def message_type(self) -> Optional[str]:
         """Return the full name of the protobuf type that the queue is bound to, if any.
@@ -126,9 +59,45 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         self._txn.put(layouts.MESSAGE_TYPE_KEY, name.encode(), db=self._dbs.queue_db)
 
     def log(self) -> Log:
-        """Return the log: the runs in ``meta_db`` and the ids in ``data_db``."""
+        """Return the log, to read it: the runs in ``meta_db`` and the ids in ``data_db``."""
         cursor = self._txn.cursor
         return Log(cursor(self._dbs.meta_db), cursor(self._dbs.data_db))
+
+    def next_id(self) -> int:
+        """Return the id that the next message will get."""
+        next_id = self.known["next_id"]
+        if next_id is None:
+            next_id = self.own_known()["next_id"] = self.log().next_id()
+        return next_id
+
+    def oldest_us(self) -> int:
+        """Return when the oldest run began."""
+        oldest_us = self.known["oldest_us"]
+        if oldest_us is None:
+            oldest_us = self.own_known()["oldest_us"] = self.log().oldest().time_us
+        return oldest_us
+
+    def run_of(self, message_id: int) -> Run:
+        """Return the run of a message, as :meth:`Log.at` does."""
+        span = self.known["span"]
+        if span is None or not span.run.first_id <= message_id < span.end_id:
+            span = self.own_known()["span"] = self.log().span_at(message_id)
+        return span.run
+
+    def begin_run(self, time_us: int, largest_bytes: int) -> None:
+        """Begin a new run with the next message: see :meth:`Log.begin_run`."""
+        self.changing_log().begin_run(time_us, largest_bytes)
+
+    def mark_end(self, next_id: int) -> None:
+        """Store the next id: see :meth:`Log.mark_end`."""
+        self.changing_log().mark_end(next_id)
+        self.own_known()["next_id"] = None
+
+    def changing_log(self) -> Log:
+        """Return the log, to change its runs."""
+        known = self.own_known()
+        known["span"] = known["room"] = known["oldest_us"] = None
+        return self.log()
 
     def delayed_messages(self) -> DelayedMessages:
         """Return the delayed messages."""
@@ -159,17 +128,19 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         :param largest_bytes: no message is larger
         :raise DamagedError: a stored message has such an id, or a later one
         """
-        long = largest_bytes >= layouts.PART_BYTES
-        if len(payloads) == 1 and not long:
+        long, count = largest_bytes >= layouts.PART_BYTES, len(payloads)
+        if count == 1 and not long:
             complete = self._txn.put(pack_id(first_id), payloads[0], append=True, db=self._dbs.data_db)
         else:
             heads = list(map(self.parts().put, itertools.count(first_id), payloads)) if long else payloads
-            keys = map(pack_id, range(first_id, first_id + len(heads)))
-            _, count = self._txn.cursor(self._dbs.data_db).putmulti(zip(keys, heads), append=True)
-            complete = count == len(heads)
+            keys = map(pack_id, range(first_id, first_id + count))
+            _, appended = self._txn.cursor(self._dbs.data_db).putmulti(zip(keys, heads), append=True)
+            complete = appended == count
         # LMDB skips keys out of order without an error.
         if not complete:
             raise errors.DamagedError(f"Message id {first_id} is not after the ids of all stored messages.")
+        self.own_known()["next_id"] = first_id + count
+        self.changed = True
 
     def parts(self) -> Parts:
         """Return the further parts of long payloads."""
@@ -189,20 +160,19 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
         cursor = self._txn.cursor(self._dbs.data_db)
         return unpack_id(cursor.key()) if cursor.last() else None
 
-    def messages(self, start: int, max_messages: int, max_bytes: int) -> Tuple[List[int], List[bytes]]:
+    def messages(self, start: int, max_messages: int, max_bytes: int) -> Tuple[Sequence[int], List[bytes]]:
         """Read the next messages from an id on: ids and payloads.
 
         :param max_messages: the maximum number of messages
         :param max_bytes: the maximum size of their payloads; one message is read in any case
         """
+        if max_messages == 1:
+            return self._next_message(start)
+        cursor = self._txn.cursor(self._dbs.data_db)
         ids: List[int] = []
         payloads: List[bytes] = []
-        cursor = self._txn.cursor(self._dbs.data_db)
         if not cursor.set_range(pack_id(start)):
             return ids, payloads
-        if max_messages == 1:
-            key, value = cursor.item()
-            return [unpack_id(key)], [self._payload(key, value)]
         records_left = iter(cursor)
         while len(ids) < max_messages:
             batch = list(itertools.islice(records_left, min(max_messages - len(ids), BATCH_MESSAGES)))
@@ -220,6 +190,27 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
                 break
         return ids, payloads
 
+    def _next_message(self, start: int) -> Tuple[Sequence[int], List[bytes]]:
+        """Read the next message. If nobody else has written since the one before it was read, read some ahead."""
+        ahead = self.known["ahead"]
+        if ahead is not None and ahead.start <= start < ahead.ids.stop:
+            index = max(0, start - ahead.ids.start)
+            return (ahead.ids[index], ), [ahead.payloads[index]]
+        cursor = self._txn.cursor(self._dbs.data_db)
+        if not cursor.set_range(pack_id(start)):
+            return (), []
+        if ahead is not None and ahead.ids.stop == start:
+            ahead = _read_ahead(cursor, start)
+            if ahead is not None:
+                self.own_known()["ahead"] = ahead
+                return (ahead.ids[0], ), [ahead.payloads[0]]
+            cursor.set_range(pack_id(start))
+        key, value = cursor.item()
+        message_id = unpack_id(key)
+        end = message_id + 1
+        self.own_known()["ahead"] = Ahead(end, range(end, end), ())
+        return (message_id, ), [self._payload(key, value)]
+
     def _payloads_within(self, batch: Sequence[Tuple[bytes, bytes]], max_bytes: int, some_found: bool) -> List[bytes]:
         """Return the payloads of the first records, as many as fit; one in any case, unless some were found before."""
         payloads: List[bytes] = []
@@ -231,45 +222,20 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
             payloads.append(payload)
         return payloads
 
-    def delete_below(self, bound: int, limit: int) -> Tuple[int, bool]:
-        """Delete the messages below an id.
+    def message_cursors(self) -> "Tuple[lmdb.Cursor[bytes], lmdb.Cursor[bytes]]":
+        """Return LMDB cursors of ``data_db`` and ``chunk_db``, to delete messages."""
+        return self._txn.cursor(self._dbs.data_db), self._txn.cursor(self._dbs.chunk_db)
 
-        :param limit: the maximum number of messages, and of parts of long ones
-        :return: the number of deleted messages, and whether all below the bound are deleted
-        """
-        reached = key_bound = pack_id(bound)
-        chunks = self._txn.cursor(self._dbs.chunk_db)
-        if chunks.first():
-            _delete_while_below(chunks, key_bound, limit)
-            # A message stays until all its parts are deleted.
-            reached = min(key_bound, chunks.key()[:len(key_bound)] or key_bound)
-        log, data, deleted = self.log(), self._txn.cursor(self._dbs.data_db), 0
-        if data.last() and data.key() < reached:
-            latest = data.key()
-            log.mark_end(log.next_id())
-            data.first()
-            if data.key() != latest and self.stored_messages() <= limit:
-                # All can be deleted, as when a subscriber has caught up: far cheaper than one by one.
-                deleted = self.stored_messages()
-                self._txn.drop(self._dbs.data_db, delete=False)
-        if not deleted:
-            data.first()
-            deleted = _delete_while_below(data, reached, limit)
-        rest = data.key()
-        all_deleted = not rest or rest >= key_bound
-        log.delete_below(bound if all_deleted else unpack_id(rest))
-        return deleted, all_deleted
+    def drop_messages(self) -> None:
+        """Delete all messages, but no parts: far cheaper than one by one."""
+        self._txn.drop(self._dbs.data_db, delete=False)
 
-    def delete_last(self, count: int) -> None:
-        """Delete the latest messages, by their number."""
-        log = self.log()
-        first_id = log.id_of(log.messages_before(log.next_id()) - count)
-        log.truncate(first_id)
-        for sub_database in (self._dbs.data_db, self._dbs.chunk_db):
-            cursor = self._txn.cursor(sub_database)
-            if cursor.set_range(pack_id(first_id)):
-                while cursor.key():
-                    cursor.delete()
+    def forget_below(self, bound: int) -> None:
+        """Forget what is known of messages below an id, which are about to be deleted, and of their runs."""
+        known = self.own_known()
+        known["span"] = known["oldest_us"] = None
+        if known["ahead"] is not None:
+            known["ahead"] = known["ahead"].without(bound)
 
     def stored_messages(self) -> int:
         """Count the messages in ``data_db``, including those that wait to be deleted."""
@@ -295,8 +261,19 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
 
     def subscriber(self, identifier: bytes) -> Optional[SubscriberRecord]:
         """Return a subscriber's record, or None if there is no such subscriber."""
-        value = self._txn.get(identifier, db=self._dbs.subscriber_db)
-        return None if value is None else layouts.decode_subscriber(value)
+        record = self.known["subscribers"].get(identifier)
+        if record is None:
+            value = self._txn.get(identifier, db=self._dbs.subscriber_db)
+            if value is None:
+                return None
+            record = layouts.decode_subscriber(value)
+            self._know_subscriber(identifier, record)
+        return record
+
+    def _know_subscriber(self, identifier: bytes, record: SubscriberRecord) -> None:
+        known = self.own_known()
+        others = known["subscribers"] if len(known["subscribers"]) < KNOWN_SUBSCRIBERS else {}
+        known["subscribers"] = {**others, identifier: record}
 
     def subscribers(self) -> List[Tuple[bytes, SubscriberRecord]]:
         """List the identifiers and records of all subscribers."""
@@ -305,45 +282,88 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
     def put_subscriber(self, identifier: bytes, record: SubscriberRecord) -> None:
         """Store a subscriber's record."""
         self._txn.put(identifier, layouts.encode_subscriber(record), db=self._dbs.subscriber_db)
+        self._know_subscriber(identifier, record)
+        self.changed = True
 
     def delete_subscriber(self, identifier: bytes) -> None:
         """Delete a subscriber's record."""
         self._txn.delete(identifier, db=self._dbs.subscriber_db)
+        known = self.own_known()
+        known["subscribers"], known["room"] = {}, None
 
     def low_water_mark(self) -> Optional[int]:
         """Return the lowest cursor of all subscribers, or None if there are none."""
+        cursors = self._cursors()
+        if cursors is not None:
+            return min(cursors, default=None)
         cursor = self._txn.cursor(self._dbs.pending_db)
         return unpack_id(cursor.key()) if cursor.first() else None
 
-    def has_subscribers(self) -> bool:
-        """Return whether there is any subscriber."""
-        return self._txn.cursor(self._dbs.pending_db).first()
+    def _cursors(self) -> Optional[Mapping[int, int]]:
+        """Return how many subscribers have their cursor at each id, or None if there are too many cursors to keep."""
+        cursors = self.known["cursors"]
+        if cursors is None:
+            cursors = dict(itertools.islice(self._stored_cursors(), KNOWN_CURSORS + 1))
+            if len(cursors) > KNOWN_CURSORS:
+                return None
+            self.own_known()["cursors"] = cursors
+        return cursors
 
     def count_cursor(self, message_id: int, change: int) -> None:
         """Change the number of subscribers that have their cursor at an id.
 
         :param change: 1 or -1
         """
-        key = pack_id(message_id)
-        value = self._txn.get(key, db=self._dbs.pending_db)
-        count = change + (0 if value is None else layouts.NUMBER.unpack(value)[0])
+        cursors = self._cursors()
+        counts = {message_id: self._stored_count(message_id)} if cursors is None else dict(cursors)
+        self._count(counts, message_id, change)
+        self.own_known()["cursors"] = None if cursors is None else counts
+
+    def move_cursor(self, before: int, after: int) -> Optional[int]:
+        """Move the cursor of one subscriber; return the low-water mark then."""
+        cursors = self._cursors()
+        if cursors is None:
+            self.count_cursor(before, -1)
+            self.count_cursor(after, 1)
+            return self.low_water_mark()
+        counts = dict(cursors)
+        self._count(counts, before, -1)
+        self._count(counts, after, 1)
+        self.own_known()["cursors"] = counts if len(counts) <= KNOWN_CURSORS else None
+        return min(counts)
+
+    def _count(self, counts: Dict[int, int], message_id: int, change: int) -> None:
+        """Change the number of one cursor, also among those that are known."""
+        count = counts.pop(message_id, 0) + change
         if count:
-            self._txn.put(key, layouts.NUMBER.pack(count), db=self._dbs.pending_db)
+            counts[message_id] = count
+            self._txn.put(pack_id(message_id), layouts.NUMBER.pack(count), db=self._dbs.pending_db)
         else:
-            self._txn.delete(key, db=self._dbs.pending_db)
+            self._txn.delete(pack_id(message_id), db=self._dbs.pending_db)
+
+    def _stored_count(self, message_id: int) -> int:
+        value = self._txn.get(pack_id(message_id), db=self._dbs.pending_db)
+        return 0 if value is None else layouts.NUMBER.unpack(value)[0]
 
     def cursor_counts(self) -> List[Tuple[int, int]]:
         """List the records of ``pending_db``: each cursor, and how many subscribers have it."""
-        cursor = self._txn.cursor(self._dbs.pending_db)
-        return [(unpack_id(key), layouts.NUMBER.unpack(value)[0]) for key, value in cursor]
+        return list(self._stored_cursors())
+
+    def _stored_cursors(self) -> Iterator[Tuple[int, int]]:
+        for key, value in self._txn.cursor(self._dbs.pending_db):
+            yield unpack_id(key), layouts.NUMBER.unpack(value)[0]
 
     # Messages in flight and dead letters
 
     def in_flight(self, record: SubscriberRecord) -> InFlight:
         """Return the messages in flight of a subscriber with a policy."""
-        cursor = self._txn.cursor
+        found = self._in_flight
         shared = record.policy is not None and record.policy.shared
-        return InFlight(record.number, shared, cursor(self._dbs.index_db), cursor(self._dbs.due_db))
+        if found is None or not found.is_of(record.number, shared):
+            cursor = self._txn.cursor
+            self._in_flight = found = InFlight(record.number, shared, cursor(self._dbs.index_db),
+                                               cursor(self._dbs.due_db))
+        return found
 
     def dead_letters(self, number: int) -> DeadLetters:
         """Return the dead letters and requeued messages of a subscriber."""
@@ -361,23 +381,13 @@ class Transaction:  # pylint: disable=too-many-public-methods  # one short metho
                 yield name, key
 
 
-def _is_open(txn: "lmdb.Transaction[bytes]") -> bool:
-    """Return whether an LMDB transaction is still open: it forgets its number when it ends."""
-    try:
-        txn.id()
-    except Exception:  # pylint: disable=broad-exception-caught  # lmdb.Error, which only database.py imports
-        return False
-    return True
-
-
-def _delete_while_below(cursor: "lmdb.Cursor[bytes]", bound: bytes, limit: int) -> int:
-    """Delete the records below a key, from the cursor on; return their number.
-
-    The cursor is then at the first record that is left. At the end there is no key.
-    """
-    deleted = 0
-    key, delete = cursor.key, cursor.delete
-    while deleted < limit and b"" < key() < bound:
-        delete()
-        deleted += 1
-    return deleted
+def _read_ahead(cursor: "lmdb.Cursor[bytes]", start: int) -> Optional[Ahead]:
+    """Read short messages without gaps from the LMDB cursor on; return None if the first is long."""
+    payloads: List[bytes] = []
+    size_bytes, first_id = 0, unpack_id(cursor.key())
+    for key, payload in itertools.islice(cursor, AHEAD_MESSAGES):
+        size_bytes += len(payload)
+        if size_bytes > AHEAD_BYTES or unpack_id(key) != first_id + len(payloads):
+            break
+        payloads.append(payload)
+    return Ahead(start, range(first_id, first_id + len(payloads)), payloads) if payloads else None

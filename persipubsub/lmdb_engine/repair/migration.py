@@ -182,9 +182,8 @@ class _Building:
         largest_bytes = max(map(len, payloads))
 
         def append(txn: Transaction) -> None:
-            log = txn.log()
-            log.begin_run(self._time_us, largest_bytes)
-            txn.append(log.next_id(), payloads, largest_bytes)
+            txn.begin_run(self._time_us, largest_bytes)
+            txn.append(txn.next_id(), payloads, largest_bytes)
 
         return append
 

@@ -209,7 +209,7 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             self.saved += len(payloads)
             if self._progress is not None:
                 self._progress(self.saved, len(self._ids))
-        yield lambda txn: txn.log().mark_end(self._next_id)
+        yield lambda txn: txn.mark_end(self._next_id)
         yield self._put_deduplication_ids
         for subscriber in self.subscribers:
             yield from subscriber.steps()
@@ -266,10 +266,9 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         time_us = next((run.time_us for run in runs if run.time_us), None)
 
         def append(txn: Transaction) -> None:
-            log = txn.log()
-            log.mark_end(first_id)
-            log.begin_run(max(message_log.now_us(txn) if time_us is None else time_us,
-                              log.newest().time_us), largest_bytes)
+            txn.mark_end(first_id)
+            newest_us = txn.log().newest().time_us
+            txn.begin_run(max(message_log.now_us(txn) if time_us is None else time_us, newest_us), largest_bytes)
             txn.append(first_id, payloads, largest_bytes)
 
         return append

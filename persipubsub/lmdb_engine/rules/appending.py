@@ -1,12 +1,13 @@
 """Append messages, and keep the queue below its high-water mark; on an open transaction."""
 
-from typing import Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import clock, errors
 from persipubsub.engine.values import Batch, Sent
+from persipubsub.lmdb_engine.records import deletions
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import Header, Run, bytes_between
-from persipubsub.lmdb_engine.records.runs import joins
+from persipubsub.lmdb_engine.records.runs import joining_us, joins
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import retention
 from persipubsub.lmdb_engine.rules.message_log import (expire, first_live_id, live_bytes, live_messages, remove_below,
@@ -14,11 +15,35 @@ from persipubsub.lmdb_engine.rules.message_log import (expire, first_live_id, li
 from persipubsub.queue import RECORD_BYTES_MAX, Strategy
 
 
+class Room(NamedTuple):
+    """Bounds within which messages are simply appended: they join the newest run, nothing expires, no limit is near.
+
+    They hold until the header or the runs change, or a subscriber is removed.
+    """
+
+    until_us: int  # on the clock of persipubsub.clock.boottime_us
+    largest_bytes: int
+    end_id: int
+
+
 def put(txn: Transaction, batch: Batch) -> Sent:
     """Append messages, and enforce the high-water mark as if each had been sent alone.
 
     :raise MessageTooLargeError: one is larger than the queue may be
     """
+    payloads, _, largest_bytes = batch
+    room: Optional[Room] = txn.known["room"]
+    first_id = txn.known["next_id"]
+    if (room is None or first_id is None or largest_bytes > room.largest_bytes or first_id + len(payloads) > room.end_id
+            or clock.boottime_us() > room.until_us):
+        return _put_with_care(txn, batch)
+    txn.published = True
+    txn.append(first_id, payloads, largest_bytes)
+    return Sent(range(first_id, first_id + len(payloads)), True)
+
+
+def _put_with_care(txn: Transaction, batch: Batch) -> Sent:
+    """Append messages wherever they may begin a run, expire others or reach a limit; find the room for later ones."""
     header, log = txn.header, txn.log()
     if batch.largest_bytes > header.hwm_db_size:
         require_below_mark(header, batch.largest_bytes)
@@ -28,8 +53,8 @@ def put(txn: Transaction, batch: Batch) -> Sent:
         raise errors.StorageError(
             f"The queue has used the message ids up to {first_id - 1}, and ids must be below 2 ** 63, so "
             f"{len(ids)} messages cannot be sent. Set up another queue.")
-    if not txn.has_subscribers() and not header.retention_us:
-        log.mark_end(ids.stop)
+    if txn.low_water_mark() is None and not header.retention_us:
+        txn.mark_end(ids.stop)
         remove_below(txn, ids.stop)
         header = txn.header
         txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + len(ids)))
@@ -45,9 +70,26 @@ def put(txn: Transaction, batch: Batch) -> Sent:
         _put_at_mark(txn, time_us, first_id, batch.payloads)
         return Sent(ids, True)
     if not joins(newest, time_us, batch.largest_bytes, header.message_timeout_us):
-        log.begin_run(time_us, batch.largest_bytes)
+        txn.begin_run(time_us, batch.largest_bytes)
+        newest = log.newest()
     txn.append(first_id, batch.payloads, batch.largest_bytes)
+    txn.own_known()["room"] = _room(txn.header, oldest, newest)
     return Sent(ids, True)
+
+
+def _room(header: Header, oldest: Run, newest: Run) -> Room:
+    """Return the bounds up to which messages can join the newest run."""
+    time_us = min(newest.time_us + joining_us(header.message_timeout_us), oldest.time_us + header.message_timeout_us)
+    earlier = newest.messages_before - oldest.messages_before
+    earlier_bytes = bytes_between(oldest, newest) + RECORD_BYTES_MAX * earlier
+    fitting = (_fitting_bytes(header) - earlier_bytes) // (newest.largest_bytes + RECORD_BYTES_MAX)
+    end_id = newest.first_id + min(header.max_messages - earlier, fitting)
+    return Room(time_us - header.clock_offset_us, newest.largest_bytes, min(end_id, REQUEUED))
+
+
+def _fitting_bytes(header: Header) -> int:
+    """Return how many bytes of payloads and records surely fit below ``hwm_db_size``: a page is at least half full."""
+    return (header.hwm_db_size - 16 * 4096) // 2 - 1
 
 
 def require_below_mark(header: Header, size_bytes: int) -> None:
@@ -61,8 +103,7 @@ def require_below_mark(header: Header, size_bytes: int) -> None:
 def skip_ids(txn: Transaction, count: int) -> None:
     """Assign ids to messages that are dropped because of the high-water mark."""
     if count:
-        log = txn.log()
-        log.mark_end(log.next_id() + count)
+        txn.mark_end(txn.next_id() + count)
         _count_overflow(txn, count)
 
 
@@ -77,7 +118,7 @@ def _certainly_below_mark(header: Header, oldest: Run, newest: Run, batch: Batch
     if messages > header.max_messages:
         return False
     payload_bytes = bytes_between(oldest, newest) + in_newest * newest.largest_bytes + batch.size_bytes
-    return 2 * (payload_bytes + RECORD_BYTES_MAX * messages) + 16 * 4096 < header.hwm_db_size
+    return payload_bytes + RECORD_BYTES_MAX * messages <= _fitting_bytes(header)
 
 
 def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int, int]:
@@ -118,7 +159,7 @@ def _put_at_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequen
     # The new messages that stay are those among the first `head` of all, and the last ones.
     first, last = payloads[:max(0, head - live)], payloads[-tail:]
     overflowed += _append_below_size_mark(txn, time_us, first)
-    txn.log().mark_end(first_id + len(payloads) - len(last))
+    txn.mark_end(first_id + len(payloads) - len(last))
     overflowed += _append_below_size_mark(txn, time_us, last)
     _count_overflow(txn, overflowed)
 
@@ -139,9 +180,8 @@ def _append_below_size_mark(txn: Transaction, time_us: int, payloads: Sequence[b
             overflowed += _make_room(txn)
         part = payloads[start:start + _count_that_fits(payloads, start, txn.header.hwm_db_size - live_bytes(txn))]
         largest_bytes = max(map(len, part))
-        log = txn.log()
-        log.begin_run(time_us, largest_bytes)
-        txn.append(log.next_id(), part, largest_bytes)
+        txn.begin_run(time_us, largest_bytes)
+        txn.append(txn.next_id(), part, largest_bytes)
         start += len(part)
     return overflowed
 
@@ -179,7 +219,7 @@ def _remove(txn: Transaction, count: int) -> None:
     if not count:
         return
     if Strategy(txn.header.strategy) == Strategy.prune_last:
-        txn.delete_last(count)
+        deletions.delete_last(txn, count)
     else:
         _remove_oldest(txn, count)
 

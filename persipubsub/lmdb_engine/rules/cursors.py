@@ -16,6 +16,12 @@ from persipubsub.lmdb_engine.rules.message_log import (clear_delayed, count_from
                                                        first_unexpired_id, now_us, prune_dangling, remove_below,
                                                        retained_messages, with_clock)
 
+#: Acknowledged messages are deleted when the low-water mark passes a multiple of this. Until then they are stored below
+#: it, and count as deleted. To delete one costs about as much as to move the cursor.
+DELETED_TOGETHER = 64
+#: Larger ones are deleted at once, so that the file does not grow by those that wait.
+SMALL_BYTES_MAX = 4096
+
 
 def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
     """Find a subscriber.
@@ -39,7 +45,7 @@ def add_subscriber(txn: Transaction, identifier: bytes, policy: Optional[Policy]
     if txn.subscriber(identifier) is not None:
         return False
     header = txn.header
-    next_id = txn.log().next_id()
+    next_id = txn.next_id()
     txn.put_subscriber(identifier, SubscriberRecord(header.next_subscriber_number, next_id, policy=policy))
     txn.count_cursor(next_id, 1)
     txn.put_header(header._replace(next_subscriber_number=header.next_subscriber_number + 1))
@@ -64,7 +70,7 @@ def clear_subscribers(txn: Transaction) -> Cleared:
     retained, subscribers = retained_messages(txn), list(txn.subscribers())
     for identifier, record in subscribers:
         _remove_record(txn, identifier, record)
-    count = remove_below(txn, txn.log().next_id())
+    count = remove_below(txn, txn.next_id())
     header = txn.header
     txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + count - retained))
     return Cleared(count + clear_delayed(txn), sum(record.dead_letters for _, record in subscribers))
@@ -152,8 +158,8 @@ def own_record(txn: Transaction, subscription: Subscription) -> SubscriberRecord
 
 def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> Optional[Found]:
     """Return what was found, or None if the first message has expired: none after it was committed earlier."""
-    sent_us = txn.log().at(ids[0]).time_us
-    expires_us = sent_us + txn.header.message_timeout_us - with_clock(txn).clock_offset_us
+    header = with_clock(txn)
+    expires_us = txn.run_of(ids[0]).time_us + header.message_timeout_us - header.clock_offset_us
     return None if expires_us < clock.boottime_us() else Found(ids, payloads, expires_us)
 
 
@@ -181,8 +187,8 @@ def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int]
     if since is not None:
         log = txn.log()
         acknowledged += max(0, log.messages_before(ids[0]) - log.messages_before(first_live_id(txn, record.next_id)))
-    move(txn, subscription.identifier, record._replace(next_id=last_id + 1, taken=record.taken + acknowledged),
-         record.next_id, last_id + 1)
+    moved = SubscriberRecord(record.number, last_id + 1, record.taken + acknowledged, *record[3:])
+    move(txn, subscription.identifier, moved, record.next_id, last_id + 1)
 
 
 @icontract.ensure(lambda txn, identifier: not count_from(txn,
@@ -201,7 +207,7 @@ def acknowledge_all(txn: Transaction, identifier: bytes) -> int:
     if record.policy is not None:
         pending += dead_letters.awaited(txn, record, max(start, first_live_id(txn))).messages
         record = dead_letters.forget(txn, record)
-    next_id = txn.log().next_id()
+    next_id = txn.next_id()
     move(txn, identifier, record._replace(next_id=next_id), before, next_id)
     return pending
 
@@ -211,11 +217,18 @@ def move(txn: Transaction, identifier: bytes, record: SubscriberRecord, before: 
     txn.put_subscriber(identifier, record)
     if before == after:
         return
-    txn.count_cursor(before, -1)
-    txn.count_cursor(after, 1)
-    low_water_mark = txn.low_water_mark()
-    if low_water_mark is not None and low_water_mark > before:
+    low_water_mark = txn.move_cursor(before, after)
+    if low_water_mark is not None and low_water_mark > before and _deletes(txn, before, low_water_mark):
         remove_below(txn, retention.bound(txn, now_us(txn)) if txn.header.retention_us else low_water_mark)
+
+
+def _deletes(txn: Transaction, before: int, low_water_mark: int) -> bool:
+    """Return whether messages are to be deleted now that the low-water mark has moved. Small ones wait for others."""
+    if txn.header.retention_us or before // DELETED_TOGETHER != low_water_mark // DELETED_TOGETHER:
+        return True
+    run = txn.run_of(before)
+    return run.largest_bytes > SMALL_BYTES_MAX or (low_water_mark - before > 1
+                                                   and txn.run_of(low_water_mark - 1) is not run)
 
 
 # Failing

@@ -40,7 +40,7 @@ def policy_of(record: SubscriberRecord) -> Policy:
 
 def position(txn: Transaction, record: SubscriberRecord) -> int:
     """Return the cursor of a subscriber: the id of the first message that it has not acknowledged, or its next id."""
-    if record.policy is None or not record.policy.shared:
+    if not record.in_flight:  # as of every subscriber that is not shared
         return record.next_id
     first_id = txn.in_flight(record).first_id()
     return record.next_id if first_id is None else min(first_id, record.next_id)

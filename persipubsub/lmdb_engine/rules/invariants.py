@@ -3,7 +3,7 @@
 import collections
 import itertools
 import struct
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from persipubsub import errors
 from persipubsub.engine import checks, values
@@ -13,7 +13,7 @@ from persipubsub.lmdb_engine.records import layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import dead_letters, message_log
+from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
 from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
 from persipubsub.queue import Durability, Strategy
 from persipubsub.status import Violation
@@ -21,8 +21,8 @@ from persipubsub.status import Violation
 INVARIANTS = {
     "I0": "the pages of the file are sound, and every record can be read",
     "I1": "pending_db holds exactly the multiset of all cursors, and every subscriber has its own number",
-    "I2": "no message is below the low-water mark, except those that are retained, and those below `first` that wait "
-    "to be deleted, which are counted",
+    "I2": "no message is below the low-water mark, except those that are retained, those below `first` that wait to be "
+    "deleted, which are counted, and small ones after the last multiple of 64, which wait to be deleted together",
     "I3": "every message is in the range of exactly one run, and the running totals of runs agree",
     "I4": "no cursor is beyond the next id",
     "I5": "the ranges of runs do not overlap",
@@ -90,18 +90,19 @@ def _cursors(txn: Transaction) -> _Found:
 
 
 def _messages(txn: Transaction) -> _Found:
-    header, low_water_mark = txn.header, txn.low_water_mark()
+    header, low_water_mark, deleted_below = txn.header, txn.low_water_mark(), message_log.deleted_below(txn)
     ranges = collections.deque(_ranges(txn))
-    waiting = 0
+    waiting = live = 0
     ids_in_parts = set(txn.parts().ids())
     for message_id, size_bytes in txn.sizes():
         while ranges[0].stop <= message_id:
             ranges.popleft()
         if message_id not in ranges[0]:
             yield "I3", f"message {message_id}"
+        live += message_id >= deleted_below
         if message_id < header.first and header.waiting:
             waiting += 1
-        elif not header.retention_us and (low_water_mark is None or message_id < low_water_mark):
+        elif not header.retention_us and not _may_be_stored(message_id, size_bytes or 0, low_water_mark):
             yield "I2", f"message {message_id}, low-water mark {low_water_mark}"
         if size_bytes is None and not (header.waiting and message_id < header.first):
             yield "I9", f"message {message_id} lacks a part"
@@ -109,8 +110,19 @@ def _messages(txn: Transaction) -> _Found:
             ids_in_parts.discard(message_id)
     if waiting != header.waiting:
         yield "I2", f"{waiting} messages wait to be deleted, the header counts {header.waiting}"
+    counted = message_log.live_messages(txn)
+    if counted != live:
+        yield "I3", f"the totals of the log are {counted} messages, stored are {live}"
     if ids_in_parts:
         yield "I9", f"parts of no long message: {sorted(ids_in_parts)[:10]}"
+
+
+def _may_be_stored(message_id: int, size_bytes: int, low_water_mark: Optional[int]) -> bool:
+    """Return whether a message may be stored in a queue without a retention."""
+    if low_water_mark is None or message_id >= low_water_mark:
+        return low_water_mark is not None
+    waits = message_id // cursors.DELETED_TOGETHER == low_water_mark // cursors.DELETED_TOGETHER
+    return waits and size_bytes <= cursors.SMALL_BYTES_MAX
 
 
 def _ranges(txn: Transaction) -> List[range]:
@@ -129,9 +141,6 @@ def _runs(txn: Transaction) -> _Found:
             yield "I5", f"{run} and {later}"
         if run.time_us > later.time_us or layouts.bytes_between(run, later) > messages * run.largest_bytes:
             yield "I3", f"{run} and {later}"
-    counted, _ = message_log.count_from(txn, 0)
-    if counted != message_log.live_messages(txn):
-        yield "I3", f"the totals of the log are {counted} messages, stored are {message_log.live_messages(txn)}"
 
 
 def _owners(txn: Transaction) -> _Found:

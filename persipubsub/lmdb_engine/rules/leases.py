@@ -14,6 +14,7 @@ A message may be deleted from the log while a worker holds it: it expires, an ov
 it. Its entry stays until the worker acknowledges it, or until its lease has ended.
 """
 
+import itertools
 import os
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
@@ -32,6 +33,17 @@ CLAIMED_MAX = 10_000
 #: maximum size of these messages.
 SETTLED_MAX = 1000
 SETTLED_BYTES_MAX = 64 * 1024**2
+
+
+def _new_tokens() -> None:
+    """Begin the tokens of this process at a random number: at import, and in a forked child."""
+    global _tokens  # pylint: disable=global-statement  # so that each claim need not ask the kernel
+    _tokens = itertools.count(int.from_bytes(os.urandom(len(NO_TOKEN)), "big") or 1)
+
+
+_tokens = itertools.count()  # pylint: disable=invalid-name  # it is not a constant
+_new_tokens()
+os.register_at_fork(after_in_child=_new_tokens)
 
 
 def due_us(txn: Transaction, subscription: Subscription) -> int:
@@ -61,7 +73,7 @@ def claim(txn: Transaction, subscription: Subscription, max_messages: int, max_b
     """
     record = cursors.own_record(txn, subscription)
     now_us = message_log.now_us(txn)
-    if txn.log().oldest().time_us < now_us - txn.header.message_timeout_us:
+    if txn.oldest_us() < now_us - txn.header.message_timeout_us:
         message_log.expire(txn)
     claiming = _Claiming(txn, record, now_us, max_messages, max_bytes)
     claiming.claim_due()
@@ -85,7 +97,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # the state of
         self._max_messages = 1 if self._policy.max_deliveries == 1 else min(max_messages, CLAIMED_MAX)
         self._max_bytes = max_bytes
         self._deliveries = txn.in_flight(record)
-        self._token = os.urandom(len(NO_TOKEN))
+        self._token = (next(_tokens) % 2**64).to_bytes(len(NO_TOKEN), "big")
         self.record = record
         self.before = dead_letters.position(txn, record)
         self.ids: Sequence[int] = []
@@ -134,9 +146,9 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # the state of
         start = max(self.record.next_id, self._txn.header.first)
         self.ids, self.payloads = self._txn.messages(start, self._max_messages, self._max_bytes)
         if self.ids:
-            self._deliveries.put_many(self.ids, self._claimed(Delivery(0, NO_TOKEN, 0)))
-            self.record = self.record._replace(next_id=self.ids[-1] + 1,
-                                               in_flight=self.record.in_flight + len(self.ids))
+            self._deliveries.put_many(self.ids, Delivery(1, self._token, self._now_us + self._policy.lease_us))
+            number, _, taken, policy, in_flight, *others = self.record
+            self.record = SubscriberRecord(number, self.ids[-1] + 1, taken, policy, in_flight + len(self.ids), *others)
 
     def _claimed(self, entry: Delivery) -> Delivery:
         return Delivery(entry.deliveries + 1, self._token, self._now_us + self._policy.lease_us, entry.failure)
@@ -147,7 +159,7 @@ class _Claiming:  # pylint: disable=too-many-instance-attributes  # the state of
             return NOTHING._replace(dropped=self._dropped)
         expires_us = NEVER_US
         if self.ids[0] < REQUEUED:
-            expires_us = self._txn.log().at(self.ids[0]).time_us + self._txn.header.message_timeout_us
+            expires_us = self._txn.run_of(self.ids[0]).time_us + self._txn.header.message_timeout_us
         ends_us = min(expires_us, self._now_us + self._policy.lease_us) - self._now_us + self._boottime_us
         return Found(self.ids, self.payloads, expires_us=ends_us, token=self._token, dropped=self._dropped)
 
@@ -183,12 +195,12 @@ def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int]
     before, deliveries, held = dead_letters.position(txn, record), txn.in_flight(record), _held(txn, record, ids, token)
     for own_ids, entry in held.groups:
         deliveries.delete_many(own_ids, entry)
-        requeued = [message_id for message_id in own_ids if message_id >= REQUEUED]
+        requeued = [message_id for message_id in own_ids if message_id >= REQUEUED] if record.requeued else ()
         for message_id in requeued:
             txn.dead_letters(record.number).delete(message_id - REQUEUED)
-        record = record._replace(taken=record.taken + len(own_ids),
-                                 in_flight=record.in_flight - len(own_ids) + len(requeued),
-                                 requeued=record.requeued - len(requeued))
+        record = SubscriberRecord(record.number, record.next_id, record.taken + len(own_ids), record.policy,
+                                  record.in_flight - len(own_ids) + len(requeued), record.requeued - len(requeued),
+                                  record.dead_letters)
     if held.groups:
         cursors.move(txn, subscription.identifier, record, before, dead_letters.position(txn, record))
     return Settled(lost=held.lost)

@@ -16,6 +16,7 @@ from typing import Tuple
 
 from persipubsub import clock
 from persipubsub.engine.values import NEVER_US
+from persipubsub.lmdb_engine.records import deletions
 from persipubsub.lmdb_engine.records.layouts import Header, require_count
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import retention
@@ -63,6 +64,7 @@ def expire(txn: Transaction) -> int:
     """
     # Messages that all subscribers acknowledged do not count as expired.
     retained = retained_messages(txn) if txn.header.retention_us else 0
+    settle(txn)
     count = remove_below(txn, first_unexpired_id(txn, now_us(txn)))
     header, expired = txn.header, max(0, count - retained)
     txn.put_header(header._replace(pruned_timeout=header.pruned_timeout + expired))
@@ -93,13 +95,19 @@ def remove_below(txn: Transaction, bound: int) -> int:
     """
     header = txn.header
     bound = max(bound, header.first)
-    deleted, all_deleted = txn.delete_below(bound, DELETIONS_MAX)
+    deleted, all_deleted = deletions.delete_below(txn, bound, DELETIONS_MAX)
     if all_deleted and not header.waiting:
         return deleted
     log = txn.log()
     waiting = 0 if all_deleted else log.messages_before(bound) - log.messages_before(txn.first_id(0) or 0)
     txn.put_header(header._replace(first=bound, waiting=waiting))
     return deleted + waiting - header.waiting
+
+
+def settle(txn: Transaction) -> None:
+    """Delete the acknowledged messages that wait to be deleted together with others: see :func:`.cursors.move`."""
+    if not txn.header.retention_us:
+        remove_dangling(txn)
 
 
 def prune_dangling(txn: Transaction) -> int:
@@ -134,21 +142,27 @@ def clear_delayed(txn: Transaction) -> int:
 # Counting
 
 
+def deleted_below(txn: Transaction) -> int:
+    """Return the id below which messages count as deleted, though some of them may still be stored."""
+    low_water_mark = None if txn.header.retention_us else txn.low_water_mark()
+    return txn.header.first if low_water_mark is None else max(txn.header.first, low_water_mark)
+
+
 def first_live_id(txn: Transaction, start: int = 0) -> int:
-    """Return the id of the first message, from an id on, that does not wait to be deleted; the next id if none."""
-    message_id = txn.first_id(max(start, txn.header.first))
-    return txn.log().next_id() if message_id is None else message_id
+    """Return the id of the first message, from an id on, that does not count as deleted; the next id if none."""
+    message_id = txn.first_id(max(start, deleted_below(txn)))
+    return txn.next_id() if message_id is None else message_id
 
 
 def live_messages(txn: Transaction) -> int:
-    """Count the messages that do not wait to be deleted."""
-    return txn.stored_messages() - txn.header.waiting
+    """Count the messages that do not count as deleted."""
+    return count_from(txn, 0)[0]
 
 
 def live_bytes(txn: Transaction) -> int:
-    """Return the size of the messages: their pages, less the share of the messages that wait to be deleted."""
+    """Return the size of the messages: their pages, less the share of those that count as deleted."""
     stored = txn.stored_messages()
-    return txn.stored_bytes() * (stored - txn.header.waiting) // stored if stored else 0
+    return txn.stored_bytes() * live_messages(txn) // stored if stored else 0
 
 
 def retained_messages(txn: Transaction) -> int:
@@ -159,7 +173,7 @@ def retained_messages(txn: Transaction) -> int:
 
 
 def count_from(txn: Transaction, start: int) -> Tuple[int, int]:
-    """Count the messages from an id on that do not wait to be deleted.
+    """Count the messages from an id on that do not count as deleted.
 
     :return: the number, and the id of the first one, or the next id if there is none
     """

@@ -66,7 +66,7 @@ def rewind(txn: Transaction, identifier: bytes, position: Position) -> int:
 
 def span(txn: Transaction, start: Position, end: Position) -> range:
     """Return the ids between two positions, of messages that are or were stored."""
-    kept_id = max(message_log.first_kept_id(txn, message_log.now_us(txn)), txn.header.first)
+    kept_id = max(message_log.first_kept_id(txn, message_log.now_us(txn)), message_log.deleted_below(txn))
     # An end that is a time includes the runs that began before it.
     end_id = resolved(txn, end) if end.message_id is not None else txn.log().first_id_since(end.time_us)
     return range(max(resolved(txn, start), kept_id), end_id)
@@ -74,7 +74,7 @@ def span(txn: Transaction, start: Position, end: Position) -> range:
 
 def read(txn: Transaction, ids: range) -> List[StoredMessage]:
     """Read the first stored messages of a range of ids; the list is empty if there are none."""
-    start = max(ids.start, txn.header.first)
+    start = max(ids.start, message_log.deleted_below(txn))
     # Not len(ids): it fails for a range of more than 2 ** 63 ids, which a damaged queue may have.
     count = min(HISTORY_MESSAGES_MAX, max(1, ids.stop - ids.start))
     found, payloads = txn.messages(start, count, HISTORY_BYTES_MAX)
