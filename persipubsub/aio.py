@@ -13,14 +13,14 @@ from typing import (Any, AsyncContextManager, AsyncGenerator, Awaitable, Callabl
                     Sequence, Tuple, Type, TypeVar, Union)
 
 from persipubsub import clock
-from persipubsub.bridge import Bridge, Seen
 from persipubsub.delayed import DelayedMessage
+from persipubsub.endpoints.bridge import Bridge, Seen
+from persipubsub.endpoints.receiving import Receiver
+from persipubsub.endpoints.sending import Sender
 from persipubsub.engine import checks
 from persipubsub.engine.commands import Command, Put, PutOnce
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX
 from persipubsub.engine.values import Found, Origin, Sent
-from persipubsub.receiving import Receiver
-from persipubsub.sending import Sender
 
 __all__ = ["AsyncPublisher", "AsyncReceipt", "AsyncSubscriber"]
 

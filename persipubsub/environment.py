@@ -10,14 +10,14 @@ import icontract
 
 from persipubsub import errors
 from persipubsub.control import Control
+from persipubsub.endpoints.receiving import Receiver, SharedReceiver
+from persipubsub.endpoints.sending import Sender
 from persipubsub.engine import checks, location
 from persipubsub.engine.limits import MODE_DEFAULT
 from persipubsub.engine.protocols import Engine
 from persipubsub.engine.values import Configuration, Origin
 from persipubsub.publisher import Publisher
 from persipubsub.queue import Durability, HighWaterMark, Strategy
-from persipubsub.receiving import Receiver, SharedReceiver
-from persipubsub.sending import Sender
 from persipubsub.shared_subscriber import SharedSubscriber
 from persipubsub.subscriber import Subscriber
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from persipubsub.aio import AsyncPublisher, AsyncSubscriber
-    from persipubsub.bridge import Bridge
+    from persipubsub.endpoints.bridge import Bridge
     from persipubsub.typed import Codec
 
 Endpoint = Union[Control, Publisher[Any], Subscriber[Any], "AsyncPublisher[Any]", "AsyncSubscriber[Any]"]
@@ -292,7 +292,7 @@ class Environment:
 
     def _bridged(self) -> "Bridge":
         """Return the bridge that all asyncio endpoints of this Environment share."""
-        from persipubsub import bridge  # here, since it imports asyncio
+        from persipubsub.endpoints import bridge  # here, since it imports asyncio
         return self._bridges.get(0) or self._bridges.setdefault(0, bridge.Bridge(self._opened()))
 
     def _opened(self) -> Engine:

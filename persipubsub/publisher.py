@@ -4,9 +4,9 @@ import datetime
 from typing import TYPE_CHECKING, Any, Generic, Iterable, Optional, Sequence, Tuple
 
 from persipubsub.delayed import DelayedMessage
+from persipubsub.endpoints.sending import Sender
 from persipubsub.engine.protocols import Engine
 from persipubsub.engine.values import Msg, Origin
-from persipubsub.sending import Sender
 
 if TYPE_CHECKING:
     from persipubsub.typed import Codec

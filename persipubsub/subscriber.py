@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Any, Callable, Dict, Generic, Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar
 
 from persipubsub import clock, errors
+from persipubsub.endpoints.receiving import Receiver
 from persipubsub.engine import checks
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX, RETRIES_MAX, SLEEP_S_MAX
 from persipubsub.engine.protocols import Watch
 from persipubsub.engine.values import NEVER_US, Found, Msg, Origin
-from persipubsub.receiving import Receiver
 
 #: When a delayed message is due, the time for which other waiting subscribers leave the append to one of them.
 APPENDING_S_MAX = 0.05

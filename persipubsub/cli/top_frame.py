@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from persipubsub.cli import output, status_text, subscriber_cells
-from persipubsub.cli.history import History
+from persipubsub.cli.verbs.history import History
 from persipubsub.status import QueueStatus
 
 BARS = "▁▂▃▄▅▆▇█"

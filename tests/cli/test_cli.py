@@ -20,7 +20,7 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub.cli import demo_workers
+from persipubsub.cli.demo import workers
 from persipubsub.cli.verbs import VERBS
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
@@ -209,7 +209,7 @@ def test_demo_of_the_default_text(tmp_path: pathlib.Path) -> None:
 
 def test_demo_of_binary_lines(tmp_path: pathlib.Path) -> None:
     """Lines arrive that are no text, that are empty, that are long, and the last one that lacks its end."""
-    piece = demo_workers.PIECE_BYTES_MAX
+    piece = workers.PIECE_BYTES_MAX
     lines = [
         b"\n", b"\0\n", b"\xff\xfe\0\n", b"\r\n", b"\n", b"x" * (piece - 1) + b"\n", b"y" * piece + b"\n",
         b"z" * (3 * piece + 1), b"\n", b"no end"
@@ -306,7 +306,7 @@ def test_demo_tells_of_missing_messages(tmp_path: pathlib.Path) -> None:
     assert process.returncode == 1
     missing = int(received(stdout)["subscriber-1"][1].split(" missing")[0].replace(",", ""))
     # What it had received when it was stopped, and not yet acknowledged, is not missing.
-    assert cleared - demo_workers.BATCH_MESSAGES_MAX <= missing <= cleared
+    assert cleared - workers.BATCH_MESSAGES_MAX <= missing <= cleared
     assert stderr == f"Error: {missing:,} messages missing\n"
 
 
@@ -372,11 +372,11 @@ def test_workers_end_with_their_parent(large_file: pathlib.Path, tmp_path: pathl
 def test_worker_reports_its_error(debug: bool, tmp_path: pathlib.Path) -> None:
     """A worker that cannot go on tells the parent why, with the traceback if it is asked for, and exits with 1."""
     reports, reporting = multiprocessing.Pipe(duplex=False)
-    plan = demo_workers.Plan(str(tmp_path / "queue"), None, 0, 1, ("a", ), debug)
-    work = functools.partial(demo_workers.subscribe, plan=plan, identifier="a", ended=reports)
+    plan = workers.Plan(str(tmp_path / "queue"), None, 0, 1, ("a", ), debug)
+    work = functools.partial(workers.subscribe, plan=plan, identifier="a", ended=reports)
     with reports, reporting:
         with pytest.raises(SystemExit) as info:
-            demo_workers.run(work, reporting, debug)
+            workers.run(work, reporting, debug)
         error = reports.recv().error
     assert info.value.code == 1
     assert f"There is no queue at {tmp_path / 'queue'}" in error and ("Traceback" in error) == debug
@@ -384,33 +384,33 @@ def test_worker_reports_its_error(debug: bool, tmp_path: pathlib.Path) -> None:
 
 def test_report_distinguishes_gaps_from_duplicates() -> None:
     """What arrives twice is a duplicate, what arrives late is out of order, and what never arrives leaves the end."""
-    report = demo_workers.Report()
+    report = workers.Report()
     for number in (0, 1, 5, 3, 3, 1, 6, 7):
         report.add(4, number, intact=number != 7)
-    assert report == demo_workers.Report(8, collections.Counter({4: 8}), duplicated=2, out_of_order=1, altered=1)
+    assert report == workers.Report(8, collections.Counter({4: 8}), duplicated=2, out_of_order=1, altered=1)
 
 
 def test_report_distinguishes_publishers() -> None:
     """The same number from two publishers is no duplicate, and a gap of one is not filled by the other."""
-    report = demo_workers.Report()
+    report = workers.Report()
     for publisher, number in ((0, 0), (1, 0), (0, 2), (1, 1), (0, 1)):
         report.add(publisher, number, intact=True)
-    assert report == demo_workers.Report(5, collections.Counter({0: 3, 1: 2}), out_of_order=1)
+    assert report == workers.Report(5, collections.Counter({0: 3, 1: 2}), out_of_order=1)
 
 
 def test_report_remembers_a_bounded_number_of_gaps() -> None:
     """A gap of any size takes a bounded amount of memory; what is late beyond it counts as a duplicate."""
-    report = demo_workers.Report()
-    for number in (2**60, 0, demo_workers.GAPS_MAX - 1, demo_workers.GAPS_MAX):
+    report = workers.Report()
+    for number in (2**60, 0, workers.GAPS_MAX - 1, workers.GAPS_MAX):
         report.add(0, number, intact=True)
-    assert report == demo_workers.Report(4, collections.Counter({0: 2**60 + 1}), duplicated=1, out_of_order=2)
+    assert report == workers.Report(4, collections.Counter({0: 2**60 + 1}), duplicated=1, out_of_order=2)
 
 
 def lines_of(file: pathlib.Path, lines: int, publishers: int) -> List[List[Tuple[int, int, bytes]]]:
     """Return the publisher, the number and the line of each message that each publisher would send."""
-    plan = demo_workers.Plan("queue", file, lines, publishers, (), debug=False)
-    header = len(demo_workers.encode(0, 0, b""))
-    return [[(*demo_workers.decode(message)[:2], message[header:]) for message in plan.messages(publisher)]
+    plan = workers.Plan("queue", file, lines, publishers, (), debug=False)
+    header = len(workers.encode(0, 0, b""))
+    return [[(*workers.decode(message)[:2], message[header:]) for message in plan.messages(publisher)]
             for publisher in range(publishers)]
 
 
@@ -420,11 +420,11 @@ def lines_of(file: pathlib.Path, lines: int, publishers: int) -> List[List[Tuple
 def test_shares_make_the_whole(content: bytes, publishers: int, grown: bool) -> None:
     """The shares of all publishers together are the lines as they were counted, even if the file has grown."""
     with pytest.MonkeyPatch.context() as patch, tempfile.NamedTemporaryFile() as file:
-        patch.setattr(demo_workers, "PIECE_BYTES_MAX", 4)
+        patch.setattr(workers, "PIECE_BYTES_MAX", 4)
         pieces = [line[start:start + 4] for line in io.BytesIO(content) for start in range(0, len(line), 4)]
         file.write(content)
         file.flush()
-        assert list(demo_workers.read(pathlib.Path(file.name))) == pieces
+        assert list(workers.read(pathlib.Path(file.name))) == pieces
         file.write(b"\nmore" * grown)
         file.flush()
         if grown and pieces and len(pieces[-1]) < 4 and not pieces[-1].endswith(b"\n"):
@@ -442,6 +442,6 @@ def test_share_of_a_file_that_shrank(tmp_path: pathlib.Path) -> None:
 
 def test_message_tells_whether_it_was_altered() -> None:
     """A message gives back its publisher and number, and shows where a byte of its line was changed."""
-    message = demo_workers.encode(3, 2**40, b"line\n")
-    assert demo_workers.decode(message) == (3, 2**40, True)
-    assert demo_workers.decode(message[:-1] + b"\0") == (3, 2**40, False)
+    message = workers.encode(3, 2**40, b"line\n")
+    assert workers.decode(message) == (3, 2**40, True)
+    assert workers.decode(message[:-1] + b"\0") == (3, 2**40, False)

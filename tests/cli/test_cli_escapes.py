@@ -17,9 +17,9 @@ from rich.console import Console
 import persipubsub
 from persipubsub import cli
 from persipubsub.cli import formats, output, top_frame
-from persipubsub.cli.history import History
 from persipubsub.cli.opening import read_status
 from persipubsub.cli.verbs import VERBS
+from persipubsub.cli.verbs.history import History
 from persipubsub.lmdb_engine import open_queues
 
 CLI = pathlib.Path(cli.__file__).parent

@@ -17,8 +17,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub.cli import formats, receive
-from persipubsub.cli import send as send_verb
+from persipubsub.cli import formats
+from persipubsub.cli.verbs import receive
+from persipubsub.cli.verbs import send as send_verb
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 

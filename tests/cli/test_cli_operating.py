@@ -180,7 +180,7 @@ def test_status_loads_only_what_it_needs(path: pathlib.Path) -> None:
     # Without site, which imports what the packages of this environment ask for.
     program = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{code}"]
     loaded = set(subprocess.check_output(program, text=True).splitlines()[-1].split())
-    assert "persipubsub.cli.status" in loaded
+    assert "persipubsub.cli.verbs.status" in loaded
     assert loaded & NOT_FOR_STATUS == set()
 
 

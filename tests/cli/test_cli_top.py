@@ -21,8 +21,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub.cli.history import SAMPLES_MAX, History
 from persipubsub.cli.opening import read_status
+from persipubsub.cli.verbs.history import SAMPLES_MAX, History
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 

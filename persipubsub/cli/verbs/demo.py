@@ -9,8 +9,10 @@ from typing import Counter, List, Optional
 import click
 
 from persipubsub import environment, errors
-from persipubsub.cli import demo_crew, demo_workers, exit_status, output
+from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
+from persipubsub.cli.demo import workers
+from persipubsub.cli.demo.crew import Crew, noted_signals, signal_name
 from persipubsub.cli.formats import counted
 from persipubsub.cli.progress import progress_bar
 from persipubsub.queue import HighWaterMark
@@ -40,17 +42,17 @@ def demo(ctx: click.Context, file: Optional[pathlib.Path], publishers: int, subs
     """
     output.require_stdout()
     _refuse(file, path)
-    lines = sum(1 for _ in demo_workers.read(file))
+    lines = sum(1 for _ in workers.read(file))
     names = tuple(f"subscriber-{number + 1}" for number in range(subscribers))
-    crew = demo_crew.Crew()
-    with demo_crew.noted_signals() as noted, progress_bar("received") as show, contextlib.ExitStack() as stack:
+    crew = Crew()
+    with noted_signals() as noted, progress_bar("received") as show, contextlib.ExitStack() as stack:
         if path is None:
             path = stack.enter_context(tempfile.TemporaryDirectory(prefix="persipubsub-demo-"))
         with environment.new_environment(path) as env:
             env.new_control(names, MARK)
-        plan = demo_workers.Plan(path, file, lines, publishers, names, ctx.find_root().params["debug"])
+        plan = workers.Plan(path, file, lines, publishers, names, ctx.find_root().params["debug"])
         crew.run(plan, noted, lambda: show(sum(one.report.messages for one in crew.subscribers), lines * subscribers))
-    failure = f"stopped by {demo_crew.signal_name(noted[0])}" if noted else crew.failure
+    failure = f"stopped by {signal_name(noted[0])}" if noted else crew.failure
     problems = _results(crew, lines, failure)
     output.lines((line for problem in problems for line in f"Error: {problem}".rstrip().split("\n")), err=True)
     if noted:
@@ -70,7 +72,7 @@ def _refuse(file: Optional[pathlib.Path], path: Optional[str]) -> None:
                                      "fill with its messages. Name a directory without one.")
 
 
-def _results(crew: demo_crew.Crew, lines: int, failure: str) -> List[str]:
+def _results(crew: Crew, lines: int, failure: str) -> List[str]:
     """Print what each worker did, and return what is wrong.
 
     :param failure: why the demo ended early, if it did; messages that were not yet received are then not missing

@@ -15,7 +15,7 @@ import click
 from persipubsub import clock, errors
 from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
-from persipubsub.cli.history import History
+from persipubsub.cli.verbs.history import History
 from persipubsub.cli.waiting import Seconds
 from persipubsub.status_reader import StatusReader
 

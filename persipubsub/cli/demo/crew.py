@@ -7,8 +7,8 @@ import signal
 from multiprocessing import connection, resource_tracker
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
-from persipubsub.cli import demo_workers
-from persipubsub.cli.demo_workers import Plan, Report
+from persipubsub.cli.demo import workers
+from persipubsub.cli.demo.workers import Plan, Report
 
 #: The longest time until a signal is noticed.
 POLL_INTERVAL_S = 0.1
@@ -47,7 +47,7 @@ class Worker:
         self.name = name
         self.report = Report()
         self.link, link = _SPAWN.Pipe(duplex=False)
-        self.process = _SPAWN.Process(target=demo_workers.run, args=(work, link, debug))
+        self.process = _SPAWN.Process(target=workers.run, args=(work, link, debug))
         self.process.start()
         # So that the death of either side is the end of file for the other.
         link.close()
@@ -105,10 +105,10 @@ class Crew:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             for name in plan.subscribers:
-                receiving = functools.partial(demo_workers.subscribe, plan=plan, identifier=name, ended=ended)
+                receiving = functools.partial(workers.subscribe, plan=plan, identifier=name, ended=ended)
                 self.subscribers.append(Worker(name, receiving, plan.debug))
             for number in range(plan.publishers):
-                sending = functools.partial(demo_workers.publish, plan=plan, number=number)
+                sending = functools.partial(workers.publish, plan=plan, number=number)
                 self.publishers.append(Worker(f"publisher-{number + 1}", sending, plan.debug))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -26,7 +26,7 @@ WAIT_S_MAX = 0.1
 #: At most this many missing numbers are remembered. A later one that arrives late counts as a duplicate.
 GAPS_MAX = 10_000
 
-_TEXT = pathlib.Path(__file__).with_name("demo_text.txt")
+_TEXT = pathlib.Path(__file__).with_name("text.txt")
 _TEXT_REPEATS = 600
 # Publisher, running number, CRC-32 of the line.
 _HEADER = struct.Struct(">IQI")

@@ -12,102 +12,102 @@ import click
 
 
 def _create() -> click.Command:
-    from persipubsub.cli.create import create
+    from persipubsub.cli.verbs.create import create
     return create
 
 
 def _deploy() -> click.Command:
-    from persipubsub.cli.deploy import deploy
+    from persipubsub.cli.verbs.deploy import deploy
     return deploy
 
 
 def _describe() -> click.Command:
-    from persipubsub.cli.describe import describe
+    from persipubsub.cli.verbs.describe import describe
     return describe
 
 
 def _schema() -> click.Command:
-    from persipubsub.cli.schema import schema
+    from persipubsub.cli.verbs.schema import schema
     return schema
 
 
 def _send() -> click.Command:
-    from persipubsub.cli.send import send
+    from persipubsub.cli.verbs.send import send
     return send
 
 
 def _receive() -> click.Command:
-    from persipubsub.cli.receive import receive
+    from persipubsub.cli.verbs.receive import receive
     return receive
 
 
 def _status() -> click.Command:
-    from persipubsub.cli.status import status
+    from persipubsub.cli.verbs.status import status
     return status
 
 
 def _top() -> click.Command:
-    from persipubsub.cli.top import top
+    from persipubsub.cli.verbs.top import top
     return top
 
 
 def _metrics() -> click.Command:
-    from persipubsub.cli.metrics import metrics
+    from persipubsub.cli.verbs.metrics import metrics
     return metrics
 
 
 def _subscriber() -> click.Command:
-    from persipubsub.cli.subscriber import subscriber
+    from persipubsub.cli.verbs.subscriber import subscriber
     return subscriber
 
 
 def _set() -> click.Command:
-    from persipubsub.cli.set import set  # pylint: disable=redefined-builtin  # the verb
+    from persipubsub.cli.verbs.set import set  # pylint: disable=redefined-builtin  # the verb
     return set
 
 
 def _prune() -> click.Command:
-    from persipubsub.cli.prune import prune
+    from persipubsub.cli.verbs.prune import prune
     return prune
 
 
 def _clear() -> click.Command:
-    from persipubsub.cli.clear import clear
+    from persipubsub.cli.verbs.clear import clear
     return clear
 
 
 def _dead_letters() -> click.Command:
-    from persipubsub.cli.dead_letters import dead_letters
+    from persipubsub.cli.verbs.dead_letters import dead_letters
     return dead_letters
 
 
 def _demo() -> click.Command:
-    from persipubsub.cli.demo import demo
+    from persipubsub.cli.verbs.demo import demo
     return demo
 
 
 def _check() -> click.Command:
-    from persipubsub.cli.check import check
+    from persipubsub.cli.verbs.check import check
     return check
 
 
 def _recover() -> click.Command:
-    from persipubsub.cli.recover import recover
+    from persipubsub.cli.verbs.recover import recover
     return recover
 
 
 def _backup() -> click.Command:
-    from persipubsub.cli.backup import backup
+    from persipubsub.cli.verbs.backup import backup
     return backup
 
 
 def _compact() -> click.Command:
-    from persipubsub.cli.compact import compact
+    from persipubsub.cli.verbs.compact import compact
     return compact
 
 
 def _migrate() -> click.Command:
-    from persipubsub.cli.migrate import migrate
+    from persipubsub.cli.verbs.migrate import migrate
     return migrate
 
 

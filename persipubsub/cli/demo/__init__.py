@@ -1,0 +1,1 @@
+"""The demo: its processes, and what they count."""

@@ -1,0 +1,1 @@
+"""What the endpoints for threads and those for tasks share."""
