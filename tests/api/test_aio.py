@@ -369,6 +369,7 @@ def test_removed_while_waiting(environment: Environment, run: Run) -> None:
     run(main)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closes", ["subscriber", "environment"])
 def test_closed_while_waiting(environment: Environment, run: Run, closes: str) -> None:
     """Closing the subscriber or its Environment ends a wait with ClosedError, and its thread."""
@@ -416,6 +417,7 @@ def test_many_sends_few_commits(environment: Environment, run: Run) -> None:
     run(main)
 
 
+@pytest.mark.slow
 def test_many_wait_on_one_thread(new_environment: MakeEnvironment, run: Run) -> None:
     """A thousand waiting tasks hold one thread, and each gets its message; when none waits, no thread is left."""
     names = [f"waiter {number}" for number in range(TASKS)]
@@ -492,6 +494,7 @@ def test_delayed_message_ends_a_wait(polling: bool, opened: Opened, run: Run, mo
     opened.publisher.send(b"so that the thread that waits ends")
 
 
+@pytest.mark.slow
 def test_waiting_costs_nothing(new_environment: MakeEnvironment, run: Run) -> None:
     """A hundred tasks that wait use next to no processor time."""
     names = [f"waiter {number}" for number in range(100)]
@@ -509,6 +512,7 @@ def test_waiting_costs_nothing(new_environment: MakeEnvironment, run: Run) -> No
     run(main)
 
 
+@pytest.mark.slow
 def test_loop_that_is_closed_while_a_task_waits(environment: Environment, run: Run) -> None:
     """A loop that is closed under its tasks leaves no thread behind, and sends what was being sent."""
     abandoned: List[Any] = []
@@ -677,6 +681,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_io_error_in_a_commit_of_many(new_environment: MakeEnvironment) -> None:
     """After an I/O error all senders of a commit learn the same: failed, or unknown; the next send works."""

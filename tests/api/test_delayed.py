@@ -343,6 +343,7 @@ def receive(connection: Connection, path: pathlib.Path, name: str) -> None:
         connection.send((message, runs.count(engine.append_due)))
 
 
+@pytest.mark.slow
 def test_few_of_many_waiting_processes_append(new_environment: MakeEnvironment) -> None:
     """Every waiting subscriber gets a delayed message, and few of them write for it."""
     names = [f"s{number}" for number in range(WAITERS)]

@@ -370,6 +370,7 @@ def test_closed_in_the_block(opened: Opened) -> None:
     assert opened.environment.new_subscriber("a").front() == b"1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("close", ["subscriber", "environment"])
 def test_closed_while_it_waits(close: str, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A receive that waits while its subscriber or its Environment is closed ends with ClosedError."""

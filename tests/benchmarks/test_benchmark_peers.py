@@ -138,6 +138,7 @@ def test_server_that_ends_at_once(tmp_path: pathlib.Path) -> None:
             pass
 
 
+@pytest.mark.slow
 def test_server_that_never_listens(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait for a server ends, and so does the server."""
     monkeypatch.setattr(servers, "START_TIMEOUT_S", 1.0)

@@ -41,6 +41,7 @@ def fixture_path(tmp_path: pathlib.Path) -> str:
     return str(tmp_path / "queue")
 
 
+@pytest.mark.slow
 def test_verbs_and_options_are_completed() -> None:
     """Every verb is offered, and the options and choices of a verb."""
     assert completed("") == [f"plain,{verb}" for verb in VERBS]

@@ -235,6 +235,7 @@ def test_a_loop_that_is_closed_at_once(queue: Queue) -> None:
     assert run(main) == b"9"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["subscriber", "environment"])
 def test_closing_ends_waits(what: str, queue: Queue) -> None:
     """Tasks that wait get ClosedError within about a second when another task closes what they wait with."""

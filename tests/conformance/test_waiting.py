@@ -149,6 +149,7 @@ def test_the_end_of_the_subscriber_ends_a_wait(receive: Receive, new_queue: NewQ
     assert other.result(60) == b"x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["subscriber", "environment"])
 def test_closing_ends_a_wait(what: str, new_queue: NewQueue) -> None:
     """Whoever waits gets ClosedError, in about a second, when another thread closes what it waits with."""

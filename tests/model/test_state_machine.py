@@ -569,7 +569,7 @@ def record_calls(monkeypatch: pytest.MonkeyPatch) -> Set[str]:
     return used
 
 
-@pytest.mark.parametrize("machine", [QueueMachine, QueueMachineInSmallSteps])
+@pytest.mark.parametrize("machine", [QueueMachine, pytest.param(QueueMachineInSmallSteps, marks=pytest.mark.slow)])
 def test_queue_does_what_the_model_does(machine: Type[QueueMachine], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever users do in whatever order, queue and model agree, and the invariants hold."""
     profile = os.environ.get("PERSIPUBSUB_HYPOTHESIS", "")

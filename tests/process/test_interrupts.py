@@ -45,6 +45,7 @@ def test_interrupt_anywhere_in_a_receive(opened: Opened) -> None:
     assert [payload for payload, _ in itertools.groupby(received + opened.drain())] == payloads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [False, True])
 def test_interrupt_anywhere_in_a_commit_for_others(opened: Opened, monkeypatch: pytest.MonkeyPatch,
                                                    failing: bool) -> None:
@@ -119,6 +120,7 @@ def test_interrupt_anywhere_in_a_wait_for_another_threads_commit(opened: Opened,
     accounts.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readers", [0, 2])
 def test_interrupt_anywhere_in_a_change_of_durability(opened: Opened, readers: int) -> None:
     """Wherever KeyboardInterrupt comes while the queue is reopened, all threads go on."""
@@ -149,6 +151,7 @@ def test_interrupt_anywhere_in_a_change_of_durability(opened: Opened, readers: i
     accounts.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storm_s", STORMS_S)
 def test_storm_of_interrupts(opened: Opened, storm_s: float) -> None:
     """Thousands of KeyboardInterrupts in one thread neither stop the others nor lose or double what they send."""

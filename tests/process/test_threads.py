@@ -91,6 +91,7 @@ def send_and_receive(connection: Connection, path: pathlib.Path, name: str, thre
         connection.send((ids, receiver.result()))
 
 
+@pytest.mark.slow
 def test_eight_processes_of_eight_threads(opened: Opened) -> None:
     """Each of 8 processes gets each message of 8 threads of 8 processes once, in the order of the ids."""
     processes, threads, each = 8, 8, 20

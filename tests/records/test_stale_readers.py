@@ -155,6 +155,7 @@ def run_cycles(environment: Environment, count: int) -> None:
 # Readers that die
 
 
+@pytest.mark.slow
 def test_dead_readers_do_not_make_the_file_grow(new_environment: MakeEnvironment, start: Start) -> None:
     """Fifty readers are killed: ten thousand messages later the file is as large as before."""
     environment = new_environment("a", durability=Durability.PROCESS_CRASH)
