@@ -20,7 +20,7 @@ from persipubsub.endpoints.sending import Sender
 from persipubsub.engine import checks
 from persipubsub.engine.commands import Command, Put, PutOnce
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX
-from persipubsub.engine.values import Found, Origin, Sent
+from persipubsub.engine.values import NOTHING, Found, Origin, Sent
 
 __all__ = ["AsyncPublisher", "AsyncReceipt", "AsyncSubscriber"]
 
@@ -178,7 +178,7 @@ class AsyncSubscriber(Generic[Msg]):
         :param timeout: seconds to wait; 0 looks once, None waits forever
         :raise PersipubsubError: as :meth:`Subscriber.receive`
         """
-        return self._receipt(functools.partial(self._receiver.look, 1), _one, timeout)
+        return self._receipt(self._receiver.look, _one, timeout, glance=self._receiver.glance)
 
     def receive_to_top(self, timeout: Optional[float] = 60) -> AsyncContextManager[Optional[Msg]]:
         """Receive the latest message. The end of the block acknowledges it and all messages before it.
@@ -269,7 +269,8 @@ class AsyncSubscriber(Generic[Msg]):
                  look: Callable[[], Found],
                  value: Callable[[Found], Any],
                  timeout: Optional[float],
-                 skipping: bool = False) -> AsyncReceipt[Any]:
+                 skipping: bool = False,
+                 glance: Callable[[], Found] = lambda: NOTHING) -> AsyncReceipt[Any]:
         timeout = checks.timeout(timeout)
 
         async def end(found: Found, error: Optional[BaseException]) -> None:
@@ -278,7 +279,11 @@ class AsyncSubscriber(Generic[Msg]):
             elif not skipping:
                 await self._run(self._receiver.fail(found, error))
 
-        return AsyncReceipt(lambda: self._wait(look, timeout), value, end)
+        async def wait() -> Found:
+            found = glance()
+            return found if found.ids else await self._wait(look, timeout)
+
+        return AsyncReceipt(wait, value, end)
 
     async def _wait(self, look: Callable[[], Found], timeout: Optional[float]) -> Found:
 

@@ -2,7 +2,8 @@
 
 - *Reading*: one thread reads the queue for all tasks that ask at the same time.
 - *Writing*: another thread commits the writes of all tasks in one transaction. A loop hands over its writes once per
-  iteration, so that tasks that resume together write together.
+  iteration, so that tasks that resume together write together. A task that alone writes one by one does not wait for
+  the end of the iteration.
 - *Waiting*: a :class:`Watcher` sleeps until something is published, for all waiting tasks.
 
 Each of these threads lives while it has work, and a moment longer.
@@ -23,6 +24,7 @@ import threading
 from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional, TypeVar
 
 from persipubsub import clock, errors
+from persipubsub.endpoints.threads import BatchThread, started
 from persipubsub.engine import limits
 from persipubsub.engine.commands import Command, Outcome
 from persipubsub.engine.limits import DELAY_S_MAX
@@ -31,9 +33,6 @@ from persipubsub.engine.values import NEVER_US
 
 T = TypeVar("T")
 
-#: How long a thread waits for more work before it ends.
-IDLE_S = 0.2
-
 
 class Port:
     """Passes results from the threads to an event loop, in batches."""
@@ -41,6 +40,7 @@ class Port:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.outgoing: List["Job"] = []  # of this iteration of the loop
+        self.last_task = 0  # the id of the task that wrote last
         self._arrived: Deque[Callable[[], object]] = collections.deque()
         self._called = False  # whether the loop will handle what has arrived
 
@@ -181,56 +181,6 @@ class Look(Generic[T]):
         self.port.post(lambda: give_back() if self.future.done() else answer())
 
 
-def _started(run: Callable[[], None], name: str) -> threading.Thread:
-    """Start a thread and return it.
-
-    :raise StorageError: the machine has no thread left, or Python is ending
-    """
-    thread = threading.Thread(target=run, name=name, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError as error:
-        raise errors.StorageError(
-            f"asyncio needs a thread beside the event loop to use the queue, and none can be started ({error}). "
-            "Raise the limit of processes and threads (ulimit -u, TasksMax of systemd, pids of a container), and use "
-            "the queue before Python ends. Nothing was changed.") from error
-    return thread
-
-
-class BatchThread(Generic[T]):
-    """A thread that handles items in batches: all items that arrived since the last one."""
-
-    def __init__(self, name: str, handle: Callable[[List[T]], None]) -> None:
-        """Prepare the thread; it starts with its first item.
-
-        :param name: of the thread
-        :param handle: called with the items; must not raise
-        """
-        self._name = name
-        self._handle = handle
-        self._items: List[T] = []
-        self._changed = threading.Condition()
-        self._thread: Optional[threading.Thread] = None
-
-    def submit(self, items: Iterable[T]) -> None:
-        """Hand over items, which are handled in this order."""
-        with self._changed:
-            if self._thread is None or not self._thread.is_alive():
-                # Started before it has work: if the machine refuses, nothing has happened.
-                self._thread = _started(self._run, self._name)
-            self._items.extend(items)
-            self._changed.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                if not self._items and not self._changed.wait(IDLE_S) and not self._items:
-                    self._thread = None
-                    return
-                items, self._items = self._items, []
-            self._handle(items)
-
-
 class Watcher:
     """A thread that sleeps until something is published, for all waiting tasks; it ends when no task waits."""
 
@@ -248,7 +198,7 @@ class Watcher:
         """Repeat a look after each publication, until the task has its answer. Call this before the first look."""
         with self._lock:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = _started(self._run, "persipubsub-watch")
+                self._thread = started(self._run, "persipubsub-watch")
             self._waiting[look] = None
 
     def discard(self, look: Look[Any]) -> None:
@@ -336,10 +286,14 @@ class Bridge:
         """
         port = self._port()
         job = Job(port, command)
-        if not port.outgoing:
-            # After all tasks that can resume now, since they may also write.
-            port.loop.call_soon(self._flush, port)
         port.outgoing.append(job)
+        last_task, port.last_task = port.last_task, id(asyncio.current_task())
+        if len(port.outgoing) == 1:
+            if port.last_task == last_task:
+                self._flush(port)  # this task writes one by one, and probably no other does
+            else:
+                # After all tasks that can resume now, since they may also write.
+                port.loop.call_soon(self._flush, port)
         return await job.result(withdraws)
 
     def write_later(self, commands: Iterable[Command]) -> None:

@@ -11,7 +11,7 @@ from persipubsub import errors
 from persipubsub.engine.commands import Acknowledge, AcknowledgeClaimed, Extend, Fail, GiveBack, Settlement
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX
 from persipubsub.engine.protocols import Engine
-from persipubsub.engine.values import Failure, Found, Settled, Subscription, failure_of
+from persipubsub.engine.values import NOTHING, Failure, Found, Settled, Subscription, failure_of
 
 if TYPE_CHECKING:
     from persipubsub.typed import Codec
@@ -53,6 +53,12 @@ class Receiver:
         except errors.DecodeError as error:
             self.settle(self.engine.run(Fail(self.subscription, found.ids[:1], failure_of(error))))
             raise
+
+    def glance(self) -> Found:
+        """Find the next message if that needs neither a wait nor a read of a file, as event loops must not do."""
+        if self.closed or self.codec is not None:
+            return NOTHING
+        return self.engine.glance(self.subscription)
 
     def look_at_top(self) -> Found:
         """Find the latest message."""
@@ -184,6 +190,10 @@ class SharedReceiver(Receiver):
             self._inherited = frozenset(self._claims)
             self._claims, self._process = {}, process
         return self._claims
+
+    def glance(self) -> Found:
+        """Find nothing: messages of a shared subscriber have to be claimed."""
+        return NOTHING
 
     def look(self, max_messages: int = 1, max_bytes: int = RECEIVE_BYTES_MAX) -> Found:
         """Claim the next messages, decoded if the subscriber has a message type.

@@ -74,6 +74,12 @@ class Engine(Protocol):
     def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
         """Find the next messages of a subscriber, none of which has expired; nothing is delivered."""
 
+    def glance(self, subscription: Subscription) -> Found:
+        """Return the next message of a plain subscriber if that needs neither a wait nor a read of a file.
+
+        An event loop calls this. Finding nothing does not mean that there is nothing.
+        """
+
     def look_at_top(self, subscription: Subscription) -> Found:
         """Find the latest message of a subscriber; nothing is delivered."""
 

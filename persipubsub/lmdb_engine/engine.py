@@ -96,6 +96,11 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     def submit(self, all_commands: Sequence[Command]) -> List[Outcome]:
         """Run commands in as few transactions as possible. Each succeeds or fails independently."""
+        if len(all_commands) == 1:
+            try:
+                return [Outcome(self.run(all_commands[0]), None)]
+            except Exception as error:  # pylint: disable=broad-exception-caught  # raised where the task waits
+                return [Outcome(None, error)]
         outcomes = [Outcome(Settled(), None)] * len(all_commands)
         indexes, writes = [], []
         for index, command in enumerate(all_commands):
@@ -127,6 +132,12 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         if found is not None and found.ids and found.due_us == NEVER_US:
             return found
         return self._present(found, cursors.look, subscription, max_messages, max_bytes)
+
+    def glance(self, subscription: Subscription) -> Found:
+        """Return the next message if it has been read ahead. This neither waits nor reads messages from the file."""
+        if self._session.is_free:
+            return self._session.read(cursors.glance, subscription)
+        return NOTHING
 
     def look_at_top(self, subscription: Subscription) -> Found:
         """Return the latest message of a subscriber without delivering it."""

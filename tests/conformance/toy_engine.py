@@ -100,6 +100,10 @@ class ToyEngine:
             payloads.pop()
         return Found(range(start + 1, start + 1 + len(payloads)), payloads, NEVER_US)
 
+    def glance(self, subscription: Subscription) -> Found:
+        """Find the next message: nothing here waits."""
+        return self.look(subscription, 1, 0)
+
     def look_at_top(self, subscription: Subscription) -> Found:
         """Find the latest message of a subscriber."""
         start = self._cursor(subscription)

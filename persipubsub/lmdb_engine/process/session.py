@@ -170,6 +170,11 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
         """Return whether closing has ended."""
         return self._closed and self._to_close is None and self._use_lock is None and self._files is None
 
+    @property
+    def is_free(self) -> bool:
+        """Return whether a read would not wait: nothing is being opened or reopened, and no fork is being made."""
+        return not self._gate.closers and self._database is not None and self._database.has_handles
+
     def read(self, rule: Callable[..., T], *arguments: Any) -> T:
         """Run a rule in a read transaction, which sees one state of the queue.
 

@@ -194,8 +194,7 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
         """Read the next message. If nobody else has written since the one before it was read, read some ahead."""
         ahead = self.known["ahead"]
         if ahead is not None and ahead.start <= start < ahead.ids.stop:
-            index = max(0, start - ahead.ids.start)
-            return (ahead.ids[index], ), [ahead.payloads[index]]
+            return self.message_ahead(start)
         cursor = self._txn.cursor(self._dbs.data_db)
         if not cursor.set_range(pack_id(start)):
             return (), []
@@ -210,6 +209,14 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
         end = message_id + 1
         self.own_known()["ahead"] = Ahead(end, range(end, end), ())
         return (message_id, ), [self._payload(key, value)]
+
+    def message_ahead(self, start: int) -> Tuple[Sequence[int], List[bytes]]:
+        """Return the next message from an id on if it has been read ahead."""
+        ahead = self.known["ahead"]
+        if ahead is None or not ahead.start <= start < ahead.ids.stop:
+            return (), []
+        index = max(0, start - ahead.ids.start)
+        return (ahead.ids[index], ), [ahead.payloads[index]]
 
     def _payloads_within(self, batch: Sequence[Tuple[bytes, bytes]], max_bytes: int, some_found: bool) -> List[bytes]:
         """Return the payloads of the first records, as many as fit; one in any case, unless some were found before."""

@@ -105,6 +105,16 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
     return found if found is None or txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
 
 
+def glance(txn: Transaction, subscription: Subscription) -> Found:
+    """Find the next message of a plain subscriber if it has been read ahead, has not expired, and nothing is due."""
+    record = txn.known["subscribers"].get(subscription.identifier)
+    if (record is None or record.number != subscription.number or record.policy is not None
+            or txn.header.next_due_us != NEVER_US):
+        return NOTHING
+    ids, payloads = txn.message_ahead(max(record.next_id, txn.header.first))
+    return (_unexpired(txn, ids, payloads) if ids else None) or NOTHING
+
+
 def look_at_top(txn: Transaction, subscription: Subscription) -> Optional[Found]:
     """Find the latest message of a subscriber.
 
