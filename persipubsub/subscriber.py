@@ -93,6 +93,14 @@ class _Patience(NamedTuple):
 
 
 def _patience(timeout: Optional[float], retries: int) -> _Patience:
+    try:
+        return _checked_patience(timeout, retries)
+    except TypeError:  # it cannot be hashed
+        return _checked_patience.__wrapped__(timeout, retries)
+
+
+@functools.lru_cache(maxsize=16, typed=True)
+def _checked_patience(timeout: Optional[float], retries: int) -> _Patience:
     timeout_s = checks.timeout(timeout)
     retries = min(checks.at_least_one("retries", retries), RETRIES_MAX)
     return _Patience(timeout_s, SLEEP_S_MAX if timeout_s is None else min(SLEEP_S_MAX, timeout_s / retries))
@@ -267,11 +275,13 @@ class Subscriber(Generic[Msg]):
 
     def _wait(self, look: Callable[[], Found], patience: _Patience) -> Found:
         """Look until something is found or the timeout has passed."""
-        receiver, (timeout_s, sleep_s) = self._receiver, patience
-        receiver.require_open()
+        receiver = self._receiver
+        if receiver.closed:
+            raise receiver.closed_error()
         found = look()
-        if found.ids or timeout_s == 0:
+        if found.ids or patience.timeout_s == 0:
             return found
+        timeout_s, sleep_s = patience
         deadline = None if timeout_s is None else clock.monotonic_s() + timeout_s
         watch = receiver.engine.watch(sleep_s)
         try:

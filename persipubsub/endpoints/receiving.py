@@ -90,7 +90,8 @@ class Receiver:
 
         :raise ClosedError: the subscriber is closed
         """
-        self.require_open()
+        if self.closed:
+            raise self.closed_error()
         return [Acknowledge(self.subscription, found.ids[:count], found.since)]
 
     def fail(self, found: Found, error: BaseException) -> List[Settlement]:

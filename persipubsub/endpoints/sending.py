@@ -37,11 +37,9 @@ class Sender:
         """Return the command that sends a message."""
         payload = checks.payload(msg if self.codec is None else self.codec.encode(msg))
         size_bytes = len(payload)
-        batch = Batch((payload, ), size_bytes, size_bytes)
-        if deduplication_id is None:
-            command: Union[Put, PutOnce] = Put(batch)
-        else:
-            command = PutOnce(batch, checks.deduplication_id(deduplication_id))
+        command: Union[Put, PutOnce] = Put((payload, ), size_bytes, size_bytes)
+        if deduplication_id is not None:
+            command = PutOnce(Batch((payload, ), size_bytes, size_bytes), checks.deduplication_id(deduplication_id))
         if self.closed:
             raise self.closed_error()
         return command
@@ -52,8 +50,8 @@ class Sender:
         if self.closed:
             raise self.closed_error()
         if self.autosync:
-            return [Put(Batch((payload, ), len(payload), len(payload))) for payload in batch.payloads]
-        return [Put(batch)] if batch.payloads else []
+            return [Put((payload, ), len(payload), len(payload)) for payload in batch.payloads]
+        return [Put(*batch)] if batch.payloads else []
 
     def put_later(self, msg: Any, delay_s: Optional[float], at: Optional[datetime.datetime]) -> PutLater:
         """Return the command that stores a message until it is due."""

@@ -7,9 +7,11 @@ from persipubsub.engine.values import Batch, Claims, DueTime, Failure, Subscript
 
 
 class Put(NamedTuple):
-    """Append messages, all or none. The result is a :class:`Sent`."""
+    """Append messages, at least one, all or none. The result is a :class:`Sent`."""
 
-    batch: Batch
+    payloads: Sequence[bytes]
+    size_bytes: int
+    largest_bytes: int
 
 
 class PutOnce(NamedTuple):
@@ -92,7 +94,9 @@ SENDING = frozenset({Put, PutOnce, PutLater})
 
 def load(command: Union[Command, Tuple[()]]) -> Tuple[int, int]:
     """Return how many messages a command appends, and how many bytes."""
-    if isinstance(command, (Put, PutOnce)):
+    if isinstance(command, Put):
+        return len(command.payloads), command.size_bytes
+    if isinstance(command, PutOnce):
         return len(command.batch.payloads), command.batch.size_bytes
     if isinstance(command, PutLater):
         return 1, len(command.payload)

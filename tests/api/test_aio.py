@@ -728,7 +728,7 @@ def test_operation_that_fails_amid_a_group(opened: Opened) -> None:
         raise ZeroDivisionError
 
     def put(payload: bytes) -> Callable[[Transaction], object]:
-        return lambda txn: appending.put(txn, values.Batch([payload], len(payload), len(payload)))
+        return lambda txn: appending.put(txn, [payload], len(payload), len(payload))
 
     outcomes_of_all = opened.handle._writer.run_all([(put(b"1"), ()), (fail, ()), (put(b"2"), ())])
     assert [type(outcome.error) for outcome in outcomes_of_all] == [type(None), ZeroDivisionError, type(None)]
@@ -742,7 +742,7 @@ def test_many_operations_that_fail_amid_a_group(opened: Opened) -> None:
 
     def operation(number: int, txn: Transaction) -> None:
         runs[number] += 1
-        appending.put(txn, values.Batch([b"%d" % number], 3, 3))
+        appending.put(txn, [b"%d" % number], 3, 3)
         if number % 3 == 0:
             raise errors.ArgumentError("wrong")
 

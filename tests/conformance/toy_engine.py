@@ -55,7 +55,7 @@ class ToyEngine:
         with self.changed:
             if isinstance(command, Put):
                 first_id = len(self.messages) + 1
-                self.messages += command.batch.payloads
+                self.messages += command.payloads
                 self.changed.notify_all()
                 return Sent(range(first_id, len(self.messages) + 1), bool(self.cursors))
             if isinstance(command, Acknowledge):

@@ -260,7 +260,7 @@ def test_an_unforeseen_error_affects_its_operation_only(opened: Opened, count: i
 
     def operation(txn: Transaction) -> None:
         runs.append(txn)
-        appending.put(txn, values.Batch([b"never"], 5, 5))
+        appending.put(txn, [b"never"], 5, 5)
         raise ZeroDivisionError
 
     broken, tasks = None, []

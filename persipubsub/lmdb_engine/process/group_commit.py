@@ -314,7 +314,10 @@ class Writer:
             self._expired.count += txn.expired
             self._overflowed.count += txn.overflowed
         if txn.published:
-            self._wakeup.notify(txn.number)
+            if words is None:
+                self._wakeup.notify(txn.number)
+            else:
+                words.publish(txn.number)
 
     def _gather(self) -> None:
         """Wait a moment for the threads of the last commit: the disk takes as long for all of them as for one."""

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 #: Number of write transactions between two checks of the files. They check for growth, which dead readers may cause,
 #: and whether the files are still the ones at the path. They cost some microseconds.
-WRITES_BETWEEN_LOOKS = 16
+WRITES_BETWEEN_LOOKS = 64
 
 #: Obstacles that are removed only once. One that comes again is raised.
 ONCE_REMOVABLE = (database.ReadersFullError, database.PanicError)

@@ -167,7 +167,7 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
         :param max_bytes: the maximum size of their payloads; one message is read in any case
         """
         if max_messages == 1:
-            return self._next_message(start)
+            return self.next_message(start)
         cursor = self._txn.cursor(self._dbs.data_db)
         ids: List[int] = []
         payloads: List[bytes] = []
@@ -190,11 +190,12 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
                 break
         return ids, payloads
 
-    def _next_message(self, start: int) -> Tuple[Sequence[int], List[bytes]]:
+    def next_message(self, start: int) -> Tuple[Sequence[int], List[bytes]]:
         """Read the next message. If nobody else has written since the one before it was read, read some ahead."""
+        ids, payloads = self.message_ahead(start)
+        if ids:
+            return ids, payloads
         ahead = self.known["ahead"]
-        if ahead is not None and ahead.start <= start < ahead.ids.stop:
-            return self.message_ahead(start)
         cursor = self._txn.cursor(self._dbs.data_db)
         if not cursor.set_range(pack_id(start)):
             return (), []

@@ -26,20 +26,23 @@ class Room(NamedTuple):
     end_id: int
 
 
-def put(txn: Transaction, batch: Batch) -> Sent:
+def put(txn: Transaction, payloads: Sequence[bytes], size_bytes: int, largest_bytes: int) -> Sent:
     """Append messages, and enforce the high-water mark as if each had been sent alone.
 
     :raise MessageTooLargeError: one is larger than the queue may be
     """
-    payloads, _, largest_bytes = batch
-    room: Optional[Room] = txn.known["room"]
-    first_id = txn.known["next_id"]
-    if (room is None or first_id is None or largest_bytes > room.largest_bytes or first_id + len(payloads) > room.end_id
-            or clock.boottime_us() > room.until_us):
-        return _put_with_care(txn, batch)
+    known = txn.known
+    room: Optional[Room] = known["room"]
+    first_id = known["next_id"]
+    if room is None or first_id is None:
+        return _put_with_care(txn, Batch(payloads, size_bytes, largest_bytes))
+    until_us, most_bytes, end_id = room
+    ids = range(first_id, first_id + len(payloads))
+    if largest_bytes > most_bytes or ids.stop > end_id or clock.boottime_us() > until_us:
+        return _put_with_care(txn, Batch(payloads, size_bytes, largest_bytes))
     txn.published = True
     txn.append(first_id, payloads, largest_bytes)
-    return Sent(range(first_id, first_id + len(payloads)), True)
+    return Sent(ids, True)
 
 
 def _put_with_care(txn: Transaction, batch: Batch) -> Sent:

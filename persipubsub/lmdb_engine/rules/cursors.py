@@ -100,7 +100,7 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
             return Found([requeued[0]], [requeued[1]], expires_us=NEVER_US)
         if record.policy.max_deliveries == 1 or dead_letters.failed_before(txn, record, start):
             max_messages = 1  # after a failure, or for the last delivery, so that no other message fails with it
-    ids, payloads = txn.messages(start, max_messages, max_bytes)
+    ids, payloads = txn.next_message(start) if max_messages == 1 else txn.messages(start, max_messages, max_bytes)
     found = _unexpired(txn, ids, payloads) if ids else NOTHING
     return found if found is None or txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
 
@@ -168,7 +168,9 @@ def own_record(txn: Transaction, subscription: Subscription) -> SubscriberRecord
 
 def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> Optional[Found]:
     """Return what was found, or None if the first message has expired: none after it was committed earlier."""
-    header = with_clock(txn)
+    header = txn.header
+    if header.boot_id != clock.boot_id():
+        header = with_clock(txn)
     expires_us = txn.run_of(ids[0]).time_us + header.message_timeout_us - header.clock_offset_us
     return None if expires_us < clock.boottime_us() else Found(ids, payloads, expires_us)
 

@@ -23,7 +23,7 @@ def put(txn: Transaction, batch: Batch, identifier: bytes) -> Sent:
         # message is sent again.
         ids.put(identifier, before)
         return Sent(range(before.message_id, before.message_id + 1), True)
-    sent = appending.put(txn, batch)
+    sent = appending.put(txn, *batch)
     ids.put(identifier, Deduplicated(sent.ids.start, time_us))
     for _ in range(FORGOTTEN_MAX):
         is_old = ids.oldest_us() < time_us - txn.header.deduplication_window_us

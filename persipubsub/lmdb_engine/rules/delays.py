@@ -7,7 +7,7 @@ message is due begins a write transaction, and a waiting subscriber sleeps no lo
 
 from persipubsub import clock, errors
 from persipubsub.delayed import DelayedMessage
-from persipubsub.engine.values import NEVER_US, Batch, DueTime
+from persipubsub.engine.values import NEVER_US, DueTime
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import appending, message_log
 
@@ -77,4 +77,4 @@ def append_due(txn: Transaction) -> None:
     appending.skip_ids(txn, len(payloads) - len(fitting))
     if fitting:
         sizes = list(map(len, fitting))
-        appending.put(txn, Batch(fitting, sum(sizes), max(sizes)))
+        appending.put(txn, fitting, sum(sizes), max(sizes))
