@@ -17,6 +17,10 @@ from benchmarks.results import OURS, Document, Rate, Result, Setting
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+#: A full run with peers, which the documentation shows.
+FIGURES = ROOT / "docs" / "performance" / "figures.json"
+NEEDS_MATPLOTLIB = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None,
+                                      reason="matplotlib is not installed")
 
 TINY = dataclasses.replace(scale.QUICK,
                            rounds=2,
@@ -96,7 +100,7 @@ def test_what_is_written_is_read(document: Document, tmp_path: pathlib.Path) -> 
     assert results.read(tmp_path / "figures.json") == document
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+@NEEDS_MATPLOTLIB
 def test_pictures_and_page_are_the_same_for_the_same_figures(document: Document, tmp_path: pathlib.Path) -> None:
     """Plotting twice changes nothing, so a difference in the repository is one of the figures."""
     from benchmarks import report
@@ -111,14 +115,36 @@ def test_pictures_and_page_are_the_same_for_the_same_figures(document: Document,
 
 
 def test_targets_distinguish_met_from_missed(document: Document) -> None:
-    """A promise is met, or not, or was not measured."""
+    """A target is met, or missed, or was not measured, or needs a run of an older commit."""
     rates: List[Result] = [
         Rate("threads", OURS, Setting("durable", 100, threads=threads), rate, 1, (rate, ))
         for threads, rate in ((1, 100.0), (16, 399.0))
     ]
+    rates.append(Rate("end-to-end", OURS, Setting("relaxed", 100, 1), 500, 1, (500, )))
     shown = targets.table(dataclasses.replace(document, results=rates)).splitlines()
-    assert any("16 threads" in line and "3.99" in line and "NOT MET" in line for line in shown)
-    assert any("durable single send" in line and "not measured" in line for line in shown)
+    assert any("16 threads" in line and "3.99" in line and line.endswith("missed") for line in shown)
+    assert any("single send, durable" in line and line.endswith("not measured") for line in shown)
+    assert any("another receives" in line and "500/s" in line and line.endswith("by hand") for line in shown)
+    rates[1] = Rate("threads", OURS, Setting("durable", 100, threads=16), 400, 1, (400, ))
+    shown = targets.table(dataclasses.replace(document, results=rates)).splitlines()
+    assert any("16 threads" in line and line.endswith("  met") for line in shown)
+
+
+def test_a_target_beside_a_peer_compares_with_its_faster_queue(document: Document) -> None:
+    """Of the two queues of persist-queue, the faster one counts, and durable sends do not."""
+    rates: List[Result] = [
+        Rate("peers-send", name, Setting(durability, 100, 1), rate, 1, (rate, ))
+        for name, durability, rate in ((OURS, "relaxed", 300.0), ("persist-queue FIFO", "relaxed", 150.0),
+                                       ("persist-queue ack", "relaxed", 151.0), ("persist-queue ack", "durable", 9.0))
+    ]
+    shown = targets.table(dataclasses.replace(document, results=rates)).splitlines()
+    assert any("2 times persist-queue" in line and "ack 151/s" in line and line.endswith("missed") for line in shown)
+    assert any("1.4 times persist-queue" in line and line.endswith("not measured") for line in shown)
+
+
+def test_every_target_is_found_in_a_full_run() -> None:
+    """Each target reads a workload that a full run with peers measures."""
+    assert "not measured" not in targets.table(results.read(FIGURES))
 
 
 def test_a_round_ends_at_its_bounds() -> None:
