@@ -147,6 +147,46 @@ def test_every_target_is_found_in_a_full_run() -> None:
     assert "not measured" not in targets.table(results.read(FIGURES))
 
 
+@NEEDS_MATPLOTLIB
+def test_the_text_of_pictures_is_legible_on_a_phone() -> None:
+    """On a page of 400 pixels, each text of each picture is at least 11 pixels high, and no text is cut off."""
+    from benchmarks import plots
+    with plots.pyplot.rc_context(plots.STYLE):
+        for draw in plots.PICTURES.values():
+            figure = draw(results.read(FIGURES))
+            figure.canvas.draw()
+            pixels_per_pt = 400 / (72 * figure.get_figwidth())
+            texts = [text for text in figure.findobj(plots.matplotlib.text.Text) if text.get_text().strip()]
+            assert texts and all(text.get_fontsize() * pixels_per_pt >= 11 for text in texts)
+            drawn = figure.get_tightbbox()  # in inches
+            assert drawn.x0 >= 0 and drawn.x1 <= figure.get_figwidth()
+            plots.pyplot.close(figure)
+
+
+@NEEDS_MATPLOTLIB
+@pytest.mark.parametrize("page", ["#ffffff", "#131416"])
+def test_colours_stand_out_from_light_and_dark_pages(page: str) -> None:
+    """Text and lines have a contrast to a page without a background of their own in either mode."""
+    from benchmarks import plots
+    assert plots.STYLE["figure.facecolor"] == plots.STYLE["axes.facecolor"] == "none"
+    assert contrast(plots.INK, page) > 4.2
+    for colour in (plots.DURABLE_COLOUR, plots.RELAXED_COLOUR, plots.THIRD_COLOUR, plots.OTHER_COLOUR):
+        assert contrast(colour, page) > 3
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the ratio of contrast of two colours, as WCAG defines it."""
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of a colour such as "#0072b2"."""
+    parts = [int(colour[start:start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055)**2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
+
+
 def test_a_round_ends_at_its_bounds() -> None:
     """A round stops after its number of messages, and refills as often as it has to."""
     left, refills = 0, 0
