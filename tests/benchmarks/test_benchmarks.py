@@ -187,6 +187,18 @@ def luminance(colour: str) -> float:
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
 
 
+@NEEDS_MATPLOTLIB
+def test_the_page_begins_with_what_a_user_needs() -> None:
+    """Single messages, batches and waiting processes come first, then the commit and the machine of the run."""
+    from benchmarks import report
+    document = results.read(FIGURES)
+    document.machine = dataclasses.replace(document.machine, commit="0123456789ab")
+    page = report.page(document, [])
+    parts = ["**One by one**", "**In batches of 1,000**", "**To a waiting process**", "0123456789ab", "send 1,000"]
+    positions = [page.index(part) for part in parts]
+    assert positions == sorted(positions) and positions[-1] < page.index("How it is measured\n")
+
+
 def test_a_round_ends_at_its_bounds() -> None:
     """A round stops after its number of messages, and refills as often as it has to."""
     left, refills = 0, 0
