@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import platform
+import subprocess
 
 import lmdb
 
@@ -23,6 +24,8 @@ class Machine:  # pylint: disable=too-many-instance-attributes  # one per fact
     py_lmdb: str
     lmdb: str
     persipubsub: str
+    #: The commit of the checkout, with "-dirty" where files differ from it; empty where there is no git.
+    commit: str = ""
 
 
 def describe(directory: pathlib.Path) -> Machine:
@@ -35,7 +38,21 @@ def describe(directory: pathlib.Path) -> Machine:
                    python=f"{platform.python_implementation()} {platform.python_version()}",
                    py_lmdb=lmdb.__version__,
                    lmdb=".".join(map(str, lmdb.version())),
-                   persipubsub=persipubsub.__version__)
+                   persipubsub=persipubsub.__version__,
+                   commit=_commit())
+
+
+def _commit() -> str:
+    """Return the commit of this checkout."""
+    try:
+        return subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+                              cwd=pathlib.Path(__file__).resolve().parent,
+                              check=True,
+                              stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL,
+                              text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _field(file: str, name: str) -> str:

@@ -1,13 +1,15 @@
 """The page ``docs/performance.rst``, written wholly from the figures."""
 
+import itertools
 import pathlib
 import shutil
-from typing import Callable, Dict, List, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from benchmarks import floors, plots, results, tables, targets, workloads_protobuf, workloads_shared, workloads_tasks
 from benchmarks.peer_table import peer_table
 from benchmarks.results import OURS, Churn, Document, Drain, Duration, FileSize, Idle, Latency, Rate
 from benchmarks.tables import per_s, us
+from benchmarks.workloads_messages import BATCH_MESSAGES, DURABILITIES
 
 FIGURES_FILE = "figures.json"
 TEMPLATE_FILE = pathlib.Path(__file__).with_name("performance.rst.txt")
@@ -49,9 +51,48 @@ def _picture(name: str) -> str:
     return f".. image:: performance/{name}.svg\n   :alt: {ALTERNATIVE_TEXTS[name]}"
 
 
+def first_figures(document: Document) -> str:
+    """Describe what a user needs first in three sentences; what was not measured is left out."""
+    works = (("One by one", "one thread", 1, ("send", "take")), ("In batches of 1,000", "the same thread",
+                                                                 BATCH_MESSAGES, ("send-batch", "take-batch")))
+    sentences = []
+    for title, subject, batch, workloads in works:
+        found = [_single(document, work, durability, batch) for work in workloads for durability in DURABILITIES]
+        counts = [tables.count(one.messages_per_s) for one in found if one is not None]
+        if len(counts) == len(found):
+            sentences.append(f"- **{title}**: {subject} sends {counts[0]} messages a second durably and {counts[1]} "
+                             f"relaxed; it receives {counts[2]} and {counts[3]}.")
+    durable, relaxed = (document.find(Latency, "wake-up", OURS, waiting_processes=1, durability=durability)
+                        for durability in DURABILITIES)
+    if durable is not None and relaxed is not None:
+        sentences.append(f"- **To a waiting process**: in the median, a message takes {us(durable.p50_us)} durably and "
+                         f"{us(relaxed.p50_us)} relaxed, from the start of the send.")
+    return "\n".join(sentences) or "This run did not measure them."
+
+
+def _single(document: Document, workload: str, durability: str, batch: int) -> Optional[Rate]:
+    """Find our rate of messages of 100 bytes by one thread."""
+    return document.find(Rate, workload, OURS, payload_bytes=100, durability=durability, batch_messages=batch)
+
+
+def overview(document: Document) -> str:
+    """Show the work of most users in one table, durable beside relaxed."""
+    works = (("send one", "send", 1), ("receive one", "take", 1), ("send 1,000", "send-batch", BATCH_MESSAGES),
+             ("receive 1,000", "take-batch", BATCH_MESSAGES))
+    rows = []
+    for work, workload, batch in works:
+        found = [_single(document, workload, durability, batch) for durability in DURABILITIES]
+        cells = [("", "") if one is None else (per_s(one.messages_per_s), tables.ratio(one.of_floor)) for one in found]
+        if any(found):
+            rows.append([work, *itertools.chain(*cells)])
+    header = ["messages of 100 B, one thread", "durable", "of the floor", "relaxed", "of the floor"]
+    return tables.table(header, rows) if rows else "This run did not measure single sends or receives.\n"
+
+
 def machine_table(document: Document) -> str:
-    """Describe the machine."""
+    """Describe the machine and the state of the code."""
     machine = document.machine
+    commit = [["commit", machine.commit]] if machine.commit else []
     return tables.table(["", ""], [
         ["processor", f"{machine.cpu_model}, {machine.cores} cores"],
         ["memory", f"{machine.memory_gib:g} GiB"],
@@ -60,6 +101,7 @@ def machine_table(document: Document) -> str:
         ["Python", machine.python],
         ["py-lmdb", f"{machine.py_lmdb} with LMDB {machine.lmdb}"],
         ["persipubsub", machine.persipubsub],
+        *commit,
         ["the run", f"{document.scale}, {document.took_s / 60:.0f} minutes"],
     ])
 
@@ -112,7 +154,7 @@ def limit_table(document: Document) -> str:
     rows = [[one.contestant, one.setting.durability or "",
              per_s(one.messages_per_s),
              tables.ratio(one.of_floor)] for one in document.of(Rate, "send-limit")]
-    return tables.table(["who", "durability", "messages/s", "ratio"], rows)
+    return tables.table(["contestant", "durability", "messages/s", "ratio"], rows)
 
 
 def latencies(workload: str, vary: str, header: str) -> Callable[[Document], str]:
@@ -123,7 +165,8 @@ def latencies(workload: str, vary: str, header: str) -> Callable[[Document], str
             f"{getattr(one.setting, vary):,}", one.contestant, one.setting.durability or "", f"{one.samples:,}",
             *map(us, (one.p50_us, one.p99_us, one.p999_us, one.p9999_us, one.longest_us))
         ] for one in document.of(Latency, workload)]
-        return tables.table([header, "who", "durability", "samples", "p50", "p99", "p99.9", "p99.99", "longest"], rows)
+        return tables.table([header, "contestant", "durability", "samples", "p50", "p99", "p99.9", "p99.99", "longest"],
+                            rows)
 
     return make
 
@@ -139,7 +182,7 @@ def idle_sentence(document: Document) -> str:
 
 def tasks_table(document: Document) -> str:
     """Show tasks of asyncio beside plain calls, and what it costs when they wait."""
-    table = rates({"tasks-sent": "sent", "tasks-taken": "taken"}, "tasks", "tasks", workloads_tasks.PLAIN)(document)
+    table = rates({"tasks-sent": "sent", "tasks-taken": "received"}, "tasks", "tasks", workloads_tasks.PLAIN)(document)
     if not document.of(Rate, "tasks-sent"):
         return "Tasks were not measured in this run.\n"
     # Tasks share commits, so what one of them hands over is not what a commit holds.
@@ -154,7 +197,7 @@ def shared_tables(document: Document) -> str:
     taken, work = document.of(Rate, "shared-taken"), {"in-flight-sent": "sent", "in-flight-claimed": "claimed again"}
     if not taken:
         return "Shared subscribers were not measured in this run.\n"
-    table = rates({"shared-taken": "taken"}, "batch_messages", "", workloads_shared.PLAIN)(document)
+    table = rates({"shared-taken": "received"}, "batch_messages", "", workloads_shared.PLAIN)(document)
     rows = [[
         name, f"{one.setting.batch_messages or 1:,}", f"{one.setting.inflight_messages or 0:,}",
         per_s(one.messages_per_s),
@@ -177,7 +220,7 @@ def durations(workload: str) -> Callable[[Document], str]:
                 us(min(one.rounds_ms) * 1000),
                 us(max(one.rounds_ms) * 1000)
             ])
-        return tables.table(["who", "what", "messages in the queue", "median", "shortest", "longest"], rows)
+        return tables.table(["contestant", "what", "messages in the queue", "median", "shortest", "longest"], rows)
 
     return make
 
@@ -188,7 +231,7 @@ def drain_table(document: Document) -> str:
         one.contestant, one.setting.detail or "", f"{one.setting.backlog_messages or 0:,}", f"{one.drain_s:.2f} s",
         f"{one.rss_anon_mib:.1f} MiB"
     ] for one in document.of(Drain, "drain")]
-    return tables.table(["who", "by", "messages", "time", "anonymous memory"], rows)
+    return tables.table(["contestant", "by", "messages", "time", "anonymous memory"], rows)
 
 
 def file_size_table(document: Document) -> str:
@@ -197,7 +240,7 @@ def file_size_table(document: Document) -> str:
         tables.size(one.setting.payload_bytes or 0), one.contestant, f"{one.stored_bytes / 1e6:,.0f} MB",
         f"{one.file_bytes / 1e6:,.0f} MB", f"{one.file_to_payload:.2f}"
     ] for one in document.of(FileSize, "file-size")]
-    return tables.table(["size of a message", "who", "messages", "file", "ratio"], rows)
+    return tables.table(["size of a message", "contestant", "messages", "file", "ratio"], rows)
 
 
 def churn_table(document: Document) -> str:
@@ -208,11 +251,16 @@ def churn_table(document: Document) -> str:
         f"{one.file_mb[len(one.file_mb) // 2]:,.1f} MB", f"{one.file_mb[-1]:,.1f} MB"
     ] for one in document.of(Churn, "churn")]
     return tables.table([
-        "size of a message", "always in the queue", "sent and taken", "together", "file at 5 %", "at half", "at the end"
+        "size of a message", "always in the queue", "sent and received", "together", "file at 5 %", "at half",
+        "at the end"
     ], rows)
 
 
 PARTS: Dict[str, Callable[[Document], str]] = {
+    "first-figures":
+    first_figures,
+    "overview":
+    overview,
     "machine":
     machine_table,
     "note":
@@ -225,28 +273,28 @@ PARTS: Dict[str, Callable[[Document], str]] = {
     rates({
         "send": "sent",
         "send-batch": "sent",
-        "take": "taken",
-        "take-batch": "taken"
+        "take": "received",
+        "take-batch": "received"
     }, "payload_bytes", "size of a message"),
     "batches":
     rates({
         "batch-sizes-sent": "sent",
-        "batch-sizes-taken": "taken"
+        "batch-sizes-taken": "received"
     }, "batch_messages", ""),
     "subscribers":
     rates({
         "subscribers-sent": "sent",
-        "subscribers-taken": "taken by one"
+        "subscribers-taken": "received by one"
     }, "subscribers", "subscribers"),
     "backlog":
     rates({
         "backlog-sent": "sent",
-        "backlog-taken": "taken"
+        "backlog-taken": "received"
     }, "backlog_messages", "messages in the queue"),
     "protobuf":
     rates({
         "protobuf-sent": "sent",
-        "protobuf-taken": "taken"
+        "protobuf-taken": "received"
     }, "batch_messages", "", workloads_protobuf.BY_HAND),
     "shared":
     shared_tables,
@@ -267,7 +315,7 @@ PARTS: Dict[str, Callable[[Document], str]] = {
     "idle":
     idle_sentence,
     "overflow":
-    latencies("overflow", "mark_messages", "mark"),
+    latencies("overflow", "mark_messages", "limit"),
     "expired":
     durations("expired"),
     "drain":

@@ -38,6 +38,13 @@ def per_s(rate: float) -> str:
     return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s"
 
 
+def count(rate: float) -> str:
+    """Show a number of messages in a sentence."""
+    if rate >= 1e6:
+        return f"{rate / 1e6:.3g} million"
+    return f"{float(f'{rate:.3g}'):,.0f}"
+
+
 def us(time_us: float) -> str:
     """Show a time."""
     if time_us >= 1e6:

@@ -17,6 +17,10 @@ from benchmarks.results import OURS, Document, Rate, Result, Setting
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+#: A full run with peers, which the documentation shows.
+FIGURES = ROOT / "docs" / "performance" / "figures.json"
+NEEDS_MATPLOTLIB = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None,
+                                      reason="matplotlib is not installed")
 
 TINY = dataclasses.replace(scale.QUICK,
                            rounds=2,
@@ -96,7 +100,7 @@ def test_what_is_written_is_read(document: Document, tmp_path: pathlib.Path) -> 
     assert results.read(tmp_path / "figures.json") == document
 
 
-@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+@NEEDS_MATPLOTLIB
 def test_pictures_and_page_are_the_same_for_the_same_figures(document: Document, tmp_path: pathlib.Path) -> None:
     """Plotting twice changes nothing, so a difference in the repository is one of the figures."""
     from benchmarks import report
@@ -111,14 +115,88 @@ def test_pictures_and_page_are_the_same_for_the_same_figures(document: Document,
 
 
 def test_targets_distinguish_met_from_missed(document: Document) -> None:
-    """A promise is met, or not, or was not measured."""
+    """A target is met, or missed, or was not measured, or needs a run of an older commit."""
     rates: List[Result] = [
         Rate("threads", OURS, Setting("durable", 100, threads=threads), rate, 1, (rate, ))
         for threads, rate in ((1, 100.0), (16, 399.0))
     ]
+    rates.append(Rate("end-to-end", OURS, Setting("relaxed", 100, 1), 500, 1, (500, )))
     shown = targets.table(dataclasses.replace(document, results=rates)).splitlines()
-    assert any("16 threads" in line and "3.99" in line and "NOT MET" in line for line in shown)
-    assert any("durable single send" in line and "not measured" in line for line in shown)
+    assert any("16 threads" in line and "3.99" in line and line.endswith("missed") for line in shown)
+    assert any("single send, durable" in line and line.endswith("not measured") for line in shown)
+    assert any("another receives" in line and "500/s" in line and line.endswith("by hand") for line in shown)
+    rates[1] = Rate("threads", OURS, Setting("durable", 100, threads=16), 400, 1, (400, ))
+    shown = targets.table(dataclasses.replace(document, results=rates)).splitlines()
+    assert any("16 threads" in line and line.endswith("  met") for line in shown)
+
+
+def test_a_target_beside_a_peer_compares_with_its_faster_queue(document: Document) -> None:
+    """Of the two queues of persist-queue, the faster one counts, and durable sends do not."""
+    rates: List[Result] = [
+        Rate("peers-send", name, Setting(durability, 100, 1), rate, 1, (rate, ))
+        for name, durability, rate in ((OURS, "relaxed", 300.0), ("persist-queue FIFO", "relaxed", 150.0),
+                                       ("persist-queue ack", "relaxed", 151.0), ("persist-queue ack", "durable", 9.0))
+    ]
+    shown = targets.table(dataclasses.replace(document, results=rates)).splitlines()
+    assert any("2 times persist-queue" in line and "ack 151/s" in line and line.endswith("missed") for line in shown)
+    assert any("1.4 times persist-queue" in line and line.endswith("not measured") for line in shown)
+
+
+def test_every_target_is_found_in_a_full_run() -> None:
+    """Each target reads a workload that a full run with peers measures."""
+    assert "not measured" not in targets.table(results.read(FIGURES))
+
+
+@NEEDS_MATPLOTLIB
+def test_the_text_of_pictures_is_legible_on_a_phone() -> None:
+    """On a page of 400 pixels, each text of each picture is at least 11 pixels high, and no text is cut off."""
+    from benchmarks import plots
+    with plots.pyplot.rc_context(plots.STYLE):
+        for draw in plots.PICTURES.values():
+            figure = draw(results.read(FIGURES))
+            figure.canvas.draw()
+            pixels_per_pt = 400 / (72 * figure.get_figwidth())
+            texts = [text for text in figure.findobj(plots.matplotlib.text.Text) if text.get_text().strip()]
+            assert texts and all(text.get_fontsize() * pixels_per_pt >= 11 for text in texts)
+            drawn = figure.get_tightbbox()  # in inches
+            assert drawn.x0 >= 0 and drawn.x1 <= figure.get_figwidth()
+            plots.pyplot.close(figure)
+
+
+@NEEDS_MATPLOTLIB
+@pytest.mark.parametrize("page", ["#ffffff", "#131416"])
+def test_colours_stand_out_from_light_and_dark_pages(page: str) -> None:
+    """Text and lines have a contrast to a page without a background of their own in either mode."""
+    from benchmarks import plots
+    assert plots.STYLE["figure.facecolor"] == plots.STYLE["axes.facecolor"] == "none"
+    assert contrast(plots.INK, page) > 4.2
+    for colour in (plots.DURABLE_COLOUR, plots.RELAXED_COLOUR, plots.THIRD_COLOUR, plots.OTHER_COLOUR):
+        assert contrast(colour, page) > 3
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the ratio of contrast of two colours, as WCAG defines it."""
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of a colour such as "#0072b2"."""
+    parts = [int(colour[start:start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055)**2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
+
+
+@NEEDS_MATPLOTLIB
+def test_the_page_begins_with_what_a_user_needs() -> None:
+    """Single messages, batches and waiting processes come first, then the commit and the machine of the run."""
+    from benchmarks import report
+    document = results.read(FIGURES)
+    document.machine = dataclasses.replace(document.machine, commit="0123456789ab")
+    page = report.page(document, [])
+    parts = ["**One by one**", "**In batches of 1,000**", "**To a waiting process**", "0123456789ab", "send 1,000"]
+    positions = [page.index(part) for part in parts]
+    assert positions == sorted(positions) and positions[-1] < page.index("How it is measured\n")
 
 
 def test_a_round_ends_at_its_bounds() -> None:
