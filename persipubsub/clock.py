@@ -5,7 +5,6 @@ they were imported by name. They do not replace ``clock_gettime``. A wait that f
 """
 
 import contextlib
-import datetime
 import functools
 import os
 import pathlib
@@ -22,9 +21,6 @@ _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", CLOCK_MONOTONIC)
 _python_sleep = time.sleep
 _COOPERATIVE = ("gevent", "eventlet")
 
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-_LAST = datetime.datetime.max.replace(tzinfo=datetime.timezone.utc)
-
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = "/proc/self/ns/time"
 #: The namespace into which children of this process are born. /proc/self/timens_offsets holds its offsets.
@@ -32,14 +28,6 @@ _NAMESPACE_OF_CHILDREN = "/proc/self/ns/time_for_children"
 _OFFSETS = pathlib.Path("/proc/self/timens_offsets")
 #: Linux's number for the time namespace in which it booted.
 _FIRST_NAMESPACE = "time:[4026531834]"
-
-
-def utc(time_us: int) -> datetime.datetime:
-    """Return a time since the epoch as a datetime, or the latest datetime where the time is later."""
-    try:
-        return EPOCH + datetime.timedelta(microseconds=time_us)
-    except OverflowError:
-        return _LAST
 
 
 def boottime_us() -> int:

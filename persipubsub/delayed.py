@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 
-from persipubsub import clock
+from persipubsub import moments
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -18,4 +18,4 @@ class DelayedMessage:
     @property
     def due(self) -> datetime.datetime:
         """Return the due time in UTC."""
-        return clock.utc(self.due_us)
+        return moments.utc(self.due_us)

@@ -18,8 +18,7 @@ from persipubsub.engine.protocols import Engine
 from persipubsub.engine.values import Configuration, Origin
 from persipubsub.publisher import Publisher
 from persipubsub.queue import Durability, HighWaterMark, Strategy
-from persipubsub.shared_subscriber import SharedSubscriber
-from persipubsub.subscriber import Subscriber
+from persipubsub.subscriber import SharedSubscriber, Subscriber
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -135,6 +135,8 @@ class Look(Generic[T]):
         self._give_back = give_back
         self._look_again = look_again
         self._due_us = NEVER_US
+        # Held during a look: an older look must not overwrite the due time that a newer one has found.
+        self._looking = threading.Lock()
         self._timer: Optional[asyncio.TimerHandle] = None
 
     def run(self, final: bool) -> bool:
@@ -142,6 +144,10 @@ class Look(Generic[T]):
 
         :param final: whether the task gets the result even if nothing was found
         """
+        with self._looking:
+            return self._run(final)
+
+    def _run(self, final: bool) -> bool:
         if self.future.done():
             return True
         try:

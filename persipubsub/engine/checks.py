@@ -9,7 +9,7 @@ import os
 import re
 from typing import Iterable, List, Optional, Tuple
 
-from persipubsub import clock, errors
+from persipubsub import errors, moments
 from persipubsub.engine.limits import (AT_END, BATCH_BYTES_MAX, DEAD_LETTERS_MAX_MAX, DEDUPLICATION_MAX_MAX,
                                        DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN, DELAY_S_MAX,
                                        IDENTIFIER_BYTES_MAX, LEASE_S_MIN, MAX_DELIVERIES_MAX, MESSAGE_ID_END,
@@ -195,7 +195,7 @@ def moment_us(name: str, value: datetime.datetime) -> int:
     """
     if value.utcoffset() is None:
         raise errors.ArgumentError(f"{name} must have a timezone, as datetime.now(timezone.utc) has; got {value!r}.")
-    return max(0, (value - clock.EPOCH) // datetime.timedelta(microseconds=1))
+    return max(0, (value - moments.EPOCH) // datetime.timedelta(microseconds=1))
 
 
 def position(name: str, value: object, word: str, ids: bool) -> Position:

@@ -2,10 +2,10 @@
 
 import functools
 import pathlib
-from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Iterator, List, Optional, Protocol, Sequence, Tuple, TypeVar
 
 from persipubsub.dead_letters import DeadLetter
-from persipubsub.engine.values import Cleared, Configuration, Delivering, Position
+from persipubsub.engine.values import Cleared, Configuration, Delivering, Position, Subscription
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -14,18 +14,41 @@ from persipubsub.lmdb_engine.rules.dead_letters import Changed
 from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus, Violation
 
-if TYPE_CHECKING:
-    from persipubsub.lmdb_engine.engine import LmdbEngine
+T = TypeVar("T")
 
 #: A transaction that reads dead letters ends at this many letters, or with the one that reaches this many bytes.
 DEAD_LETTERS_AT_ONCE_MAX = 100
 DEAD_LETTERS_AT_ONCE_BYTES_MAX = 1024**2
 
 
+class Transactions(Protocol):
+    """What the administration needs of the engine: transactions of the queue, and what lies beside them."""
+
+    path: pathlib.Path
+
+    def read(self, operation: Callable[[Transaction], T]) -> T:
+        """Run an operation in a read transaction."""
+
+    def read_present(self, operation: Callable[[Transaction], T]) -> T:
+        """Run an operation in a read transaction after appending the due messages."""
+
+    def change(self, operation: Callable[[Transaction], T]) -> T:
+        """Run an operation in a write transaction, and sync it to the disk."""
+
+    def subscribe(self, identifier: bytes) -> Subscription:
+        """Return the subscription of a subscriber."""
+
+    def reader_lag(self) -> int:
+        """Return the number of commits since the oldest active read of any process began."""
+
+    def backup(self, path: pathlib.Path) -> None:
+        """Write a compact, consistent copy of the queue into a directory."""
+
+
 class LmdbAdministration:
     """See :class:`persipubsub.engine.protocols.Administration`."""
 
-    def __init__(self, engine: "LmdbEngine") -> None:
+    def __init__(self, engine: Transactions) -> None:
         self._engine = engine
 
     def is_initialized(self) -> bool:

@@ -21,9 +21,9 @@ import uvloop
 from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, clock, errors
+from persipubsub import Durability, Environment, HighWaterMark, clock, errors, moments
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
-from persipubsub.engine import limits, values
+from persipubsub.engine import limits
 from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.process import group_commit
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -145,7 +145,7 @@ def test_send_later(new_environment: MakeEnvironment, run: Run) -> None:
         pub = environment.new_async_publisher(message_type=StringValue)
         sub = environment.new_async_subscriber("a", message_type=StringValue)
         far = await pub.send_later(StringValue(value="far"), delay_s=1000)
-        soon = await pub.send_later(StringValue(value="soon"), at=clock.utc(clock.wall_us() + 100_000))
+        soon = await pub.send_later(StringValue(value="soon"), at=moments.utc(clock.wall_us() + 100_000))
         assert far.number < soon.number and soon.due < far.due
         with pytest.raises(errors.TooManyDelayedError):
             await pub.send_later(StringValue(value="one too many"), delay_s=1000)

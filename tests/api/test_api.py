@@ -1386,7 +1386,7 @@ def test_no_id_beyond_the_last(new_environment: MakeEnvironment) -> None:
     """Ids go up to 2 ** 63 - 1; a send beyond them is refused, and what was sent arrives."""
     environment = new_environment("a")
     held = open_queues.acquire(environment.path)
-    held.change(lambda txn: txn.log().mark_end(limits.MESSAGE_ID_END - 2))
+    held.change(lambda txn: txn.mark_end(limits.MESSAGE_ID_END - 2))
     open_queues.release(held)
     publisher = environment.new_publisher()
     assert publisher.send(b"1") == limits.MESSAGE_ID_END - 2

@@ -211,7 +211,7 @@ import os, signal, sys
 import persipubsub
 from persipubsub.lmdb_engine.process import wakeup
 if sys.argv[2] == "die after the commit":
-    wakeup.Wakeup.notify = lambda self, number: os.kill(os.getpid(), signal.SIGKILL)
+    wakeup.Words.publish = lambda self, number: os.kill(os.getpid(), signal.SIGKILL)
 publisher = persipubsub.new_environment(sys.argv[1]).new_publisher()
 for _ in range(5):
     try:

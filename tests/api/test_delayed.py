@@ -16,7 +16,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, clock, errors
+from persipubsub import Durability, Environment, HighWaterMark, clock, errors, moments
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine import limits
 from persipubsub.lmdb_engine import engine
@@ -61,7 +61,7 @@ def test_a_delayed_message_comes_when_it_is_due(new_environment: MakeEnvironment
     environment = new_environment("a", durability=RELAXED)
     publisher, control = environment.new_publisher(), environment.new_control()
     message = publisher.send_later(b"later", delay_s=60)
-    assert message.due == clock.utc(boots.wall_us + 60_000_000)
+    assert message.due == moments.utc(boots.wall_us + 60_000_000)
     assert publisher.send(b"now") == 1
     boots.forward(59.999999)
     assert (control.status().delayed, control.status().messages, pending(environment)) == (1, 1, [b"now"])
@@ -97,7 +97,7 @@ def test_the_order_of_delayed_messages(new_environment: MakeEnvironment, boots: 
     monkeypatch.setattr(delays, "APPENDED_MESSAGES_MAX", 3)
     environment = new_environment("a", durability=RELAXED)
     publisher, control = environment.new_publisher(), environment.new_control()
-    at = clock.utc(boots.wall_us + 5_000_000)
+    at = moments.utc(boots.wall_us + 5_000_000)
     publisher.send_later(b"4", delay_s=9)
     for payload in (b"1", b"2"):
         publisher.send_later(payload, at=at)
@@ -115,7 +115,7 @@ def test_what_is_due_at_once_comes_at_once(new_environment: MakeEnvironment, boo
     publisher = environment.new_publisher()
     message = publisher.send_later(b"1", delay_s=0)
     publisher.send_later(b"2", at=datetime.datetime(1960, 1, 1, tzinfo=datetime.timezone.utc))
-    publisher.send_later(b"3", at=clock.utc(boots.wall_us).astimezone(datetime.timezone(datetime.timedelta(hours=9))))
+    publisher.send_later(b"3", at=moments.utc(boots.wall_us).astimezone(datetime.timezone(datetime.timedelta(hours=9))))
     assert not publisher.cancel(message)
     assert pending(environment) == [b"1", b"2", b"3"]
 
@@ -304,7 +304,7 @@ def test_a_waiting_subscriber_wakes_when_a_message_is_due(polling: bool, opened:
     assert polling or asleep.wait(WAIT_S)
     message = opened.publisher.send_later(b"due", delay_s=0.2)
     assert received.result() == b"due"
-    assert clock.utc(wall.time_ns() // 1000) >= message.due - datetime.timedelta(seconds=0.1)
+    assert moments.utc(wall.time_ns() // 1000) >= message.due - datetime.timedelta(seconds=0.1)
 
 
 def test_a_type_does_not_delay_a_delayed_message(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, errors
+from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, errors, moments
 from persipubsub.engine import limits
 from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.process import futex
@@ -35,7 +35,7 @@ class Time:
 
     def now(self) -> datetime.datetime:
         """Return it."""
-        return clock.utc(self.us)
+        return moments.utc(self.us)
 
 
 @pytest.fixture(name="time")
@@ -263,7 +263,7 @@ def assert_is_history(found: List[StoredMessage], sent: List[Tuple[int, int, byt
     """The history has all that was sent, and times that are at most 10 ms early."""
     assert [(one.id, one.payload) for one in found] == [(message_id, payload) for message_id, _, payload in sent]
     for one, (_, sent_us, _) in zip(found, sent):
-        assert 0 <= sent_us - (one.time - clock.EPOCH) // datetime.timedelta(microseconds=1) <= 10_000
+        assert 0 <= sent_us - (one.time - moments.EPOCH) // datetime.timedelta(microseconds=1) <= 10_000
 
 
 @hypothesis.given(batches=st.lists(st.lists(st.binary(max_size=8), min_size=1, max_size=5), min_size=1, max_size=8),
@@ -286,10 +286,10 @@ def test_replay_equals_what_was_sent(tmp_path_factory: pytest.TempPathFactory, b
             assert_is_history(list(control.history()), sent)
             for id_, sent_us, _ in sent:
                 assert [one.id for one in control.history(id_, id_ + 1)] == [id_]
-                first_id = next(control.history(clock.utc(sent_us))).id
+                first_id = next(control.history(moments.utc(sent_us))).id
                 assert min(one for one, at_us, _ in sent if at_us >= sent_us - 20_000) <= first_id
                 assert first_id <= min(one for one, at_us, _ in sent if at_us >= sent_us)
-                assert control.rewind("a", clock.utc(sent_us)) == sent[-1][0] + 1 - first_id
+                assert control.rewind("a", moments.utc(sent_us)) == sent[-1][0] + 1 - first_id
                 assert drained(environment, "a") == [payload for one, _, payload in sent if one >= first_id]
             assert control.check() == ()
 

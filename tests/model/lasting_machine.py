@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from persipubsub import clock, errors
+from persipubsub import errors, moments
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine import limits
 from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
@@ -37,7 +37,7 @@ class LastingMachine(Machine):
         """Return a time between now and the oldest message, or before it; the last datetime if none is as late."""
         now_us = self.model.now_us()
         oldest_us = min((message.time_us for message in self.model.log), default=now_us)
-        return clock.utc(round(now_us - age * (now_us - oldest_us)))
+        return moments.utc(round(now_us - age * (now_us - oldest_us)))
 
     def allowed(self, retention_us: int, timeout_s: float) -> bool:
         """Return whether a retention ends before the message timeout."""
@@ -100,7 +100,7 @@ class LastingMachine(Machine):
         until = None if end is None else self.moment(end)
         if self.model.is_due():
             self.model.write()
-        expected = [(one.id, clock.utc(one.time_us), one.payload) for one in self.model.there()
+        expected = [(one.id, moments.utc(one.time_us), one.payload) for one in self.model.there()
                     if (until is None or one.time_us < microseconds(until)) and (one.id >= since if isinstance(
                         since, int) else since is None or one.time_us >= microseconds(since) - RUN_US_MAX)]
         found = self.some(which).control.history(since, until)
@@ -116,7 +116,7 @@ class LastingMachine(Machine):
                        pickling: bool) -> None:
         """Send in queue and model; where too much is delayed already, that is an error."""
         model, payload = self.model, self.payloads([size_bytes])[0]
-        at = clock.utc(model.now_us() + round(delay_s * 1e6))
+        at = moments.utc(model.now_us() + round(delay_s * 1e6))
         send = functools.partial(send_later, payload, delay_s=delay_s)
         if absolute and at < limits.AT_END:
             send = functools.partial(send_later, payload, at=at)
@@ -166,4 +166,4 @@ class LastingMachine(Machine):
 
 def microseconds(moment: datetime.datetime) -> int:
     """Return a time since the epoch."""
-    return (moment - clock.EPOCH) // datetime.timedelta(microseconds=1)
+    return (moment - moments.EPOCH) // datetime.timedelta(microseconds=1)

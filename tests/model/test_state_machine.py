@@ -20,7 +20,7 @@ import persipubsub
 from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
-from persipubsub.shared_subscriber import SharedSubscriber
+from persipubsub.subscriber import SharedSubscriber
 from tests.model.lasting_machine import RETENTIONS
 from tests.model.machine import Handle, Interrupted, Opened, first_of, is_shared, listed, payloads_of, pickled, within
 from tests.model.rules import ALL_NAMES, NAMES, RULES, SIZES_BYTES, WHICH, uses

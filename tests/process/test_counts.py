@@ -129,8 +129,8 @@ CALLS = {
     "one iteration of messages": Calls(55, 11.5),
     "receive, shared": Calls(114.2, 26.2),
     "send one, receive one": Calls(89.2, 17),
-    "send, asyncio": Calls(54.5, 4.1),
-    "receive, asyncio": Calls(114, 11.5),
+    "send, asyncio": Calls(45.5, 4.1),
+    "receive, asyncio": Calls(79, 9),
 }
 #: A count may differ by this factor from the recorded one: small changes, and versions of Python, stay within it.
 ROOM = 1.2

@@ -14,7 +14,7 @@ import pytest
 
 import persipubsub
 from persipubsub import Durability, compaction, errors, migration, os_errors, recovery
-from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.process import files, session
 from persipubsub.lmdb_engine.records import database
 from tests.children import unmeasured
 
@@ -247,7 +247,7 @@ environment = persipubsub.new_environment(sys.argv[1])
 environment.new_control(["a"])
 publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
 os.setresuid({OWNER}, {OWNER}, {OWNER})
-for use in (subscriber.front, lambda: [publisher.send(b"x") for _ in range(17)]):
+for use in (subscriber.front, lambda: [publisher.send(b"x") for _ in range({session.WRITES_BETWEEN_LOOKS + 1})]):
     try:
         use()
     except persipubsub.errors.PathError as error:

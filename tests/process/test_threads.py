@@ -16,7 +16,6 @@ import pytest
 
 import persipubsub
 from persipubsub import Durability, HighWaterMark, clock, errors
-from persipubsub.engine import values
 from persipubsub.engine.commands import Outcome
 from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.process import group_commit

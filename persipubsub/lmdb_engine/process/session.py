@@ -1,5 +1,6 @@
 """A queue's database behind its gate: transactions of many threads, and reopening between them."""
 
+import functools
 import pathlib
 import threading
 from threading import get_ident
@@ -142,7 +143,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
         try:
             # The marker at the path may be another queue's.
             if (self._shares_use_lock and self._files is not None and self._files.are_there()
-                    and self._lock_exclusively()):
+                    and self._use_lock is not None and self._use_lock.try_exclusive()):
                 unclean_marker.remove(self.path)
         finally:
             # Twice: an interrupt may end the first call early. All others wait while the lock is held exclusively.
@@ -150,9 +151,6 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
                 self._release()
             finally:
                 self._release()
-
-    def _lock_exclusively(self) -> bool:
-        return self._use_lock is not None and self._use_lock.try_exclusive()
 
     def _release(self) -> None:
         self._release_use_lock()
@@ -209,7 +207,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
                         self._end(txn)
                     finally:
                         self._end(txn)
-            self._remove(obstacle)
+            self._gate.exclusively(functools.partial(self._remove, obstacle))
 
     # pylint: disable-next=too-many-branches  # wherever an interrupt comes, one place handles it
     def write(self, operation: Callable[[Transaction], None]) -> Transaction:
@@ -265,9 +263,9 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
                     finally:
                         self._end(txn)
             if fits:
-                self._remove(obstacle)
+                self._gate.exclusively(functools.partial(self._remove, obstacle))
             else:
-                self._reopen(sync=not self._sync)
+                self._gate.exclusively(functools.partial(self._reopen, not self._sync))
 
     def require_files(self) -> None:
         """Make sure that the files that were opened are the ones at the path.
@@ -278,11 +276,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
             self._files.require()
 
     def require_no_reentry(self) -> None:
-        """Make sure that the calling thread may wait for the transactions of others.
-
-        :raise ReentryError: they may be waiting for this thread, which is in a transaction or a fork, or reopens
-            the database
-        """
+        """Raise ReentryError if the calling thread would wait for itself: see :meth:`.Gate.require_no_reentry`."""
         self._gate.require_no_reentry()
 
     def _waiting(self) -> List[Transaction]:
@@ -306,9 +300,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
         return error
 
     def _remove(self, obstacle: Optional[Exception]) -> None:
-        self._gate.exclusively(lambda: self._remove_exclusively(obstacle))
-
-    def _remove_exclusively(self, obstacle: Optional[Exception]) -> None:
+        """Remove what kept a transaction from succeeding. The gate must be closed."""
         try:
             if isinstance(obstacle, database.MapFullError):
                 self._open().grow()
@@ -324,9 +316,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
             database.raise_translated(error, self.path)
 
     def _reopen(self, sync: bool) -> None:
-        self._gate.exclusively(lambda: self._reopen_exclusively(sync))
-
-    def _reopen_exclusively(self, sync: bool) -> None:
+        """Reopen the database with another durability. The gate must be closed."""
         if self._sync != sync:
             self._close_database(synced=True)
         self._sync = sync

@@ -53,16 +53,16 @@ class Wakeup:
     def __init__(self, path: pathlib.Path, mode: int) -> None:
         self._path = path
         self._mode = mode
-        self.words: Optional[_Words] = None
+        self.words: Optional[Words] = None
         self._next_try_s: Optional[float] = None
         self._map()
 
-    def _map(self) -> "Optional[_Words]":
+    def _map(self) -> "Optional[Words]":
         """Map the file unless that has just failed. It may work later, for example once descriptors are free."""
         now_s = clock.monotonic_s()
         if self._next_try_s is None or now_s >= self._next_try_s:
             try:
-                self.words = _Words(self._path / files.WAKEUP_FILE, self._mode)
+                self.words = Words(self._path / files.WAKEUP_FILE, self._mode)
             except (OSError, ImportError, errors.StorageError) as error:
                 if self._next_try_s is None:
                     _LOGGER.warning(
@@ -89,7 +89,7 @@ class Wakeup:
         return FutexWatch(words)
 
 
-class _Words:
+class Words:
     """The words and bytes of the mapped file."""
 
     def __init__(self, file: pathlib.Path, mode: int) -> None:
@@ -162,7 +162,7 @@ class _Words:
 class FutexWatch:
     """Waits for a change of the word *published*."""
 
-    def __init__(self, words: _Words) -> None:
+    def __init__(self, words: Words) -> None:
         self._words = words
         self._published = 0
 

@@ -16,7 +16,7 @@ def delete_below(txn: Transaction, bound: int, limit: int) -> Tuple[int, bool]:
     :return: the number of deleted messages, and whether all below the bound are deleted
     """
     txn.forget_below(bound)
-    data, chunks = txn.message_cursors()
+    data, chunks = txn.lmdb_cursor("data_db"), txn.lmdb_cursor("chunk_db")
     reached = key_bound = pack_id(bound)
     if chunks.first():
         _delete_while_below(chunks, key_bound, limit)
@@ -46,7 +46,7 @@ def delete_last(txn: Transaction, count: int) -> None:
     first_id = log.id_of(log.messages_before(log.next_id()) - count)
     log.truncate(first_id)
     txn.own_known()["ahead"] = None
-    for cursor in txn.message_cursors():
+    for cursor in map(txn.lmdb_cursor, ("data_db", "chunk_db")):
         if cursor.set_range(pack_id(first_id)):
             while cursor.key():
                 cursor.delete()

@@ -5,13 +5,21 @@ LMDB numbers its commits. If the number of a transaction shows that nobody has c
 Several threads may hold the same object, so it is copied before it is changed.
 """
 
-from typing import Any, Mapping, NamedTuple, Optional, Sequence, TypedDict
+import itertools
+from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Optional, Sequence, TypedDict
 
-from persipubsub.lmdb_engine.records.layouts import Header, Run, SubscriberRecord
+from persipubsub.lmdb_engine.records.layouts import Header, Run, SubscriberRecord, unpack_id
+
+if TYPE_CHECKING:
+    import lmdb
 
 #: The maximum number of subscribers whose records are kept, and of cursors.
 KNOWN_SUBSCRIBERS = 16
 KNOWN_CURSORS = 8
+
+#: The maximum number of messages that are read ahead, and of their bytes. A first part of a long one is larger.
+AHEAD_MESSAGES = 32
+AHEAD_BYTES = 64 * 1000
 
 
 class Span(NamedTuple):
@@ -43,7 +51,8 @@ class Known(TypedDict):
     header: Header
     at_rest: bool  # whether a write transaction has nothing to do before its operations
     next_id: Optional[int]
-    oldest_us: Optional[int]  # when the oldest run began
+    newest: Optional[Run]
+    oldest: Optional[Run]
     room: Any  # within which bounds messages are simply appended: see rules.appending
     subscribers: Mapping[bytes, SubscriberRecord]  # some of them
     cursors: Optional[Mapping[int, int]]  # how many subscribers have their cursor at each id
@@ -57,9 +66,22 @@ def known_by(number: int, header: Header) -> Known:
                  header=header,
                  at_rest=False,
                  next_id=None,
-                 oldest_us=None,
+                 newest=None,
+                 oldest=None,
                  room=None,
                  subscribers={},
                  cursors=None,
                  span=None,
                  ahead=None)
+
+
+def read_ahead(cursor: "lmdb.Cursor[bytes]", start: int) -> Optional[Ahead]:
+    """Read short messages without gaps from the LMDB cursor on; return None if the first is long."""
+    payloads: List[bytes] = []
+    size_bytes, first_id = 0, unpack_id(cursor.key())
+    for key, payload in itertools.islice(cursor, AHEAD_MESSAGES):
+        size_bytes += len(payload)
+        if size_bytes > AHEAD_BYTES or unpack_id(key) != first_id + len(payloads):
+            break
+        payloads.append(payload)
+    return Ahead(start, range(first_id, first_id + len(payloads)), payloads) if payloads else None

@@ -215,6 +215,11 @@ def encode_run(run: Run) -> Tuple[bytes, bytes]:
     return record[:NUMBER.size], record[NUMBER.size:]
 
 
+def wrapped(total: int) -> int:
+    """Return a total modulo 2 ** 64, as it is stored."""
+    return total & _UINT64
+
+
 def bytes_between(first: Run, second: Run) -> int:
     """Return the maximum size of the payloads of the runs from one on to before another."""
     return (second.bytes_before - first.bytes_before) & _UINT64

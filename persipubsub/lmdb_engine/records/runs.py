@@ -3,7 +3,7 @@
 Messages that were sent at nearly the same time are a *run*, and a run has one record in ``meta_db``. A send within
 :data:`RUN_US_MAX` of the beginning of the newest run joins it and writes no record, since each further sub-database in
 a commit costs as much as the message itself. So the end of the newest run is not stored: it is after the latest
-message. Before that message is deleted, :meth:`Log.mark_end` stores the end.
+message. Before that message is deleted, :meth:`.Transaction.mark_end` stores the end.
 """
 
 from typing import TYPE_CHECKING, Callable, Iterator, Optional, Tuple
@@ -34,6 +34,17 @@ def joins(newest: Run, time_us: int, largest_bytes: int, timeout_us: int) -> boo
 def joining_us(timeout_us: int) -> int:
     """Return how long after its beginning messages join a run."""
     return min(RUN_US_MAX, timeout_us // RUNS_PER_TIMEOUT)
+
+
+def following(newest: Run, next_id: int, first_id: int, time_us: int, largest_bytes: int) -> Run:
+    """Return a run after the newest one, with the totals of all before it.
+
+    :param next_id: the id after the messages of the newest run
+    :param first_id: of the new run
+    """
+    messages = next_id - newest.first_id
+    return Run(first_id, time_us, largest_bytes, newest.messages_before + messages,
+               layouts.wrapped(newest.bytes_before + messages * newest.largest_bytes))
 
 
 class Log:
@@ -149,28 +160,6 @@ class Log:
         return run.first_id + max(0, rank - run.messages_before)
 
     # Writing
-
-    def begin_run(self, time_us: int, largest_bytes: int) -> None:
-        """Begin a new run with the next message.
-
-        :param time_us: the time of its commit, not before that of the newest run
-        :param largest_bytes: no message of the run will be larger
-        """
-        self._put(self.next_id(), time_us, largest_bytes)
-
-    def mark_end(self, next_id: int) -> None:
-        """Store the next id: it follows messages that will be deleted, or that no subscriber awaits."""
-        newest = self.newest()
-        if next_id > newest.first_id:
-            self._put(next_id, newest.time_us, 0)
-
-    def _put(self, first_id: int, time_us: int, largest_bytes: int) -> None:
-        """Store a run with the totals of all before it."""
-        newest, end_id = self.end()
-        messages = end_id - newest.first_id
-        self._runs.put(*layouts.encode_run(
-            Run(first_id, time_us, largest_bytes, newest.messages_before + messages, newest.bytes_before +
-                messages * newest.largest_bytes)))
 
     def delete_below(self, bound: int) -> None:
         """Delete the records of runs that end below the bound, but never that of the newest."""

@@ -13,20 +13,17 @@ from persipubsub.lmdb_engine.records.dead_letters import DeadLetters
 from persipubsub.lmdb_engine.records.deduplication_ids import DeduplicationIds
 from persipubsub.lmdb_engine.records.delayed_messages import DelayedMessages
 from persipubsub.lmdb_engine.records.in_flight import InFlight
-from persipubsub.lmdb_engine.records.known import KNOWN_CURSORS, KNOWN_SUBSCRIBERS, Ahead
+from persipubsub.lmdb_engine.records.known import KNOWN_CURSORS, KNOWN_SUBSCRIBERS, Ahead, read_ahead
 from persipubsub.lmdb_engine.records.layouts import Header, Run, SubscriberRecord, pack_id, unpack_id
 from persipubsub.lmdb_engine.records.lifecycle import Lifecycle
 from persipubsub.lmdb_engine.records.parts import Parts
-from persipubsub.lmdb_engine.records.runs import Log
+from persipubsub.lmdb_engine.records.runs import Log, following
 
 if TYPE_CHECKING:
     import lmdb
 
 #: The maximum number of records that are read from LMDB at once.
 BATCH_MESSAGES = 1000
-#: The maximum number of messages that are read ahead, and of their bytes. A first part of a long one is larger.
-AHEAD_MESSAGES = 32
-AHEAD_BYTES = 64 * 1000
 
 
 class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one short method per access to a sub-database
@@ -70,12 +67,19 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
             next_id = self.own_known()["next_id"] = self.log().next_id()
         return next_id
 
-    def oldest_us(self) -> int:
-        """Return when the oldest run began."""
-        oldest_us = self.known["oldest_us"]
-        if oldest_us is None:
-            oldest_us = self.own_known()["oldest_us"] = self.log().oldest().time_us
-        return oldest_us
+    def newest(self) -> Run:
+        """Return the newest run."""
+        newest = self.known["newest"]
+        if newest is None:
+            newest = self.own_known()["newest"] = self.log().newest()
+        return newest
+
+    def oldest(self) -> Run:
+        """Return the oldest run."""
+        oldest = self.known["oldest"]
+        if oldest is None:
+            oldest = self.own_known()["oldest"] = self.log().oldest()
+        return oldest
 
     def run_of(self, message_id: int) -> Run:
         """Return the run of a message, as :meth:`Log.at` does."""
@@ -84,19 +88,34 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
             span = self.own_known()["span"] = self.log().span_at(message_id)
         return span.run
 
-    def begin_run(self, time_us: int, largest_bytes: int) -> None:
-        """Begin a new run with the next message: see :meth:`Log.begin_run`."""
-        self.changing_log().begin_run(time_us, largest_bytes)
+    def begin_run(self, time_us: int, largest_bytes: int) -> Run:
+        """Begin a new run with the next message, and return it.
+
+        :param time_us: the time of its commit, not before that of the newest run
+        :param largest_bytes: no message of the run will be larger
+        """
+        next_id = self.next_id()
+        return self._put_run(following(self.newest(), next_id, next_id, time_us, largest_bytes))
 
     def mark_end(self, next_id: int) -> None:
-        """Store the next id: see :meth:`Log.mark_end`."""
-        self.changing_log().mark_end(next_id)
-        self.own_known()["next_id"] = None
+        """Store the next id: it follows messages that will be deleted, or that no subscriber awaits."""
+        newest = self.newest()
+        if next_id > newest.first_id:
+            self._put_run(following(newest, self.next_id(), next_id, newest.time_us, 0))
+            self.own_known()["next_id"] = next_id
+
+    def _put_run(self, run: Run) -> Run:
+        known = self.own_known()
+        # It may replace the oldest run, if that is the newest one.
+        known["span"] = known["room"] = known["oldest"] = None
+        known["newest"] = run
+        self._txn.put(*layouts.encode_run(run), db=self._dbs.meta_db)
+        return run
 
     def changing_log(self) -> Log:
         """Return the log, to change its runs."""
         known = self.own_known()
-        known["span"] = known["room"] = known["oldest_us"] = None
+        known["span"] = known["room"] = known["oldest"] = known["newest"] = None
         return self.log()
 
     def delayed_messages(self) -> DelayedMessages:
@@ -146,7 +165,7 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
         """Return the further parts of long payloads."""
         return Parts(self._txn.cursor(self._dbs.chunk_db))
 
-    def _payload(self, key: bytes, value: bytes) -> bytes:
+    def payload(self, key: bytes, value: bytes) -> bytes:
         """Return the payload of a record of ``data_db``, with its further parts."""
         return self.parts().payload(key, value) if layouts.is_long(len(value)) else value
 
@@ -200,7 +219,7 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
         if not cursor.set_range(pack_id(start)):
             return (), []
         if ahead is not None and ahead.ids.stop == start:
-            ahead = _read_ahead(cursor, start)
+            ahead = read_ahead(cursor, start)
             if ahead is not None:
                 self.own_known()["ahead"] = ahead
                 return (ahead.ids[0], ), [ahead.payloads[0]]
@@ -209,7 +228,7 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
         message_id = unpack_id(key)
         end = message_id + 1
         self.own_known()["ahead"] = Ahead(end, range(end, end), ())
-        return (message_id, ), [self._payload(key, value)]
+        return (message_id, ), [self.payload(key, value)]
 
     def message_ahead(self, start: int) -> Tuple[Sequence[int], List[bytes]]:
         """Return the next message from an id on if it has been read ahead."""
@@ -223,16 +242,16 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
         """Return the payloads of the first records, as many as fit; one in any case, unless some were found before."""
         payloads: List[bytes] = []
         for key, value in batch:
-            payload = self._payload(key, value)
+            payload = self.payload(key, value)
             max_bytes -= len(payload)
             if max_bytes < 0 and (payloads or some_found):
                 break
             payloads.append(payload)
         return payloads
 
-    def message_cursors(self) -> "Tuple[lmdb.Cursor[bytes], lmdb.Cursor[bytes]]":
-        """Return LMDB cursors of ``data_db`` and ``chunk_db``, to delete messages."""
-        return self._txn.cursor(self._dbs.data_db), self._txn.cursor(self._dbs.chunk_db)
+    def lmdb_cursor(self, sub_database: str) -> "lmdb.Cursor[bytes]":
+        """Return an LMDB cursor of a sub-database, to delete or to verify its records."""
+        return self._txn.cursor(getattr(self._dbs, sub_database))
 
     def drop_messages(self) -> None:
         """Delete all messages, but no parts: far cheaper than one by one."""
@@ -241,7 +260,7 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
     def forget_below(self, bound: int) -> None:
         """Forget what is known of messages below an id, which are about to be deleted, and of their runs."""
         known = self.own_known()
-        known["span"] = known["oldest_us"] = None
+        known["span"] = known["oldest"] = None
         if known["ahead"] is not None:
             known["ahead"] = known["ahead"].without(bound)
 
@@ -256,14 +275,6 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
     def _pages_bytes(self, sub_database: "lmdb._Database") -> int:
         stat = self._txn.stat(sub_database)
         return stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
-
-    def sizes(self) -> Iterator[Tuple[int, Optional[int]]]:
-        """Iterate over id and size of all messages. If a part is missing, the size is None."""
-        for key, value in self._txn.cursor(self._dbs.data_db):
-            try:
-                yield unpack_id(key), len(self._payload(key, value))
-            except errors.DamagedError:
-                yield unpack_id(key), None
 
     # Subscribers and their cursors
 
@@ -381,21 +392,3 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
     def has_message(self, message_id: int) -> bool:
         """Return whether a message is in ``data_db``."""
         return self._txn.cursor(self._dbs.data_db).set_key(pack_id(message_id))
-
-    def delivery_keys(self) -> Iterator[Tuple[str, bytes]]:
-        """Iterate over all keys that begin with the number of a subscriber, each with its sub-database."""
-        for name in ("index_db", "due_db", "letter_db", "dead_letter_db"):
-            for key in self._txn.cursor(getattr(self._dbs, name)).iternext(values=False):
-                yield name, key
-
-
-def _read_ahead(cursor: "lmdb.Cursor[bytes]", start: int) -> Optional[Ahead]:
-    """Read short messages without gaps from the LMDB cursor on; return None if the first is long."""
-    payloads: List[bytes] = []
-    size_bytes, first_id = 0, unpack_id(cursor.key())
-    for key, payload in itertools.islice(cursor, AHEAD_MESSAGES):
-        size_bytes += len(payload)
-        if size_bytes > AHEAD_BYTES or unpack_id(key) != first_id + len(payloads):
-            break
-        payloads.append(payload)
-    return Ahead(start, range(first_id, first_id + len(payloads)), payloads) if payloads else None

@@ -47,10 +47,10 @@ def put(txn: Transaction, payloads: Sequence[bytes], size_bytes: int, largest_by
 
 def _put_with_care(txn: Transaction, batch: Batch) -> Sent:
     """Append messages wherever they may begin a run, expire others or reach a limit; find the room for later ones."""
-    header, log = txn.header, txn.log()
+    header = txn.header
     if batch.largest_bytes > header.hwm_db_size:
         require_below_mark(header, batch.largest_bytes)
-    newest, first_id = log.end()
+    newest, first_id = txn.newest(), txn.next_id()
     ids = range(first_id, first_id + len(batch.payloads))
     if ids.stop > REQUEUED:
         raise errors.StorageError(
@@ -65,16 +65,16 @@ def _put_with_care(txn: Transaction, batch: Batch) -> Sent:
     txn.published = True
     # Not now_us: message_log.begin() has set the offset for this boot.
     time_us = max(clock.boottime_us() + header.clock_offset_us, newest.time_us)
-    oldest = log.oldest()
+    oldest = txn.oldest()
     if oldest.time_us < time_us - header.message_timeout_us:
         expire(txn)
-        newest, oldest = log.newest(), log.oldest()
+        newest, oldest = txn.newest(), txn.oldest()
     if not _certainly_below_mark(header, oldest, newest, batch, first_id):
         _put_at_mark(txn, time_us, first_id, batch.payloads)
         return Sent(ids, True)
     if not joins(newest, time_us, batch.largest_bytes, header.message_timeout_us):
-        txn.begin_run(time_us, batch.largest_bytes)
-        newest = log.newest()
+        newest = txn.begin_run(time_us, batch.largest_bytes)
+        oldest = txn.oldest()
     txn.append(first_id, batch.payloads, batch.largest_bytes)
     txn.own_known()["room"] = _room(txn.header, oldest, newest)
     return Sent(ids, True)

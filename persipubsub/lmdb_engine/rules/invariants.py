@@ -11,7 +11,7 @@ from persipubsub.engine.policies import Policy
 from persipubsub.engine.settings import require_retention_within_timeout
 from persipubsub.lmdb_engine.records import layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
-from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
+from persipubsub.lmdb_engine.records.layouts import SubscriberRecord, unpack_id
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
 from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
@@ -94,7 +94,7 @@ def _messages(txn: Transaction) -> _Found:
     ranges = collections.deque(_ranges(txn))
     waiting = live = 0
     ids_in_parts = set(txn.parts().ids())
-    for message_id, size_bytes in txn.sizes():
+    for message_id, size_bytes in _sizes(txn):
         while ranges[0].stop <= message_id:
             ranges.popleft()
         if message_id not in ranges[0]:
@@ -115,6 +115,22 @@ def _messages(txn: Transaction) -> _Found:
         yield "I3", f"the totals of the log are {counted} messages, stored are {live}"
     if ids_in_parts:
         yield "I9", f"parts of no long message: {sorted(ids_in_parts)[:10]}"
+
+
+def _sizes(txn: Transaction) -> Iterator[Tuple[int, Optional[int]]]:
+    """Iterate over id and size of all messages. If a part is missing, the size is None."""
+    for key, value in txn.lmdb_cursor("data_db"):
+        try:
+            yield unpack_id(key), len(txn.payload(key, value))
+        except errors.DamagedError:
+            yield unpack_id(key), None
+
+
+def _delivery_keys(txn: Transaction) -> Iterator[Tuple[str, bytes]]:
+    """Iterate over all keys that begin with the number of a subscriber, each with its sub-database."""
+    for name in ("index_db", "due_db", "letter_db", "dead_letter_db"):
+        for key in txn.lmdb_cursor(name).iternext(values=False):
+            yield name, key
 
 
 def _may_be_stored(message_id: int, size_bytes: int, low_water_mark: Optional[int]) -> bool:
@@ -145,7 +161,7 @@ def _runs(txn: Transaction) -> _Found:
 
 def _owners(txn: Transaction) -> _Found:
     with_policy = {record.number for _, record in txn.subscribers() if record.policy is not None}
-    for name, key in txn.delivery_keys():
+    for name, key in _delivery_keys(txn):
         number = int.from_bytes(key[:4], "big")
         if number not in with_policy:
             yield "I6", f"{name}: {key.hex()} of subscriber number {number}"

@@ -73,7 +73,7 @@ def claim(txn: Transaction, subscription: Subscription, max_messages: int, max_b
     """
     record = cursors.own_record(txn, subscription)
     now_us = message_log.now_us(txn)
-    if txn.oldest_us() < now_us - txn.header.message_timeout_us:
+    if txn.oldest().time_us < now_us - txn.header.message_timeout_us:
         message_log.expire(txn)
     claiming = _Claiming(txn, record, now_us, max_messages, max_bytes)
     claiming.claim_due()

@@ -10,7 +10,7 @@ import bisect
 import itertools
 from typing import List
 
-from persipubsub import clock
+from persipubsub import moments
 from persipubsub.engine.values import Delivering, Position
 from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -84,6 +84,6 @@ def read(txn: Transaction, ids: range) -> List[StoredMessage]:
     runs = list(itertools.takewhile(lambda run: run.first_id <= found[-1], txn.log().since(found[0])))
     begin = [run.first_id for run in runs]
     return [
-        StoredMessage(message_id, clock.utc(runs[bisect.bisect_right(begin, message_id) - 1].time_us), payload)
+        StoredMessage(message_id, moments.utc(runs[bisect.bisect_right(begin, message_id) - 1].time_us), payload)
         for message_id, payload in zip(found, payloads)
     ]
