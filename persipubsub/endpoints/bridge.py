@@ -117,7 +117,7 @@ class Seen(Generic[T]):
     due_us: int = NEVER_US  # time since boot at which a message may be due without a send
 
 
-class Look(Generic[T]):
+class Look(Generic[T]):  # pylint: disable=too-many-instance-attributes  # a wait has many ends
     """A task that waits until a look into the queue finds something."""
 
     def __init__(self, port: Port, look: Callable[[], Seen[T]], give_back: Callable[[T], object],

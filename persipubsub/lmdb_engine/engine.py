@@ -90,7 +90,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     def run(self, command: Command) -> Any:
         """Run a command in a write transaction, by itself or in a group."""
-        if type(command) is Fail and not self._counts_failures(command.subscription):
+        if isinstance(command, Fail) and not self._counts_failures(command.subscription):
             return Settled()
         return self._writer.run(RULES[type(command)], command)
 

@@ -10,8 +10,8 @@ Invariants, which hold even where a ``KeyboardInterrupt`` comes between any two 
 - No lock is held while waiting, so a signal handler never waits for its own thread: it gets ReentryError. So does a
   handler that has interrupted a transaction whose end another thread awaits.
 
-Here and wherever an interrupt must leave nothing behind, a ``finally`` calls the same function twice. Python delivers an
-interrupt when a function begins, so one function for both calls could be interrupted before its first line.
+Here and wherever an interrupt must leave nothing behind, a ``finally`` calls the same function twice. Python delivers
+an interrupt when a function begins, so one function for both calls could be interrupted before its first line.
 """
 
 import math

@@ -182,7 +182,7 @@ class _Losses:
                 del _WARNING.active
 
 
-class Writer:
+class Writer:  # pylint: disable=too-many-instance-attributes  # who leads, who waits, and what is to be reported
     """Runs the write operations of all threads of a process, and wakes subscribers that wait for messages."""
 
     def __init__(self, session: Session, wakeup: Wakeup) -> None:

@@ -200,7 +200,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
             except layouts.DECODING_ERRORS as error:
                 raise errors.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
-                # Twice: an interrupt may end the first call early. After the normal end nothing is called, since an interrupt
+                # Twice: an interrupt may end the first call early. After the normal end nothing is called: an interrupt
                 # could come before the call does anything.
                 if txn in gate.inside:
                     try:
@@ -255,7 +255,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
             except layouts.DECODING_ERRORS as error:
                 raise errors.damaged(self.path, f"a record cannot be read ({error})") from error
             finally:
-                # Twice: an interrupt may end the first call early. After the normal end nothing is called, since an interrupt
+                # Twice: an interrupt may end the first call early. After the normal end nothing is called: an interrupt
                 # could come before the call does anything.
                 if txn in gate.inside:
                     try:

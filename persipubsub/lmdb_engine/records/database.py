@@ -45,7 +45,7 @@ class Reader(NamedTuple):
     process: int
 
 
-class Database:
+class Database:  # pylint: disable=too-many-instance-attributes  # what transactions need of it, and its checks
     """The open LMDB environment of a queue. A process opens it once: closing a second one would drop LMDB's locks."""
 
     environment: "lmdb.Environment" = None  # type: ignore[assignment]  # set by open()

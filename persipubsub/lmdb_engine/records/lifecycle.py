@@ -23,7 +23,7 @@ class OpenDatabase(Protocol):
     known: Optional[Known]
 
 
-class Lifecycle:
+class Lifecycle:  # pylint: disable=too-many-instance-attributes  # its state, and what it tells its owner
     """The beginning and the end of one LMDB transaction.
 
     The object exists before the transaction begins, so that its owner can end it after an interrupt at any point.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Parts:
-    """The records of ``chunk_db``. The first part of a payload is in ``data_db``, and begins with the payload's size."""
+    """The records of ``chunk_db``. The first part of a payload is in ``data_db``, and begins with the size of all."""
 
     __slots__ = ("_parts", )
 
