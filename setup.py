@@ -80,6 +80,7 @@ setuptools.setup(
             "pika>=1.3",
             "queuelib>=1.8",
             "redis>=7",
+            "simplebroker>=8; python_version >= '3.11'",
         ],
         # For the programs in examples/.
         "examples": [
