@@ -71,6 +71,7 @@ setuptools.setup(
         # For the pictures of the benchmarks, and the peers that they compare with.
         "benchmark": [
             "diskcache>=5.6",
+            "leanqueue>=0.1",
             "litequeue>=0.9",
             "localqueue>=1.4; python_version >= '3.11'",
             "matplotlib>=3.9",
