@@ -73,6 +73,7 @@ setuptools.setup(
             "diskcache>=5.6",
             "leanqueue>=0.1",
             "litequeue>=0.9",
+            "lmdb-queue>=0.1",
             "localqueue>=1.4; python_version >= '3.11'",
             "matplotlib>=3.9",
             "nats-py>=2.11",
