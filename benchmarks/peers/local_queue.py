@@ -99,9 +99,9 @@ class _Peer:
         f"localqueue {importlib.metadata.version('localqueue')}, with an SQLite of its own: one SimpleQueue per "
         "subscriber, each in a file of its own, with a serializer that leaves bytes as they are; DURABLE, which calls "
         "fsync once per commit, or RELAXED, its default, which leaves it to checkpoints; put_many is one commit; takes "
-        f"with get and ack, two commits, purged every {TAKES_BETWEEN_PURGES} takes; takes no batches; its EventBus "
-        "reaches all subscribers in one commit, but dispatches one event at a time; nothing wakes a process that "
-        f"waits, it polls every {POLL_INTERVAL_S * 1000:.0f} ms")
+        f"with get and ack, two commits, purged every {TAKES_BETWEEN_PURGES} takes; a get is slower the more messages "
+        "are stored; takes no batches; its EventBus reaches all subscribers in one commit, but dispatches one event "
+        f"at a time; nothing wakes a process that waits, it polls every {POLL_INTERVAL_S * 1000:.0f} ms")
     durabilities: tuple[bool, ...] = (True, False)
     weaker = False
 

@@ -19,9 +19,12 @@ FIRST_QUEUE = "subscriber-0"
 #: A message is text; this makes some of any bytes.
 ENCODING = "latin-1"
 
-#: A watcher polls ever less often, and after this time at this interval.
-SLOWS_DOWN_FOR_S = 6.0
-POLL_INTERVAL_S = 0.1
+#: A watcher polls ever less often, and after this time at this interval, even where it sleeps for longer.
+SLOWS_DOWN_FOR_S = 1.0
+POLL_INTERVAL_S = 0.02
+
+#: One latency takes a second.
+LATENCIES_MAX = 5
 
 
 def _opened(path: str, durable: bool) -> Any:
@@ -67,8 +70,9 @@ class _Session:
         return [text.encode(ENCODING) for text, _ in found]
 
     def wait_latencies(self, count: int) -> list[float]:
-        """Measure once, as it waits until the watcher polls as rarely as it ever does."""
-        return waiting.latencies(self.publish, _receiving, (self._path, self._durable), min(count, 1),
+        """Measure a few, as each waits until the watcher polls as rarely as it ever does."""
+        arguments = (self._path, self._durable)
+        return waiting.latencies(self.publish, _receiving, arguments, min(count, LATENCIES_MAX),
                                  lambda: SLOWS_DOWN_FOR_S + random.uniform(0, POLL_INTERVAL_S))
 
     def close(self) -> None:
