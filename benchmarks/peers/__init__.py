@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 # One module per peer; each has a function peers(), which raises FileNotFoundError where its server is missing.
-_MODULES = ("persist_queue", "lite_queue", "disk_cache", "queue_lib", "redis_streams", "nats_jetstream", "rabbitmq")
+_MODULES = ("persist_queue", "lite_queue", "disk_cache", "local_queue", "simple_broker", "lean_queue", "lmdb_queue",
+            "queue_lib", "redis_streams", "nats_jetstream", "rabbitmq")
 
 
 class Session(Protocol):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,12 +23,23 @@ LOG_TAIL_CHARACTERS = 2000
 # Debian keeps servers where only root's PATH leads.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
+# Where pip installs programs, even if the virtual environment is not activated.
+_SCRIPTS = sysconfig.get_path("scripts")
+
 
 def find(program: str, package: str) -> pathlib.Path:
     """Find a program of a Debian package, or raise FileNotFoundError."""
     path = shutil.which(program, path=_PATH)
     if path is None:
         raise FileNotFoundError(f"there is no {program}; Debian has it in the package {package}")
+    return pathlib.Path(path)
+
+
+def find_in_environment(program: str, package: str) -> pathlib.Path:
+    """Find a program of a package from PyPI, installed beside this Python, or raise FileNotFoundError."""
+    path = shutil.which(program, path=_SCRIPTS)
+    if path is None:
+        raise FileNotFoundError(f"there is no {program} in {_SCRIPTS}; PyPI has it in the package {package}")
     return pathlib.Path(path)
 
 

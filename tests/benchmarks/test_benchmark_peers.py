@@ -99,13 +99,16 @@ def test_what_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch, capsys: py
     for name in list(sys.modules):
         if name.startswith("benchmarks.peers."):
             monkeypatch.delitem(sys.modules, name)
-    for library in ["persistqueue", "litequeue", "diskcache", "queuelib"]:
+    libraries = [
+        "persistqueue", "litequeue", "diskcache", "localqueue", "simplebroker", "leanqueuedb", "equeue", "queuelib"
+    ]
+    for library in libraries:
         monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr(shutil, "which", lambda program, path=None: None)
 
     assert not peers.available()
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 7 and all("is left out: " in line for line in lines)
+    assert len(lines) == 11 and all("is left out: " in line for line in lines)
     assert "persistqueue" in lines[0]
 
 
