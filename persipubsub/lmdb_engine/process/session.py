@@ -186,7 +186,7 @@ class Session:  # pylint: disable=too-many-instance-attributes  # reopening chan
                 if gate.closers:
                     gate.wait(txn)
                 opened = self._database or self._open()
-                if opened.has_handles:
+                if opened.has_handles:  # nearly always, so without a further call
                     txn.begin(opened, False)
                 else:
                     opened.begin(txn, False)

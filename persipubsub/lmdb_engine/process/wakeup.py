@@ -14,9 +14,9 @@ whenever *waiting* is reset under a subscriber, *published* changes afterwards, 
 woken. Nobody sleeps longer than a second, since a publisher may be killed between the commit and the wake-up.
 
 LMDB's write lock is not fair: a process that sends without a pause gets it again before a waiting process is awake.
-That process would get one message in two milliseconds. So a receiving process sets a byte of the same file while it
-waits for the lock, and a sender lets it write first. Senders do not give way to each other, since that would cost them
-most of their speed.
+That process would get one message in two milliseconds. So a receiving process sets a byte of the same file from before
+it waits for the lock until it has written, and a sender lets it go first, but waits only a moment. Senders do not give
+way to each other, since that would cost them most of their speed.
 """
 
 import logging
