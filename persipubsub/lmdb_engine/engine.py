@@ -233,6 +233,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         """Drop what belongs to the parent and its other threads. Calling this twice is harmless."""
         self._session.after_fork_in_child()
         if self._is_open:
+            self._wakeup.after_fork_in_child()
             self._writer = Writer(self._session, self._wakeup)
 
 

@@ -1,4 +1,4 @@
-"""Senders yield LMDB's lock, which is not fair by itself, to processes that receive."""
+"""Senders let processes that receive write first, and those wait for sends that have begun."""
 
 import asyncio
 import mmap
@@ -7,15 +7,16 @@ from typing import Callable, Iterator, List
 
 import pytest
 
-from persipubsub import Durability, Environment, clock
-from persipubsub.lmdb_engine.process import wakeup
+from persipubsub import Durability, Environment
+from persipubsub.lmdb_engine.process import right_of_way
 from tests.concurrency import Task, hold_write_lock, process, told, wait_until
 
 MakeEnvironment = Callable[..., Environment]
 
-#: Where processes say that they wait to receive.
-TAKING = slice(64, 128)
+#: Where processes say that they write, or wait to write.
+TAKING, SENDING = right_of_way.RECEIVING, right_of_way.SENDING
 OTHER = TAKING.start + (os.getpid() + 1) % 64
+OTHER_SENDER = SENDING.start + (os.getpid() + 1) % 64
 OWN = TAKING.start + os.getpid() % 64
 
 
@@ -37,16 +38,23 @@ def mapped_fixture(environment: Environment) -> Iterator[mmap.mmap]:
 def looks_fixture(monkeypatch: pytest.MonkeyPatch) -> List[Callable[[], object]]:
     """Return a list of what happens at the next looks of a sender that yields; nobody looks when it is empty."""
     looks: List[Callable[[], object]] = []
-    sleep = clock.sleep
 
-    def look(seconds: float) -> None:
+    def look() -> None:
         if looks:
             looks.pop(0)()
-        sleep(seconds)
 
-    monkeypatch.setattr(clock, "sleep", look)
-    monkeypatch.setattr(wakeup, "GIVE_WAY_S_MAX", 60)
+    monkeypatch.setattr(os, "sched_yield", look)
+    monkeypatch.setattr(right_of_way, "RECEIVING_S_MAX", 60)
+    monkeypatch.setattr(right_of_way, "SENDING_S_MAX", 60)
     return looks
+
+
+@pytest.fixture(name="waits")
+def waits_fixture(monkeypatch: pytest.MonkeyPatch) -> List[None]:
+    """Return a list to which each look of a process that waits for another one adds."""
+    waits: List[None] = []
+    monkeypatch.setattr(os, "sched_yield", lambda: waits.append(None))
+    return waits
 
 
 def nothing() -> None:
@@ -64,31 +72,38 @@ def test_a_sender_yields_to_a_waiting_receiver(environment: Environment, mapped:
     assert list(taker.messages(timeout=0)) == [b"sent", b"after"]
 
 
-def test_a_dead_receiver_delays_one_send(environment: Environment, mapped: mmap.mmap,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that died while it waited for the lock delays one send, and no later one."""
-    publisher = environment.new_publisher()
-    waits: List[float] = []
-    monkeypatch.setattr(clock, "sleep", waits.append)
-    mapped[OTHER] = 1
-    publisher.send(b"1")
-    assert waits
-    waits.clear()
-    publisher.send_many([b"2", b"3"])
-    assert not waits
+def test_a_receiver_waits_for_a_send_that_has_begun(environment: Environment, mapped: mmap.mmap,
+                                                    looks: List[Callable[[], object]]) -> None:
+    """An acknowledgement begins when the sending process has written, and not before."""
+    taker = environment.new_subscriber("a")
+    mapped[OTHER_SENDER] = 1
+    looks += [nothing, lambda: mapped.__setitem__(OTHER_SENDER, 0)]
+    taker.pop()
+    assert not looks and mapped[OWN] == 0
 
 
-def test_senders_yield_again_to_a_receiver_that_waits_again(environment: Environment, mapped: mmap.mmap,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    """A receiver that was passed over and then had the lock has precedence again."""
-    publisher = environment.new_publisher()
-    waits: List[float] = []
-    monkeypatch.setattr(clock, "sleep", waits.append)
-    for taking in (1, 0, 1):
+def test_a_dead_process_delays_one_write(environment: Environment, mapped: mmap.mmap, waits: List[None]) -> None:
+    """A process that died while it wrote, or waited to write, delays one write of another one, and no later one."""
+    publisher, taker = environment.new_publisher(), environment.new_subscriber("a")
+    for byte, write in ((OTHER, lambda: publisher.send(b"more")), (OTHER_SENDER, taker.pop)):
+        mapped[byte] = 7
+        write()
+        assert waits
         waits.clear()
-        mapped[OTHER] = taking
+        write()
+        assert not waits
+        mapped[byte] = 0
+
+
+def test_a_receiver_that_waits_anew_goes_first_again(environment: Environment, mapped: mmap.mmap,
+                                                     waits: List[None]) -> None:
+    """A sender that waited in vain for a receiver waits for its next write, even if it saw no pause between them."""
+    publisher = environment.new_publisher()
+    for turn in (1, 2, 3):
+        waits.clear()
+        mapped[OTHER] = turn
         publisher.send(b"sent")
-        assert bool(waits) == bool(taking)
+        assert waits
 
 
 def take(environment: Environment) -> None:
@@ -113,7 +128,7 @@ def test_a_receiver_says_so_until_it_has_the_lock(taker: Callable[[Environment],
     with process(hold_write_lock, environment.path) as holder:
         assert told(holder) == "held"
         taking = Task(lambda: taker(environment))
-        wait_until(lambda: mapped[OWN] == 1)
+        wait_until(lambda: mapped[OWN] != 0)
         holder.send("release")
         taking.result()
     assert mapped[TAKING] == bytes(64)

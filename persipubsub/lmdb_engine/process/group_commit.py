@@ -25,7 +25,7 @@ from persipubsub import clock, errors
 from persipubsub.engine.commands import SENDING, Command, Outcome, load
 from persipubsub.engine.values import NEVER_US
 from persipubsub.lmdb_engine.process.session import Session
-from persipubsub.lmdb_engine.process.wakeup import RECEIVING_SLOTS, Wakeup
+from persipubsub.lmdb_engine.process.wakeup import Wakeup
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import delays, message_log
 
@@ -191,7 +191,6 @@ class Writer:  # pylint: disable=too-many-instance-attributes  # who leads, who 
         self._writing = 1  # how many threads were writing at the end of the last commit
         self._leaders: Dict[int, _Request] = {}
         self._queued: Deque[_Request] = collections.deque()
-        self._slot = os.getpid() % RECEIVING_SLOTS
         self._expired = _Losses(
             "Messages of the queue at %s expired, since they were older than its message timeout: %d.")
         self._overflowed = _Losses("The queue at %s reached its high-water mark: %d messages were dropped.")
@@ -299,14 +298,17 @@ class Writer:  # pylint: disable=too-many-instance-attributes  # who leads, who 
         if words is None:
             txn = self._session.write(group.run)
         elif type(group.requests[0].command) in SENDING:
-            words.give_way()
-            txn = self._session.write(group.run)
-        else:
             try:
-                words.receiving[self._slot] = 1  # senders of other processes give way until it is 0
+                words.way.begin_sending()
                 txn = self._session.write(group.run)
             finally:
-                words.receiving[self._slot] = 0
+                words.way.end_sending()
+        else:
+            try:
+                words.way.begin_receiving()
+                txn = self._session.write(group.run)
+            finally:
+                words.way.end_receiving()
         for request in group.requests:
             request.done = True
         self._writing = len(group.requests) + len(self._queued)

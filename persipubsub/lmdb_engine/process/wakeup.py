@@ -1,6 +1,6 @@
-"""Wait for a commit, and wake waiting subscribers, in all processes. Let receiving processes write before senders.
+"""Wait for a commit, and wake waiting subscribers, in all processes.
 
-Every process maps the file ``wakeup``. It begins with three 32-bit words:
+Every process maps the file ``wakeup``. It begins with three 32-bit words, before the bytes of :mod:`.right_of_way`:
 
 - *published*: the low bits of the id of the last transaction that published something, so it changes with each
   publication. (A counter would lose wake-ups: Python cannot add to shared memory in one step.)
@@ -12,11 +12,6 @@ A subscriber reads *published*, sets *waiting*, looks into the queue, and sleeps
 publisher commits, reads and resets *waiting*, sets *published*, and wakes the sleepers if *waiting* was set. So
 whenever *waiting* is reset under a subscriber, *published* changes afterwards, and the subscriber does not sleep or is
 woken. Nobody sleeps longer than a second, since a publisher may be killed between the commit and the wake-up.
-
-LMDB's write lock is not fair: a process that sends without a pause gets it again before a waiting process is awake.
-That process would get one message in two milliseconds. So a receiving process sets a byte of the same file from before
-it waits for the lock until it has written, and a sender lets it go first, but waits only a moment. Senders do not give
-way to each other, since that would cost them most of their speed.
 """
 
 import logging
@@ -27,6 +22,7 @@ from typing import Optional, Union
 
 from persipubsub import clock, errors
 from persipubsub.lmdb_engine.process import files
+from persipubsub.lmdb_engine.process.right_of_way import RightOfWay
 
 #: A page, allocated before it is mapped: a full disk would turn the first write into SIGBUS.
 FILE_BYTES = mmap.PAGESIZE
@@ -35,15 +31,9 @@ POLLING_DELAY_S_MAX = 0.02
 #: Where the file cannot be mapped, the time between two attempts.
 TRY_EVERY_S = 1.0
 
-#: The longest time that a sender waits for a receiving process to write. A sleep would be longer.
-GIVE_WAY_S_MAX = 0.0002
-
 _PUBLISHED = 0
 _WAITING = 1
 _CLAIMED = 2
-RECEIVING_SLOTS = 64
-_RECEIVING = slice(64, 64 + RECEIVING_SLOTS)
-_NOBODY = bytes(RECEIVING_SLOTS)
 _LOGGER = logging.getLogger("persipubsub.wakeup")  # the name that programs filter by
 
 
@@ -71,6 +61,11 @@ class Wakeup:
                         self._path, error, POLLING_DELAY_S_MAX)
                 self._next_try_s = now_s + TRY_EVERY_S
         return self.words
+
+    def after_fork_in_child(self) -> None:
+        """Use the bytes of this process, no longer those of its parent."""
+        if self.words is not None:
+            self.words.way = RightOfWay(self.words.mapped)
 
     def notify(self, transaction_id: int) -> None:
         """Wake the waiting subscribers: this transaction published something."""
@@ -106,12 +101,10 @@ class Words:
         finally:
             os.close(fd)
         self._futex = futex
-        self._mapped = mapped
-        # The bytes of processes that did not write when a sender gave way: they may be dead.
-        self._passed_over = _NOBODY
         self._words = memoryview(mapped).cast("I")
-        #: One byte for each receiving process, by its pid. If two share a byte, senders may occasionally ignore them.
-        self.receiving = memoryview(mapped)[_RECEIVING]
+        self.mapped = mapped
+        #: Who writes first.
+        self.way = RightOfWay(mapped)
         self._address = ctypes.addressof(ctypes.c_uint32.from_buffer(mapped))
 
     def publish(self, transaction_id: int) -> None:
@@ -136,23 +129,6 @@ class Words:
         is_free = self._words[_CLAIMED] != claimed
         self._words[_CLAIMED] = claimed
         return is_free
-
-    def give_way(self) -> None:
-        """Let processes that wait for LMDB's lock to receive messages go first. Call this before a send."""
-        receiving = self._mapped[_RECEIVING]
-        if receiving == _NOBODY:
-            self._passed_over = _NOBODY
-        elif receiving != self._passed_over:
-            self._wait_for(receiving)
-
-    def _wait_for(self, receiving: bytes) -> None:
-        """Wait a short time until one of the receiving processes has written."""
-        deadline = clock.monotonic_s() + GIVE_WAY_S_MAX
-        while clock.monotonic_s() < deadline:
-            clock.sleep(0)  # other threads may run
-            if self._mapped[_RECEIVING] != receiving:
-                return
-        self._passed_over = receiving
 
     def sleep(self, published: int, timeout_s: float) -> None:
         """Sleep until something else is published."""
