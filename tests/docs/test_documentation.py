@@ -17,7 +17,7 @@ import pytest
 import persipubsub
 from persipubsub import errors
 from persipubsub.engine.policies import Policy
-from persipubsub.lmdb_engine.process import wakeup
+from persipubsub.lmdb_engine.process import right_of_way, wakeup
 from persipubsub.lmdb_engine.records import database, layouts
 from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from persipubsub.lmdb_engine.rules import invariants
@@ -165,7 +165,8 @@ def test_the_words_of_the_wakeup_file_are_those_of_the_code() -> None:
     # pylint: disable=protected-access  # the layout of the file is no one else's business, but documented
     words = {"published": wakeup._PUBLISHED, "waiting": wakeup._WAITING, "claimed": wakeup._CLAIMED}
     expected = {name: (4 * index, 4) for name, index in words.items()}
-    expected["taking"] = (wakeup._RECEIVING.start, wakeup._RECEIVING.stop - wakeup._RECEIVING.start)
+    for name, part in {"receiving": right_of_way.RECEIVING, "sending": right_of_way.SENDING}.items():
+        expected[name] = (part.start, part.stop - part.start)
     assert found == expected
 
 

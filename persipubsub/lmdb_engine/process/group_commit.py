@@ -15,7 +15,6 @@ Invariants, which hold even where a ``KeyboardInterrupt`` comes between any two 
 
 import collections
 import logging
-import os
 import pathlib
 import threading
 from threading import get_ident

@@ -8,12 +8,13 @@ byte of a shared file while it writes or waits to write, one for sending and one
   that would cost them most of their speed.
 - A receiving process waits a moment for the end of the sends that have begun, rather than in the kernel.
 
-The byte is a number that differs from one write to the next. So a process that has died, or that takes longer, is waited
-for once.
+The byte is a number that differs from one write to the next. So a process that has died, or that takes longer, is
+waited for once.
 """
 
 import mmap
 import os
+from typing import Optional
 
 from persipubsub import clock
 
@@ -44,8 +45,8 @@ class RightOfWay:
         """Let processes that receive write first. Call this before a send."""
         mapped = self._mapped
         receiving = mapped[RECEIVING]
-        if receiving != _NOBODY and receiving != self._slow_receivers:
-            self._slow_receivers = self._wait_for(RECEIVING, receiving, RECEIVING_S_MAX)
+        if receiving not in (_NOBODY, self._slow_receivers):
+            self._slow_receivers = self._wait_for(RECEIVING, receiving, RECEIVING_S_MAX) or self._slow_receivers
         self._turn = turn = self._turn % 255 + 1
         mapped[SENDING.start + self._slot] = turn
 
@@ -59,18 +60,18 @@ class RightOfWay:
         self._turn = turn = self._turn % 255 + 1
         mapped[RECEIVING.start + self._slot] = turn
         sending = mapped[SENDING]
-        if sending != _NOBODY and sending != self._slow_senders:
-            self._slow_senders = self._wait_for(SENDING, sending, SENDING_S_MAX)
+        if sending not in (_NOBODY, self._slow_senders):
+            self._slow_senders = self._wait_for(SENDING, sending, SENDING_S_MAX) or self._slow_senders
 
     def end_receiving(self) -> None:
         """Call this after a receiver has written."""
         self._mapped[RECEIVING.start + self._slot] = 0
 
-    def _wait_for(self, kind: slice, found: bytes, longest_s: float) -> bytes:
-        """Wait until other bytes than those are found; return those that were waited for in vain."""
+    def _wait_for(self, kind: slice, found: bytes, longest_s: float) -> Optional[bytes]:
+        """Wait until other bytes than those are found; return those if they were waited for in vain."""
         deadline = clock.monotonic_s() + longest_s
         while clock.monotonic_s() < deadline:
             os.sched_yield()  # so that the other process runs, even where there is one processor
             if self._mapped[kind] != found:
-                return _NOBODY
+                return None
         return found
