@@ -5,8 +5,13 @@ A journal lies outside the file system of the queue, and what is noted as durabl
 
 import os
 import pathlib
+import re
 import time
 from typing import Iterable, List, NamedTuple, Tuple
+
+NAME = re.compile("[!-9;-~]+:[0-9]{1,9}:(?P<size>[0-9]{1,9})")
+#: What may not be in a word of a journal. A page that a power cut left half written has any bytes, also ends of lines.
+NOT_IN_WORDS = re.compile("[^!-~]")
 
 
 def message(sender: str, number: int, size_bytes: int = 0) -> bytes:
@@ -27,11 +32,10 @@ def _filled(name: str) -> bytes:
 def name_of(payload: bytes) -> str:
     """Return the name of a message; of what is not a whole message, its beginning after a question mark."""
     name = payload.partition(b" ")[0].decode(errors="replace")
-    try:
-        whole = _filled(name) == payload
-    except ValueError:
-        whole = False
-    return name if whole else "?" + name[:40].replace(" ", "_").replace("\n", "_")
+    matched = NAME.fullmatch(name)
+    if matched and int(matched["size"]) <= len(payload) and _filled(name) == payload:
+        return name
+    return "?" + NOT_IN_WORDS.sub("_", name[:40])
 
 
 def is_broken(name: str) -> bool:

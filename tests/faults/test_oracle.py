@@ -3,12 +3,13 @@
 import pathlib
 from typing import List
 
+import hypothesis
 import lmdb
 import pytest
 
 import persipubsub
 from tests.faults import oracle
-from tests.faults.journal import Event, Journal, events, message, name_of
+from tests.faults.journal import Event, Journal, events, is_broken, message, name_of, sender_and_number
 from tests.faults.oracle import Oracle, Verdict
 
 
@@ -21,6 +22,17 @@ def judge(*lines: str) -> Verdict:
 def one(name: str) -> frozenset[str]:
     """Return a set of one name."""
     return frozenset([name])
+
+
+@hypothesis.given(hypothesis.strategies.binary())
+@hypothesis.example(b"p\x0cq:1:5")
+@hypothesis.example(b"p:1:999999999")
+@hypothesis.example(b"p:\xc2\x85:0")
+def test_broken_messages_are_one_word_each(payload: bytes) -> None:
+    """Whatever bytes a power cut leaves of a message, its name is one word of one line, and whole names are found."""
+    name = name_of(payload)
+    assert name.split() == [name] and name.splitlines() == [name]
+    assert is_broken(name) or payload.startswith(name.encode()) and sender_and_number(name)
 
 
 def test_ok() -> None:
