@@ -22,7 +22,10 @@ def persipubsub_queue(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Que
 
 @pytest.fixture
 def persipubsub_clock() -> "Iterator[Clock]":
-    """Move the time of all queues of this process forward: ``persipubsub_clock.forward(seconds=3600)``."""
+    """Move the time of all queues of this process forward: ``persipubsub_clock.forward(seconds=3600)``.
+
+    Messages expire, delays and leases end, and so do retention and the deduplication window.
+    """
     from persipubsub import clock, testing
     moved = testing.Clock()
     # Not the fixture monkeypatch, whose undo() the test may call.

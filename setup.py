@@ -111,6 +111,8 @@ setuptools.setup(
             "matplotlib>=3.9",
             "mypy>=1.18",
             "prometheus_client>=0.20",
+            # Messages may be of its models; a program that has some brings it along.
+            "pydantic>=2.11",
             "pydocstyle>=6.3",
             "pylint>=4",
             "pyright[nodejs]>=1.1.400",

@@ -14,7 +14,6 @@ from benchmarks.results import OURS, Duration, Latency, Setting
 from benchmarks.scale import Scale
 from persipubsub.queue import HighWaterMark
 
-DAY_S = 24 * 60 * 60
 #: Of a mark that single sends would take minutes to reach, batches fill all but this; then single sends go over it.
 SENDS_AROUND_THE_MARK = 20_000
 SMALL_MARK_MESSAGES = 65_536
@@ -49,14 +48,13 @@ def _floor_times(directory: pathlib.Path, setting: Setting, sends: int) -> List[
 
 
 def _times_at_the_mark(directory: pathlib.Path, setting: Setting, sends: int) -> List[float]:
-    mark = HighWaterMark(message_timeout=DAY_S, max_messages=setting.mark_messages or 0, hwm_db_size=32 * 1024**3)
-    message = floors.payload(setting)
-    with queues.opened(directory, setting, mark) as environment:
+    mark_messages, message = setting.mark_messages or 1, floors.payload(setting)
+    with queues.opened(directory, setting, HighWaterMark(max_messages=mark_messages)) as environment:
         publisher = environment.new_publisher()
         send = functools.partial(publisher.send, message)
         # After the first time half of the mark is left, so it is reached after each half again.
-        queues.fill(publisher, [message], mark.max_messages - min(SENDS_AROUND_THE_MARK // 2, mark.max_messages))
-        return _times(send, sends if mark.max_messages <= SMALL_MARK_MESSAGES else SENDS_AROUND_THE_MARK)
+        queues.fill(publisher, [message], mark_messages - min(SENDS_AROUND_THE_MARK // 2, mark_messages))
+        return _times(send, sends if mark_messages <= SMALL_MARK_MESSAGES else SENDS_AROUND_THE_MARK)
 
 
 def _times(call: Callable[[], object], count: int) -> List[float]:

@@ -11,9 +11,6 @@ from benchmarks.results import Setting
 from persipubsub.engine.values import Msg
 from persipubsub.queue import Durability, HighWaterMark
 
-#: Nothing expires or overflows by chance.
-NO_MARK = HighWaterMark(message_timeout=24 * 60 * 60, max_messages=100_000_000, hwm_db_size=32 * 1024**3)
-
 
 def durability(setting: Setting) -> Durability:
     """Return the durability of a setting."""
@@ -28,7 +25,7 @@ def names(count: Optional[int]) -> List[str]:
 @contextlib.contextmanager
 def opened(directory: pathlib.Path,
            setting: Setting,
-           mark: HighWaterMark = NO_MARK) -> Iterator[persipubsub.Environment]:
+           mark: Optional[HighWaterMark] = None) -> Iterator[persipubsub.Environment]:
     """Set a queue up, with its backlog unless a receiver is measured."""
     with persipubsub.new_environment(directory) as environment:
         environment.new_control(names(setting.subscribers), mark, durability=Durability.PROCESS_CRASH)

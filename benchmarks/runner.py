@@ -7,8 +7,8 @@ import tempfile
 import time
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
-from benchmarks import (footprint, growth, latency, machine, overflow, tables, wakeups, workloads_messages,
-                        workloads_protobuf, workloads_shared, workloads_tasks, workloads_together)
+from benchmarks import (footprint, growth, latency, machine, overflow, tables, wakeups, workloads_details,
+                        workloads_messages, workloads_protobuf, workloads_shared, workloads_tasks, workloads_together)
 from benchmarks.results import Document, Result
 from benchmarks.scale import Scale
 
@@ -24,6 +24,7 @@ WORKLOADS: Dict[str, Workload] = {
     "batch-sizes": workloads_messages.batch_sizes,
     "subscribers": workloads_messages.subscribers,
     "backlog": workloads_messages.backlog,
+    "details": workloads_details.details,
     "protobuf": workloads_protobuf.protobuf,
     "shared": workloads_shared.taken,
     "in-flight": workloads_shared.in_flight,

@@ -63,7 +63,7 @@ def _taking(directory: pathlib.Path, setting: Setting, bounds: Bounds) -> Iterat
 def _shared(directory: pathlib.Path, setting: Setting) -> Iterator["persipubsub.Environment"]:
     """Set up a queue with a shared subscriber only."""
     with persipubsub.new_environment(directory) as environment:
-        environment.new_control([], queues.NO_MARK, durability=queues.durability(setting))
+        environment.new_control([], durability=queues.durability(setting))
         _share(environment, LONG_LEASE_S)
         yield environment
 

@@ -36,7 +36,7 @@ intersphinx_mapping = {"python": ("https://docs.python.org/3.11", str(_INVENTORY
 nitpicky = True
 nitpick_ignore_regex = [
     # A type variable has no documentation of its own.
-    ("py:.*", r"persipubsub\.[\w.]+\.(T|M|Msg)"),
+    ("py:.*", r"persipubsub\.[\w.]+\.(T|T_co|M|Msg|Sendable)"),
     # The documentation of protobuf has no inventory.
     ("py:class", r"google\.protobuf\..*"),
     # This is how Python 3.13 calls pathlib.Path where it is used as a type.

@@ -13,14 +13,14 @@ if sys.maxsize < 2**32:
 
 import atexit
 import importlib
-import logging
 from typing import TYPE_CHECKING, List
 
 if TYPE_CHECKING:
     # For type checkers, and for tools such as PyInstaller, which find only modules that a statement imports.
-    from persipubsub import clock, control, environment, errors, publisher, queue, subscriber
+    from persipubsub import clock, control, environment, errors, message, publisher, queue, subscriber
     from persipubsub.control import Control
     from persipubsub.environment import Environment, initialize, new_environment
+    from persipubsub.message import Delivery, Envelope, Reject, Retry
     from persipubsub.publisher import Publisher
     from persipubsub.queue import Durability, HighWaterMark, Strategy
     from persipubsub.subscriber import Subscriber
@@ -29,10 +29,14 @@ __version__ = "2.0.0.dev0"
 
 __all__ = [
     "Control",
+    "Delivery",
     "Durability",
+    "Envelope",
     "Environment",
     "HighWaterMark",
     "Publisher",
+    "Reject",
+    "Retry",
     "Strategy",
     "Subscriber",
     "clock",
@@ -40,6 +44,7 @@ __all__ = [
     "environment",
     "errors",
     "initialize",
+    "message",
     "new_environment",
     "publisher",
     "queue",
@@ -49,19 +54,19 @@ __all__ = [
 #: The module of each public name that is not a module itself.
 _MODULES = {
     "Control": "control",
+    "Delivery": "message",
     "Durability": "queue",
+    "Envelope": "message",
     "Environment": "environment",
     "HighWaterMark": "queue",
     "Publisher": "publisher",
+    "Reject": "message",
+    "Retry": "message",
     "Strategy": "queue",
     "Subscriber": "subscriber",
     "initialize": "environment",
     "new_environment": "environment",
 }
-
-# Without a handler anywhere, Python writes warnings to standard error, among a program's own output. A program that
-# configures logging receives all of them.
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 @atexit.register

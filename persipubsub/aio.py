@@ -8,27 +8,28 @@ Once an ``await`` has ended, by a result, an error or a cancellation, nothing of
 
 import datetime
 import functools
+import warnings
 from types import TracebackType
-from typing import (Any, AsyncContextManager, AsyncGenerator, Awaitable, Callable, Generic, Iterable, List, Optional,
-                    Sequence, Tuple, Type, TypeVar, Union)
+from typing import (TYPE_CHECKING, Any, AsyncContextManager, AsyncGenerator, Awaitable, Callable, Generic, Iterable,
+                    List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, TypeVar, Union)
 
-from persipubsub import clock
+from persipubsub import clock, errors
 from persipubsub.delayed import DelayedMessage
 from persipubsub.endpoints.bridge import Bridge, Seen
-from persipubsub.endpoints.receiving import Receiver
+from persipubsub.endpoints.receiving import Loop, Receiver
 from persipubsub.endpoints.sending import Sender
 from persipubsub.engine import checks
 from persipubsub.engine.commands import Command, Put, PutOnce
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX
-from persipubsub.engine.values import NOTHING, Found, Origin, Sent
+from persipubsub.engine.values import NOTHING, Found, Msg, Origin, Sendable
+from persipubsub.message import Delivery, Envelope, Reject, Retry
 
 __all__ = ["AsyncPublisher", "AsyncReceipt", "AsyncSubscriber"]
 
-Msg = TypeVar("Msg")
 T = TypeVar("T")
 
 
-class AsyncPublisher(Generic[Msg]):
+class AsyncPublisher(Generic[Sendable]):
     """Sends messages to all subscribers of a queue. Made by :meth:`Environment.new_async_publisher`.
 
     Any number of tasks, in any number of loops, may use one publisher. Messages that tasks send at the same time share
@@ -45,48 +46,60 @@ class AsyncPublisher(Generic[Msg]):
         self._sender = sender
         self._bridge = bridge
 
-    async def send(self, msg: Msg, deduplication_id: Optional[str] = None) -> int:
+    async def send(self,
+                   msg: Union[Sendable, Envelope[Sendable]],
+                   deduplication_id: Optional[str] = None,
+                   headers: Optional[Mapping[str, str]] = None,
+                   timeout: Optional[float] = 0) -> int:
         """Send a message. Once this returns, the message survives what the queue's durability promises.
 
         If the send is cancelled before its commit has begun, nothing is sent. If it is cancelled later, it ends with
         the commit, and the message is sent if that succeeds. A handler of ``CancelledError`` cannot know which.
 
-        :param msg: what :meth:`Publisher.send` accepts
-        :param deduplication_id: as for :meth:`Publisher.send`; it makes sending again after a cancellation safe
+        :param msg: what :meth:`Publisher.send` accepts, as the other arguments
+        :param deduplication_id: it makes sending again after a cancellation safe
         :return: the message id
         :raise PersipubsubError: as :meth:`Publisher.send`
         """
-        return (await self._put(self._sender.put(msg, deduplication_id))).start
+        return (await self._put(self._sender.put(msg, deduplication_id, headers), timeout))[0]
 
-    async def send_many(self, msgs: Iterable[Msg]) -> Sequence[int]:
+    async def send_many(self,
+                        msgs: Iterable[Union[Sendable, Envelope[Sendable]]],
+                        timeout: Optional[float] = 0) -> Sequence[int]:
         """Send messages in the order given, all or none of them, in one commit.
 
         If this is cancelled, all or none are sent, as with :meth:`send`; with ``autosync`` the first ones may be sent.
 
         :param msgs: what :meth:`Publisher.send_many` accepts; iterated on the event loop
-        :return: the message ids, a range unless ``autosync``
+        :param timeout: as that of :meth:`Publisher.send_many`
+        :return: the message ids, a range unless ``autosync`` or a message has a ``deduplication_id``
         :raise PersipubsubError: as :meth:`Publisher.send_many`
         """
-        all_ids = [await self._put(command) for command in self._sender.put_many(msgs)]
+        timeout = checks.timeout(timeout)
+        all_ids = [await self._put(command, timeout) for command in self._sender.put_many(msgs)]
         if self._sender.autosync:
-            return [ids.start for ids in all_ids]
+            return [ids[0] for ids in all_ids]
         return all_ids[0] if all_ids else range(0)
 
-    async def _put(self, command: Union[Put, PutOnce]) -> range:
-        sent: Sent = await self._bridge.write(command, withdraws=True)
-        return self._sender.note(sent)
+    async def _put(self, command: Union[Put, PutOnce], timeout: Optional[float]) -> Sequence[int]:
+        ids: Sequence[int] = await self._bridge.send(command, self._sender, timeout)
+        return ids
 
     async def send_later(self,
-                         msg: Msg,
+                         msg: Union[Sendable, Envelope[Sendable]],
                          delay_s: Optional[float] = None,
-                         at: Optional[datetime.datetime] = None) -> DelayedMessage:
+                         at: Optional[datetime.datetime] = None,
+                         headers: Optional[Mapping[str, str]] = None,
+                         deduplication_id: Optional[str] = None,
+                         timeout: Optional[float] = 0) -> DelayedMessage:
         """Send a message that subscribers receive later. Cancellation is as with :meth:`send`.
 
         :param msg: what :meth:`Publisher.send_later` accepts, as the other arguments
         :return: what :meth:`cancel` needs
         :raise PersipubsubError: as :meth:`Publisher.send_later`
         """
-        delayed: DelayedMessage = await self._bridge.write(self._sender.put_later(msg, delay_s, at), withdraws=True)
+        command = self._sender.put_later(msg, delay_s, at, headers, deduplication_id)
+        delayed: DelayedMessage = await self._bridge.send(command, self._sender, timeout)
         return delayed
 
     async def cancel(self, message: DelayedMessage) -> bool:
@@ -99,11 +112,16 @@ class AsyncPublisher(Generic[Msg]):
         was_delayed: bool = await self._bridge.write(self._sender.cancel(message), withdraws=True)
         return was_delayed
 
+    def stop(self) -> None:
+        """End waits for room now: they raise QueueFullError. Any thread and a signal handler may call this."""
+        self._sender.stopped = True
+        self._bridge.interrupt()
+
     def close(self) -> None:
         """Close the publisher; more than once is fine. Sends that have begun are completed."""
         self._sender.closed = True
 
-    async def __aenter__(self) -> "AsyncPublisher[Msg]":
+    async def __aenter__(self) -> "AsyncPublisher[Sendable]":
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -121,22 +139,47 @@ class AsyncPublisher(Generic[Msg]):
 class AsyncReceipt(Generic[T]):
     """What an ``async with`` block receives: acknowledged when the block ends, kept if it raises or is cancelled."""
 
+    _found: Optional[Found] = NOTHING  # if an interrupt ends __init__
+
     def __init__(self, wait: Callable[[], Awaitable[Found]], value: Callable[[Found], T],
-                 end: "Callable[[Found, Optional[BaseException]], Awaitable[None]]") -> None:
+                 end: "Callable[[Found, Optional[BaseException]], Awaitable[bool]]", subscriber: object) -> None:
         self._wait = wait
         self._value = value
         self._end = end
-        self._found: Optional[Found] = None
+        self._subscriber = subscriber
+        self._found = None
 
     async def __aenter__(self) -> T:
+        self._found = NOTHING  # it was entered, even if the wait raises
         self._found = await self._wait()
         return self._value(self._found)
 
     async def __aexit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
-                        traceback: Optional[TracebackType]) -> None:
+                        traceback: Optional[TracebackType]) -> Optional[bool]:
         found = self._found
         if found is not None and found.ids:
-            await self._end(found, exc)
+            return await self._end(found, exc)
+        return isinstance(exc, (Retry, Reject))
+
+    def __del__(self) -> None:
+        if self._found is None:
+            warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{self!r} has no attribute {name!r}.")
+
+    def __enter__(self) -> NoReturn:
+        raise errors.ArgumentTypeError(f"{self!r} needs async with, in place of with.")
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Never called, since entering raises; without it Python raises its own error."""
+
+    def __await__(self) -> NoReturn:
+        raise errors.ArgumentTypeError(f"{self!r} cannot be awaited.")
+
+    def __repr__(self) -> str:
+        return (f"<What an async with block of {self._subscriber!r} receives: "
+                "async with subscriber.receive() as message: ...>")
 
 
 def _one(found: Found) -> Any:
@@ -150,8 +193,8 @@ def _all(found: Found) -> Any:
 class AsyncSubscriber(Generic[Msg]):
     """Receives every message sent since the subscriber was added. Made by :meth:`Environment.new_async_subscriber`.
 
-    Two tasks that receive as one subscriber may both get the same message. Acknowledging it twice has the same effect
-    as once. All tasks that wait share one thread.
+    One name is one reader: two tasks that receive as one subscriber may both get the same message. Acknowledging it
+    twice has the same effect as once. All tasks that wait share one thread.
     """
 
     def __init__(self, origin: Origin, receiver: Receiver, bridge: Bridge) -> None:
@@ -203,6 +246,32 @@ class AsyncSubscriber(Generic[Msg]):
                                  checks.at_least_one("max_bytes", max_bytes))
         return self._receipt(look, _all, timeout)
 
+    def receive_delivery(self, timeout: Optional[float] = 60) -> AsyncContextManager[Optional[Delivery[Msg]]]:
+        """Receive the next message as a :class:`.Delivery`. Otherwise this is :meth:`receive`."""
+        look = functools.partial(self._receiver.look, detailed=True)
+        return self._receipt(look, self._one_delivery, timeout)
+
+    def _one_delivery(self, found: Found) -> Any:
+        return self._receiver.deliveries(found)[0] if found.ids else None
+
+    def receive_deliveries(self,
+                           max_messages: int = 1000,
+                           timeout: Optional[float] = 60,
+                           max_bytes: int = RECEIVE_BYTES_MAX) -> AsyncContextManager[List[Delivery[Msg]]]:
+        """Receive the available messages as deliveries. Otherwise this is :meth:`receive_many`."""
+        look = functools.partial(self._receiver.look, checks.at_least_one("max_messages", max_messages),
+                                 checks.at_least_one("max_bytes", max_bytes), True)
+        return self._receipt(look, self._receiver.deliveries, timeout)
+
+    def deliveries(self,
+                   timeout: Optional[float] = None,
+                   acknowledge_every: int = 1) -> AsyncGenerator[Delivery[Msg], None]:
+        """Iterate over messages as deliveries. Otherwise this is :meth:`messages`."""
+        timeout = checks.timeout(timeout)
+        count = checks.at_least_one("acknowledge_every", acknowledge_every)
+        look = functools.partial(self._receiver.look, count, detailed=True)
+        return self._iterate(look, timeout, self._receiver.deliveries)
+
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> AsyncGenerator[Msg, None]:
         """Iterate over messages; each is acknowledged when the loop asks for the next one.
 
@@ -217,27 +286,49 @@ class AsyncSubscriber(Generic[Msg]):
         """
         timeout = checks.timeout(timeout)
         count = checks.at_least_one("acknowledge_every", acknowledge_every)
-        return self._messages(functools.partial(self._receiver.look, count), timeout)
+        return self._iterate(functools.partial(self._receiver.look, count), timeout, _all)
 
-    async def _messages(self, look: Callable[[], Found], timeout: Optional[float]) -> AsyncGenerator[Msg, None]:
-        while True:
-            found = await self._wait(look, timeout)
-            if not found.ids:
-                return
-            finished = begun = 0
-            try:
-                for msg in _all(found):
-                    if begun and clock.boottime_us() > found.expires_us:
-                        break  # some have expired while the loop handled those before them: look again
-                    begun += 1
-                    yield msg
-                    finished = begun
-            finally:
+    async def _iterate(self, look: Callable[[], Found], timeout: Optional[float],
+                       values: Callable[[Found], List[Any]]) -> AsyncGenerator[Any, None]:
+        loop, loops = Loop(), self._receiver.loops
+        loops[loop] = None
+        try:
+            while True:
+                found = await self._wait(look, timeout)
+                if not found.ids:
+                    return
+                begun = 0
+                loop.begin(found)
                 try:
-                    if finished:
-                        await self._run(self._receiver.acknowledge(found, finished))
+                    for value in values(found):
+                        if begun and clock.boottime_us() > found.expires_us:
+                            break  # some have expired while the loop handled those before them: look again
+                        if begun and self._receiver.stopped:
+                            break
+                        begun += 1
+                        yield value
+                        loop.finished = begun
                 finally:
-                    await self._run(self._receiver.leave(found, finished, begun))
+                    if loop.end() is not None:
+                        await self._leave(found, loop.finished, begun)
+        finally:
+            loops.pop(loop, None)
+
+    async def _leave(self, found: Found, finished: int, begun: int) -> None:
+        """Acknowledge the messages of a batch whose iteration has ended; the next iteration may have begun."""
+        try:
+            if finished:
+                await self._run(self._receiver.acknowledge(found, finished))
+        finally:
+            await self._run(self._receiver.leave(found, finished, begun))
+
+    if not TYPE_CHECKING:  # a checker would accept a loop
+
+        def __aiter__(self) -> NoReturn:
+            raise errors.ArgumentTypeError(f"{self!r} cannot be iterated over. Iterate over its messages(), which ends "
+                                           "after a timeout, or over its deliveries().")
+
+        __iter__ = __aiter__
 
     async def front(self) -> Optional[Msg]:
         """Return the next message without acknowledging it; None if there is none.
@@ -247,6 +338,13 @@ class AsyncSubscriber(Generic[Msg]):
         self._receiver.require_plain("front")
         message: Optional[Msg] = _one(await self._bridge.read(self._receiver.front))
         return message
+
+    async def front_delivery(self) -> Optional[Delivery[Msg]]:
+        """Return the next message as a delivery, as :meth:`Subscriber.front_delivery` does."""
+        self._receiver.require_plain("front_delivery")
+        look = functools.partial(self._receiver.front, detailed=True)
+        delivery: Optional[Delivery[Msg]] = self._one_delivery(await self._bridge.read(look))
+        return delivery
 
     async def pop(self) -> None:
         """Acknowledge the next message without reading it. If this is cancelled, it may or may not be acknowledged.
@@ -273,24 +371,28 @@ class AsyncSubscriber(Generic[Msg]):
                  glance: Callable[[], Found] = lambda: NOTHING) -> AsyncReceipt[Any]:
         timeout = checks.timeout(timeout)
 
-        async def end(found: Found, error: Optional[BaseException]) -> None:
+        async def end(found: Found, error: Optional[BaseException]) -> bool:
             if error is None:
                 await self._run(self._receiver.acknowledge(found, len(found.ids)))
-            elif not skipping:
-                await self._run(self._receiver.fail(found, error))
+                return False
+            if skipping and not isinstance(error, (Retry, Reject)):
+                return False
+            ending = self._receiver.at_end(found, error)
+            await self._run(ending.commands)
+            return ending.swallows
 
         async def wait() -> Found:
             found = glance()
             return found if found.ids else await self._wait(look, timeout)
 
-        return AsyncReceipt(wait, value, end)
+        return AsyncReceipt(wait, value, end, self)
 
     async def _wait(self, look: Callable[[], Found], timeout: Optional[float]) -> Found:
 
         def seen() -> Seen[Found]:
             self._receiver.require_open()
             found = look()
-            return Seen(found, bool(found.ids), found.due_us)
+            return Seen(found, bool(found.ids) or self._receiver.stopped, found.due_us)
 
         def give_back(found: Found) -> None:
             self._bridge.write_later(self._receiver.leave(found, 0, 0))
@@ -302,9 +404,22 @@ class AsyncSubscriber(Generic[Msg]):
         for command in commands:
             self._receiver.settle(await self._bridge.write(command, withdraws))
 
+    def stop(self) -> None:
+        """Stop receiving, as :meth:`Subscriber.stop` does."""
+        self._receiver.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Return whether stop() was called."""
+        return self._receiver.stopped
+
     def close(self) -> None:
-        """Close the subscriber; more than once is fine. Waiting tasks get ``ClosedError`` within a second."""
-        self._receiver.closed = True
+        """Close the subscriber; more than once is fine. Waiting tasks get ``ClosedError`` within a second.
+
+        Messages whose iteration in a loop over :meth:`messages` has ended are acknowledged first; the loop waits for
+        that. A block that runs can end normally, unless the Environment is closed as well.
+        """
+        self._receiver.close()
 
     async def __aenter__(self) -> "AsyncSubscriber[Msg]":
         return self

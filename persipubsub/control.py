@@ -1,19 +1,21 @@
 """Set up a queue, change it, inspect it and clear it."""
 
 import datetime
+import functools
 import logging
 import os
 import pathlib
-from typing import Iterable, Iterator, List, Optional, Tuple, Union
+from typing import Callable, Iterable, Iterator, List, Optional, Tuple, Union
 
 import icontract
 
-from persipubsub import errors
+from persipubsub import clock, errors
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.engine import checks
-from persipubsub.engine.protocols import Administration
+from persipubsub.engine.limits import SLEEP_S_MAX
+from persipubsub.engine.protocols import Engine
 from persipubsub.engine.values import Configuration, Origin, Position
-from persipubsub.queue import HighWaterMark, Strategy
+from persipubsub.queue import UNCHANGED, HighWaterMark, Strategy, Unchanged
 from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus, Violation
 
@@ -32,9 +34,10 @@ class Control:  # pylint: disable=too-many-public-methods  # one for each thing 
     returns, under either durability.
     """
 
-    def __init__(self, origin: Origin, administration: Administration) -> None:
+    def __init__(self, origin: Origin, engine: Engine) -> None:
         self._origin = origin
-        self._administration = administration
+        self._engine = engine
+        self._administration = engine.administration
         self._closed = False
 
     @property
@@ -141,19 +144,41 @@ class Control:  # pylint: disable=too-many-public-methods  # one for each thing 
             raise _closed_error(self)
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
-    def peek(self, identifier: str, max_messages: int = 1) -> List[bytes]:
+    def peek(self, identifier: str, max_messages: int = 1, timeout: Optional[float] = 0) -> List[bytes]:
         """Return the messages that a subscriber would receive next, without delivering them.
 
         Messages that workers of a shared subscriber hold, and messages that wait for a retry, are not included.
 
         :param identifier: of the subscriber, shared or not
         :param max_messages: return at most this number
+        :param timeout: seconds to wait for the first message; 0 looks once, None waits forever. A message that becomes
+            available without a send, such as a delayed one, may be found up to a second late
+        :return: the messages, none if there was none in time
         :raise ArgumentTypeError: an argument of the wrong type
         :raise ArgumentError: an argument outside its limits
-        :raise UnknownSubscriberError: there is no such subscriber
+        :raise UnknownSubscriberError: there is no such subscriber, or it was removed meanwhile
+        :raise ClosedError: the control was closed, also meanwhile
         """
-        return self._administration.peek(checks.identifier(identifier),
-                                         checks.at_least_one("max_messages", max_messages))
+        look = functools.partial(self._administration.peek, checks.identifier(identifier),
+                                 checks.at_least_one("max_messages", max_messages))
+        timeout_s = checks.timeout(timeout)
+        return look() or ([] if timeout_s == 0 else self._wait_for(look, timeout_s))
+
+    def _wait_for(self, look: Callable[[], List[bytes]], timeout_s: Optional[float]) -> List[bytes]:
+        """Look until something is found or the timeout has passed."""
+        deadline_s = None if timeout_s is None else clock.monotonic_s() + timeout_s
+        watch = self._engine.watch(SLEEP_S_MAX)
+        try:
+            while True:
+                watch.arm()
+                self._require_open()
+                found = look()
+                left_s = SLEEP_S_MAX if deadline_s is None else deadline_s - clock.monotonic_s()
+                if found or left_s <= 0:
+                    return found
+                watch.wait(min(SLEEP_S_MAX, left_s))
+        finally:
+            watch.close()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def remove_subscriber(self, identifier: str) -> None:
@@ -215,25 +240,25 @@ class Control:  # pylint: disable=too-many-public-methods  # one for each thing 
         enabled=True)
     def set_hwm(self,
                 hwm: Optional[HighWaterMark] = None,
-                message_timeout: Optional[float] = None,
-                max_messages: Optional[int] = None,
-                hwm_db_size: Optional[int] = None) -> None:
-        """Set the high-water mark, or some of its limits. The next send deletes what exceeds it.
+                message_timeout: Union[float, None, Unchanged] = UNCHANGED,
+                max_messages: Union[int, None, Unchanged] = UNCHANGED,
+                hwm_db_size: Union[int, None, Unchanged] = UNCHANGED) -> None:
+        """Set limits of the queue; None removes a limit, and those that are left out stay as stored.
 
-        :param hwm: all three limits
-        :param message_timeout: instead of ``hwm``, a limit as in :class:`HighWaterMark`; the others stay as stored
+        Unless the strategy is ``refuse``, the next send deletes what exceeds them.
+
+        :param hwm: the limits
+        :param message_timeout: or instead of ``hwm``, one or more limits, as in :class:`HighWaterMark`
         :param max_messages: likewise
         :param hwm_db_size: likewise
         :raise ArgumentTypeError: an argument of the wrong type, or both a HighWaterMark and a limit, or neither
         :raise ArgumentError: the message timeout is below the retention, or a limit is outside its limits
         """
-        some = {"message_timeout": message_timeout, "max_messages": max_messages, "hwm_db_size": hwm_db_size}
-        given = {name: value for name, value in some.items() if value is not None}
-        if (hwm is None) == (not given):
+        mark = HighWaterMark(message_timeout, max_messages, hwm_db_size)
+        if (hwm is None) == (not mark.given):
             raise errors.ArgumentTypeError("set_hwm takes either a HighWaterMark or some of its limits; got "
-                                           f"{'both' if given else type(hwm).__name__}.")
-        HighWaterMark(message_timeout, max_messages, hwm_db_size)  # so that an invalid limit is found here
-        self._configure(Configuration(high_watermark=hwm, limits=given or None))
+                                           f"{'both' if mark.given else type(hwm).__name__}.")
+        self._configure(Configuration(high_watermark=mark if hwm is None else hwm))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.require(
@@ -241,7 +266,7 @@ class Control:  # pylint: disable=too-many-public-methods  # one for each thing 
         error=lambda strategy: errors.ArgumentTypeError(f"strategy must be a Strategy, got {type(strategy).__name__}."),
         enabled=True)
     def set_strategy(self, strategy: Strategy) -> None:
-        """Set which messages are deleted when the queue overflows."""
+        """Set what happens when a message is sent and the queue has reached its high-water mark."""
         self._configure(Configuration(strategy=strategy))
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
@@ -297,7 +322,11 @@ class Control:  # pylint: disable=too-many-public-methods  # one for each thing 
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def status(self) -> QueueStatus:
-        """Return what the queue looks like at this moment."""
+        """Return what the queue looks like at this moment.
+
+        This writes nothing, so it does not wait for other processes that write. A delayed message that is due counts as
+        delayed until a send, a receive or a change appends it.
+        """
         return self._administration.status()
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)

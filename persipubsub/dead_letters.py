@@ -1,6 +1,7 @@
 """Dead letters: messages that a subscriber did not acknowledge in any of the allowed deliveries."""
 
 import dataclasses
+from typing import Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,7 +13,7 @@ class DeadLetter:  # pylint: disable=too-many-instance-attributes  # one per fac
     #: The message.
     payload: bytes
     #: ``"raised"``: the last block that received it raised an exception; ``"lease ran out"``: its last worker died or
-    #: held it for longer than the lease.
+    #: held it for longer than the lease; ``"rejected"``: a block raised :class:`.Reject`.
     reason: str
     #: How many times it was delivered.
     deliveries: int
@@ -24,3 +25,5 @@ class DeadLetter:  # pylint: disable=too-many-instance-attributes  # one per fac
     sent_time_s: float
     #: When it became a dead letter, in seconds since the epoch.
     died_time_s: float
+    #: Its headers.
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)

@@ -1,10 +1,13 @@
 """The factory of everything that works on a queue: an Environment stands for the queue's directory."""
 
+# Where J and M are both right, a publisher of either sends the message.
+# mypy: disable-error-code="overload-overlap"
+
 import contextlib
 import os  # pylint: disable=unused-import  # in an annotation
 import pathlib
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Type, TypeVar, Union, overload
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union, overload
 
 import icontract
 
@@ -15,23 +18,25 @@ from persipubsub.endpoints.sending import Sender
 from persipubsub.engine import checks, location
 from persipubsub.engine.limits import MODE_DEFAULT
 from persipubsub.engine.protocols import Engine
-from persipubsub.engine.values import Configuration, Origin
+from persipubsub.engine.values import BytesLike, Configuration, Origin
 from persipubsub.publisher import Publisher
 from persipubsub.queue import Durability, HighWaterMark, Strategy
 from persipubsub.subscriber import SharedSubscriber, Subscriber
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from persipubsub.aio import AsyncPublisher, AsyncSubscriber
     from persipubsub.endpoints.bridge import Bridge
     from persipubsub.typed import Codec
+    from persipubsub.typed.coding import Coding
 
 Endpoint = Union[Control, Publisher[Any], Subscriber[Any], "AsyncPublisher[Any]", "AsyncSubscriber[Any]"]
 Path = Union[str, "os.PathLike[str]"]
 T = TypeVar("T", bound="Endpoint")
-M = TypeVar("M", bound="Message")
+J = TypeVar("J", Dict[str, Any], List[Any])  # a checker would not know the elements of a dict or a list
+M = TypeVar("M")
 N = TypeVar("N", int, float)
+if TYPE_CHECKING:
+    MessageType = Union[Type[M], Codec[M]]
 
 
 # A contract that raises a documented error is always enabled: python -O would switch it off otherwise.
@@ -43,10 +48,10 @@ def _wrong_type(name: str, kind: type, value: object) -> str:
     return f"{name} must be a {kind.__name__}, got {type(value).__name__}."
 
 
-def _full_name(message_type: "Union[str, Type[Message]]") -> str:
+def _full_name(message_type: "Union[str, MessageType[Any]]") -> str:
     if not isinstance(message_type, str):
-        from persipubsub import typed  # here, since it imports protobuf
-        message_type = typed.full_name(message_type)
+        from persipubsub import typed  # here, since few programs need it
+        message_type = typed.name_of(message_type)
     return checks.message_type(message_type)
 
 
@@ -83,10 +88,12 @@ class Environment:
         """
         self._allow_remote = allow_remote
         self._closed = False
+        self._stopped = False
         self._access = location.access(checks.directory(path), allow_remote)
         self._engine: Optional[Engine] = None
         self._bridges: "Dict[int, Bridge]" = {}  # one, made when first needed
-        self._made: "weakref.WeakSet[Endpoint]" = weakref.WeakSet()
+        #: By their id(). Unlike a WeakSet, it can be read while another thread adds to it.
+        self._made: "weakref.WeakValueDictionary[int, Endpoint]" = weakref.WeakValueDictionary()
 
     @property
     def path(self) -> pathlib.Path:
@@ -135,7 +142,7 @@ class Environment:
                     durability: Optional[Durability] = None,
                     mode: Optional[int] = None,
                     high_water_mark: Optional[HighWaterMark] = None,
-                    message_type: "Union[None, str, Type[Message]]" = None,
+                    message_type: "Union[None, str, MessageType[Any]]" = None,
                     retention_s: Optional[float] = None,
                     deduplication_window_s: Optional[float] = None,
                     deduplication_max: Optional[int] = None,
@@ -146,13 +153,14 @@ class Environment:
         added, never removed.
 
         :param subscriber_ids: subscribers to add if they are missing
-        :param high_watermark: when the queue overflows
-        :param strategy: which messages are deleted when the queue overflows; ``prune_first`` in a new queue
+        :param high_watermark: limits of the queue; a new queue has none. None removes a limit, and limits that are left
+            out keep their stored values
+        :param strategy: what happens when a message is sent and a limit is reached; ``prune_first`` in a new queue
         :param durability: what a sent message survives; ``POWER_LOSS`` in a new queue
         :param mode: of the files, 0o600 in a new queue; whoever may read or write the files may enter the directory
         :param high_water_mark: another spelling of high_watermark
-        :param message_type: the protobuf type of all messages, or its full name; publishers and subscribers of another
-            type are then refused when they are made, but not those of bytes
+        :param message_type: the type of all messages, as for :meth:`new_publisher`, or its full name; publishers and
+            subscribers of another type are then refused when they are made, but not those of bytes
         :param retention_s: see :meth:`Control.set_retention`; 0 in a new queue
         :param deduplication_window_s: seconds for which a ``deduplication_id`` is remembered; 120 in a new queue
         :param deduplication_max: how many ids are remembered, the latest ones; 100,000 in a new queue, at most 10 ** 7
@@ -178,26 +186,34 @@ class Environment:
         # A look writes nothing, not even what the first commit after a boot would write.
         if identifiers or mode is not None or configuration != Configuration():
             engine.administration.configure(configuration, identifiers, mode)
-        return self._keep(Control(self._origin(), engine.administration))
+        return self._keep(Control(self._origin(), engine))
 
     @overload
-    def new_publisher(self, autosync: bool = False, message_type: None = None) -> Publisher[bytes]:
+    def new_publisher(self, autosync: bool = False, message_type: None = None) -> Publisher[BytesLike]:
         ...
 
     @overload
-    def new_publisher(self, autosync: bool = False, *, message_type: Type[M]) -> Publisher[M]:
+    def new_publisher(self, autosync: bool = False, *, message_type: Type[J]) -> Publisher[J]:
+        ...
+
+    @overload
+    def new_publisher(self, autosync: bool = False, *, message_type: "MessageType[M]") -> Publisher[M]:
         ...
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     @icontract.require(lambda autosync: autosync is None or isinstance(autosync, bool),
                        error=lambda autosync: errors.ArgumentTypeError(_wrong_type("autosync", bool, autosync)),
                        enabled=True)
-    def new_publisher(self, autosync: bool = False, message_type: "Optional[Type[Message]]" = None) -> "Publisher[Any]":
+    def new_publisher(self,
+                      autosync: bool = False,
+                      message_type: "Optional[MessageType[Any]]" = None) -> "Publisher[Any]":
         """Make a publisher.
 
         :param autosync: whether ``send_many`` makes each message durable by itself, not all in one commit
-        :param message_type: the protobuf type of its messages; bytes without one
-        :raise ArgumentTypeError: an argument of the wrong type
+        :param message_type: the type of its messages; bytes without one. It is a class of protobuf messages; or a
+            dataclass, a pydantic model, a class of ``msgspec.Struct``, ``dict``, ``list`` or ``str``, which are sent as
+            JSON; or a :class:`persipubsub.typed.Codec`
+        :raise ArgumentTypeError: an argument of the wrong type, or a message type with fields that cannot be sent
         :raise MessageTypeError: the queue is bound to another message type
         :raise NotInitializedError: there is no queue at the path
         :raise PathError: the path is a file or on a remote file system, or its permissions forbid it
@@ -213,16 +229,20 @@ class Environment:
         ...
 
     @overload
-    def new_subscriber(self, identifier: str, message_type: Type[M]) -> Subscriber[M]:
+    def new_subscriber(self, identifier: str, message_type: Type[J]) -> Subscriber[J]:
+        ...
+
+    @overload
+    def new_subscriber(self, identifier: str, message_type: "MessageType[M]") -> Subscriber[M]:
         ...
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
-    def new_subscriber(self, identifier: str, message_type: "Optional[Type[Message]]" = None) -> "Subscriber[Any]":
+    def new_subscriber(self, identifier: str, message_type: "Optional[MessageType[Any]]" = None) -> "Subscriber[Any]":
         """Make a subscriber that continues at the stored cursor of that name.
 
         :param identifier: a name that Control has added
-        :param message_type: the protobuf type of the messages; bytes without one
-        :raise ArgumentTypeError: an argument of the wrong type
+        :param message_type: the type of the messages, as for :meth:`new_publisher`; bytes without one
+        :raise ArgumentTypeError: an argument of the wrong type, or a message type with fields that cannot be sent
         :raise ArgumentError: the identifier is outside its limits
         :raise MessageTypeError: the queue is bound to another message type
         :raise UnknownSubscriberError: the queue has no such subscriber; the error lists the subscribers that it has
@@ -234,29 +254,35 @@ class Environment:
         """
         receiver = self._receiver(identifier, message_type)
         kind = SharedSubscriber if receiver.subscription.shared else Subscriber
-        return self._keep(kind(self._origin(), receiver))
+        made = self._keep(kind(self._origin(), receiver))
+        receiver.announce()
+        return made
 
-    def _receiver(self, identifier: str, message_type: "Optional[Type[Message]]") -> Receiver:
+    def _receiver(self, identifier: str, message_type: "Optional[MessageType[Any]]") -> Receiver:
         codec, engine = self._codec(message_type), self._opened()
         subscription = engine.subscribe(checks.identifier(identifier))
         kind = SharedReceiver if subscription.shared else Receiver
         return kind(engine, self._access.location, identifier, subscription, codec)
 
-    def _codec(self, message_type: "Optional[Type[M]]") -> "Optional[Codec[M]]":
+    def _codec(self, message_type: "Optional[MessageType[M]]") -> "Optional[Coding[M]]":
         """Return the codec of a message type, which the queue must accept; None for bytes."""
         if message_type is None:
             return None
-        from persipubsub import typed  # here, since it imports protobuf
-        codec = typed.Codec(message_type)
+        from persipubsub import typed  # here, since few programs need it
+        codec = typed.coding_of(message_type)
         self._opened().administration.require_message_type(codec.name)
         return codec
 
     @overload
-    def new_async_publisher(self, autosync: bool = False, message_type: None = None) -> "AsyncPublisher[bytes]":
+    def new_async_publisher(self, autosync: bool = False, message_type: None = None) -> "AsyncPublisher[BytesLike]":
         ...
 
     @overload
-    def new_async_publisher(self, autosync: bool = False, *, message_type: Type[M]) -> "AsyncPublisher[M]":
+    def new_async_publisher(self, autosync: bool = False, *, message_type: Type[J]) -> "AsyncPublisher[J]":
+        ...
+
+    @overload
+    def new_async_publisher(self, autosync: bool = False, *, message_type: "MessageType[M]") -> "AsyncPublisher[M]":
         ...
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
@@ -265,7 +291,7 @@ class Environment:
                        enabled=True)
     def new_async_publisher(self,
                             autosync: bool = False,
-                            message_type: "Optional[Type[Message]]" = None) -> "AsyncPublisher[Any]":
+                            message_type: "Optional[MessageType[Any]]" = None) -> "AsyncPublisher[Any]":
         """Make a publisher for asyncio tasks. Arguments and errors are those of :meth:`new_publisher`."""
         from persipubsub import aio  # here, since it imports asyncio
         codec = self._codec(message_type)
@@ -277,17 +303,23 @@ class Environment:
         ...
 
     @overload
-    def new_async_subscriber(self, identifier: str, message_type: Type[M]) -> "AsyncSubscriber[M]":
+    def new_async_subscriber(self, identifier: str, message_type: Type[J]) -> "AsyncSubscriber[J]":
+        ...
+
+    @overload
+    def new_async_subscriber(self, identifier: str, message_type: "MessageType[M]") -> "AsyncSubscriber[M]":
         ...
 
     @icontract.require(lambda self: not self.closed, error=_closed_error, enabled=True)
     def new_async_subscriber(self,
                              identifier: str,
-                             message_type: "Optional[Type[Message]]" = None) -> "AsyncSubscriber[Any]":
+                             message_type: "Optional[MessageType[Any]]" = None) -> "AsyncSubscriber[Any]":
         """Make a subscriber for asyncio tasks. Arguments and errors are those of :meth:`new_subscriber`."""
         from persipubsub import aio  # here, since it imports asyncio
         receiver = self._receiver(identifier, message_type)
-        return self._keep(aio.AsyncSubscriber(self._origin(), receiver, self._bridged()))
+        made = self._keep(aio.AsyncSubscriber(self._origin(), receiver, self._bridged()))
+        receiver.announce()
+        return made
 
     def _bridged(self) -> "Bridge":
         """Return the bridge that all asyncio endpoints of this Environment share."""
@@ -309,13 +341,30 @@ class Environment:
         return Origin(self._access.location, self)
 
     def _keep(self, made: T) -> T:
-        self._made.add(made)
+        self._made[id(made)] = made
+        if self._stopped and not isinstance(made, Control):
+            made.stop()
         return made
+
+    def _endpoints(self) -> List[Endpoint]:
+        """Return everything that this Environment made, as far as the program still has it."""
+        return [made for made in [reference() for reference in self._made.valuerefs()] if made is not None]
+
+    def stop(self) -> None:
+        """Stop everything that this Environment made or makes: see :meth:`Subscriber.stop` and :meth:`Publisher.stop`.
+
+        Any thread and a signal handler may call this, even before the program has made its subscribers. Messages that
+        are being handled can still be acknowledged.
+        """
+        self._stopped = True  # first, so that nothing that is made meanwhile is missed
+        for made in self._endpoints():
+            if not isinstance(made, Control):
+                made.stop()
 
     def close(self) -> None:
         """Close the Environment and everything that it made; more than once is fine."""
         self._closed = True
-        for made in list(self._made):
+        for made in self._endpoints():
             made.close()
         self._access.close()
 

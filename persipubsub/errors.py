@@ -23,6 +23,7 @@
      +-- ReplacedError                       its files were deleted or replaced while it was open
      +-- UnknownSubscriberError (LookupError)  no such subscriber, or it was removed
      +-- DecodeError (ValueError)            a message that is not of the subscriber's message type
+     +-- QueueFullError                      the queue has reached its high-water mark and refuses messages
      +-- TooManyDelayedError                 delayed messages have reached the high-water mark
      +-- LeaseLostError                      messages of a shared subscriber that another worker now holds
      +-- InUseError                          the queue is open, and the operation needs it closed
@@ -61,6 +62,7 @@ __all__ = [
     "NotInitializedError",
     "PathError",
     "PersipubsubError",
+    "QueueFullError",
     "ReadersFullError",
     "ReentryError",
     "ReplacedError",
@@ -93,7 +95,7 @@ class BatchTooLargeError(ArgumentError):
 
 
 class MessageTypeError(ArgumentError):
-    """Raised when the queue is bound to a protobuf type other than the given one. The message names both."""
+    """Raised when the queue is bound to a message type other than the given one. The message names both."""
 
 
 class ConfigError(PersipubsubError, ValueError):
@@ -131,6 +133,13 @@ class NotInitializedError(PersipubsubError):
     """Raised when there is no queue at the path. Set it up with ``Environment.new_control`` once, at deployment."""
 
 
+class QueueFullError(PersipubsubError):
+    """Raised by a send when the queue has reached its high-water mark and its strategy is ``refuse``.
+
+    Nothing was sent. Give ``send`` a timeout to wait for room, have the subscribers receive, or raise the limit.
+    """
+
+
 class TooManyDelayedError(PersipubsubError):
     """Raised when the number of delayed messages has reached the high-water mark. Cancel some, wait, or raise it."""
 
@@ -156,7 +165,7 @@ class UnknownSubscriberError(PersipubsubError, LookupError):
 
 
 class DecodeError(PersipubsubError, ValueError):
-    """Raised when a message is not of the protobuf type that its subscriber was made with.
+    """Raised when a message is not of the type that its subscriber was made with.
 
     The message is not acknowledged, and is delivered again. ``Subscriber.pop`` acknowledges it unread.
     """

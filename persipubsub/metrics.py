@@ -1,9 +1,10 @@
 """Metrics of queues for Prometheus: a collector for ``prometheus_client``, which needs the extra ``[prometheus]``."""
 
 import logging
+import math
 import os
 import pathlib
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Type, Union
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Type, Union
 
 try:
     from prometheus_client import core
@@ -42,15 +43,17 @@ METRICS = (
            "Messages that some subscriber has not acknowledged, and retained messages."),
     Metric("persipubsub_retained_messages", _GAUGE, _QUEUE,
            "Messages that all subscribers have acknowledged and that are kept for the retention."),
-    Metric("persipubsub_delayed_messages", _GAUGE, _QUEUE, "Delayed messages that are not due yet."),
+    Metric("persipubsub_delayed_messages", _GAUGE, _QUEUE,
+           "Delayed messages, also those that are due and not appended yet."),
     Metric("persipubsub_size_bytes", _GAUGE, _QUEUE, "Bytes of the pages that the messages occupy."),
     Metric("persipubsub_reader_lag_commits", _GAUGE, _QUEUE,
            "Commits since the oldest current read began; if it only rises, the file grows."),
     Metric("persipubsub_oldest_message_age_seconds", _GAUGE, _QUEUE,
            "Time since the oldest message was sent; 0 if there is none."),
-    Metric("persipubsub_high_watermark_messages", _GAUGE, _QUEUE, "Messages at which the queue overflows."),
-    Metric("persipubsub_high_watermark_bytes", _GAUGE, _QUEUE, "Bytes at which the queue overflows."),
-    Metric("persipubsub_message_timeout_seconds", _GAUGE, _QUEUE, "Age at which a message expires."),
+    Metric("persipubsub_high_watermark_messages", _GAUGE, _QUEUE,
+           "Messages at which the queue is full; +Inf: no limit."),
+    Metric("persipubsub_high_watermark_bytes", _GAUGE, _QUEUE, "Bytes at which the queue is full; +Inf: no limit."),
+    Metric("persipubsub_message_timeout_seconds", _GAUGE, _QUEUE, "Age at which a message expires; +Inf: never."),
     Metric("persipubsub_sent_messages_total", _COUNTER, _QUEUE, "Messages sent since the queue was created."),
     Metric("persipubsub_pruned_messages_total", _COUNTER, ("path", "reason"),
            "Messages deleted before all subscribers had acknowledged them, by reason: timeout, overflow, dangling."),
@@ -134,6 +137,10 @@ def _label(path: pathlib.Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def _limit(value: Optional[float]) -> float:
+    return math.inf if value is None else value
+
+
 def _samples(found: QueueStatus) -> Iterator[_Sample]:
     mark, pruned = found.high_watermark, found.pruned
     yield _Sample("persipubsub_up", 1)
@@ -143,9 +150,9 @@ def _samples(found: QueueStatus) -> Iterator[_Sample]:
     yield _Sample("persipubsub_size_bytes", found.size_bytes)
     yield _Sample("persipubsub_reader_lag_commits", found.reader_lag)
     yield _Sample("persipubsub_oldest_message_age_seconds", found.oldest_age_s or 0)
-    yield _Sample("persipubsub_high_watermark_messages", mark.max_messages)
-    yield _Sample("persipubsub_high_watermark_bytes", mark.hwm_db_size)
-    yield _Sample("persipubsub_message_timeout_seconds", mark.message_timeout)
+    yield _Sample("persipubsub_high_watermark_messages", _limit(mark.max_messages))
+    yield _Sample("persipubsub_high_watermark_bytes", _limit(mark.hwm_db_size))
+    yield _Sample("persipubsub_message_timeout_seconds", _limit(mark.message_timeout))
     yield _Sample("persipubsub_sent_messages_total", found.sent)
     # Also report zeros, so that the first loss is an increase.
     yield _Sample("persipubsub_pruned_messages_total", pruned.timeout, ["timeout"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+from typing import Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,3 +14,5 @@ class StoredMessage:
     #: The time of its commit in UTC, by the queue's clock; it may be up to 10 ms early.
     time: datetime.datetime
     payload: bytes
+    #: Its headers.
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)

@@ -67,7 +67,7 @@ class PrunedStatus:
 
     #: They were older than the message timeout.
     timeout: int
-    #: The queue had reached its high-water mark.
+    #: The queue had reached a limit, and its strategy drops messages.
     overflow: int
     #: No subscriber awaited them: those that did were removed, or the queue had none when the messages were sent.
     dangling: int
@@ -93,13 +93,14 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     pruned: PrunedStatus
     #: The low-water mark: the smallest ``next_id`` of all subscribers, or that of the queue if it has none.
     floor: int
-    #: When the queue overflows.
+    #: The limits of the queue; None is no limit.
     high_watermark: HighWaterMark
-    #: Which messages are deleted when it overflows.
+    #: What happens when a message is sent and a limit is reached.
     strategy: Strategy
     #: What a sent message survives.
     durability: Durability
-    #: The full name of the protobuf type that it is bound to, such as ``shop.Order``; None if it is bound to none.
+    #: The name of the message type that it is bound to, such as ``shop.Order`` of protobuf, or ``json:Order`` of a
+    #: class that is sent as JSON; None if it is bound to none.
     message_type: Optional[str]
     #: Seconds for which messages are kept that all subscribers have acknowledged; 0 deletes them at once.
     retention_s: float
@@ -109,7 +110,8 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     deduplication_window_s: float
     #: The maximum number of ids that are remembered.
     deduplication_max: int
-    #: Number of delayed messages that are not due yet.
+    #: Number of delayed messages: those that are not due yet, and those that are due and that no send, receive or
+    #: change has appended yet.
     delayed: int
     #: Number of commits since the oldest current read began, in any process. If it only rises, a process has stopped
     #: in a read, and the file grows.

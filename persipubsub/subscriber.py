@@ -1,20 +1,21 @@
 """Receive messages."""
 
 import functools
-import logging
+import warnings
 from types import TracebackType
-from typing import Any, Callable, Dict, Generic, Iterator, List, NamedTuple, Optional, Tuple, Type, TypeVar
+from typing import (TYPE_CHECKING, Any, Callable, Generic, Iterator, List, NamedTuple, NoReturn, Optional, Tuple, Type,
+                    TypeVar)
 
 from persipubsub import clock, errors
-from persipubsub.endpoints.receiving import Receiver
+from persipubsub.endpoints.receiving import Loop, Receiver
 from persipubsub.engine import checks
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX, RETRIES_MAX, SLEEP_S_MAX
 from persipubsub.engine.protocols import Watch
-from persipubsub.engine.values import NEVER_US, Found, Msg, Origin
+from persipubsub.engine.values import NEVER_US, NOTHING, Found, Msg, Origin
+from persipubsub.message import Delivery, Reject, Retry
 
 #: When a delayed message is due, the time for which other waiting subscribers leave the append to one of them.
 APPENDING_S_MAX = 0.05
-_LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -38,19 +39,38 @@ class Receipt(Generic[T]):
         self._found: Optional[Found] = None
 
     def __enter__(self) -> T:
+        self._found = NOTHING  # it was entered, even if the wait raises
         # pylint: disable-next=protected-access  # of this module
         self._found = found = self._subscriber._wait(self._look, self._patience)
         return self._value(found)
 
     def __exit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
-                 traceback: Optional[TracebackType]) -> None:
+                 traceback: Optional[TracebackType]) -> Optional[bool]:
         found, receiver = self._found, self._subscriber._receiver  # pylint: disable=protected-access  # of this module
         if found is None or not found.ids:
-            return
+            return isinstance(exc, (Retry, Reject))
         if exc is None:
             receiver.run(receiver.acknowledge(found, len(found.ids)))
-        elif not self._skipping:
-            receiver.run(receiver.fail(found, exc))
+            return False
+        if self._skipping and not isinstance(exc, (Retry, Reject)):
+            return False
+        ending = receiver.at_end(found, exc)
+        receiver.run(ending.commands)
+        return ending.swallows
+
+    def __del__(self) -> None:
+        if getattr(self, "_found", NOTHING) is None:  # it is not set if an interrupt ended __init__
+            warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)
+
+    if not TYPE_CHECKING:  # a checker would accept any attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in self.__slots__:
+                raise AttributeError(name)
+            raise AttributeError(f"{self!r} has no attribute {name!r}.")
+
+    def __repr__(self) -> str:
+        return f"<What a with block of {self._subscriber!r} receives: with subscriber.receive() as message: ...>"
 
     def give_back(self, finished: int = 0) -> None:
         """Acknowledge the first messages, and give the others back as if they had not been received.
@@ -60,7 +80,7 @@ class Receipt(Generic[T]):
 
         :param finished: how many messages to acknowledge
         """
-        found, self._found = self._found, None
+        found, self._found = self._found, NOTHING
         if found is not None and found.ids:
             # pylint: disable-next=protected-access  # of this module
             self._subscriber._leave(found, finished, finished)
@@ -106,28 +126,6 @@ def _checked_patience(timeout: Optional[float], retries: int) -> _Patience:
     return _Patience(timeout_s, SLEEP_S_MAX if timeout_s is None else min(SLEEP_S_MAX, timeout_s / retries))
 
 
-class _Loop:
-    """The batch of a loop over messages(), so that close() can acknowledge the finished messages."""
-
-    __slots__ = ("_batch", "finished")
-
-    def __init__(self) -> None:
-        self._batch: List[Found] = []
-        self.finished = 0  # number of messages of the batch
-
-    def begin(self, batch: Found) -> None:
-        """Start a batch."""
-        self.finished = 0
-        self._batch.append(batch)
-
-    def end(self) -> Optional[Found]:
-        """Return the batch to the first caller: the loop itself, or the thread that closes the subscriber."""
-        try:
-            return self._batch.pop()
-        except IndexError:
-            return None
-
-
 class Subscriber(Generic[Msg]):
     """Receives every message sent since the subscriber was added. Made by :meth:`Environment.new_subscriber`.
 
@@ -135,14 +133,13 @@ class Subscriber(Generic[Msg]):
     type. A message that cannot be decoded raises :class:`DecodeError` and is not acknowledged; :meth:`pop` acknowledges
     it unread.
 
-    Two threads or processes that receive as one subscriber may both get the same message. Acknowledging it twice has
-    the same effect as once.
+    One name is one reader: two threads or processes that receive as one subscriber may both get the same message.
+    Acknowledging it twice has the same effect as once. Workers share a subscriber that was added with ``shared=True``.
     """
 
     def __init__(self, origin: Origin, receiver: Receiver) -> None:
         self._origin = origin
         self._receiver = receiver
-        self._loops: Dict[_Loop, None] = {}  # the current ones
 
     @property
     def identifier(self) -> str:
@@ -193,6 +190,33 @@ class Subscriber(Generic[Msg]):
                                  checks.at_least_one("max_bytes", max_bytes))
         return Receipt(self, look, _patience(timeout, retries), _all)
 
+    def receive_delivery(self, timeout: Optional[float] = 60, retries: int = 10) -> Receipt[Optional[Delivery[Msg]]]:
+        """Receive the next message as a :class:`.Delivery`, with its id, time, headers and how often it was delivered.
+
+        Otherwise this is :meth:`receive`.
+        """
+        look = functools.partial(self._receiver.look, detailed=True)
+        return Receipt(self, look, _patience(timeout, retries), self._one_delivery)
+
+    def _one_delivery(self, found: Found) -> Any:
+        return self._receiver.deliveries(found)[0] if found.ids else None
+
+    def receive_deliveries(self,
+                           max_messages: int = 1000,
+                           timeout: Optional[float] = 60,
+                           retries: int = 10,
+                           max_bytes: int = RECEIVE_BYTES_MAX) -> Receipt[List[Delivery[Msg]]]:
+        """Receive the available messages as deliveries. Otherwise this is :meth:`receive_many`."""
+        look = functools.partial(self._receiver.look, checks.at_least_one("max_messages", max_messages),
+                                 checks.at_least_one("max_bytes", max_bytes), True)
+        return Receipt(self, look, _patience(timeout, retries), self._receiver.deliveries)
+
+    def deliveries(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[Delivery[Msg]]:
+        """Iterate over messages as deliveries. Otherwise this is :meth:`messages`."""
+        count = checks.at_least_one("acknowledge_every", acknowledge_every)
+        look = functools.partial(self._receiver.look, count, detailed=True)
+        return self._iterate(look, _patience(timeout, 1), self._receiver.deliveries)
+
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[Msg]:
         """Iterate over messages; each is acknowledged when the loop asks for the next one.
 
@@ -209,11 +233,12 @@ class Subscriber(Generic[Msg]):
         :raise ClosedError: the subscriber or its Environment is closed, also while this waits
         """
         count = checks.at_least_one("acknowledge_every", acknowledge_every)
-        return self._messages(functools.partial(self._receiver.look, count), _patience(timeout, 1))
+        return self._iterate(functools.partial(self._receiver.look, count), _patience(timeout, 1), _all)
 
-    def _messages(self, look: Callable[[], Found], patience: _Patience) -> Iterator[Any]:
-        loop = _Loop()
-        self._loops[loop] = None
+    def _iterate(self, look: Callable[[], Found], patience: _Patience, values: Callable[[Found],
+                                                                                        List[Any]]) -> Iterator[Any]:
+        loop, loops = Loop(), self._receiver.loops
+        loops[loop] = None
         try:
             while True:
                 found = self._wait(look, patience)
@@ -222,17 +247,25 @@ class Subscriber(Generic[Msg]):
                 begun = 0
                 loop.begin(found)
                 try:
-                    for payload in found.payloads:
+                    for value in values(found):
                         if begun and clock.boottime_us() > found.expires_us:
                             break  # some have expired while the loop handled earlier ones: look again
+                        if begun and self._receiver.stopped:
+                            break
                         begun += 1
-                        yield payload
+                        yield value
                         loop.finished = begun
                 finally:
                     if loop.end() is not None:
                         self._leave(found, loop.finished, begun)
         finally:
-            self._loops.pop(loop, None)
+            loops.pop(loop, None)
+
+    if not TYPE_CHECKING:  # a checker would accept a loop
+
+        def __iter__(self) -> NoReturn:
+            raise errors.ArgumentTypeError(f"{self!r} cannot be iterated over. Iterate over its messages(), which ends "
+                                           "after a timeout, or over its deliveries().")
 
     def _leave(self, found: Found, finished: int, begun: int) -> None:
         """Acknowledge the messages of a batch whose iteration has ended; the next iteration may have begun."""
@@ -252,6 +285,15 @@ class Subscriber(Generic[Msg]):
         self._receiver.require_plain("front")
         message: Optional[Msg] = _one(self._receiver.front())
         return message
+
+    def front_delivery(self) -> Optional[Delivery[Msg]]:
+        """Return the next message as a delivery, without acknowledging it; otherwise this is :meth:`front`.
+
+        Its ``delivery_count`` includes a delivery that has not begun.
+        """
+        self._receiver.require_plain("front_delivery")
+        delivery: Optional[Delivery[Msg]] = self._one_delivery(self._receiver.front(detailed=True))
+        return delivery
 
     def pop(self) -> None:
         """Acknowledge the next message without reading it.
@@ -279,7 +321,7 @@ class Subscriber(Generic[Msg]):
         if receiver.closed:
             raise receiver.closed_error()
         found = look()
-        if found.ids or patience.timeout_s == 0:
+        if found.ids or patience.timeout_s == 0 or receiver.stopped:
             return found
         timeout_s, sleep_s = patience
         deadline = None if timeout_s is None else clock.monotonic_s() + timeout_s
@@ -290,31 +332,32 @@ class Subscriber(Generic[Msg]):
                 receiver.require_open()
                 found = look()
                 left_s = SLEEP_S_MAX if deadline is None else deadline - clock.monotonic_s()
-                if found.ids or left_s <= 0:
+                if found.ids or left_s <= 0 or receiver.stopped:
                     return found
                 _sleep(watch, min(SLEEP_S_MAX, left_s), found.due_us)
         finally:
             watch.close()
 
+    def stop(self) -> None:
+        """Stop receiving: waits end now, and whatever receives next gets nothing at once.
+
+        Messages that are being handled are acknowledged when their block or iteration ends, as always. Any thread and a
+        signal handler may call this.
+        """
+        self._receiver.stop()
+
+    @property
+    def stopped(self) -> bool:
+        """Return whether stop() was called."""
+        return self._receiver.stopped
+
     def close(self) -> None:
         """Close the subscriber; more than once is fine. Its cursor stays.
 
-        Messages whose iteration in a loop over :meth:`messages` has ended are acknowledged first.
+        Messages whose iteration in a loop over :meth:`messages` has ended are acknowledged first. A block that runs can
+        end normally, which acknowledges its message, unless the Environment is closed as well.
         """
-        for loop in list(self._loops):
-            self._acknowledge_finished(loop)
-        self._receiver.closed = True
-
-    def _acknowledge_finished(self, loop: _Loop) -> None:
-        found = loop.end()
-        if found is None or not loop.finished or self._receiver.closed:
-            return
-        try:
-            self._receiver.run(self._receiver.acknowledge(found, loop.finished))
-        except errors.PersipubsubError as error:
-            _LOGGER.warning(
-                "Messages that a loop over messages() of %r had finished could not be acknowledged, so they "
-                "will be delivered again: %s", self, error)
+        self._receiver.close()
 
     def __enter__(self) -> "Subscriber[Msg]":
         return self

@@ -1,4 +1,4 @@
-"""Helpers for tests of programs that use persipubsub: checked queues, a clock to move, publish and drain.
+"""Helpers for tests of programs that use persipubsub: checked queues, a clock to move, :func:`publish`, :func:`drain`.
 
 With pytest, use the fixtures ``persipubsub_queue`` (a :class:`QueueFactory`) and ``persipubsub_clock`` (a
 :class:`Clock`), which come with the installed package.
@@ -6,13 +6,22 @@ With pytest, use the fixtures ``persipubsub_queue`` (a :class:`QueueFactory`) an
 
 import contextlib
 import pathlib
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, List, Optional, Protocol, TypeVar, Union, overload
 
 from persipubsub import clock, errors
 from persipubsub.environment import Environment, new_environment
+from persipubsub.message import Delivery, Envelope
+from persipubsub.publisher import Publisher
 from persipubsub.queue import Durability, HighWaterMark, Strategy
+from persipubsub.subscriber import Receipt, Subscriber
 
-__all__ = ["Clock", "QueueFactory", "checked_queues", "drain", "publish"]
+if TYPE_CHECKING:
+    from persipubsub.environment import MessageType
+    from persipubsub.message import BytesLike
+
+__all__ = ["Clock", "QueueFactory", "checked_queues", "drain", "drain_deliveries", "publish"]
+
+M = TypeVar("M")
 
 #: The maximum total that a clock is moved: about 30 years.
 FORWARD_S_MAX = 10**9
@@ -30,8 +39,8 @@ class QueueFactory(Protocol):
         """Set up a queue; the arguments and the errors are those of :meth:`Environment.new_control`.
 
         :param subscriber_ids: its subscribers
-        :param high_watermark: when the queue overflows
-        :param strategy: which messages are deleted when the queue overflows
+        :param high_watermark: its limits; none by default
+        :param strategy: what happens when a message is sent and a limit is reached
         :param durability: ``PROCESS_CRASH`` here, since the messages of a test need not survive a power cut
         :param settings: other settings, such as ``retention_s`` and ``message_type``
         :return: the Environment, which is closed after the test
@@ -39,7 +48,11 @@ class QueueFactory(Protocol):
 
 
 class Clock:
-    """The time of all queues of this process, which a test moves forward. It also advances by itself."""
+    """The time of all queues of this process, which a test moves forward. It also advances by itself.
+
+    By this time messages expire, delayed messages are due, leases end, failed messages are delivered again, and the
+    retention and the deduplication window end.
+    """
 
     def __init__(self) -> None:
         # The current functions, so that clocks can be nested.
@@ -48,7 +61,7 @@ class Clock:
         self._ahead_us = 0
 
     def forward(self, seconds: float) -> None:
-        """Move the time forward: messages that are then older than the message timeout of their queue have expired.
+        """Move the time forward. Whatever waits for a message notices within a second.
 
         :param seconds: 0 or more; at most 10 ** 9 in all
         :raise ArgumentTypeError: not a number
@@ -116,31 +129,78 @@ def _broken(path: pathlib.Path) -> Iterator[str]:
             yield f"The queue at {path} is broken: {violation}"
 
 
-def publish(env: Environment, *messages: bytes) -> List[int]:
+@overload
+def publish(env: Environment, *messages: "Union[BytesLike, Envelope[BytesLike]]") -> List[int]:
+    ...
+
+
+@overload
+def publish(env: Environment, *messages: Union[M, Envelope[M]], message_type: "MessageType[M]") -> List[int]:
+    ...
+
+
+def publish(env: Environment, *messages: Any, message_type: "Optional[MessageType[Any]]" = None) -> List[int]:
     """Send messages in one commit, all or none.
 
     :param env: of a queue that is set up
-    :param messages: bytes-like, in their order
+    :param messages: what :meth:`Publisher.send_many` accepts, in their order; an :class:`Envelope` has headers
+    :param message_type: as that of :meth:`Environment.new_publisher`
     :return: the message ids
     :raise PersipubsubError: see :meth:`Publisher.send_many`
     """
-    with env.new_publisher() as publisher:
+    publisher: Publisher[Any]
+    with env.new_publisher(message_type=message_type) as publisher:
         return list(publisher.send_many(messages))
 
 
+@overload
 def drain(env: Environment, identifier: str) -> List[bytes]:
+    ...
+
+
+@overload
+def drain(env: Environment, identifier: str, message_type: "MessageType[M]") -> List[M]:
+    ...
+
+
+def drain(env: Environment, identifier: str, message_type: "Optional[MessageType[Any]]" = None) -> List[Any]:
     """Receive and acknowledge all messages that are pending for a subscriber, without waiting.
 
+    Messages that wait for a retry or that another worker holds are not included.
+
     :param env: of a queue that is set up
-    :param identifier: of the subscriber
+    :param identifier: of the subscriber, shared or not
+    :param message_type: as that of :meth:`Environment.new_subscriber`
     :return: the messages in their order, empty if none is pending
     :raise UnknownSubscriberError: the queue has no such subscriber
     :raise PersipubsubError: see :meth:`Subscriber.receive_many`
     """
-    drained: List[bytes] = []
-    with env.new_subscriber(identifier) as subscriber:
+    return _drained(env, identifier, message_type, lambda subscriber: subscriber.receive_many(timeout=0))
+
+
+@overload
+def drain_deliveries(env: Environment, identifier: str) -> List[Delivery[bytes]]:
+    ...
+
+
+@overload
+def drain_deliveries(env: Environment, identifier: str, message_type: "MessageType[M]") -> List[Delivery[M]]:
+    ...
+
+
+def drain_deliveries(env: Environment,
+                     identifier: str,
+                     message_type: "Optional[MessageType[Any]]" = None) -> List[Delivery[Any]]:
+    """Receive and acknowledge all pending messages as deliveries. Otherwise this is :func:`drain`."""
+    return _drained(env, identifier, message_type, lambda subscriber: subscriber.receive_deliveries(timeout=0))
+
+
+def _drained(env: Environment, identifier: str, message_type: Any,
+             receive: "Callable[[Subscriber[Any]], Receipt[List[Any]]]") -> List[Any]:
+    drained: List[Any] = []
+    with env.new_subscriber(identifier, message_type) as subscriber:
         while True:
-            with subscriber.receive_many(timeout=0) as messages:
-                drained += messages
-            if not messages:
+            with receive(subscriber) as received:
+                drained += received
+            if not received:
                 return drained

@@ -101,7 +101,7 @@ DELIVERY_DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I0", "a letter lacks a part", lambda raw: raw.delete("letter_db", DEAD_LETTER_KEY.pack(1, 3, 1))),
     ("I0", "a death cannot be read", lambda raw: raw.put("dead_letter_db", ENTRY_KEY.pack(1, 4), b"x")),
     ("I0", "a death has an unknown reason",
-     lambda raw: raw.put("dead_letter_db", ENTRY_KEY.pack(1, 4), b"\2" + raw.all("dead_letter_db")[0][1][1:])),
+     lambda raw: raw.put("dead_letter_db", ENTRY_KEY.pack(1, 4), b"\7" + raw.all("dead_letter_db")[0][1][1:])),
     ("I0", "an entry cannot be read", lambda raw: raw.put("index_db", ENTRY_KEY.pack(1, 1), b"x")),
     ("I12", "messages in flight are not counted", lambda raw: change_subscriber(raw, b"shared", in_flight=0)),
     ("I12", "requeued messages are not counted", lambda raw: change_subscriber(raw, b"shared", requeued=0)),

@@ -83,7 +83,7 @@ def way_of_a_message() -> Drawing:
         (["engine.py", "finds the rule for the command"], "box", "an operation"),
         (["group_commit.py", "all threads: one transaction"], "box", "the group"),
         (["session.py, gate.py", "open or reopen; forks wait"], "box", "a transaction"),
-        (["appending.put", "expire, drop at the limit, append"], "box", "records"),
+        (["appending.put", "expire, keep the limits, append"], "box", "records"),
         (["transaction.py, runs.py", "layouts.py: the bytes"], "box", "keys and values"),
         (["database.py", "LMDB commits: it is stored"], "store", ""),
     ]
@@ -109,11 +109,12 @@ def way_of_a_message() -> Drawing:
 @picture
 def layers() -> Drawing:
     """The packages and modules in layers; each may import only from the layers below it."""
-    drawing = Drawing(408)
+    drawing = Drawing(458)
     rows = [
         ("tools", "cli deployment metrics testing"),
         ("what users import", "environment control publisher subscriber aio"),
-        ("for threads and for tasks", "sending receiving bridge"),
+        ("for threads and for tasks", "sending receiving room bridge"),
+        ("envelopes, deliveries, types", "message typed"),
         ("the seam", "engine"),
         ("one machine", "open_queues engine administration repair"),
         ("threads, forks, files", "process"),
@@ -122,7 +123,7 @@ def layers() -> Drawing:
     ]
     for number, (what, modules) in enumerate(rows):
         drawing.box(30, 4 + 50 * number, 426, [what, modules], "store" if modules == "records" else "box", 46)
-    drawing.arrow(14, 8, 14, 396)
+    drawing.arrow(14, 8, 14, 446)
     return drawing
 
 

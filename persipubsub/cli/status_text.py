@@ -10,6 +10,16 @@ def age(age_s: Optional[float]) -> str:
     return "-" if age_s is None else f"{age_s:,.1f} s"
 
 
+def of(limit: Optional[float], unit: str = "") -> str:
+    """Return a limit as it follows a number, or nothing if there is no limit."""
+    return "" if limit is None else f" of {limit:,}{unit}"
+
+
+def can_be_full(one: QueueStatus) -> bool:
+    """Return whether the queue has a limit at which it is full."""
+    return one.high_watermark.max_messages is not None or one.high_watermark.hwm_db_size is not None
+
+
 def facts(one: QueueStatus) -> Iterator[Tuple[str, str]]:
     """Return the name and the text of each fact that not every queue has."""
     if one.message_type is not None:

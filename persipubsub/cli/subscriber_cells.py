@@ -8,6 +8,13 @@ from typing import Tuple
 from persipubsub.status import QueueStatus, SubscriberStatus
 
 
+def kind(subscriber: SubscriberStatus) -> str:
+    """Return the kind of a subscriber: plain, shared by workers, or limited in its deliveries."""
+    if subscriber.policy is None:
+        return "plain"
+    return "shared" if subscriber.policy.shared else "limited"
+
+
 def head(one: QueueStatus) -> Tuple[str, ...]:
     """Return the headers of the columns."""
     return ("kind", "in flight", "dead letters") if _has_policies(one) else ()
@@ -17,8 +24,7 @@ def of(one: QueueStatus, subscriber: SubscriberStatus) -> Tuple[str, ...]:
     """Return the cells of a subscriber of the queue."""
     if not _has_policies(one):
         return ()
-    kind = "shared" if subscriber.policy is not None and subscriber.policy.shared else "plain"
-    return kind, f"{subscriber.in_flight:,}", f"{subscriber.dead_letters:,}"
+    return kind(subscriber), f"{subscriber.in_flight:,}", f"{subscriber.dead_letters:,}"
 
 
 def _has_policies(one: QueueStatus) -> bool:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from persipubsub.cli import output, status_text, subscriber_cells
-from persipubsub.cli.verbs.history import History
+from persipubsub.cli.top_rates import Rates
 from persipubsub.status import QueueStatus
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -15,19 +15,19 @@ BARS = "▁▂▃▄▅▆▇█"
 HIGH_SHARE = 0.9
 
 
-def frame(histories: Sequence[History], width: int) -> Group:
+def frame(all_rates: Sequence[Rates], width: int) -> Group:
     """Draw all queues.
 
-    :param histories: one for each queue
+    :param all_rates: one for each queue
     :param width: in columns
     """
     blocks: List[RenderableType] = []
-    for history in histories:
-        blocks.append(Text(output.shown_path(history.path), style="bold"))
-        if history.error is not None:
-            blocks.append(Text(f"  {output.shown(history.error)}", style="red"))
+    for rates in all_rates:
+        blocks.append(Text(output.shown_path(rates.path), style="bold"))
+        if rates.error is not None:
+            blocks.append(Text(f"  {output.shown(rates.error)}", style="red"))
         else:
-            blocks += [_figures(history.latest()), _graphs(history, width), _subscribers(history)]
+            blocks += [_figures(rates.latest()), _graphs(rates, width), _subscribers(rates)]
         blocks.append(Text())
     return Group(*blocks[:-1])
 
@@ -44,23 +44,27 @@ def _figures(status: QueueStatus) -> RenderableType:
     age_s = status.oldest_age_s
     grid = Table.grid(padding=(0, 2, 0, 0))
     for name, value, limit, text in (
-        ("messages", status.messages, mark.max_messages, f"{status.messages:,} of {mark.max_messages:,}"),
-        ("bytes", status.size_bytes, mark.hwm_db_size, f"{status.size_bytes:,} of {mark.hwm_db_size:,}"),
-        ("oldest", age_s or 0, mark.message_timeout, f"{status_text.age(age_s)} of {mark.message_timeout:,} s"),
+        ("messages", status.messages, mark.max_messages, f"{status.messages:,}{status_text.of(mark.max_messages)}"),
+        ("bytes", status.size_bytes, mark.hwm_db_size, f"{status.size_bytes:,}{status_text.of(mark.hwm_db_size)}"),
+        ("oldest", age_s
+         or 0, mark.message_timeout, f"{status_text.age(age_s)}{status_text.of(mark.message_timeout, ' s')}"),
     ):
-        share = value / limit
-        grid.add_row(f"  {name}", text, f"{share:.0%}", style="red" if share >= HIGH_SHARE else "")
+        share = 0 if limit is None else value / limit
+        grid.add_row(f"  {name}",
+                     text,
+                     "" if limit is None else f"{share:.0%}",
+                     style="red" if share >= HIGH_SHARE else "")
     for name, text in status_text.facts(status):
         grid.add_row(f"  {name}", Text(output.shown(text)))
     grid.add_row("  pruned", status_text.pruned(status))
     return grid
 
 
-def _graphs(history: History, width: int) -> RenderableType:
+def _graphs(rates: Rates, width: int) -> RenderableType:
     """Draw the rates and the backlog of the last minutes."""
     rows = [(name, values, _number(values[-1] if values else None, unit))
-            for name, values, unit in (("in", history.sent_per_s(), "/s"), ("out", history.taken_per_s(), "/s"),
-                                       ("backlog", history.backlogs(), ""))]
+            for name, values, unit in (("in", rates.sent_per_s(), "/s"), ("out", rates.taken_per_s(), "/s"),
+                                       ("backlog", rates.backlogs(), ""))]
     number_width = max(len(number) for _, _, number in rows)
     # The newest ones that fit.
     bars = max(1, width - len("  backlog  ") - number_width - len("  "))
@@ -69,9 +73,9 @@ def _graphs(history: History, width: int) -> RenderableType:
                 no_wrap=True)
 
 
-def _subscribers(history: History) -> RenderableType:
+def _subscribers(rates: Rates) -> RenderableType:
     """Show each subscriber, the one that lags most first."""
-    status, rates = history.latest(), history.taken_per_s_by_subscriber()
+    status, taken_per_s = rates.latest(), rates.taken_per_s_by_subscriber()
     if not status.subscribers:
         return Text(f"  {status_text.no_subscribers(status)}")
     head = ("pending", "oldest", "out", *subscriber_cells.head(status))
@@ -82,7 +86,7 @@ def _subscribers(history: History) -> RenderableType:
     grid.add_row("  subscriber", *head, style="dim")
     for identifier, subscriber in sorted(status.subscribers.items(), key=lambda item: (-item[1].pending, item[0])):
         grid.add_row(Text(f"  {identifier!r}"), f"{subscriber.pending:,}",
-                     status_text.age(subscriber.oldest_pending_age_s), _number(rates.get(identifier), "/s"),
+                     status_text.age(subscriber.oldest_pending_age_s), _number(taken_per_s.get(identifier), "/s"),
                      *subscriber_cells.of(status, subscriber))
     return grid
 

@@ -24,3 +24,10 @@ def on_stderr() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+def leave_to_python() -> None:
+    """Leave records to the logging of the program, or else to Python, which also shows tracebacks on standard error."""
+    logger = logging.getLogger("persipubsub")
+    for handler in [one for one in logger.handlers if isinstance(one, _Echo)]:
+        logger.removeHandler(handler)

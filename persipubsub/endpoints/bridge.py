@@ -24,6 +24,9 @@ import threading
 from typing import Any, Callable, Deque, Dict, Generic, Iterable, List, Optional, TypeVar
 
 from persipubsub import clock, errors
+from persipubsub.endpoints.room import Deadline, SendingCommand
+from persipubsub.endpoints.room_watcher import RoomWatcher
+from persipubsub.endpoints.sending import Sender
 from persipubsub.endpoints.threads import BatchThread, started
 from persipubsub.engine import limits
 from persipubsub.engine.commands import Command, Outcome
@@ -236,6 +239,7 @@ class _Threads:
         self.reading: BatchThread[Callable[[], object]] = BatchThread("persipubsub-read", _call_all)
         self.writing: BatchThread[Job] = BatchThread("persipubsub-write", self._write)
         self.watcher = Watcher(engine.watch)
+        self.room = RoomWatcher(engine)
 
     def begin(self, look: Look[Any], final: bool) -> None:
         """Look for a task, and let it wait if nothing was found."""
@@ -301,6 +305,36 @@ class Bridge:
                 # After all tasks that can resume now, since they may also write.
                 port.loop.call_soon(self._flush, port)
         return await job.result(withdraws)
+
+    async def send(self, command: SendingCommand, sender: Sender, timeout: Optional[float]) -> Any:
+        """Commit a command that sends, and wait for room if the queue refuses messages.
+
+        :param timeout: seconds; None waits forever
+        :return: the result of the command
+        :raise QueueFullError: there was no room in time
+        """
+        if timeout == 0:
+            return await self.write(command, withdraws=True)
+        deadline, watcher = Deadline(sender, timeout), self._own_threads().room
+        event: Optional[asyncio.Event] = None
+        try:
+            while True:
+                try:
+                    return await self.write(command, withdraws=True)
+                except errors.QueueFullError as error:
+                    sleep_s = deadline.sleep_s(error)
+                if event is not None:
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(event.wait(), sleep_s)
+                    watcher.discard(event)
+                event = watcher.register()
+        finally:
+            if event is not None:
+                watcher.discard(event)
+
+    def interrupt(self) -> None:
+        """Let all waits of this process look again now."""
+        self._engine.interrupt()
 
     def write_later(self, commands: Iterable[Command]) -> None:
         """Commit writes for which no task waits, if the machine has a thread for it."""

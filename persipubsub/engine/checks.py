@@ -7,7 +7,7 @@ import datetime
 import itertools
 import os
 import re
-from typing import Iterable, List, Optional, Tuple
+from typing import Callable, Iterable, List, Mapping, Optional, Tuple
 
 from persipubsub import errors, moments
 from persipubsub.engine.limits import (AT_END, BATCH_BYTES_MAX, DEAD_LETTERS_MAX_MAX, DEDUPLICATION_MAX_MAX,
@@ -19,8 +19,8 @@ from persipubsub.queue import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
 
 #: A batch is checked and encoded in chunks of this size.
 CHUNK_MESSAGES = 1000
-#: Names separated by dots.
-MESSAGE_TYPE = r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
+#: Names separated by dots, of a protobuf type or a codec; or the name of a class that is sent as JSON.
+MESSAGE_TYPE = r"(json:)?[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*"
 
 
 def payload(msg: object) -> bytes:
@@ -44,35 +44,43 @@ def payload(msg: object) -> bytes:
     return msg
 
 
-def batch(msgs: object) -> Batch:
+def batch(msgs: object, encode: Callable[[int, List[object]], List[bytes]], always: bool) -> Batch:
     """Return the bytes of the messages of a batch.
 
-    :raise ArgumentTypeError: it is not an iterable of bytes-like objects
+    :param encode: returns the bytes of some messages, given the index of the first one
+    :param always: whether it is called even for messages that are bytes already
+    :raise ArgumentTypeError: it is not an iterable of messages
     :raise MessageTooLargeError: one is over the limit
     :raise BatchTooLargeError: there are too many messages, or too many bytes together
     """
-    if isinstance(msgs, (str, bytes, bytearray, memoryview)) or not isinstance(msgs, Iterable):
+    if isinstance(msgs, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(msgs, Iterable):
         raise errors.ArgumentTypeError(
-            f"send_many takes an iterable of bytes-like messages, got {type(msgs).__name__}. For one message use send.")
+            f"send_many takes an iterable of messages, got {type(msgs).__name__}. For one message use send.")
     result: List[bytes] = []
     size_bytes = largest_bytes = 0
     messages = iter(msgs)
     # In chunks, so that an endless iterable is refused before it fills the memory.
     while chunk := list(itertools.islice(messages, CHUNK_MESSAGES)):
-        if set(map(type, chunk)) != {bytes}:
-            chunk = [_element(index, msg) for index, msg in enumerate(chunk, len(result))]
+        if always or set(map(type, chunk)) != {bytes}:
+            chunk = encode(len(result), chunk)
         sizes = list(map(len, chunk))
         result += chunk
         size_bytes += sum(sizes)
         largest_bytes = max(largest_bytes, *sizes)
-        if len(result) > BATCH_MESSAGES_MAX or size_bytes > BATCH_BYTES_MAX:
-            raise errors.BatchTooLargeError(
-                f"send_many takes at most {BATCH_MESSAGES_MAX} messages and {BATCH_BYTES_MAX} bytes, since it is one "
-                "transaction. None was sent: send them in several batches.")
+        require_batch(len(result), size_bytes)
     return Batch(result, size_bytes, largest_bytes)
 
 
-def _element(index: int, msg: object) -> bytes:
+def require_batch(messages: int, size_bytes: int) -> None:
+    """Raise BatchTooLargeError if a batch is over its limits."""
+    if messages > BATCH_MESSAGES_MAX or size_bytes > BATCH_BYTES_MAX:
+        raise errors.BatchTooLargeError(
+            f"send_many takes at most {BATCH_MESSAGES_MAX} messages and {BATCH_BYTES_MAX} bytes, with their headers, "
+            "since it is one transaction. None was sent: send them in several batches.")
+
+
+def element(index: int, msg: object) -> bytes:
+    """Return the bytes of a message of a batch; an error names its index."""
     try:
         return payload(msg)
     except errors.ArgumentTypeError as error:
@@ -127,7 +135,7 @@ def identifiers(values: object) -> List[bytes]:
 
 
 def message_type(value: object) -> str:
-    """Return the full name of a protobuf type.
+    """Return the name of a message type.
 
     :raise ArgumentTypeError: it is not a str
     :raise ArgumentError: it cannot be the name of a message type
@@ -136,8 +144,8 @@ def message_type(value: object) -> str:
         raise errors.ArgumentTypeError(f"message_type must be a str, got {type(value).__name__}.")
     if not re.fullmatch(MESSAGE_TYPE, value) or len(value) > MESSAGE_TYPE_BYTES_MAX:
         raise errors.ArgumentError(
-            f"message_type must be the full name of a protobuf type, such as shop.Order, of at most "
-            f"{MESSAGE_TYPE_BYTES_MAX} bytes, got {value[:40]!r}.")
+            "message_type must be the full name of a protobuf type, such as shop.Order, or of a class that is sent as "
+            f"JSON, such as json:Order; in ASCII, at most {MESSAGE_TYPE_BYTES_MAX} bytes; got {value[:40]!r}.")
     return value
 
 

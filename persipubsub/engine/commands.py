@@ -7,18 +7,23 @@ from persipubsub.engine.values import Batch, Claims, DueTime, Failure, Subscript
 
 
 class Put(NamedTuple):
-    """Append messages, at least one, all or none. The result is a :class:`Sent`."""
+    """Append messages, at least one, all or none. The result is their ids. The fields are those of a Batch."""
 
     payloads: Sequence[bytes]
     size_bytes: int
     largest_bytes: int
+    headers: Optional[Sequence[bytes]] = None
 
 
 class PutOnce(NamedTuple):
-    """Append a message unless one was sent with the same id. The result is the :class:`Sent` of the first one."""
+    """Append messages, except those with an id that one was sent with before. The result is an id for each.
+
+    For a message that was sent before, it is the id of the first one; 0 if that was delayed.
+    """
 
     batch: Batch
-    deduplication_id: bytes
+    #: Of each message; None for one without.
+    deduplication_ids: Sequence[Optional[bytes]]
 
 
 class PutLater(NamedTuple):
@@ -26,6 +31,9 @@ class PutLater(NamedTuple):
 
     payload: bytes
     due: DueTime
+    headers: bytes = b""
+    #: If a message was sent with it before, nothing is stored, and the result is that of the first one.
+    deduplication_id: Optional[bytes] = None
 
 
 class Cancel(NamedTuple):
@@ -52,6 +60,8 @@ class Fail(NamedTuple):
     subscription: Subscription
     ids: Sequence[int]
     failure: Failure
+    #: Whether they become dead letters at once.
+    rejects: bool = False
 
 
 # Of shared subscribers
@@ -75,6 +85,10 @@ class GiveBack(NamedTuple):
     ids: Sequence[int]
     token: bytes
     failure: Optional[Failure]
+    #: The delay before they are delivered again; None for that of the subscriber.
+    delay_us: Optional[int] = None
+    #: Whether they become dead letters at once.
+    rejects: bool = False
 
 
 class Extend(NamedTuple):
@@ -99,7 +113,7 @@ def load(command: Union[Command, Tuple[()]]) -> Tuple[int, int]:
     if isinstance(command, PutOnce):
         return len(command.batch.payloads), command.batch.size_bytes
     if isinstance(command, PutLater):
-        return 1, len(command.payload)
+        return 1, len(command.payload) + len(command.headers)
     return 0, 0
 
 

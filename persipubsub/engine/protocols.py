@@ -7,7 +7,7 @@ from persipubsub.dead_letters import DeadLetter
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine.commands import (Acknowledge, AcknowledgeClaimed, Cancel, Command, Extend, Fail, GiveBack,
                                          Outcome, Put, PutLater, PutOnce, Settlement)
-from persipubsub.engine.values import Cleared, Configuration, Delivering, Found, Position, Sent, Settled, Subscription
+from persipubsub.engine.values import Cleared, Configuration, Delivering, Found, Position, Settled, Subscription
 from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus, Violation
 
@@ -32,7 +32,7 @@ class Engine(Protocol):
     """A queue as its endpoints know it. Any thread may use it."""
 
     @overload
-    def run(self, command: Union[Put, PutOnce]) -> Sent:
+    def run(self, command: Union[Put, PutOnce]) -> Sequence[int]:
         ...
 
     @overload
@@ -71,8 +71,11 @@ class Engine(Protocol):
         :raise UnknownSubscriberError: there is none
         """
 
-    def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Find the next messages of a subscriber, none of which has expired; nothing is delivered."""
+    def look(self, subscription: Subscription, max_messages: int, max_bytes: int, detailed: bool = False) -> Found:
+        """Find the next messages of a subscriber, none of which has expired; nothing is delivered.
+
+        :param detailed: whether to fill ``Found.details``
+        """
 
     def glance(self, subscription: Subscription) -> Found:
         """Return the next message of a plain subscriber if that needs neither a wait nor a read of a file.
@@ -83,11 +86,26 @@ class Engine(Protocol):
     def look_at_top(self, subscription: Subscription) -> Found:
         """Find the latest message of a subscriber; nothing is delivered."""
 
-    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
-        """Lease messages of a shared subscriber to one worker."""
+    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int, detailed: bool = False) -> Found:
+        """Lease messages of a shared subscriber to one worker.
+
+        :param detailed: whether to fill ``Found.details``
+        """
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait for messages of the queue; the bound applies if the wait has to poll."""
+
+    def watch_room(self, longest_sleep_s: float) -> Watch:
+        """Prepare to wait until messages are deleted, so that a queue that refuses messages may have room again."""
+
+    def interrupt(self) -> None:
+        """Let all waits of this process return now. A signal handler may call this."""
+
+    def announce(self, subscription: Subscription) -> bool:
+        """Announce that this process receives as a subscriber; return whether another process does, too."""
+
+    def renounce(self, subscription: Subscription) -> None:
+        """Take one announcement back."""
 
     @property
     def administration(self) -> "Administration":

@@ -1,10 +1,13 @@
 """Rules for the settings of a queue, the same for every engine."""
 
-from typing import Optional, Union
+from typing import Dict, Optional, Union
 
 from persipubsub import errors
 from persipubsub.engine.checks import microseconds
 from persipubsub.queue import HighWaterMark
+
+#: Limits of a high-water mark by their names; None means no limit.
+Limits = Dict[str, Union[int, float, None]]
 
 
 def require_retention_within_timeout(retention_us: int, message_timeout_us: int) -> None:
@@ -25,14 +28,21 @@ def stored_seconds(time_us: int) -> Union[int, float]:
     return time_us / 1e6 if rest_us else seconds
 
 
-def as_stored(mark: HighWaterMark) -> HighWaterMark:
-    """Return a high-water mark as a queue reports it once it is set, with its timeout in whole microseconds."""
-    timeout_us = max(1, microseconds(mark.message_timeout))
-    return HighWaterMark(stored_seconds(timeout_us), mark.max_messages, mark.hwm_db_size)
+def as_stored(mark: HighWaterMark) -> Limits:
+    """Return the given limits of a high-water mark as a queue reports them, with its timeout in whole microseconds."""
+    limits = mark.limits()
+    if mark.message_timeout is not None:
+        limits["message_timeout"] = stored_seconds(timeout_us(mark.message_timeout))
+    return limits
+
+
+def timeout_us(message_timeout: float) -> int:
+    """Return a message timeout in whole microseconds."""
+    return max(1, microseconds(message_timeout))
 
 
 def require_bindable(bound: Optional[str], wanted: str, messages: int) -> None:
-    """Make sure that a queue may be bound to a protobuf type.
+    """Make sure that a queue may be bound to a message type.
 
     :param bound: the type that it is bound to
     :param messages: how many messages it has

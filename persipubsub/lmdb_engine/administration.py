@@ -158,9 +158,9 @@ class LmdbAdministration:
                 return count
 
     def status(self) -> QueueStatus:
-        """Return the current status of the queue."""
+        """Return the current status of the queue. This writes nothing, so it does not wait for a stopped writer."""
         lag = self._engine.reader_lag()
-        return self._engine.read_present(lambda txn: status.read(txn, self._engine.path, lag))
+        return self._engine.read(lambda txn: status.read(txn, self._engine.path, lag))
 
     def check(self) -> Tuple[Violation, ...]:
         """Return the violations of the queue's invariants."""

@@ -12,6 +12,7 @@ from persipubsub.lmdb_engine.administration import LmdbAdministration
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.process.gate import Closer
 from persipubsub.lmdb_engine.process.group_commit import Writer
+from persipubsub.lmdb_engine.process.reader_locks import ReaderLocks
 from persipubsub.lmdb_engine.process.session import Session
 from persipubsub.lmdb_engine.process.wakeup import Wakeup
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -45,6 +46,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
         self._session = Session(path)
+        self._readers = ReaderLocks(path)
         self._is_open = False
         # Whether the last claim of a subscription found nothing. If one finds something, the next one probably does.
         self._idle: Dict[Subscription, bool] = {}
@@ -59,10 +61,11 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     def close(self) -> None:
         """Close the database. Calling it again continues where an interrupt stopped it."""
+        self._readers.close()
         self._session.close()
 
     def report(self) -> None:
-        """Warn of messages that were dropped or expired and that no warning has reported yet."""
+        """Warn of messages that were lost and that no warning has reported yet."""
         if self._is_open:
             self._writer.report(at_once=True)
 
@@ -90,7 +93,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     def run(self, command: Command) -> Any:
         """Run a command in a write transaction, by itself or in a group."""
-        if isinstance(command, Fail) and not self._counts_failures(command.subscription):
+        if isinstance(command, Fail) and self._does_nothing(command):
             return Settled()
         return self._writer.run(RULES[type(command)], command)
 
@@ -105,7 +108,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         indexes, writes = [], []
         for index, command in enumerate(all_commands):
             try:
-                if isinstance(command, Fail) and not self._counts_failures(command.subscription):
+                if isinstance(command, Fail) and self._does_nothing(command):
                     continue
             except errors.PersipubsubError as error:
                 outcomes[index] = Outcome(None, error)
@@ -116,9 +119,9 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
             outcomes[index] = outcome
         return outcomes
 
-    def _counts_failures(self, subscription: Subscription) -> bool:
-        """Return whether the failures of a subscriber that is not shared are counted; most are not."""
-        return self._session.read(cursors.counts_failures, subscription)
+    def _does_nothing(self, command: Fail) -> bool:
+        """Return whether the subscriber does not count failed deliveries, as most do not."""
+        return not command.rejects and not self._session.read(cursors.counts_failures, command.subscription)
 
     # Looking
 
@@ -126,12 +129,12 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
         """Return the subscription of a subscriber."""
         return self._session.read(cursors.subscribe, identifier)
 
-    def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+    def look(self, subscription: Subscription, max_messages: int, max_bytes: int, detailed: bool = False) -> Found:
         """Return the next messages of a subscriber without delivering them."""
-        found = self._session.read(cursors.look, subscription, max_messages, max_bytes)
+        found = self._session.read(cursors.look, subscription, max_messages, max_bytes, detailed)
         if found is not None and found.ids and found.due_us == NEVER_US:
             return found
-        return self._present(found, cursors.look, subscription, max_messages, max_bytes)
+        return self._present(found, cursors.look, subscription, max_messages, max_bytes, detailed)
 
     def glance(self, subscription: Subscription) -> Found:
         """Return the next message if it has been read ahead. This neither waits nor reads messages from the file."""
@@ -159,7 +162,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
                 appended = True
             found = self._session.read(look, *arguments)
 
-    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int, detailed: bool = False) -> Found:
         """Lease messages of a shared subscriber to one worker."""
         dropped = 0
         while True:
@@ -170,7 +173,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
                     self._session.require_files()  # in replaced files no message would ever arrive
                     self._idle[subscription] = True
                     return NOTHING._replace(due_us=due_us, dropped=dropped)
-            found = self._writer.run(lambda txn: leases.claim(txn, subscription, max_messages, max_bytes))
+            found = self._writer.run(lambda txn: leases.claim(txn, subscription, max_messages, max_bytes, detailed))
             dropped += found.dropped
             if found.ids:
                 self._idle[subscription] = False
@@ -179,6 +182,23 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait for messages of the queue."""
         return self._wakeup.watch(longest_sleep_s)
+
+    def watch_room(self, longest_sleep_s: float) -> Watch:
+        """Prepare to wait until messages are deleted."""
+        return self._wakeup.watch_room(longest_sleep_s)
+
+    def announce(self, subscription: Subscription) -> bool:
+        """Announce that this process receives as a subscriber; return whether another process does, too."""
+        return self._readers.announce(subscription.number)
+
+    def renounce(self, subscription: Subscription) -> None:
+        """Take one announcement back."""
+        self._readers.renounce(subscription.number)
+
+    def interrupt(self) -> None:
+        """Let all waits of this process return now."""
+        if self._is_open:
+            self._wakeup.interrupt()
 
     # For the administration
 
@@ -231,6 +251,7 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
 
     def after_fork_in_child(self) -> None:
         """Drop what belongs to the parent and its other threads. Calling this twice is harmless."""
+        self._readers.close()
         self._session.after_fork_in_child()
         if self._is_open:
             self._wakeup.after_fork_in_child()

@@ -183,7 +183,7 @@ CALLS: Dict[str, Call] = {
 #: They only make or close objects, and have no argument but an identifier.
 WITHOUT_ARGUMENTS = {
     "backup", "check", "clear_all_subscribers", "clear_messages", "close", "closed", "dead_letters", "history",
-    "is_initialized", "peek", "prune_dangling_messages", "status", "cancel"
+    "is_initialized", "peek", "prune_dangling_messages", "status", "cancel", "stop"
 }
 
 

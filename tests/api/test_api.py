@@ -168,9 +168,10 @@ def run_python(code: str) -> str:
 def test_all_is_sorted_and_complete() -> None:
     """All documented names of the package are exported, sorted, and so are the modules that users import."""
     assert persipubsub.__all__ == sorted(set(persipubsub.__all__))
-    modules = {"clock", "control", "environment", "errors", "publisher", "queue", "subscriber"}
+    modules = {"clock", "control", "environment", "errors", "message", "publisher", "queue", "subscriber"}
     classes = {"Control", "Durability", "Environment", "HighWaterMark", "Publisher", "Strategy", "Subscriber"}
-    assert set(persipubsub.__all__) == modules | classes | {"initialize", "new_environment"}
+    messages = {"Delivery", "Envelope", "Reject", "Retry"}
+    assert set(persipubsub.__all__) == modules | classes | messages | {"initialize", "new_environment"}
     assert all(hasattr(persipubsub, name) for name in persipubsub.__all__)
 
 
@@ -205,10 +206,10 @@ def test_every_spelling_makes_an_environment(make: Callable[..., Environment], k
 def test_both_spellings_of_the_high_watermark(keyword: str, new_environment: MakeEnvironment) -> None:
     """``new_control`` takes the high-water mark under both names, for a new and for an existing queue."""
     environment = new_environment(**{keyword: HighWaterMark(max_messages=7)})
-    assert environment.new_control().status().high_watermark == HighWaterMark(max_messages=7)
+    assert environment.new_control().status().high_watermark == HighWaterMark(None, 7, None)
     again: Any = {keyword: HighWaterMark(message_timeout=8)}
     environment.new_control(**again)
-    assert environment.new_control().status().high_watermark == HighWaterMark(message_timeout=8)
+    assert environment.new_control().status().high_watermark == HighWaterMark(8, 7, None)
 
 
 @pytest.mark.parametrize("arguments", [{}, {
@@ -220,9 +221,9 @@ def test_both_spellings_of_the_high_watermark(keyword: str, new_environment: Mak
     "max_msgs_num": None
 }])
 def test_high_watermark_defaults(arguments: Dict[str, None]) -> None:
-    """None means the default of the high-water mark, as does leaving it out."""
+    """None means no limit, and a limit that is left out reads as None."""
     mark = persipubsub.queue.HighWaterMark(**arguments)
-    assert (mark.message_timeout, mark.max_messages, mark.hwm_db_size) == (500, 65536, 30 * 1024**3)
+    assert (mark.message_timeout, mark.max_messages, mark.hwm_db_size) == (None, None, None)
 
 
 def test_both_spellings_of_the_high_watermarks_parts() -> None:
@@ -250,12 +251,13 @@ def test_high_watermark_is_a_value() -> None:
 
 
 def test_both_spellings_of_the_strategy() -> None:
-    """The upper-case names of the strategies are the same two members."""
+    """The upper-case names of the strategies are the same members."""
     # pylint: disable=protected-access  # the name in the released code of 1.0.0
     assert persipubsub.queue._Strategy is persipubsub.queue.Strategy is Strategy
     aliases = {name: member.name for name, member in Strategy.__members__.items()}
     assert aliases["PRUNE_FIRST"] == "prune_first" and aliases["PRUNE_LAST"] == "prune_last"
-    assert list(Strategy) == [Strategy.prune_first, Strategy.prune_last]
+    assert aliases["REFUSE"] == "refuse"
+    assert list(Strategy) == [Strategy.prune_first, Strategy.prune_last, Strategy.refuse]
 
 
 # Sending
@@ -655,14 +657,16 @@ def test_new_control_applies_only_what_is_given(new_environment: MakeEnvironment
     environment.new_control(strategy=Strategy.prune_first)
     assert stored() == (mark, Strategy.prune_first, Durability.POWER_LOSS, {"a": 1, "b": 0})
     environment.new_control(high_watermark=HighWaterMark(8))
-    assert stored() == (HighWaterMark(8), Strategy.prune_first, Durability.POWER_LOSS, {"a": 1, "b": 0})
+    mark = HighWaterMark(8, 6, 7 * MIB)
+    assert stored() == (mark, Strategy.prune_first, Durability.POWER_LOSS, {"a": 1, "b": 0})
 
 
 def test_defaults_of_a_new_queue(new_environment: MakeEnvironment) -> None:
-    """A new queue for which nothing is given survives power loss, prunes first, and has the default marks."""
+    """A new queue for which nothing is given survives power loss, prunes first, and has no limits."""
     status = new_environment().new_control().status()
     assert (status.high_watermark, status.strategy, status.durability,
-            dict(status.subscribers)) == (HighWaterMark(), Strategy.prune_first, Durability.POWER_LOSS, {})
+            dict(status.subscribers)) == (HighWaterMark(None, None,
+                                                        None), Strategy.prune_first, Durability.POWER_LOSS, {})
 
 
 def test_is_initialized(opened: Opened) -> None:
@@ -801,20 +805,23 @@ def test_nothing_dangles(opened: Opened) -> None:
 
 def test_a_queue_without_subscribers_stores_nothing(new_environment: MakeEnvironment,
                                                     caplog: pytest.LogCaptureFixture) -> None:
-    """Without subscribers a send returns ids, stores nothing, and warns once per publisher."""
+    """Without subscribers a send returns ids and stores nothing; a warning at once and one at the end count it."""
     environment = new_environment()
     control = environment.new_control()
     publishers = [environment.new_publisher(), environment.new_publisher()]
     assert [publisher.send(b"x") for publisher in publishers + publishers] == [1, 2, 3, 4]
     assert publishers[0].send_many([bytes(100_000)] * 3) == range(5, 8)
+    stored = dump(environment.path)
+    assert not stored["data_db"] and not stored["chunk_db"] and control.status().messages == 0
+    publishers[0].send_later(b"due at once", delay_s=0)
+    environment.close()
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 2
     assert all("no subscribers" in warning and str(environment.path) in warning for warning in warnings)
-    stored = dump(environment.path)
-    assert not stored["data_db"] and not stored["chunk_db"] and control.status().messages == 0
+    assert "sent: 1 messages" in warnings[0] and "sent: 7 messages" in warnings[1]
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", [Strategy.prune_first, Strategy.prune_last])
 def test_an_overflow_warns_with_the_count(strategy: Strategy, new_environment: MakeEnvironment,
                                           caplog: pytest.LogCaptureFixture) -> None:
     """A warning names the queue and how many messages an overflow dropped; so does one at the end."""
@@ -1293,7 +1300,7 @@ DAMAGES: Sequence[Tuple[str, str, Callable[[Raw], object]]] = [
     ("I7", "the mark is 0 bytes", lambda raw: change_header(raw, hwm_db_size=0)),
     ("I7", "no message type has such a name", lambda raw: raw.put("queue_db", layouts.MESSAGE_TYPE_KEY, b"a b")),
     ("I7", "the timeout is 0", lambda raw: change_header(raw, message_timeout_us=0)),
-    ("I7", "the retention is over the timeout", lambda raw: change_header(raw, retention_us=10**18)),
+    ("I7", "the retention is over the timeout", lambda raw: change_header(raw, message_timeout_us=5, retention_us=6)),
     ("I9", "a long message lacks a part", lambda raw: raw.delete("chunk_db",
                                                                  raw.all("chunk_db")[0][0])),
     ("I13", "no delayed message is counted", lambda raw: change_header(raw, delayed=1)),

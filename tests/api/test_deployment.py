@@ -70,9 +70,9 @@ def test_deploy_makes_what_the_config_says(tmp_path: pathlib.Path) -> None:
     assert {change.path for change in changes} == {path}
     assert [(change.what, change.before, change.after) for change in changes] == [
         ("queue", None, "orders"),
-        ("high_watermark.message_timeout", 500, 3600),
-        ("high_watermark.max_messages", 65536, 100000),
-        ("high_watermark.hwm_db_size", 30 * 1024**3, 1073741824),
+        ("high_watermark.message_timeout", "none", 3600),
+        ("high_watermark.max_messages", "none", 100000),
+        ("high_watermark.hwm_db_size", "none", 1073741824),
         ("strategy", "prune_first", "prune_last"),
         ("durability", "power_loss", "process_crash"),
         ("message_type", None, "shop.Order"),
@@ -97,7 +97,7 @@ def test_only_the_path_is_required(tmp_path: pathlib.Path) -> None:
     """A queue of which only the path is given has the defaults."""
     assert [change.what for change in deployment.deploy(write(tmp_path, {"path": "q"}))] == ["queue"]
     now = status(tmp_path / "q")
-    assert (now.high_watermark, now.strategy, now.durability) == (HighWaterMark(), Strategy.prune_first,
+    assert (now.high_watermark, now.strategy, now.durability) == (HighWaterMark(None, None, None), Strategy.prune_first,
                                                                   Durability.POWER_LOSS)
     assert not now.subscribers
     assert stat.S_IMODE((tmp_path / "q" / "data.mdb").stat().st_mode) == 0o600
@@ -114,6 +114,22 @@ def test_what_is_left_out_stays(tmp_path: pathlib.Path) -> None:
     assert now.high_watermark == HighWaterMark(3600, 7, 1073741824)
     assert (now.strategy, now.durability, now.subscribers) == (before.strategy, before.durability, before.subscribers)
     assert stat.S_IMODE((path / "data.mdb").stat().st_mode) == 0o660
+
+
+def test_null_removes_a_limit(tmp_path: pathlib.Path) -> None:
+    """A limit of null is removed, the others stay, and describe returns each limit, null where there is none."""
+    deployment.deploy(write(tmp_path, QUEUE))
+    path = tmp_path / "queues" / "orders"
+    none = write(tmp_path, {"path": QUEUE["path"], "high_watermark": {"max_messages": None}, "strategy": "refuse"})
+    assert [str(change) for change in deployment.deploy(none)] == [
+        f"{path}: high_watermark.max_messages 100000 -> 'none'", f"{path}: strategy 'prune_last' -> 'refuse'"
+    ]
+    now = status(path)
+    assert (now.high_watermark, now.strategy) == (HighWaterMark(3600, None, 1073741824), Strategy.refuse)
+    assert not deployment.plan(none)
+    described = json.loads(deployment.describe(path))["queues"][0]
+    assert described["high_watermark"] == {"message_timeout": 3600, "max_messages": None, "hwm_db_size": 1073741824}
+    assert described["strategy"] == "refuse"
 
 
 def test_messages_stay(tmp_path: pathlib.Path) -> None:
@@ -191,7 +207,7 @@ def test_a_plan_changes_nothing(tmp_path: pathlib.Path) -> None:
 
 def test_a_retention_over_the_timeout_is_found_before_anything_is_changed(tmp_path: pathlib.Path) -> None:
     """The retention has to fit the timeout of the config, or that of the queue where the config has none."""
-    deployment.deploy(write(tmp_path, {"path": "old", "retention_s": 60}))
+    deployment.deploy(write(tmp_path, {"path": "old", "retention_s": 60, "high_watermark": {"message_timeout": 500}}))
     before = tree(tmp_path / "old")
     with pytest.raises(errors.ConfigError, match="old: retention_s=501 is over the message timeout of 500 seconds"):
         deployment.deploy(write(tmp_path, {"path": "new"}, {"path": "old", "retention_s": 501}))
@@ -519,11 +535,11 @@ queues = st.fixed_dictionaries({}, optional={
                             max_size=4,
                             unique_by=lambda one: one["identifier"] if isinstance(one, dict) else one),
     "high_watermark": st.fixed_dictionaries({}, optional={
-        "message_timeout": st.one_of(st.floats(1e-6, 1e11), st.integers(1, 10**11)),
-        "max_messages": st.integers(1, 2**63 - 1),
-        "hwm_db_size": st.integers(1, 2**33),
+        "message_timeout": st.one_of(st.none(), st.floats(1e-6, 1e11), st.integers(1, 10**11)),
+        "max_messages": st.one_of(st.none(), st.integers(1, 2**63 - 1)),
+        "hwm_db_size": st.one_of(st.none(), st.integers(1, 2**33)),
     }),
-    "strategy": st.sampled_from(["prune_first", "prune_last"]),
+    "strategy": st.sampled_from(["prune_first", "prune_last", "refuse"]),
     "durability": st.sampled_from(["power_loss", "process_crash"]),
     "message_type": st.from_regex(checks.MESSAGE_TYPE, fullmatch=True),
     "mode": st.sampled_from(["0600", "0660", "640", "0777"]),
@@ -589,11 +605,12 @@ def test_schema() -> None:
     assert all(node["additionalProperties"] is False for node in objects(schema))
     queue = definitions["QueueConfig"]
     assert queue["required"] == ["path"] and set(queue["properties"]) == set(QUEUE)
-    assert queue["properties"]["strategy"]["enum"] == ["prune_first", "prune_last"]
+    assert queue["properties"]["strategy"]["enum"] == ["prune_first", "prune_last", "refuse"]
     assert queue["properties"]["durability"]["enum"] == ["power_loss", "process_crash"]
     assert re.fullmatch(queue["properties"]["mode"]["pattern"], "0660")
     mark = definitions["MarkConfig"]["properties"]
-    assert (mark["max_messages"]["minimum"], mark["max_messages"]["maximum"]) == (1, 2**63 - 1)
+    assert mark["max_messages"]["anyOf"] == [{**mark["max_messages"]["anyOf"][0], "type": "integer"}, {"type": "null"}]
+    assert (mark["max_messages"]["anyOf"][0]["minimum"], mark["max_messages"]["anyOf"][0]["maximum"]) == (1, 2**63 - 1)
     assert set(mark) == set(QUEUE["high_watermark"])
 
 

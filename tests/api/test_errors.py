@@ -19,7 +19,8 @@ import lmdb
 import pytest
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, HighWaterMark, Publisher, Strategy, Subscriber, errors
+from persipubsub import (Control, Delivery, Durability, Envelope, Environment, HighWaterMark, Publisher, Strategy,
+                         Subscriber, errors)
 from persipubsub.delayed import DelayedMessage
 from persipubsub.lmdb_engine.engine import LmdbEngine
 
@@ -77,7 +78,14 @@ class Mistake(NamedTuple):
 def mistake(call: str, kind: Type[errors.PersipubsubError], builtin: Type[Exception], *tells: str) -> Mistake:
     """Make a mistake from the text of the call, in which the fields of Opened are names."""
     code = compile(call, call, "eval")
-    names = {"GIB": GIB, "HighWaterMark": HighWaterMark, "itertools": itertools, "math": math, "pathlib": pathlib}
+    names = {
+        "GIB": GIB,
+        "Envelope": Envelope,
+        "HighWaterMark": HighWaterMark,
+        "itertools": itertools,
+        "math": math,
+        "pathlib": pathlib
+    }
     names["persipubsub"] = persipubsub
 
     def run(opened: Opened) -> object:
@@ -95,7 +103,8 @@ PATH = (errors.PathError, OSError)
 
 IDENTIFIER_CALLS = ("control.add_subscriber", "control.remove_subscriber", "control.prune_all_messages_for",
                     "environment.new_subscriber")
-RECEIVE_CALLS = ("receive", "receive_to_top", "receive_many")
+RECEIVE_CALLS = ("receive", "receive_to_top", "receive_many", "receive_delivery", "receive_deliveries")
+LOOP_CALLS = ("messages", "deliveries")
 
 MISTAKES: List[Mistake] = [
     # the path
@@ -168,7 +177,7 @@ MISTAKES: List[Mistake] = [
     mistake("publisher.send(bytes(GIB + 1))", *TOO_LARGE, f"{GIB + 1} bytes", f"limit of {GIB} bytes", "in parts"),
     mistake("publisher.send(bytes(2**20 + 1))", *TOO_LARGE, f"{2**20 + 1} bytes", f"hwm_db_size={2**20} bytes",
             "Control.set_hwm"),
-    *(mistake(f"publisher.send_many({value})", *TYPE, "iterable of bytes-like", kind, "use send")
+    *(mistake(f"publisher.send_many({value})", *TYPE, "iterable of messages", kind, "use send")
       for value, kind in (("b'x'", "bytes"), ("'x'", "str"), ("bytearray(b'x')", "bytearray"),
                           ("memoryview(b'x')", "memoryview"), ("5", "int"), ("None", "NoneType"))),
     mistake("publisher.send_many([b'3', '4', b'5'])", *TYPE, "Message 1", "bytes-like", "str", "encode",
@@ -181,8 +190,50 @@ MISTAKES: List[Mistake] = [
     mistake("publisher.send_many([b''] * 1_000_001)", *BATCH, "1000000 messages", "None was sent", "several batches"),
     mistake("publisher.send_many(itertools.repeat(b''))", *BATCH, "1000000 messages", "None was sent"),
     mistake("environment.new_publisher(autosync=True).send_many([b'3', None])", *TYPE, "Message 1", "None was sent"),
+    # headers and envelopes
+    *(mistake(call.format(value), *kind, "header", *tells)
+      for call in ("publisher.send(b'3', headers={})", "publisher.send(Envelope(b'3', {}))",
+                   "publisher.send_many([b'3', Envelope(b'4', {})])",
+                   "publisher.send_later(b'3', delay_s=1, headers={})") for value, kind, tells in (
+                       ("5", TYPE, ["mapping of str to str", "int"]),
+                       ("'a'", TYPE, ["mapping of str to str", "got str"]),
+                       ("[('a', 'b')]", TYPE, ["mapping of str to str", "list"]),
+                       ("{'a': 5}", TYPE, ["mapping of str to str", "str to int", "'a'"]),
+                       ("{'a': None}", TYPE, ["mapping of str to str", "str to NoneType", "'a'"]),
+                       ("{b'a': 'b'}", TYPE, ["mapping of str to str", "bytes to str", "b'a'"]),
+                       ("{'': 'b'}", VALUE, ["1 to 255 visible ASCII characters", "got ''"]),
+                       ("{'a' * 256: 'b'}", VALUE, ["1 to 255 visible ASCII characters", "got 'aaaa"]),
+                       ("{'a:b': 'c'}", VALUE, ["without a colon", "got 'a:b'"]),
+                       ("{'a b': 'c'}", VALUE, ["visible ASCII", "got 'a b'"]),
+                       ("{'a\\n': 'c'}", VALUE, ["visible ASCII", "got 'a\\n'"]),
+                       ("{'\\xe9': 'c'}", VALUE, ["visible ASCII", "got '\xe9'"]),
+                       ("{'a': '\\ud800'}", VALUE, ["UTF-8", "\\ud800"]),
+                       ("dict.fromkeys(map(str, range(65)), '')", VALUE, ["at most 64", "got 65"]),
+                       ("{'a': 'x' * 65_536}", VALUE, ["at most 65536 bytes", "got 65544", "into the message"]),
+                       ("{'a': '\\0' * 11_000}", VALUE, ["at most 65536 bytes", "got 66008"]),
+                   )),
+    mistake("publisher.send_many([b'3', Envelope(b'4', 5)])", *TYPE, "Message 1 of the batch", "None was sent"),
+    mistake("publisher.send_many([Envelope(b'3', None, '')])", *VALUE, "Message 0 of the batch", "deduplication_id",
+            "None was sent"),
+    mistake("publisher.send_many([Envelope('3')])", *TYPE, "Message 0 of the batch", "bytes-like", "str", "encode"),
+    mistake("publisher.send(Envelope('3'))", *TYPE, "bytes-like", "str", "encode"),
+    mistake("publisher.send(Envelope(Envelope(b'3')))", *TYPE, "bytes-like", "Envelope"),
+    mistake("publisher.send(Envelope(b'3', {}), headers={})", *TYPE, "headers", "Envelope", "Leave one out"),
+    mistake("publisher.send(Envelope(b'3', None, 'x'), 'x')", *TYPE, "deduplication_id", "Envelope", "Leave one out"),
+    mistake("publisher.send_later(Envelope(b'3', {}), delay_s=1, headers={})", *TYPE, "headers", "Leave one out"),
+    mistake("publisher.send(b'3', headers={'a': 'x' * 2**15} | {'b': 'x' * 2**15})", *VALUE, "65536 bytes"),
+    mistake("publisher.send_many([bytes(GIB - 5), Envelope(b'', {'a': 'b'})])", *BATCH, f"{GIB} bytes",
+            "None was sent"),
+    # outcomes
+    mistake("persipubsub.Retry('5')", *TYPE, "delay_s", "number of seconds", "str"),
+    mistake("persipubsub.Retry(True)", *TYPE, "delay_s", "number of seconds", "bool"),
+    mistake("persipubsub.Retry(-1)", *VALUE, "delay_s", "from 0 to 1e+09", "got -1"),
+    mistake("persipubsub.Retry(math.nan)", *VALUE, "delay_s", "from 0 to 1e+09", "got nan"),
+    mistake("persipubsub.Retry(1e10)", *VALUE, "delay_s", "from 0 to 1e+09", "got 10000000000"),
+    mistake("persipubsub.Reject(5)", *TYPE, "reason", "str", "int"),
+    mistake("persipubsub.Reject(ValueError('no'))", *TYPE, "reason", "str", "ValueError", "str(...)"),
     # receiving
-    *(mistake(f"subscriber.{call}(timeout={value})", *kind, "timeout", *tells) for call in (*RECEIVE_CALLS, "messages")
+    *(mistake(f"subscriber.{call}(timeout={value})", *kind, "timeout", *tells) for call in (*RECEIVE_CALLS, *LOOP_CALLS)
       for value, kind, tells in (
           ("'1'", TYPE, ["number of seconds or None", "str"]),
           ("True", TYPE, ["number of seconds or None", "bool"]),
@@ -199,7 +250,8 @@ MISTAKES: List[Mistake] = [
       )),
     *(mistake(f"subscriber.{call}={value})", *kind,
               call.split("(")[1], *tells)
-      for call in ("receive_many(max_messages", "receive_many(max_bytes", "messages(acknowledge_every")
+      for call in ("receive_many(max_messages", "receive_many(max_bytes", "receive_deliveries(max_messages",
+                   "receive_deliveries(max_bytes", "messages(acknowledge_every", "deliveries(acknowledge_every")
       for value, kind, tells in (
           ("'1'", TYPE, ["int", "str"]),
           ("True", TYPE, ["int", "bool"]),
@@ -231,19 +283,26 @@ def test_mistakes(wrong: Mistake, opened: Opened, tmp_path: pathlib.Path) -> Non
     assert list(opened.subscriber.messages(timeout=0)) == [b"1", b"2", b"3"]
 
 
-@pytest.mark.parametrize("call", [f"subscriber.{name}" for name in (*RECEIVE_CALLS, "messages")])
+def payloads(received: object) -> List[object]:
+    """Return the payloads of what any call has received."""
+    every = received if isinstance(received, list) else [received]
+    return [one.message if isinstance(one, Delivery) else one for one in every]
+
+
+@pytest.mark.parametrize("call", [f"subscriber.{name}" for name in (*RECEIVE_CALLS, *LOOP_CALLS)])
 @pytest.mark.parametrize("argument", ["timeout=10**400", "timeout=1e308", "timeout=math.inf", "retries=10**400"])
 def test_absurd_numbers(call: str, argument: str, opened: Opened) -> None:
     """A number beyond all reason is refused with an error of ours, or does what it says."""
-    if call.endswith("messages") and argument.startswith("retries"):
+    is_loop = call.endswith(LOOP_CALLS) and not call.endswith("receive_deliveries")
+    if is_loop and argument.startswith("retries"):
         return
     try:
         result = mistake(f"{call}({argument})", *VALUE).call(opened)
-        if call.endswith("messages"):
-            assert next(result) == b"1"  # type: ignore[call-overload]  # an iterator
+        if is_loop:
+            assert payloads(next(result)) == [b"1"]  # type: ignore[call-overload]  # an iterator
         else:
             with result as got:  # type: ignore[attr-defined]  # a context manager
-                assert got in (b"1", b"2", [b"1", b"2"])
+                assert payloads(got) in ([b"1"], [b"2"], [b"1", b"2"])
     except errors.ArgumentError as error:
         assert argument.split("=", maxsplit=1)[0] in str(error)
 
@@ -321,14 +380,18 @@ def closed_calls(opened: Opened) -> Dict[str, List[Callable[[], object]]]:
         ],
         "publisher": [
             lambda: publisher.send(b"x"), lambda: publisher.send_many([b"x"]),
-            lambda: publisher.send(b"x", deduplication_id="x"), lambda: publisher.send_later(b"x", delay_s=1),
-            lambda: publisher.cancel(DelayedMessage(1, 1))
+            lambda: publisher.send(b"x", deduplication_id="x"), lambda: publisher.send(Envelope(b"x", {"a": "b"})),
+            lambda: publisher.send_many([Envelope(b"x")]), lambda: publisher.send(b"x", timeout=None),
+            lambda: publisher.send_later(b"x", delay_s=1), lambda: publisher.cancel(DelayedMessage(1, 1))
         ],
         "subscriber": [
-            subscriber.front, subscriber.pop, subscriber.extend_lease,
+            subscriber.front, subscriber.front_delivery, subscriber.pop, subscriber.extend_lease,
             enter(subscriber.receive),
             enter(subscriber.receive_to_top),
-            enter(subscriber.receive_many), lambda: next(iter(subscriber.messages(timeout=0)))
+            enter(subscriber.receive_many),
+            enter(subscriber.receive_delivery),
+            enter(subscriber.receive_deliveries), lambda: next(iter(subscriber.messages(timeout=0))),
+            lambda: next(iter(subscriber.deliveries(timeout=0)))
         ],
     }
 
@@ -355,19 +418,37 @@ def test_closed_calls_are_all_public_methods(opened: Opened) -> None:
         methods = {
             method
             for method, value in inspect.getmembers(type(getattr(opened, name)), inspect.isfunction)
-            if not method.startswith("_") and method != "close"
+            if not method.startswith("_") and method not in ("close", "stop")
         }
         assert methods <= set(re.findall(r"\w+", inspect.getsource(closed_calls)))
         assert len(calls) >= len(methods)
 
 
+@pytest.mark.parametrize("name", ["environment", "publisher", "subscriber"])
+@pytest.mark.parametrize("through", ["itself", "the environment"])
+def test_stopping_and_closing_again(through: str, name: str, opened: Opened) -> None:
+    """Whatever is closed can be stopped and closed again."""
+    getattr(opened, name if through == "itself" else "environment").close()
+    for _ in range(2):
+        getattr(opened, name).stop()
+        getattr(opened, name).close()
+
+
 def test_closed_in_the_block(opened: Opened) -> None:
-    """A subscriber closed in its block acknowledges nothing: the block raises, and the message comes again."""
+    """The end of a block acknowledges its message, though its subscriber was closed meanwhile."""
+    with opened.subscriber.receive(timeout=0) as msg:
+        assert msg == b"1"
+        opened.subscriber.close()
+    assert opened.environment.new_subscriber("a").front() == b"2"
+
+
+def test_the_environment_is_closed_in_the_block(opened: Opened, new_environment: MakeEnvironment) -> None:
+    """An Environment closed in a block acknowledges nothing: the block raises, and the message comes again."""
     with pytest.raises(errors.ClosedError):
         with opened.subscriber.receive(timeout=0) as msg:
             assert msg == b"1"
-            opened.subscriber.close()
-    assert opened.environment.new_subscriber("a").front() == b"1"
+            opened.environment.close()
+    assert new_environment().new_subscriber("a").front() == b"1"
 
 
 @pytest.mark.slow
@@ -746,7 +827,8 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 @pytest.mark.parametrize("name, builtin", [("ArgumentTypeError", TypeError), ("ArgumentError", ValueError),
                                            ("MessageTooLargeError", ValueError), ("BatchTooLargeError", ValueError),
                                            ("EmptyError", LookupError), ("UnknownSubscriberError", LookupError),
-                                           ("PathError", OSError)])
+                                           ("PathError", OSError), ("DecodeError", ValueError),
+                                           ("SubscriberKindError", TypeError)])
 def test_errors_are_the_builtin_ones_too(name: str, builtin: Type[Exception]) -> None:
     """Catching the builtin class catches ours, and each of ours is a PersipubsubError."""
     kind = getattr(errors, name)

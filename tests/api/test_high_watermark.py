@@ -1,5 +1,6 @@
 """When a queue overflows, which messages it drops, and that it never holds more than its marks."""
 
+import contextlib
 import pathlib
 import random
 import shutil
@@ -25,6 +26,8 @@ KIB = 1024
 MIB = 1024**2
 #: More than any test reaches.
 MANY = 2**63 - 1
+#: The strategies that drop messages at the high-water mark.
+PRUNING = [Strategy.prune_first, Strategy.prune_last]
 #: What the pages of a message can hold beside its payload: the ends of its parts, and the branches of the trees.
 OVERHEAD_BYTES = 12 * PAGE_BYTES
 
@@ -97,7 +100,7 @@ def test_an_overflow(batch: bool, strategy: Strategy, expected: List[bytes], mak
     assert opened.drain() == expected
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", PRUNING)
 @pytest.mark.parametrize("mark", [1, 2, 3, 4, 7, 10])
 def test_a_batch_overflows_like_single_sends(mark: int, strategy: Strategy, make: Callable[..., Opened]) -> None:
     """One ``send_many`` leaves what single sends of its messages leave; ids and counts agree."""
@@ -123,10 +126,10 @@ def test_a_batch_overflows_like_single_sends(mark: int, strategy: Strategy, make
                 assert opened.drain() == expected, (stored, new)
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", PRUNING)
 @pytest.mark.parametrize("batch", [False, True])
 def test_max_messages_one_keeps_the_latest(batch: bool, strategy: Strategy, make: Callable[..., Opened]) -> None:
-    """With ``max_messages=1`` a queue holds exactly the latest message, under both strategies."""
+    """With ``max_messages=1`` a queue holds exactly the latest message, under both strategies that drop messages."""
     opened = make(high_watermark=HighWaterMark(max_messages=1), strategy=strategy)
     for number in range(10):
         if batch:
@@ -175,7 +178,7 @@ def test_acknowledged_messages_do_not_count(make: Callable[..., Opened], caplog:
     assert not caplog.records
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", PRUNING)
 def test_a_large_overflow(strategy: Strategy, make: Callable[..., Opened]) -> None:
     """An overflow of 25,000 messages leaves the right ones, counts them, and later sends continue from there."""
     opened = make(high_watermark=HighWaterMark(max_messages=40_000), strategy=strategy)
@@ -220,7 +223,7 @@ KINDS = ["small", "of a page", "large", "mixed", "as large as the mark", "tiny m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", PRUNING)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_byte_mark_with_single_sends(kind: str, strategy: Strategy, make: Callable[..., Opened]) -> None:
     """A send that meets pages at or above the mark halves them first; any other send removes nothing."""
@@ -251,7 +254,7 @@ def test_the_byte_mark_with_single_sends(kind: str, strategy: Strategy, make: Ca
     assert opened.control.check() == ()
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", PRUNING)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [7, 10_000])
 def test_the_byte_mark_with_batches(batch: int, kind: str, strategy: Strategy, make: Callable[..., Opened]) -> None:
@@ -287,7 +290,7 @@ def test_a_batch_of_the_most_wasteful_sizes(size_bytes: int, count: int, make: C
     assert opened.control.status().size_bytes == opened.pages_bytes() <= 256 * KIB + size_bytes + OVERHEAD_BYTES
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", PRUNING)
 def test_bytes_overflow_by_half_of_the_messages(strategy: Strategy, make: Callable[..., Opened]) -> None:
     """Where all messages are of one size, an overflow of bytes removes half of them and one, and no more."""
     opened = make(high_watermark=HighWaterMark(hwm_db_size=128 * KIB, max_messages=MANY), strategy=strategy)
@@ -298,7 +301,7 @@ def test_bytes_overflow_by_half_of_the_messages(strategy: Strategy, make: Callab
     assert opened.control.status().messages == before - (before // 2 + 1) + 1
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", PRUNING)
 @pytest.mark.parametrize("max_messages", [1, 5, 10, 40, 60, 10_000])
 def test_both_marks_in_one_batch(max_messages: int, strategy: Strategy, make: Callable[..., Opened]) -> None:
     """A batch that passes both the mark of messages and that of bytes leaves no more than either, and the latest."""
@@ -314,6 +317,26 @@ def test_both_marks_in_one_batch(max_messages: int, strategy: Strategy, make: Ca
     assert received[-1] == messages[-1] and is_subsequence(received, messages)
     if strategy == Strategy.prune_first:
         assert received == messages[-len(received):]
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("size_bytes", [1, 4000])
+def test_small_messages_that_wait_to_be_deleted(size_bytes: int, strategy: Strategy, make: Callable[...,
+                                                                                                    Opened]) -> None:
+    """Small messages that were acknowledged, and are still stored, do not hide the size of large ones after them."""
+    opened = make(high_watermark=HighWaterMark(hwm_db_size=256 * KIB), strategy=strategy)
+    opened.publisher.send_many([bytes(size_bytes)] * 60)
+    for _ in range(60):
+        opened.subscriber.pop()
+    assert opened.control.status().size_bytes == 0
+    for number in range(1, 10):
+        with contextlib.suppress(errors.QueueFullError):
+            opened.publisher.send(bytes(50 * KIB))
+        status = opened.control.status()
+        if number <= 4:
+            assert status.messages == number
+            assert 50 * KIB * number <= status.size_bytes <= 50 * KIB * number + number * OVERHEAD_BYTES
+        assert opened.pages_bytes() <= 256 * KIB + 50 * KIB + 60 * size_bytes + 2 * OVERHEAD_BYTES
 
 
 @pytest.mark.parametrize("size_bytes", [1, 1000, 100_000])
@@ -354,7 +377,7 @@ STEPS = st.lists(st.one_of(st.lists(SIZES, min_size=1, max_size=20), st.integers
 def shared_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dict[Strategy, Opened]]:
     """Set up a queue for each strategy, which all examples of a property share."""
     opened = {}
-    for strategy in Strategy:
+    for strategy in PRUNING:
         environment = persipubsub.new_environment(tmp_path_factory.mktemp("hypothesis") / "queue")
         environment.new_control(["a"], strategy=strategy, durability=Durability.PROCESS_CRASH)
         opened[strategy] = Opened(environment)
@@ -400,7 +423,7 @@ def test_the_quick_bound_is_an_upper_bound(shared: Dict[Strategy, Opened], steps
 
 
 @without_deadline(40)
-@hypothesis.given(strategy=st.sampled_from(Strategy), mark_bytes=st.integers(300_000, 1_000_000), steps=STEPS)
+@hypothesis.given(strategy=st.sampled_from(PRUNING), mark_bytes=st.integers(300_000, 1_000_000), steps=STEPS)
 def test_the_byte_mark_holds(shared: Dict[Strategy, Opened], strategy: Strategy, mark_bytes: int,
                              steps: List[object]) -> None:
     """Whatever is sent and acknowledged in any order, the pages never exceed the mark and one message."""
@@ -420,7 +443,7 @@ def test_the_byte_mark_holds(shared: Dict[Strategy, Opened], strategy: Strategy,
 # The time
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", PRUNING)
 def test_the_timeout(strategy: Strategy, make: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch) -> None:
     """Under either strategy the messages older than the timeout are deleted, and no others."""
     opened = make(high_watermark=HighWaterMark(message_timeout=10), strategy=strategy)

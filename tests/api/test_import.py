@@ -12,6 +12,28 @@ import persipubsub
 
 #: Imports whose cost only users of a queue should pay.
 HEAVY = {"asyncio", "click", "google.protobuf", "icontract", "lmdb", "msgspec", "rich"}
+#: What a program that sends and receives bytes does not need.
+FOR_OTHERS = {"asyncio", "click", "google.protobuf", "json", "msgspec", "pydantic", "rich"}
+#: Sends and receives in every way that needs none of them.
+USE_BYTES = """
+import sys
+import persipubsub
+with persipubsub.new_environment(sys.argv[1]) as env:
+    control = env.new_control(["a"], high_watermark=persipubsub.HighWaterMark(max_messages=100),
+                              strategy=persipubsub.Strategy.refuse)
+    publisher, subscriber = env.new_publisher(), env.new_subscriber("a")
+    publisher.send(b"1", deduplication_id="one", timeout=5)
+    publisher.send_many([b"2", persipubsub.Envelope(b"3")], timeout=None)
+    publisher.send_later(b"4", delay_s=0)
+    with subscriber.receive() as msg:
+        raise persipubsub.Retry(0)
+    with subscriber.receive_delivery() as delivery:
+        assert delivery.message == b"1"
+    assert [delivery.headers for delivery in subscriber.deliveries(timeout=0)] == [{}] * 3
+    control.status()
+    control.check()
+    env.stop()
+"""
 
 
 def run(program: str, *arguments: str) -> Any:  # Any: whatever the JSON holds
@@ -40,6 +62,32 @@ def test_import_loads_nothing_else() -> None:
 def test_errors_and_values_need_no_engine() -> None:
     """Errors and the values that describe a queue load neither LMDB nor icontract."""
     assert loaded("from persipubsub import HighWaterMark, errors") & HEAVY == set()
+
+
+def test_bytes_need_no_codec(tmp_path: pathlib.Path) -> None:
+    """A program that sends and receives bytes loads neither JSON nor a library for types, nor asyncio."""
+    program = USE_BYTES + "print(*sorted(sys.modules), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "queue")],
+                          check=True,
+                          stdout=subprocess.PIPE,
+                          text=True,
+                          timeout=60)
+    assert "persipubsub.subscriber" in done.stdout.split()
+    assert set(done.stdout.split()) & FOR_OTHERS == set()
+
+
+@pytest.mark.parametrize("statement, module", [
+    ("publisher.send(b'1', headers={'a': 'b'})", "json"),
+    ("env.new_async_publisher()", "asyncio"),
+    ("env.new_publisher(message_type=dict)", "persipubsub.typed"),
+])
+def test_what_needs_a_module_loads_it(statement: str, module: str, tmp_path: pathlib.Path) -> None:
+    """Headers load JSON, endpoints for tasks load asyncio, and message types load their codec, when first used."""
+    program = (f"import sys, persipubsub\nenv = persipubsub.new_environment({str(tmp_path / 'queue')!r})\n"
+               "env.new_control(['a'])\npublisher = env.new_publisher()\n"
+               f"before = {module!r} in sys.modules\n{statement}\nprint(before, {module!r} in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True,
+                          timeout=60).stdout == "False True\n"
 
 
 def test_dir_shows_the_public_names() -> None:

@@ -1,4 +1,4 @@
-"""Test that the library is silent until logging is configured, and what it says then."""
+"""Test that whatever is lost is reported, also where logging is not configured, but not all the time."""
 
 import asyncio
 import logging
@@ -34,9 +34,47 @@ def run(code: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
                           check=True)
 
 
-def test_an_overflow_is_silent_where_logging_is_not_configured(tmp_path: pathlib.Path) -> None:
-    """A program that did not configure logging finds nothing of ours in its output, also of imported submodules."""
-    result = run("import persipubsub.publisher\n" + OVERFLOW, tmp_path)
+#: Loses messages every 20 seconds, for two minutes of a clock that it moves; prints how many.
+LOSING = """
+import sys
+import persipubsub
+from persipubsub import clock
+now_us = clock.boottime_us()
+clock.boottime_us = lambda: now_us
+with persipubsub.new_environment(sys.argv[1]) as env:
+    control = env.new_control([SUBSCRIBERS], high_watermark=persipubsub.HighWaterMark(MARK))
+    for _ in range(6):
+        env.new_publisher().send_many([b""] * 4)
+        env.new_publisher().send(b"")
+        now_us += 20_000_000
+    pruned = control.status().pruned
+print(pruned.overflow + pruned.timeout + pruned.dangling)
+"""
+
+
+@pytest.mark.parametrize("subscribers, mark, text", [
+    ("'a'", "max_messages=2", r"The queue at (.*) reached its high-water mark: (\d+) messages were dropped\."),
+    ("'a'", "message_timeout=15", r"Messages of the queue at (.*) expired, .* message timeout: (\d+)\."),
+    ("", "", r"The queue at (.*) has no subscribers, so it did not store what was sent: (\d+) messages\."),
+])
+def test_losses_reach_whoever_has_not_configured_logging(subscribers: str, mark: str, text: str,
+                                                         tmp_path: pathlib.Path) -> None:
+    """Each kind of loss is a line on standard error with the path and the number, at most once a minute."""
+    result = run(LOSING.replace("SUBSCRIBERS", subscribers).replace("MARK", mark), tmp_path)
+    found = [
+        re.fullmatch(f"{text} More in the next 60 seconds are reported together\\.", line)
+        for line in result.stderr.splitlines()
+    ]
+    assert len(found) == 3 and {match and match[1] for match in found} == {str(tmp_path)}, result.stderr
+    assert sum(int(match[2]) for match in found if match) == int(result.stdout) > 20
+
+
+def test_a_program_that_loses_nothing_prints_nothing(tmp_path: pathlib.Path) -> None:
+    """A program that sends and receives within the limits finds nothing of ours in its output."""
+    code = ("import sys, persipubsub\nwith persipubsub.new_environment(sys.argv[1]) as env:\n"
+            "    env.new_control(['a'])\n    env.new_publisher().send(b'', headers={'a': 'b'})\n"
+            "    with env.new_subscriber('a').receive() as msg: pass\n")
+    result = run(code, tmp_path)
     assert (result.stdout, result.stderr) == ("", "")
 
 

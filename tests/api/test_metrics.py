@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -139,6 +140,24 @@ def test_counters_move_while_the_command_serves(tmp_path: pathlib.Path) -> None:
         "persipubsub_messages",
     ] == after["persipubsub_subscriber_oldest_pending_age_seconds", "a"] == 0
     assert ("persipubsub_subscriber_pending_messages", "b") not in after
+
+
+def test_a_limit_that_a_queue_does_not_have_is_infinite(tmp_path: pathlib.Path) -> None:
+    """Each limit is a gauge: +Inf where a queue has none, and its value once it is set."""
+    limits = {
+        "persipubsub_high_watermark_messages": "max_messages",
+        "persipubsub_high_watermark_bytes": "hwm_db_size",
+        "persipubsub_message_timeout_seconds": "message_timeout"
+    }
+    with persipubsub.new_environment(tmp_path) as env:
+        control = env.new_control(["a"])
+        for number, limit in enumerate(limits.values(), 1):
+            text = collected(tmp_path)
+            found = series(text)
+            assert [found[(name, )] for name in limits] == [*range(1, number), *[math.inf] * (4 - number)]
+            assert text.count(" +Inf\n") == 4 - number
+            control.set_hwm(HighWaterMark(**{limit: number}))
+    assert [series(collected(tmp_path))[(name, )] for name in limits] == [1, 2, 3]
 
 
 def test_retained_and_delayed_messages_are_gauges(tmp_path: pathlib.Path) -> None:
@@ -348,6 +367,10 @@ def test_alerts_fire_for_what_they_name(tmp_path: pathlib.Path) -> None:
         "PersipubsubSubscriberLags":
         [("persipubsub_subscriber_oldest_pending_age_seconds", 'subscriber="a"', "51x10", "49x10"),
          ("persipubsub_message_timeout_seconds", "", "100x10", "100x10")],
+        "PersipubsubSubscriberWaits":
+        [("persipubsub_subscriber_oldest_pending_age_seconds", 'subscriber="a"', "3601x10", "3599x10"),
+         ("persipubsub_message_timeout_seconds", "", "Inf Inf Inf Inf Inf Inf Inf Inf Inf",
+          "Inf Inf Inf Inf Inf Inf Inf Inf Inf")],
         "PersipubsubDeadLetters": [("persipubsub_subscriber_dead_letters", 'subscriber="a"', "0+1x10", "7x10")],
     }
     tests = []

@@ -17,8 +17,9 @@ from google.protobuf.message import Message
 from hypothesis import strategies as st
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, compaction, errors, recovery, typed
+from persipubsub import Durability, Environment, HighWaterMark, compaction, errors, recovery
 from persipubsub.lmdb_engine.process import files
+from persipubsub.typed import protobuf
 from tests.api.shop import Invoice, Order
 
 MakeEnvironment = Callable[..., Environment]
@@ -126,7 +127,7 @@ def test_a_wrong_message_far_into_a_batch_is_named(environment: Environment) -> 
 @pytest.mark.parametrize("messages", [ORDERS[0], b"bytes", "text", 5, None])
 def test_a_batch_must_be_one(messages: Any, environment: Environment) -> None:
     """What is no iterable of messages is refused as a batch; for a single message, the error names send."""
-    with pytest.raises(errors.ArgumentTypeError, match="iterable of shop.Order, got .* use send"):
+    with pytest.raises(errors.ArgumentTypeError, match="iterable of messages, got .* use send"):
         environment.new_publisher(message_type=Order).send_many(messages)
 
 
@@ -138,7 +139,7 @@ def test_a_message_over_the_mark_is_refused(environment: Environment) -> None:
     assert pending(environment) == 0
 
 
-@pytest.mark.parametrize("message_type", [bytes, str, object, Message, ORDERS[0], 5])
+@pytest.mark.parametrize("message_type", [bytes, object, Message, ORDERS[0], 5])
 def test_what_is_no_message_type(message_type: Any, environment: Environment) -> None:
     """Whatever is no class of messages is refused as a message_type, everywhere."""
     for make in (lambda: environment.new_publisher(message_type=message_type),
@@ -320,6 +321,7 @@ def test_binding_again(environment: Environment) -> None:
 
 def test_what_has_expired_does_not_keep_a_queue_bound(environment: Environment, persipubsub_clock: Any) -> None:
     """A queue whose messages have all expired may be bound to another type."""
+    environment.new_control(high_watermark=HighWaterMark(message_timeout=500))
     environment.new_publisher(message_type=Order).send(ORDERS[0])
     persipubsub_clock.forward(501)
     environment.new_control(message_type=Invoice)
@@ -420,7 +422,7 @@ def test_protobuf_is_imported_only_where_it_is_used(tmp_path: pathlib.Path) -> N
 
 def test_json_of_a_payload() -> None:
     """A payload is written as one line of protobuf's JSON, from which the message can be read."""
-    write = typed.json_writer("shop.Order")
+    write = protobuf.json_writer("shop.Order")
     assert json.loads(write(Order(number=2**40, item="tée\n").SerializeToString())) == {
         "number": str(2**40),
         "item": "tée\n"
@@ -435,20 +437,20 @@ def test_json_of_a_payload() -> None:
 def test_json_needs_the_type() -> None:
     """A type that no module defines, and a missing module, are errors that say what to do."""
     with pytest.raises(errors.ArgumentError, match="type shop.Nothing is not known. Import the module"):
-        typed.json_writer("shop.Nothing")
+        protobuf.json_writer("shop.Nothing")
     with pytest.raises(errors.ArgumentError, match="module no.such_pb2 cannot be imported: .* PYTHONPATH"):
-        typed.json_writer("shop.Order", ["no.such_pb2"])
-    code = ("from persipubsub import typed; "
-            "print(typed.json_writer('google.protobuf.Duration', ['google.protobuf.duration_pb2'])(b'\\x08\\x05'))")
+        protobuf.json_writer("shop.Order", ["no.such_pb2"])
+    code = ("from persipubsub.typed import protobuf; "
+            "print(protobuf.json_writer('google.protobuf.Duration', ['google.protobuf.duration_pb2'])(b'\\x08\\x05'))")
     done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, timeout=60)
     assert done.stdout == '"5s"\n'
 
 
 def test_json_of_what_json_cannot_say() -> None:
     """A message with a part of an unknown type is refused in words, not with a traceback of protobuf."""
-    write = typed.json_writer("google.protobuf.Any", ["google.protobuf.any_pb2"])
+    write = protobuf.json_writer("google.protobuf.Any", ["google.protobuf.any_pb2"])
     from google.protobuf import any_pb2
     with pytest.raises(ValueError, match="google.protobuf.Any cannot be written as JSON"):
         write(any_pb2.Any(type_url="type.googleapis.com/shop.Nothing", value=b"x").SerializeToString())
     with pytest.raises(ValueError, match="google.protobuf.Value cannot be written as JSON"):
-        typed.json_writer("google.protobuf.Value")(struct_pb2.Value(number_value=float("nan")).SerializeToString())
+        protobuf.json_writer("google.protobuf.Value")(struct_pb2.Value(number_value=float("nan")).SerializeToString())

@@ -1,5 +1,8 @@
 """The pytest plugin, as another project meets it: pytest is started there and finds the plugin by its entry point."""
 
+import concurrent.futures
+import contextlib
+import dataclasses
 import importlib.metadata
 import math
 import os
@@ -7,12 +10,13 @@ import pathlib
 import subprocess
 import sys
 import time
-from typing import List
+from typing import Any, List
 
 import pytest
+from google.protobuf.wrappers_pb2 import StringValue
 
-from persipubsub import HighWaterMark, clock, errors
-from persipubsub.testing import FORWARD_S_MAX, Clock, QueueFactory, drain, publish
+from persipubsub import Envelope, HighWaterMark, Retry, Strategy, clock, errors
+from persipubsub.testing import FORWARD_S_MAX, Clock, QueueFactory, drain, drain_deliveries, publish
 from tests.concurrency import WAIT_S
 from tests.docs.test_repository import ROOT, code_blocks
 
@@ -187,13 +191,140 @@ def test_publish_and_drain_of_nobody(persipubsub_queue: QueueFactory) -> None:
     """A message that is not bytes and a missing subscriber are errors of the library; nothing is sent."""
     env = persipubsub_queue(["a"])
     with pytest.raises(errors.ArgumentTypeError, match="Message 1 of the batch"):
-        publish(env, b"x", "y")  # type: ignore[arg-type]  # the mistake under test
+        publish(env, b"x", "y")  # type: ignore[call-overload]  # the mistake under test
     with pytest.raises(errors.UnknownSubscriberError, match="'b'"):
         drain(env, "b")
     assert drain(env, "a") == []
 
 
+@dataclasses.dataclass
+class Order:
+    """What a customer wants."""
+
+    item: str
+    count: int = 1
+
+
+@pytest.mark.parametrize("messages, message_type", [
+    ([Order("cup", 2), Order("tea")], Order),
+    ([{
+        "item": "cup"
+    }, {}], dict),
+    ([StringValue(value="cup"), StringValue()], StringValue),
+])
+@pytest.mark.parametrize("shared", [False, True])
+def test_publish_and_drain_of_a_type(messages: List[Any], message_type: Any, shared: bool,
+                                     persipubsub_queue: QueueFactory) -> None:
+    """Messages of a type come back as they were published, from a subscriber of either kind; others are refused."""
+    env = persipubsub_queue(message_type=message_type)
+    env.new_control().add_subscriber("a", shared=shared)
+    assert publish(env, *messages, message_type=message_type) == [1, 2]
+    assert drain(env, "a", message_type) == messages and drain(env, "a", message_type) == []
+    with pytest.raises(errors.ArgumentTypeError):
+        publish(env, 7, message_type=message_type)
+    publish(env, b"\xff")
+    with pytest.raises(errors.DecodeError):
+        drain(env, "a", message_type)
+
+
+def test_envelopes_and_deliveries(persipubsub_queue: QueueFactory) -> None:
+    """An envelope is published with its headers and its deduplication id, and a delivery has what is known of it."""
+    env = persipubsub_queue(["a"])
+    order = Envelope(Order("cup"), {"trace": "1"}, "order-1")
+    assert publish(env, order, Order("tea"), order, message_type=Order) == [1, 2, 1]
+    cup, tea = drain_deliveries(env, "a", Order)
+    assert (cup.message, cup.id, cup.headers, cup.delivery_count) == (Order("cup"), 1, {"trace": "1"}, 1)
+    assert (tea.message, tea.id, tea.headers) == (Order("tea"), 2, {})
+    assert 0 <= (tea.sent_at - cup.sent_at).total_seconds() < WAIT_S and cup.sent_at.tzinfo is not None
+    publish(env, Envelope(b"plain", {"kind": "bytes"}))
+    assert [(one.message, one.headers) for one in drain_deliveries(env, "a")] == [(b"plain", {"kind": "bytes"})]
+    assert not drain_deliveries(env, "a")
+
+
+def test_publish_at_a_limit(persipubsub_queue: QueueFactory) -> None:
+    """At the limit of a queue that refuses, publish raises at once; what drain acknowledges makes room."""
+    env = persipubsub_queue(["a"], HighWaterMark(max_messages=2), Strategy.refuse)
+    publish(env, b"1", b"2")
+    with pytest.raises(errors.QueueFullError):
+        publish(env, b"3")
+    assert drain(env, "a") == [b"1", b"2"] and publish(env, b"3")
+
+
 # The clock
+
+
+def test_the_clock_moves_delays(persipubsub_queue: QueueFactory, persipubsub_clock: Clock) -> None:
+    """A delayed message is delivered when the clock has reached its due time, and not before."""
+    env = persipubsub_queue(["a"])
+    with env.new_publisher() as publisher:
+        publisher.send_later(b"later", delay_s=3600)
+        persipubsub_clock.forward(3590)
+        assert drain(env, "a") == []
+        persipubsub_clock.forward(10)
+        assert drain(env, "a") == [b"later"]
+
+
+def test_the_clock_ends_leases(persipubsub_queue: QueueFactory, persipubsub_clock: Clock) -> None:
+    """When the clock has passed the end of a lease, another worker receives the message, and not before."""
+    env = persipubsub_queue()
+    env.new_control().add_subscriber("workers", shared=True, lease_s=600)
+    publish(env, b"x")
+    with pytest.raises(errors.LeaseLostError), env.new_subscriber("workers").receive(timeout=0) as message:
+        persipubsub_clock.forward(590)
+        assert message == b"x" and drain(env, "workers") == []
+        persipubsub_clock.forward(10)
+        assert [one.delivery_count for one in drain_deliveries(env, "workers")] == [2]
+
+
+@pytest.mark.parametrize("failure", [Retry(60), Retry(), ValueError()], ids=repr)
+def test_the_clock_moves_retries_of_workers(failure: Exception, persipubsub_queue: QueueFactory,
+                                            persipubsub_clock: Clock) -> None:
+    """A failed message of a shared subscriber is delivered again when the clock has passed its delay."""
+    env = persipubsub_queue()
+    env.new_control().add_subscriber("workers", shared=True, retry_delay_s=60)
+    publish(env, b"x")
+    with contextlib.suppress(ValueError), env.new_subscriber("workers").receive(timeout=0):
+        raise failure
+    persipubsub_clock.forward(50)
+    assert drain(env, "workers") == []
+    persipubsub_clock.forward(10)
+    assert drain(env, "workers") == [b"x"]
+
+
+def test_the_clock_moves_retries_of_a_plain_subscriber(persipubsub_queue: QueueFactory,
+                                                       persipubsub_clock: Clock) -> None:
+    """A plain subscriber waits with all messages until the clock has passed the delay of a Retry."""
+    env = persipubsub_queue(["a"])
+    publish(env, b"1", b"2")
+    with env.new_subscriber("a") as subscriber:
+        with subscriber.receive(timeout=0):
+            raise Retry(60)
+        persipubsub_clock.forward(50)
+        assert not list(subscriber.messages(timeout=0))
+        persipubsub_clock.forward(10)
+        assert list(subscriber.messages(timeout=0)) == [b"1", b"2"]
+
+
+def test_the_clock_ends_retention_and_the_deduplication_window(persipubsub_queue: QueueFactory,
+                                                               persipubsub_clock: Clock) -> None:
+    """Acknowledged messages and deduplication ids are kept until the clock has passed their time."""
+    env = persipubsub_queue(["a"], retention_s=600, deduplication_window_s=600)
+    control, order = env.new_control(), Envelope(b"x", deduplication_id="order-1")
+    assert publish(env, order) == [1] and drain(env, "a") == [b"x"]
+    persipubsub_clock.forward(590)
+    assert control.status().retained == 1 and publish(env, order) == [1]
+    persipubsub_clock.forward(20)
+    assert control.status().retained == 0 and publish(env, order) == [2]
+
+
+def test_a_wait_notices_that_the_clock_was_moved(persipubsub_queue: QueueFactory, persipubsub_clock: Clock) -> None:
+    """A thread that waits for a delayed message gets it soon after the clock was moved to its due time."""
+    env = persipubsub_queue(["a"])
+    env.new_publisher().send_later(b"later", delay_s=3600)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(next, env.new_subscriber("a").messages(timeout=WAIT_S), b"nothing")
+        persipubsub_clock.forward(3600)
+        assert waiting.result() == b"later"
 
 
 def test_time_moves_forward(persipubsub_queue: QueueFactory, persipubsub_clock: Clock) -> None:

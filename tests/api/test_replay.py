@@ -136,17 +136,21 @@ def test_a_queue_without_subscribers_retains(new_environment: MakeEnvironment, t
 def test_retention_ends_with_the_message_timeout(new_environment: MakeEnvironment, time: Time) -> None:
     """A retention over the message timeout is refused wherever it is set, and nothing is changed."""
     del time
-    environment = new_environment("a", durability=RELAXED, retention_s=60)
+    mark = HighWaterMark(message_timeout=500)
+    environment = new_environment("a", durability=RELAXED, high_watermark=mark, retention_s=60)
     control = environment.new_control()
     with pytest.raises(errors.ArgumentError, match="over the message timeout of 500 seconds"):
         control.set_retention(501)
     with pytest.raises(errors.ArgumentError, match="retention_s=60 is over the message timeout of 59 "):
         control.set_hwm(HighWaterMark(message_timeout=59))
     with pytest.raises(errors.ArgumentError, match="over the message timeout"):
-        new_environment(name="other", retention_s=501)
+        new_environment(name="other", high_watermark=mark, retention_s=501)
     assert not (environment.path.parent / "other").exists()
     control.set_retention(500)
     assert (control.status().retention_s, control.status().high_watermark.message_timeout) == (500, 500)
+    control.set_hwm(message_timeout=None)
+    control.set_retention(10**9)
+    assert control.status().retention_s == 10**9
 
 
 def test_a_shorter_retention_holds_at_once(new_environment: MakeEnvironment, time: Time) -> None:

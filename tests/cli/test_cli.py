@@ -134,7 +134,7 @@ def test_version() -> None:
 def test_version_loads_no_verb() -> None:
     """What only a verb needs is not loaded before it is called."""
     program = ("import sys; from persipubsub.cli import VERBS, main; main(['--version'], standalone_mode=False); "
-               "print({'rich', 'msgspec', *(f'persipubsub.cli.{verb}' for verb in VERBS)} & set(sys.modules))")
+               "print({'rich', 'msgspec', *(f'persipubsub.cli.verbs.{verb}' for verb in VERBS)} & set(sys.modules))")
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == f"persipubsub {persipubsub.__version__}\nset()\n"
 
@@ -159,11 +159,11 @@ def test_create(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "new" / "queue"
     result = run("create", path, "--subscriber", "b", "--subscriber", "a")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith(f"{path}: 2 subscribers ('a', 'b'), 0 messages") and result.stdout.count("\n") == 1
+    assert result.stdout == f"{path}: 2 subscribers ('a', 'b'), 0 messages\n"
     with persipubsub.new_environment(path) as environment:
         environment.new_publisher().send(b"hello")
     result = run("create", path, "--subscriber", "c")
-    assert result.stdout.startswith(f"{path}: 3 subscribers ('a', 'b', 'c'), 1 messages")
+    assert result.stdout == f"{path}: 3 subscribers ('a', 'b', 'c'), 1 message\n"
     with persipubsub.new_environment(path) as environment:
         with environment.new_subscriber("a").receive(timeout=0) as message:
             assert message == b"hello"

@@ -18,8 +18,8 @@ import persipubsub
 from persipubsub import cli
 from persipubsub.cli import formats, output, top_frame
 from persipubsub.cli.opening import read_status
+from persipubsub.cli.top_rates import Rates
 from persipubsub.cli.verbs import VERBS
-from persipubsub.cli.verbs.history import History
 from persipubsub.lmdb_engine import open_queues
 
 CLI = pathlib.Path(cli.__file__).parent
@@ -47,7 +47,7 @@ def called(tree: ast.AST) -> Iterator[str]:
 def test_only_the_output_writes() -> None:
     """No verb bypasses the functions that escape what others wrote."""
     forbidden = {"print", "Console", "os.write", "stdout.write", "stderr.write", "buffer.write"}
-    for path in sorted(CLI.glob("*.py")):
+    for path in sorted(CLI.rglob("*.py")):
         names = set(called(ast.parse(path.read_text())))
         click_ones = {f"click.{name}" for name in ("echo", "secho", "confirm", "prompt", "echo_via_pager")}
         if path.name not in WRITERS:
@@ -110,19 +110,22 @@ def runs(path: str, directory: pathlib.Path) -> Dict[str, List[Sequence[str]]]:
     text = directory / f"text{ESCAPES}"
     text.write_text("1\n2\n")
     return {
-        "create": [[path, "--subscriber", f"2{ESCAPES}"], [broken]],
-        "deploy": [[str(config)], [other], [str(works), "--plan"], [str(works)]],
+        "create": [[path, "--subscriber", f"2{ESCAPES}"], [broken], [path, "--max-messages", ESCAPES]],
+        "deploy": [["-"], [str(config)], [other], [str(works), "--plan"], [str(works)]],
         "describe": [[path], [other]],
         "schema": [[]],
-        "send": [[path, other], [path, str(text), ESCAPES], [broken, str(text)]],
+        "send": [[path, other], [path, str(text), ESCAPES], [broken, str(text)], [path, "--header", ESCAPES],
+                 [path, "--header", f"{ESCAPES}=1"], [path, str(text), "--header", f"a={ESCAPES}"]],
         "receive": [[path, ESCAPES + "2"], [path, ESCAPES, "--format", "protobuf-json"],
                     [path, ESCAPES, "--format", ESCAPES], [path, ESCAPES, "--format", "json"]],
+        "history": [[path, "--headers"], [path, "--from", ESCAPES], [path, "--format", "json"], [other]],
+        "rewind": [[path, ESCAPES, "earliest"], [path, other, "1"], [path, ESCAPES, ESCAPES]],
         "status": [[path, broken, other], [path, "--json"], [path, f"--{ESCAPES}"]],
         "top": [[path, broken, "--interval", "0.1"], [path, "--interval", ESCAPES]],
         "metrics": [[path, "--listen", ESCAPES], [path, "--listen", "a..b:1"]],
-        "subscriber": [["list", path], ["add", path, f"3{ESCAPES}"], ["add", path, ESCAPES, "--lease-s", "1"],
-                       ["remove", path, dying], ["remove", path, other]],
-        "set": [[path, "--max-messages", "7"], [broken, "--max-messages", "7"]],
+        "subscriber": [["list", path], ["list", path, "--json"], [f"no verb {ESCAPES}"], ["add", path, f"3{ESCAPES}"],
+                       ["add", path, ESCAPES, "--lease-s", "1"], ["remove", path, dying], ["remove", path, other]],
+        "set": [[path, "--max-messages", "7"], [path, "--mode", ESCAPES], [broken, "--max-messages", "7"]],
         "prune": [[path], [other]],
         "clear": [[path], [path, "--yes"]],
         "dead-letters": [["list", path, dying], ["list", path, dying, "--json"], ["list", path, other],
@@ -162,12 +165,12 @@ def test_warnings_have_no_escapes(path: str) -> None:
 
 def test_top_draws_no_escapes(path: str) -> None:
     """On a terminal with colours, the only escapes are those of colours; markup in a name is no markup."""
-    histories = [History(path), History(path + "2")]
-    histories[0].add(0, read_status(path))
-    histories[1].fail(ESCAPES)
+    all_rates = [Rates(path), Rates(path + "2")]
+    all_rates[0].add(0, read_status(path))
+    all_rates[1].fail(ESCAPES)
     console = Console(force_terminal=True, width=200, color_system="standard", highlight=False)
     with console.capture() as capture:
-        console.print(top_frame.frame(histories, 200))
+        console.print(top_frame.frame(all_rates, 200))
     drawn = capture.get()
     for colour in ("\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[1;31m"):
         drawn = drawn.replace(colour, "")

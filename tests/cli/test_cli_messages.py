@@ -261,125 +261,6 @@ def test_receive_timeout(path: pathlib.Path, options: List[str]) -> None:
     assert time.monotonic() - before_s > 1
 
 
-def test_follow_writes_what_comes(path: pathlib.Path) -> None:
-    """With --follow each message is written when it is sent; Ctrl-C acknowledges the written ones."""
-    with started("receive", path, "a", "--follow") as process:
-        assert process.stdout is not None and process.stderr is not None
-        for number in range(3):
-            put(path, b"%d" % number)
-            assert process.stdout.readline() == b"%d\n" % number
-        wait_until(lambda: pending(path) == [])
-        process.send_signal(signal.SIGINT)
-        assert process.wait(TIMEOUT_S) == 130
-        assert process.stderr.read() == b"Interrupted.\n"
-    assert pending(path) == []
-
-
-def test_a_closed_pipe_leaves_what_is_in_hand(path: pathlib.Path) -> None:
-    """When the pipe's reader ends, so does the receiver, silently; it acknowledges only what it wrote."""
-    with started("receive", path, "a", "--follow") as process:
-        assert process.stdout is not None and process.stderr is not None
-        put(path, b"read")
-        assert process.stdout.readline() == b"read\n"
-        process.stdout.close()
-        wait_until(lambda: pending(path) == [])
-        put(path, b"in hand")
-        assert process.wait(TIMEOUT_S) == 141
-        assert process.stderr.read() == b""
-    assert pending(path) == [b"in hand"]
-
-
-def test_a_closed_pipe_ends_a_wait(path: pathlib.Path) -> None:
-    """When the reader of the pipe has ended, the receiver ends though no further message comes."""
-    put(path, b"read", b"also read")
-    command = " ".join(PERSIPUBSUB)
-    result = subprocess.run(["bash", "-c", f"{command} receive {path} a --follow | head -n 1; echo ${{PIPESTATUS[0]}}"],
-                            capture_output=True,
-                            timeout=TIMEOUT_S,
-                            check=False)
-    assert (result.stdout, result.stderr) == (b"read\n141\n", b"")
-
-
-def test_what_the_disk_refuses_is_not_acknowledged(path: pathlib.Path) -> None:
-    """Where the output is full or closed, one line says so, and the messages stay."""
-    put(path, b"1", b"2")
-    command = " ".join(PERSIPUBSUB)
-    for redirection, told in ((">/dev/full", b"No space left on device"), (">&-", b"Standard output is closed.")):
-        result = subprocess.run(["/bin/sh", "-c", f"{command} receive {path} a {redirection}"],
-                                stderr=subprocess.PIPE,
-                                timeout=TIMEOUT_S,
-                                check=False)
-        assert result.returncode == 1
-        assert told in result.stderr and result.stderr.count(b"\n") == 1
-        assert pending(path) == [b"1", b"2"]
-
-
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_what_a_pipe_accepts_in_part_is_not_acknowledged(path: pathlib.Path, unbuffered: str) -> None:
-    """A partial write to a pipe that does not block is an error, and the messages stay."""
-    put(path, b"x" * 200_000)  # more than a pipe holds
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    result = subprocess.run([*PERSIPUBSUB, "receive", str(path), "a"],
-                            env={
-                                **os.environ, "PYTHONUNBUFFERED": unbuffered
-                            },
-                            stdout=writer,
-                            stderr=subprocess.PIPE,
-                            timeout=TIMEOUT_S,
-                            check=False)
-    os.close(reader)
-    os.close(writer)
-    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
-    assert len(pending(path)) == 1
-
-
-def test_no_file_of_the_queue_becomes_standard_output(path: pathlib.Path) -> None:
-    """Where the caller closed the standard files, no file of the queue gets their numbers."""
-    command = " ".join(PERSIPUBSUB)
-    with subprocess.Popen(["/bin/sh", "-c",
-                           f"exec {command} receive {path} a --peek --timeout 60 >&- <&- 2>&-"]) as refused:
-        assert refused.wait(TIMEOUT_S) == 1
-    os.mkfifo(path.parent / "lines")
-    with subprocess.Popen(["/bin/sh", "-c", f"exec {command} send {path} {path.parent}/lines >&- <&- 2>&-"]) as sending:
-        with open(os.open(path.parent / "lines", os.O_RDWR), "wb",
-                  buffering=0) as lines:  # without waiting for the reader
-            lines.write(b"1\n")
-            wait_for_last(path, b"1")
-            opened = [os.readlink(f"/proc/{sending.pid}/fd/{descriptor}") for descriptor in range(3)]
-        assert sending.wait(TIMEOUT_S) == 0
-    assert opened == [os.devnull] * 3
-
-
-def test_follow_into_head(path: pathlib.Path) -> None:
-    """A pipeline with head ends by itself, and its last message is not lost."""
-    messages = [b"%d" % number for number in range(50_000)]  # more than a pipe holds
-    put(path, *messages)
-    command = " ".join(PERSIPUBSUB)
-    result = subprocess.run(["/bin/sh", "-c", f"{command} receive {path} a --follow | head -n 3"],
-                            capture_output=True,
-                            timeout=TIMEOUT_S,
-                            check=False)
-    assert (result.returncode, result.stdout, result.stderr) == (0, b"0\n1\n2\n", b"")
-    left = pending(path)
-    assert left and left == messages[-len(left):]
-
-
-def test_ctrl_c_while_the_pipe_is_full(path: pathlib.Path) -> None:
-    """Ctrl-C acknowledges nothing that was still being written: with the reader's part, no message is missing."""
-    messages = [b"%060d" % number for number in range(10_000)]
-    put(path, *messages)
-    with started("receive", path, "a") as process:
-        wait_until(lambda: len(pending(path)) < len(messages))  # so it writes, and nobody reads
-        process.send_signal(signal.SIGINT)
-        assert process.wait(TIMEOUT_S) == 130  # though still nobody reads
-        stdout, _ = process.communicate(timeout=TIMEOUT_S)
-    left = pending(path)
-    taken = messages[:len(messages) - len(left)]
-    assert left == messages[-len(left):]
-    assert stdout.splitlines()[:len(taken)] == taken
-
-
 @hypothesis.given(st.binary())
 @hypothesis.example(b"\xc3\xa4\n\xe2\x80\xa8")
 def test_json_and_hex_are_lossless(payload: bytes) -> None:
@@ -426,7 +307,7 @@ def test_protobuf_json(path: pathlib.Path) -> None:
 def test_protobuf_json_needs_a_type(path: pathlib.Path) -> None:
     """Without a message type, or without its module, an error says what to do; nothing is acknowledged."""
     put(path, b"x")
-    assert b"message_type" in run("receive", path, "a", *PROTOBUF_JSON).stderr
+    assert b"--message-type" in run("receive", path, "a", *PROTOBUF_JSON).stderr
     with persipubsub.new_environment(path) as environment:
         environment.new_control().clear_messages()
         environment.new_control(message_type="shop.Nothing")

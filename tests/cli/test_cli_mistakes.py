@@ -29,12 +29,18 @@ pytestmark = [
 def calls(verb: str, path: str, other: str) -> List[Sequence[str]]:
     """Return the ways to call a verb on a path; it may write to the other one."""
     arguments: Dict[str, List[Sequence[str]]] = {
-        "create": [[path], [path, "--subscriber", NO_UTF_8]],
-        "deploy": [[path], [path, "--plan"]],
+        "create": [[path], [path, "--subscriber", NO_UTF_8], [path, "--shared-subscriber", NO_UTF_8],
+                   [path, "--retention", "9" * 5000], [path, "--mode", "999"], [path, "--message-type", NO_UTF_8]],
+        "deploy": [[path], [path, "--plan"], ["-"]],
         "schema": [[]],
-        "send": [[path], [other, path]],
+        "send": [[path], [other, path], [path, "--header", f"{NO_UTF_8}={NO_UTF_8}", path], [path, "--delay", "1x"],
+                 [path, "--at", "9" * 5000], [path, "--whole", "--deduplication-id", NO_UTF_8]],
         "receive": [[path, "a"], [path, "a", "--peek"], [path, NO_UTF_8], [path, "a", "--timeout", "nan"],
                     [path, "a", "--max", "9" * 5000]],
+        "history": [[path], [path, "--from", "0"], [path, "--from", "9" * 5000], [path, "--to", "9" * 29],
+                    [path, "--to", "2026-01-31"], [path, "--headers", "--format", "raw"]],
+        "rewind": [[path, "a", "earliest"], [path, NO_UTF_8, "1"], [path, "a", "0"], [path, "a", "9" * 29],
+                   [path, "a", NO_UTF_8]],
         "status": [[path], [path, "--json", path]],
         "top": [[path, "--interval", "0.1"], [path, "--interval", "nan"]],
         "metrics": [[path, "--listen", f"{NO_UTF_8}:1"], [path, "--listen", "a..b:80"]],

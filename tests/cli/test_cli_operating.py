@@ -48,7 +48,7 @@ def test_status_shows_who_lags(path: pathlib.Path) -> None:
     text = run("status", path)
     assert (text.returncode, text.stderr) == (0, "")
     lines = [line.split() for line in text.stdout.splitlines()]
-    assert ["messages", "3", "of", "65,536"] in lines
+    assert ["messages", "3"] in lines
     assert [line[:2] for line in lines[-2:]] == [["'audit'", "3"], ["'billing'", "2"]]
     queues = json.loads(run("status", "--json", path, path).stdout)
     assert [queue["path"] for queue in queues] == [str(path)] * 2
@@ -93,9 +93,9 @@ def test_a_mistyped_path_makes_no_queue(tmp_path: pathlib.Path, verb: "list[str]
 def test_clear_asks(path: pathlib.Path) -> None:
     """Without --yes nothing is deleted unless the user agrees; the subscribers stay."""
     assert run("clear", path, stdin="n\n").returncode == 1
-    assert "messages    3 of" in run("status", path).stdout
+    assert "messages    3\n" in run("status", path).stdout
     assert run("clear", path, stdin="y\n").stdout == "3 messages deleted\n"
-    assert run("subscriber", "list", path).stdout == "audit\nbilling\n"
+    assert run("subscriber", "list", path).stdout == "audit    plain\nbilling  plain\n"
 
 
 def test_status_shows_dropped_messages(path: pathlib.Path) -> None:
@@ -111,7 +111,7 @@ def test_subscribers_come_and_go(path: pathlib.Path) -> None:
     """The list shows what add and remove did; removing a stranger is an error that names those there are."""
     assert run("subscriber", "add", path, "new").returncode == 0
     assert run("subscriber", "remove", path, "audit").returncode == 0
-    assert run("subscriber", "list", path).stdout == "billing\nnew\n"
+    assert run("subscriber", "list", path).stdout == "billing  plain\nnew      plain\n"
     failed = run("subscriber", "remove", path, "audit")
     assert failed.returncode == 1 and "'billing', 'new'" in failed.stderr
 
@@ -132,8 +132,7 @@ def test_set_changes_what_is_given(path: pathlib.Path) -> None:
         result = run("set", path, "--max-messages", 2, "--strategy", "prune_last", "--durability", "process_crash")
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.splitlines() == [
-            "max_messages 1000 -> 2", "strategy 'prune_first' -> 'prune_last'",
-            "durability 'power_loss' -> 'process_crash'"
+            "max_messages 1000 -> 2", "strategy prune_first -> prune_last", "durability power_loss -> process_crash"
         ]
         after = control.status()
         assert after == dataclasses.replace(after,
@@ -151,7 +150,7 @@ def test_set_changes_what_is_given(path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("options,status,told", [([], 2, "Use at least one option"),
                                                  (["--max-messages", "0"], 1, "max_messages must be from 1"),
-                                                 (["--message-timeout", "nan"], 1, "message_timeout must be from"),
+                                                 (["--message-timeout", "nan"], 2, "'nan' is not a time"),
                                                  (["--strategy", "prune"], 2, "'prune_first', 'prune_last'")])
 def test_set_refuses_what_is_impossible(path: pathlib.Path, options: "list[str]", status: int, told: str) -> None:
     """An impossible setting is refused before anything is changed; the error says what is possible."""
@@ -167,7 +166,7 @@ NOT_FOR_STATUS = {
     "msgspec", "multiprocessing", "persipubsub.compaction", "persipubsub.deployment",
     "persipubsub.lmdb_engine.repair.salvage", "persipubsub.metrics", "persipubsub.recovery", "persipubsub.testing",
     "prometheus_client", "rich", "select", "socket", "ssl", "subprocess", "tempfile", "termios",
-    *(f"persipubsub.cli.{verb}" for verb in VERBS if verb != "status")
+    *(f"persipubsub.cli.verbs.{verb}" for verb in VERBS if verb != "status")
 }
 
 
@@ -241,7 +240,7 @@ def test_json_has_all_that_python_has(path: pathlib.Path) -> None:
     assert set(told["pruned"]) == names(status.PrunedStatus)
     assert set(told["subscribers"]["shared"]) == names(status.SubscriberStatus)
     assert set(told["subscribers"]["shared"]["policy"]) == names(status.SubscriberPolicy)
-    assert set(told["high_watermark"]) == set(persipubsub.HighWaterMark.__slots__)
+    assert set(told["high_watermark"]) == {"message_timeout", "max_messages", "hwm_db_size"}
     settings = set(inspect.signature(persipubsub.Environment.new_control).parameters)
     # What is no setting of the queue, another spelling, the subscribers, and the mode of the files.
     assert settings - set(told) == {"self", "create", "high_water_mark", "subscriber_ids", "mode"}

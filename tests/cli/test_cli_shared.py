@@ -41,11 +41,19 @@ def test_kinds_of_subscribers_are_shown(path_of_failures: pathlib.Path, tmp_path
         with env.new_subscriber("workers").receive(timeout=0):
             lines = [line.split() for line in run("status", path_of_failures).stdout.splitlines()[-4:]]
             assert lines == [["subscriber", "pending", "oldest", "kind", "in", "flight", "dead", "letters"],
-                             ["'limited'", "1", *lines[1][2:4], "plain", "0", "0"],
+                             ["'limited'", "1", *lines[1][2:4], "limited", "0", "0"],
                              ["'plain'", "1", *lines[2][2:4], "plain", "0", "0"],
                              ["'workers'", "2", *lines[3][2:4], "shared", "1", "2"]]
-            assert run("subscriber", "list", path_of_failures).stdout == "limited\nplain\nworkers\n"
+            assert run("subscriber", "list", path_of_failures).stdout.splitlines() == [
+                "limited  limited  max_deliveries 7, dead_letters_max 10000", "plain    plain",
+                "workers  shared   lease_s 30, max_deliveries 1, retry_delay_s 1, retry_delay_max_s 60, "
+                "dead_letters_max 10000"
+            ]
+            listed = json.loads(run("subscriber", "list", "--json", path_of_failures).stdout)
             told = json.loads(run("status", "--json", path_of_failures).stdout)[0]["subscribers"]
+    assert [(one["identifier"], one["kind"]) for one in listed] == [("limited", "limited"), ("plain", "plain"),
+                                                                    ("workers", "shared")]
+    assert {one["identifier"]: one["policy"] for one in listed} == {name: one["policy"] for name, one in told.items()}
     assert told["plain"]["policy"] is None
     assert told["limited"]["policy"] == {"shared": False, "max_deliveries": 7, "dead_letters_max": 10_000}
     assert told["workers"]["policy"] == {
@@ -59,7 +67,7 @@ def test_kinds_of_subscribers_are_shown(path_of_failures: pathlib.Path, tmp_path
     with persipubsub.new_environment(tmp_path / "queue") as env:
         env.new_control(["audit", "billing"])
     assert run("status", tmp_path / "queue").stdout.splitlines()[-3].split() == ["subscriber", "pending", "oldest"]
-    assert run("subscriber", "list", tmp_path / "queue").stdout == "audit\nbilling\n"
+    assert run("subscriber", "list", tmp_path / "queue").stdout == "audit    plain\nbilling  plain\n"
 
 
 def subscriber(path: pathlib.Path, name: str = "workers") -> SubscriberStatus:
@@ -73,11 +81,14 @@ def test_all_settings_are_options_of_add(tmp_path: pathlib.Path) -> None:
     with persipubsub.new_environment(tmp_path) as env:
         env.new_control()
     options = [
-        "--shared", "--lease-s", 2.5, "--max-deliveries", 3, "--retry-delay-s", 4, "--retry-delay-max-s", 5,
+        "--shared", "--lease", "2.5m", "--max-deliveries", 3, "--retry-delay", "4s", "--retry-delay-max", "1h",
         "--dead-letters-max", 6
     ]
     result = run("subscriber", "add", tmp_path, "workers", *options)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert subscriber(tmp_path).policy == SubscriberPolicy(True, 150, 3, 4, 3600, 6)
+    options = ["--lease-s", 2.5, "--retry-delay-s", 4, "--retry-delay-max-s", 5]
+    assert run("subscriber", "add", tmp_path, "workers", *options).returncode == 0
     assert subscriber(tmp_path).policy == SubscriberPolicy(True, 2.5, 3, 4, 5, 6)
     assert run("subscriber", "add", tmp_path, "workers", "--max-deliveries", 9).returncode == 0
     assert subscriber(tmp_path).policy == SubscriberPolicy(True, 2.5, 9, 4, 5, 6)
@@ -90,7 +101,7 @@ def test_all_settings_are_options_of_add(tmp_path: pathlib.Path) -> None:
     (["--shared", "--lease-s", "0"], 1, "lease_s must be from 0.01 to"),
     (["--max-deliveries", "0"], 1, "max_deliveries must be from 1 to"),
     (["--shared", "--retry-delay-s", "70"], 1, "retry_delay_max_s must be at least retry_delay_s"),
-    (["--shared", "--dead-letters-max", "many"], 2, "'many' is not a valid integer"),
+    (["--shared", "--dead-letters-max", "many"], 2, "'many' is not a whole number"),
 ])  # yapf: disable
 def test_invalid_settings(options: List[str], status: int, told: str, tmp_path: pathlib.Path) -> None:
     """An invalid setting is an error, and no subscriber is added."""

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import persipubsub
 from persipubsub.cli.opening import read_status
-from persipubsub.cli.verbs.history import SAMPLES_MAX, History
+from persipubsub.cli.top_rates import SAMPLES_MAX, Rates
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 
@@ -95,37 +95,37 @@ class Terminal:
 
 def test_rates_are_what_moved_between_two_looks(env: persipubsub.Environment) -> None:
     """All rates are the differences of the counters over the time between the looks."""
-    history = History("queue")
-    history.add(100, read_status(str(env.path)))
-    assert (history.sent_per_s(), history.taken_per_s_by_subscriber()) == ([], {})
+    rates = Rates("queue")
+    rates.add(100, read_status(str(env.path)))
+    assert (rates.sent_per_s(), rates.taken_per_s_by_subscriber()) == ([], {})
     env.new_publisher().send_many([b"x"] * 10)
-    history.add(102, read_status(str(env.path)))
+    rates.add(102, read_status(str(env.path)))
     with env.new_subscriber("fast").receive_many(8):
         pass
     env.new_subscriber("slow").pop()
     env.new_control(["new"])
-    history.add(106, read_status(str(env.path)))
-    assert history.sent_per_s() == [5, 0]
-    assert history.taken_per_s() == [0, 9 / 4]
-    assert history.backlogs() == [0, 10, 9]
-    assert history.taken_per_s_by_subscriber() == {"fast": 2, "slow": 1 / 4}
+    rates.add(106, read_status(str(env.path)))
+    assert rates.sent_per_s() == [5, 0]
+    assert rates.taken_per_s() == [0, 9 / 4]
+    assert rates.backlogs() == [0, 10, 9]
+    assert rates.taken_per_s_by_subscriber() == {"fast": 2, "slow": 1 / 4}
 
 
 def test_another_queue_at_the_path_begins_anew(env: persipubsub.Environment, tmp_path: pathlib.Path) -> None:
     """Where counters went back there is no rate; a subscriber that was added again has none."""
     env.new_publisher().send_many([b"x"] * 2)
     env.new_subscriber("fast").pop()
-    history = History("queue")
-    history.add(1, read_status(str(env.path)))
+    rates = Rates("queue")
+    rates.add(1, read_status(str(env.path)))
     control = env.new_control()
     control.remove_subscriber("fast")
     control.add_subscriber("fast")
-    history.add(2, read_status(str(env.path)))
-    assert history.taken_per_s() == [0]
+    rates.add(2, read_status(str(env.path)))
+    assert rates.taken_per_s() == [0]
     with persipubsub.new_environment(tmp_path / "other") as other:
         other.new_control()
-        history.add(3, read_status(str(other.path)))
-    assert (history.sent_per_s(), history.backlogs()) == ([], [0])
+        rates.add(3, read_status(str(other.path)))
+    assert (rates.sent_per_s(), rates.backlogs()) == ([], [0])
 
 
 def test_retained_messages_are_no_backlog(env: persipubsub.Environment) -> None:
@@ -133,12 +133,12 @@ def test_retained_messages_are_no_backlog(env: persipubsub.Environment) -> None:
     env.new_control(retention_s=100)
     env.new_publisher().send_many([b"x"] * 5)
     env.new_publisher().send_later(b"x", delay_s=1000)
-    history = History("queue")
+    rates = Rates("queue")
     for identifier, count in (("fast", 5), ("slow", 2), ("slow", 3)):
         with env.new_subscriber(identifier).receive_many(count):
             pass
-        history.add(len(history.backlogs()) + 1, read_status(str(env.path)))
-    assert history.backlogs() == [5, 3, 0]
+        rates.add(len(rates.backlogs()) + 1, read_status(str(env.path)))
+    assert rates.backlogs() == [5, 3, 0]
 
 
 def drawn(path: pathlib.Path, columns: int = 80) -> List[str]:
@@ -146,12 +146,12 @@ def drawn(path: pathlib.Path, columns: int = 80) -> List[str]:
     from rich.console import Console
 
     from persipubsub.cli.top_frame import frame
-    history = History("queue")
+    rates = Rates("queue")
     for time_s in (1, 2):
-        history.add(time_s, read_status(str(path)))
+        rates.add(time_s, read_status(str(path)))
     console = Console(width=columns, file=io.StringIO(), color_system=None)
     with console.capture() as capture:
-        console.print(frame([history], columns))
+        console.print(frame([rates], columns))
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
@@ -169,7 +169,7 @@ def test_what_a_queue_has_beside_its_messages_is_shown(env: persipubsub.Environm
         with other.new_subscriber("a", StringValue).receive_many(1200):
             pass
         text = "\n".join(drawn(other.path))
-        assert re.search(r"(?m)^  messages +1,234 of 65,536 ", text)
+        assert re.search(r"(?m)^  messages +1,234$", text)
         assert re.search(r"(?m)^  type +google\.protobuf\.StringValue *$", text)
         assert re.search(r"(?m)^  retained +1,200 of those messages, for 100 s *$", text)
         assert re.search(r"(?m)^  delayed +1 *$", text)
@@ -182,10 +182,10 @@ def test_what_a_queue_has_beside_its_messages_is_shown(env: persipubsub.Environm
 
 def test_old_samples_are_forgotten(env: persipubsub.Environment) -> None:
     """However long it runs, no more than two minutes are kept."""
-    history, status = History("queue"), read_status(str(env.path))
+    rates, status = Rates("queue"), read_status(str(env.path))
     for time_s in range(2 * SAMPLES_MAX):
-        history.add(time_s, status)
-    assert (len(history.backlogs()), len(history.sent_per_s())) == (SAMPLES_MAX, SAMPLES_MAX - 1)
+        rates.add(time_s, status)
+    assert (len(rates.backlogs()), len(rates.sent_per_s())) == (SAMPLES_MAX, SAMPLES_MAX - 1)
 
 
 @hypothesis.given(st.lists(st.floats(0, 1e9)))
@@ -235,10 +235,10 @@ def test_top_follows_the_queue(env: persipubsub.Environment, key: Optional[bytes
                                signal_number: Optional[signal.Signals], status: int) -> None:
     """It draws what moves, the slowest subscriber first, and at q, Ctrl-C or SIGTERM the terminal is as before."""
     with terminal("top", env.path, env.path.parent / "later", "--interval", "0.1") as shown:
-        shown.wait_for(r"messages +0 of 65,536")
+        shown.wait_for(r"messages +0 ")
         shown.wait_for("There is no queue at")
         env.new_publisher().send_many([b"x"] * 1234)
-        shown.wait_for(r"messages +1,234 of 65,536")
+        shown.wait_for(r"messages +1,234 ")
         with env.new_subscriber("fast").receive_many(1000):
             pass
         shown.wait_for(r"'slow' +1,234 +\d\.\d s +0/s\s+'fast' +234 ")

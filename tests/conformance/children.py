@@ -1,7 +1,9 @@
 """What the suite runs in other processes, which are started afresh and know a queue by its location alone."""
 
+import logging.handlers
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import traceback
@@ -48,6 +50,14 @@ def send(engine_name: str, location: Location, say: Callable[[Any], None], name:
             say(publisher.send(f"{name}:{number}".encode()))
 
 
+def send_with_room(engine_name: str, location: Location, say: Callable[[Any], None], msgs: List[bytes]) -> None:
+    """Send messages one by one, waiting for room, and say the id of each."""
+    with engine_of(engine_name).open(location) as environment:
+        publisher = environment.new_publisher()
+        for msg in msgs:
+            say(publisher.send(msg, timeout=WAIT_S))
+
+
 def send_batches(engine_name: str, location: Location, say: Callable[[Any], None], size: int) -> None:
     """Send batches until it is killed, and say how many there were."""
     with engine_of(engine_name).open(location) as environment:
@@ -80,6 +90,15 @@ def hold(engine_name: str, location: Location, say: Callable[[Any], None], ident
         with subscriber.receive(timeout=WAIT_S) as msg:
             say(msg)
             signal.pause()
+
+
+def count_warnings(engine_name: str, location: Location, say: Callable[[Any], None], identifier: str) -> None:
+    """Open a subscriber, and say how many warnings that was."""
+    found: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
+    logging.getLogger("persipubsub").addHandler(logging.handlers.QueueHandler(found))
+    with engine_of(engine_name).open(location) as environment:
+        environment.new_subscriber(identifier)
+    say(found.qsize())
 
 
 def use(_engine_name: str, _location: Location, say: Callable[[Any], None], made: List[Any]) -> None:

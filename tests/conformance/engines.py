@@ -36,6 +36,7 @@ CAPABILITIES: Dict[str, str] = {
     "persistent": "the queue outlives the Environments that use it",
     "processes": "several processes use one queue",
     "prune_last": "Strategy.prune_last",
+    "refuse": "Strategy.refuse, and waiting for room",
     "replay": "Control.rewind, and a new subscriber with a start",
     "retention": "retention_s",
     "shared": "shared subscribers, with leases and delayed retries",

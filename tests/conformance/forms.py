@@ -4,13 +4,15 @@ import asyncio
 import datetime
 from types import TracebackType
 from typing import (Any, AsyncContextManager, AsyncGenerator, ContextManager, Coroutine, Generic, Iterable, Iterator,
-                    List, Optional, Protocol, Sequence, Type, TypeVar)
+                    List, Mapping, Optional, Protocol, Sequence, Type, TypeVar, Union)
 
-from persipubsub import Environment
+from persipubsub import Delivery, Envelope, Environment
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
 from persipubsub.delayed import DelayedMessage
 
 T = TypeVar("T")
+#: What may be sent.
+Msg = Union[bytes, Envelope[bytes]]
 
 #: The longest that any call takes unless something is broken.
 WAIT_S = 60
@@ -19,20 +21,31 @@ WAIT_S = 60
 class AnyPublisher(Protocol):
     """What a publisher can do in either form."""
 
-    def send(self, msg: bytes, deduplication_id: Optional[str] = None) -> int:
+    def send(self,
+             msg: Msg,
+             deduplication_id: Optional[str] = None,
+             headers: Optional[Mapping[str, str]] = None,
+             timeout: Optional[float] = 0) -> int:
         """Send a message."""
 
-    def send_many(self, msgs: Iterable[bytes]) -> Sequence[int]:
+    def send_many(self, msgs: Iterable[Msg], timeout: Optional[float] = 0) -> Sequence[int]:
         """Send messages."""
 
     def send_later(self,
-                   msg: bytes,
+                   msg: Msg,
                    delay_s: Optional[float] = None,
-                   at: Optional[datetime.datetime] = None) -> DelayedMessage:
-        """Send a message that comes later."""
+                   at: Optional[datetime.datetime] = None,
+                   *,
+                   headers: Optional[Mapping[str, str]] = None,
+                   deduplication_id: Optional[str] = None,
+                   timeout: Optional[float] = 0) -> DelayedMessage:
+        """Send a message that arrives later."""
 
     def cancel(self, message: DelayedMessage) -> bool:
-        """Take back what was sent for later."""
+        """Cancel a delayed message."""
+
+    def stop(self) -> None:
+        """End waits for room."""
 
     def close(self) -> None:
         """Close the publisher."""
@@ -61,14 +74,37 @@ class AnySubscriber(Protocol):
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[bytes]:
         """Iterate over messages."""
 
+    def receive_delivery(self, timeout: Optional[float] = 60) -> ContextManager[Optional[Delivery[bytes]]]:
+        """Receive the next message as a delivery."""
+
+    def receive_deliveries(self,
+                           max_messages: int = 1000,
+                           timeout: Optional[float] = 60,
+                           *,
+                           max_bytes: int = 64 * 1024**2) -> ContextManager[List[Delivery[bytes]]]:
+        """Receive the available messages as deliveries."""
+
+    def deliveries(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[Delivery[bytes]]:
+        """Iterate over deliveries."""
+
     def front(self) -> Optional[bytes]:
         """Look at the next message."""
+
+    def front_delivery(self) -> Optional[Delivery[bytes]]:
+        """Look at the next message as a delivery."""
 
     def pop(self) -> None:
         """Acknowledge the next message unread."""
 
     def extend_lease(self) -> None:
-        """Have the leases begin again."""
+        """Restart the leases."""
+
+    def stop(self) -> None:
+        """Stop receiving."""
+
+    @property
+    def stopped(self) -> bool:
+        """Return whether it was stopped."""
 
     def close(self) -> None:
         """Close the subscriber."""
@@ -84,7 +120,7 @@ class Form(Protocol):
         """Make a subscriber."""
 
     def close(self) -> None:
-        """Return back what the form needs."""
+        """Release what the form needs."""
 
 
 class Plain:
@@ -137,20 +173,28 @@ class _TaskPublisher(AnyPublisher):
         self._run = tasks.run
         self._inner = inner
 
-    def send(self, msg: bytes, deduplication_id: Optional[str] = None) -> int:
-        return self._run(self._inner.send(msg, deduplication_id))
+    def send(self,
+             msg: Msg,
+             deduplication_id: Optional[str] = None,
+             headers: Optional[Mapping[str, str]] = None,
+             timeout: Optional[float] = 0) -> int:
+        return self._run(self._inner.send(msg, deduplication_id, headers, timeout))
 
-    def send_many(self, msgs: Iterable[bytes]) -> Sequence[int]:
-        return self._run(self._inner.send_many(msgs))
+    def send_many(self, msgs: Iterable[Msg], timeout: Optional[float] = 0) -> Sequence[int]:
+        return self._run(self._inner.send_many(msgs, timeout))
 
     def send_later(self,
-                   msg: bytes,
+                   msg: Msg,
                    delay_s: Optional[float] = None,
-                   at: Optional[datetime.datetime] = None) -> DelayedMessage:
-        return self._run(self._inner.send_later(msg, delay_s, at))
+                   at: Optional[datetime.datetime] = None,
+                   **others: Any) -> DelayedMessage:
+        return self._run(self._inner.send_later(msg, delay_s, at, **others))
 
     def cancel(self, message: DelayedMessage) -> bool:
         return self._run(self._inner.cancel(message))
+
+    def stop(self) -> None:
+        self._inner.stop()
 
     def close(self) -> None:
         self._inner.close()
@@ -167,16 +211,16 @@ class _Block(Generic[T]):
         return self._run(_entered(self._inner))
 
     def __exit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
-                 traceback: Optional[TracebackType]) -> None:
-        self._run(_left(self._inner, exc_type, exc, traceback))
+                 traceback: Optional[TracebackType]) -> Optional[bool]:
+        return self._run(_left(self._inner, exc_type, exc, traceback))
 
 
 async def _entered(block: AsyncContextManager[T]) -> T:
     return await block.__aenter__()  # pylint: disable=unnecessary-dunder-call  # its exit is another call
 
 
-async def _left(block: AsyncContextManager[Any], *exc_info: Any) -> None:
-    await block.__aexit__(*exc_info)
+async def _left(block: AsyncContextManager[Any], *exc_info: Any) -> Optional[bool]:
+    return await block.__aexit__(*exc_info)
 
 
 class _TaskSubscriber(AnySubscriber):
@@ -202,10 +246,23 @@ class _TaskSubscriber(AnySubscriber):
                      max_bytes: int = 64 * 1024**2) -> ContextManager[List[bytes]]:
         return _Block(self._tasks, self._inner.receive_many(max_messages, timeout, max_bytes))
 
+    def receive_delivery(self, timeout: Optional[float] = 60) -> ContextManager[Optional[Delivery[bytes]]]:
+        return _Block(self._tasks, self._inner.receive_delivery(timeout))
+
+    def receive_deliveries(self,
+                           max_messages: int = 1000,
+                           timeout: Optional[float] = 60,
+                           *,
+                           max_bytes: int = 64 * 1024**2) -> ContextManager[List[Delivery[bytes]]]:
+        return _Block(self._tasks, self._inner.receive_deliveries(max_messages, timeout, max_bytes))
+
     def messages(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[bytes]:
         return self._iterated(self._inner.messages(timeout, acknowledge_every))
 
-    def _iterated(self, messages: AsyncGenerator[bytes, None]) -> Iterator[bytes]:
+    def deliveries(self, timeout: Optional[float] = None, acknowledge_every: int = 1) -> Iterator[Delivery[bytes]]:
+        return self._iterated(self._inner.deliveries(timeout, acknowledge_every))
+
+    def _iterated(self, messages: AsyncGenerator[T, None]) -> Iterator[T]:
         try:
             while True:
                 try:
@@ -220,11 +277,21 @@ class _TaskSubscriber(AnySubscriber):
     def front(self) -> Optional[bytes]:
         return self._tasks.run(self._inner.front())
 
+    def front_delivery(self) -> Optional[Delivery[bytes]]:
+        return self._tasks.run(self._inner.front_delivery())
+
     def pop(self) -> None:
         self._tasks.run(self._inner.pop())
 
     def extend_lease(self) -> None:
         self._tasks.run(self._inner.extend_lease())
+
+    def stop(self) -> None:
+        self._inner.stop()
+
+    @property
+    def stopped(self) -> bool:
+        return self._inner.stopped
 
     def close(self) -> None:
         self._inner.close()

@@ -118,11 +118,11 @@ MARKS: Dict[str, List[Wrong]] = {
 
 @pytest.mark.parametrize("name", MARKS)
 def test_limits_of_a_mark(name: str) -> None:
-    """A limit of a high-water mark of a wrong type or outside its bounds is refused; None is the default."""
+    """A limit of a high-water mark of a wrong type or outside its bounds is refused; None is no limit."""
     for kind, value in MARKS[name]:
         with pytest.raises(kind, match=name):
             HighWaterMark(**{name: value})
-    assert HighWaterMark(**{name: None}) == HighWaterMark()
+    assert HighWaterMark(**{name: None}).limits() == {name: None}
 
 
 def test_two_names_of_one_limit() -> None:
@@ -186,6 +186,9 @@ WAYS: Dict[str, Callable[..., Any]] = {
     "receive_many": lambda subscriber, **arguments: subscriber.receive_many(**arguments),
     "receive_to_top": lambda subscriber, **arguments: subscriber.receive_to_top(**arguments),
     "messages": lambda subscriber, **arguments: subscriber.messages(**arguments),
+    "receive_delivery": lambda subscriber, **arguments: subscriber.receive_delivery(**arguments),
+    "receive_deliveries": lambda subscriber, **arguments: subscriber.receive_deliveries(**arguments),
+    "deliveries": lambda subscriber, **arguments: subscriber.deliveries(**arguments),
 }
 
 
@@ -199,14 +202,15 @@ def test_timeouts(way: str, new_queue: NewQueue) -> None:
 
 @pytest.mark.both_forms
 @pytest.mark.parametrize("way, name", [("receive_many", "max_messages"), ("receive_many", "max_bytes"),
-                                       ("messages", "acknowledge_every")])
+                                       ("messages", "acknowledge_every"), ("receive_deliveries", "max_messages"),
+                                       ("receive_deliveries", "max_bytes"), ("deliveries", "acknowledge_every")])
 def test_counts(way: str, name: str, new_queue: NewQueue) -> None:
     """A number of messages or bytes is an int of 1 at least; the call itself raises."""
     queue = new_queue("a")
     refused(queue, COUNTS, name, lambda value: WAYS[way](queue.subscriber(), **{name: value}))
 
 
-@pytest.mark.parametrize("way", ["receive", "receive_many", "receive_to_top"])
+@pytest.mark.parametrize("way", [way for way in WAYS if way.startswith("receive")])
 def test_retries(way: str, new_queue: NewQueue) -> None:
     """``retries`` is an int of 1 at least, however large."""
     queue = new_queue("a")

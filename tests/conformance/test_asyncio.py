@@ -302,7 +302,8 @@ def test_what_is_sent_from_a_thread_wakes_a_task(queue: Queue) -> None:
 
 @pytest.mark.parametrize("call", [
     "receive(timeout=-1)", "receive(timeout='1')", "receive_many(max_messages=0)", "receive_many(timeout=True)",
-    "receive_to_top(timeout=-1)", "messages(acknowledge_every=0)", "messages(timeout=-1)"
+    "receive_to_top(timeout=-1)", "messages(acknowledge_every=0)", "messages(timeout=-1)",
+    "receive_delivery(timeout=-1)", "receive_deliveries(max_messages=0)", "deliveries(timeout='1')"
 ])
 def test_mistakes_are_found_before_anything_is_awaited(call: str, queue: Queue) -> None:
     """A wrong argument raises from the call, not from an await."""

@@ -26,6 +26,7 @@ BASES = {
     "ForkError": errors.PersipubsubError,
     "EmptyError": LookupError,
     "NotInitializedError": errors.PersipubsubError,
+    "QueueFullError": errors.PersipubsubError,
     "UnknownSubscriberError": LookupError,
     "TooManyDelayedError": errors.PersipubsubError,
     "LeaseLostError": errors.PersipubsubError,

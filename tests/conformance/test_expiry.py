@@ -36,14 +36,22 @@ def test_a_younger_message_is_delivered(new_queue: NewQueue, pass_time: PassTime
 
 
 @pytest.mark.capability("clock")
-def test_the_default_is_500_seconds(new_queue: NewQueue, pass_time: PassTime) -> None:
-    """By default a message expires after 500 seconds, and not before."""
-    queue = new_queue("a", "b")
+def test_by_default_nothing_expires(new_queue: NewQueue, pass_time: PassTime) -> None:
+    """In a queue without a message timeout, a message is delivered however old it is."""
+    queue = new_queue("a")
     queue.publisher().send(b"x")
-    pass_time(490)
-    assert received(queue.subscriber("a")) == b"x"
-    pass_time(11)
-    assert received(queue.subscriber("b")) is None
+    pass_time(10 * 365 * 86_400)
+    queue.publisher().send(b"y")
+    assert drained(queue.subscriber()) == [b"x", b"y"]
+
+
+def test_a_timeout_that_is_removed(new_queue: NewQueue, pass_time: PassTime) -> None:
+    """Without its timeout, a queue delivers messages that would have expired."""
+    queue = new_queue("a", high_watermark=BRIEF)
+    queue.publisher().send(b"x")
+    queue.control.set_hwm(message_timeout=None)
+    pass_time(TIMEOUT_S + 0.1)
+    assert drained(queue.subscriber()) == [b"x"]
 
 
 def test_expiry_is_for_those_who_have_not_acknowledged(new_queue: NewQueue, pass_time: PassTime) -> None:

@@ -188,16 +188,6 @@ def test_a_batch_that_fails_with_autosync(new_queue: NewQueue) -> None:
     assert drained(queue.subscriber()) == [b"1", b"2"]
 
 
-@pytest.mark.capability("status")
-def test_a_mark_is_set_as_a_whole(new_queue: NewQueue) -> None:
-    """The limits that a new high-water mark leaves out are the defaults, not those that were stored."""
-    queue = new_queue("a", high_watermark=HighWaterMark(message_timeout=60, max_messages=7, hwm_db_size=100 * KIB))
-    assert queue.control.status().high_watermark == HighWaterMark(60, 7, 100 * KIB)
-    queue.control.set_hwm(HighWaterMark(message_timeout=3600))
-    stored = queue.control.status().high_watermark
-    assert (stored.message_timeout, stored.max_messages, stored.hwm_db_size) == (3600, 65_536, 30 * 1024**3)
-
-
 def test_a_message_that_is_dropped_while_it_is_handled(new_queue: NewQueue) -> None:
     """A block may end whose message an overflow has dropped meanwhile, and acknowledges no other."""
     queue = new_queue("a", high_watermark=HighWaterMark(max_messages=3))

@@ -121,7 +121,7 @@ def test_a_shorter_retention_holds_at_once(new_queue: NewQueue, pass_time: PassT
 @STATUS
 def test_a_retention_is_within_the_message_timeout(new_queue: NewQueue) -> None:
     """A retention over the message timeout is refused however it comes about, and nothing is changed."""
-    queue = new_queue("a", retention_s=60)
+    queue = new_queue("a", high_watermark=HighWaterMark(message_timeout=500), retention_s=60)
     for change in (lambda: queue.control.set_retention(501), lambda: queue.environment.new_control(retention_s=501),
                    lambda: queue.control.set_hwm(HighWaterMark(message_timeout=59))):
         with pytest.raises(errors.ArgumentError):

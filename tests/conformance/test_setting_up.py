@@ -1,6 +1,6 @@
 """Setting a queue up, again and again, and finding none where nobody has set one up."""
 
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
@@ -86,7 +86,7 @@ def test_what_is_left_out_stays(changed: Dict[str, Any], new_queue: NewQueue) ->
 def test_the_defaults(new_environment: Callable[[], Environment]) -> None:
     """A queue that is given nothing has the documented defaults."""
     status = new_environment().new_control().status()
-    assert status.high_watermark == HighWaterMark(500, 65_536, 30 * 1024**3)
+    assert status.high_watermark == HighWaterMark(None, None, None)
     assert (status.strategy, status.durability) == (Strategy.prune_first, persipubsub.Durability.POWER_LOSS)
     assert (status.retention_s, status.deduplication_window_s, status.deduplication_max) == (0, 120, 100_000)
     assert (status.message_type, dict(status.subscribers)) == (None, {})
@@ -129,15 +129,16 @@ def test_the_names_of_the_factory(home: Any, name: str) -> None:
     environment.close()
 
 
-def mark_values(mark: HighWaterMark) -> List[float]:
+def mark_values(mark: HighWaterMark) -> List[Optional[float]]:
     """Return the three limits."""
     return [mark.message_timeout, mark.max_messages, mark.hwm_db_size]
 
 
 def test_a_high_water_mark_is_a_value() -> None:
-    """A high-water mark compares by its limits, has the defaults for what is left out, and cannot be changed."""
+    """A high-water mark compares by the limits that were given, None is one of them, and it cannot be changed."""
     mark = HighWaterMark(message_timeout=5, max_messages=6, hwm_db_size=7)
-    assert mark_values(HighWaterMark()) == mark_values(HighWaterMark(None, None, None)) == [500, 65_536, 30 * 1024**3]
+    assert mark_values(HighWaterMark()) == mark_values(HighWaterMark(None, None, None)) == [None] * 3
+    assert HighWaterMark() != HighWaterMark(None, None, None) != HighWaterMark(None, None)
     assert mark == HighWaterMark(5, 6, 7) == HighWaterMark(5, max_msgs_num=6, hwm_db_size=7)
     assert mark != HighWaterMark(5, 6, 8) and len({mark, HighWaterMark(5, 6, 7)}) == 1
     assert (mark.max_msgs_num, mark.hwm_lmdb_size) == (6, 7)
@@ -148,5 +149,6 @@ def test_a_high_water_mark_is_a_value() -> None:
 def test_both_spellings_of_the_strategies() -> None:
     """The strategies have two spellings each."""
     members = Strategy.__members__
-    assert members["PRUNE_FIRST"] is members["prune_first"] and members["PRUNE_LAST"] is members["prune_last"]
-    assert len(set(members.values())) == 2
+    for name in ("prune_first", "prune_last", "refuse"):
+        assert members[name.upper()] is members[name]
+    assert len(set(members.values())) == 3

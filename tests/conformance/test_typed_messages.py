@@ -258,7 +258,7 @@ def test_another_type_for_a_queue(queue: Queue, publisher: "Publisher[StringValu
 
 @pytest.mark.parametrize("wrong, kind", [("", errors.ArgumentError), ("a b", errors.ArgumentError),
                                          ("1.x", errors.ArgumentError), ("x" * 1001, errors.ArgumentError),
-                                         (5, errors.ArgumentTypeError), (str, errors.ArgumentTypeError)])
+                                         (5, errors.ArgumentTypeError), (int, errors.ArgumentTypeError)])
 def test_invalid_types(wrong: Any, kind: type, new_queue: NewQueue) -> None:
     """A queue cannot be bound to what is neither a class of messages nor a full name of one."""
     queue = new_queue("a")
@@ -267,7 +267,7 @@ def test_invalid_types(wrong: Any, kind: type, new_queue: NewQueue) -> None:
     queue.environment.new_publisher(message_type=StringValue)
 
 
-@pytest.mark.parametrize("wrong", [str, StringValue(), STRING, 5])
+@pytest.mark.parametrize("wrong", [int, StringValue(), STRING, 5])
 def test_endpoints_need_a_class(wrong: Any, new_queue: NewQueue) -> None:
     """The type of a publisher or subscriber is a class of messages, and nothing else."""
     queue = new_queue("a")

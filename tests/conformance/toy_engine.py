@@ -1,20 +1,30 @@
 """An engine in the memory of one process: the smallest that an Environment can use.
 
-It shows that nothing above the seam knows LMDB. It has no high-water mark, no expiry, no shared subscribers, no delays.
+It shows that nothing above the seam knows LMDB. It has no high-water mark, no expiry, no deduplication, no shared
+subscribers and no delayed messages.
 """
 
 import threading
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, cast
+from typing import Any, Callable, Dict, List, NamedTuple, NoReturn, Optional, Sequence, cast
 
-from persipubsub import errors
+from persipubsub import clock, errors
 from persipubsub.engine import location
 from persipubsub.engine.commands import Acknowledge, Command, Fail, Outcome, Put
 from persipubsub.engine.protocols import Administration, Watch
-from persipubsub.engine.values import NEVER_US, Configuration, Delivering, Found, Position, Sent, Settled, Subscription
+from persipubsub.engine.values import (NEVER_US, Configuration, Delivering, Details, Found, Position, Settled,
+                                       Subscription)
 
 # pylint: disable=unused-argument  # the protocols have more than this engine needs
 
 SCHEME = "toy"
+
+
+class Message(NamedTuple):
+    """A message, and what is known of it."""
+
+    payload: bytes
+    headers: bytes
+    sent_us: int
 
 
 class ToyWatch:
@@ -22,16 +32,16 @@ class ToyWatch:
 
     def __init__(self, engine: "ToyEngine") -> None:
         self._engine = engine
-        self._sent = 0
+        self._changes = 0
 
     def arm(self) -> None:
-        """Note how many messages were sent."""
-        self._sent = len(self._engine.messages)
+        """Note how many changes there were."""
+        self._changes = self._engine.changes
 
     def wait(self, timeout_s: float) -> None:
-        """Return once another message was sent, or the subscribers changed."""
+        """Return once there was another change."""
         with self._engine.changed:
-            self._engine.changed.wait_for(lambda: len(self._engine.messages) != self._sent, min(timeout_s, 0.05))
+            self._engine.changed.wait_for(lambda: self._engine.changes != self._changes, timeout_s)
 
     def reserve(self, due_us: int) -> bool:
         """Return that nobody else waits for that moment."""
@@ -46,26 +56,36 @@ class ToyEngine:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.messages: List[bytes] = []
+        self.changes = 0  # so that no wait misses one
+        self.messages: List[Message] = []
         self.cursors: Dict[bytes, List[int]] = {}  # the number of the subscriber, and how many it has acknowledged
         self._numbers = 0
+
+    def change(self) -> None:
+        """End all waits. The caller holds the condition."""
+        self.changes += 1
+        self.changed.notify_all()
 
     def run(self, command: Command) -> Any:
         """Run a command."""
         with self.changed:
             if isinstance(command, Put):
-                first_id = len(self.messages) + 1
-                self.messages += command.payloads
-                self.changed.notify_all()
-                return Sent(range(first_id, len(self.messages) + 1), bool(self.cursors))
+                return self._put(command)
             if isinstance(command, Acknowledge):
                 found = self.cursors.get(command.subscription.identifier)
                 if found is not None and found[0] == command.subscription.number:
                     found[1] = max(found[1], command.ids[-1])
                 return None
-            if isinstance(command, Fail):
+            if isinstance(command, Fail) and not command.rejects:
                 return Settled()
-        raise lack(type(command).__name__)
+        raise lack("dead letters" if isinstance(command, Fail) else type(command).__name__)
+
+    def _put(self, command: Put) -> Sequence[int]:
+        first_id, sent_us = len(self.messages) + 1, clock.wall_us()
+        headers = command.headers or [b""] * len(command.payloads)
+        self.messages += [Message(*one, sent_us) for one in zip(command.payloads, headers)]
+        self.change()
+        return range(first_id, len(self.messages) + 1)
 
     def submit(self, commands: Sequence[Command]) -> List[Outcome]:
         """Run commands one by one."""
@@ -92,13 +112,15 @@ class ToyEngine:
             raise errors.UnknownSubscriberError(f"There is no subscriber {identifier.decode()!r}; there are: {names}.")
         return Subscription(identifier, found[0], False)
 
-    def look(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+    def look(self, subscription: Subscription, max_messages: int, max_bytes: int, detailed: bool = False) -> Found:
         """Find the next messages of a subscriber."""
         start = self._cursor(subscription)
-        payloads = self.messages[start:start + max_messages]
-        while len(payloads) > 1 and sum(map(len, payloads)) > max_bytes:
-            payloads.pop()
-        return Found(range(start + 1, start + 1 + len(payloads)), payloads, NEVER_US)
+        found = self.messages[start:start + max_messages]
+        while len(found) > 1 and sum(len(one.payload) for one in found) > max_bytes:
+            found.pop()
+        ids = range(start + 1, start + 1 + len(found))
+        details = [Details(number, one.sent_us, 0, one.headers) for number, one in zip(ids, found)] if detailed else ()
+        return Found(ids, [one.payload for one in found], NEVER_US, details=details)
 
     def glance(self, subscription: Subscription) -> Found:
         """Find the next message: nothing here waits."""
@@ -106,9 +128,9 @@ class ToyEngine:
 
     def look_at_top(self, subscription: Subscription) -> Found:
         """Find the latest message of a subscriber."""
-        start = self._cursor(subscription)
-        ids = range(max(start, len(self.messages) - 1) + 1, len(self.messages) + 1)
-        return Found(ids, self.messages[-1:] if ids else [], NEVER_US, since=start + 1)
+        start, top = self._cursor(subscription), len(self.messages)
+        payloads = [one.payload for one in self.messages[max(start, top - 1):top]]
+        return Found(range(top + 1 - len(payloads), top + 1), payloads, NEVER_US, since=start + 1)
 
     def _cursor(self, subscription: Subscription) -> int:
         found = self.cursors.get(subscription.identifier)
@@ -116,13 +138,27 @@ class ToyEngine:
             raise errors.UnknownSubscriberError(f"The subscriber {subscription.identifier.decode()!r} was removed.")
         return found[1]
 
-    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+    def claim(self, subscription: Subscription, max_messages: int, max_bytes: int, detailed: bool = False) -> Found:
         """Raise: no subscriber is shared."""
         raise lack("shared subscribers")
 
     def watch(self, longest_sleep_s: float) -> Watch:
         """Prepare to wait."""
         return ToyWatch(self)
+
+    watch_room = watch  # nobody waits for it, since no message is refused
+
+    def interrupt(self) -> None:
+        """End all waits, even if a signal handler calls this while its own thread holds the condition."""
+        with self.changed:
+            self.change()
+
+    def announce(self, subscription: Subscription) -> bool:
+        """Return that no other process receives: none can."""
+        return False
+
+    def renounce(self, subscription: Subscription) -> None:
+        """Do nothing."""
 
     @property
     def administration(self) -> Administration:
@@ -153,7 +189,7 @@ class ToyAdministration:
         self._engine.subscribe(identifier)
         with self._engine.changed:
             del self._engine.cursors[identifier]
-            self._engine.changed.notify_all()
+            self._engine.change()
         return 0
 
     def peek(self, identifier: bytes, max_messages: int) -> List[bytes]:

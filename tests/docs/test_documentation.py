@@ -119,7 +119,7 @@ def fields_of_the_code(layout: struct.Struct, names: Sequence[str]) -> List[Tupl
     ("key of a part", "layouts.PART_KEY", ("message_id", "number")),
     ("key of the index", "delivery_layouts.ENTRY_KEY", ("number", "message_id")),
     ("key of a delayed message", "layouts.DELAYED_KEY", ("due_us", "number", "part")),
-    ("deduplication", "layouts._DEDUPLICATED", layouts.Deduplicated._fields),
+    ("deduplication", "layouts._DEDUPLICATED_DELAYED", layouts.Deduplicated._fields),
     ("key of the deduplication order", "layouts.DEDUPLICATION_ORDER_KEY", ("time_us", "message_id")),
     ("policy of a subscriber", "layouts._POLICY", (*Policy._fields, "in_flight", "requeued", "dead_letters")),
     ("delivery", "delivery_layouts._DELIVERY", ("deliveries", "token", "due_us")),
@@ -163,7 +163,13 @@ def test_the_words_of_the_wakeup_file_are_those_of_the_code() -> None:
     text = (DOCS / "format.rst").read_text(encoding="utf-8")
     found = {name: (int(offset), int(size)) for offset, size, name in WAKEUP_FIELD.findall(text)}
     # pylint: disable=protected-access  # the layout of the file is no one else's business, but documented
-    words = {"published": wakeup._PUBLISHED, "waiting": wakeup._WAITING, "claimed": wakeup._CLAIMED}
+    words = {
+        "published": wakeup._PUBLISHED,
+        "waiting": wakeup._WAITING,
+        "claimed": wakeup._CLAIMED,
+        "wanted": wakeup._WANTED,
+        "freed": wakeup._FREED
+    }
     expected = {name: (4 * index, 4) for name, index in words.items()}
     for name, part in {"receiving": right_of_way.RECEIVING, "sending": right_of_way.SENDING}.items():
         expected[name] = (part.start, part.stop - part.start)

@@ -49,6 +49,20 @@ def test_python_examples_run(document: pathlib.Path, tmp_path: pathlib.Path, mon
         exec(compile(block, str(document), "exec"), namespace)  # pylint: disable=exec-used  # our own document
 
 
+def test_the_ten_lines_can_be_run_again(tmp_path: pathlib.Path) -> None:
+    """The example of the README has at most ten lines, and prints the same each time it is run."""
+    code = code_blocks((ROOT / "README.rst").read_text(encoding="utf-8"), "python")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    done = [
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+        for _ in range(3)
+    ]
+    assert {run.stdout
+            for run in done} == {"billing: [b'order 1', b'order 2']\n"
+                                 "shipping: b'order 1'\nshipping: b'order 2'\n"}
+    assert not any(run.stderr for run in done)
+
+
 def test_readme_and_start_have_examples() -> None:
     """The search for examples finds those of the README and of the first steps."""
     for document, least in [(ROOT / "README.rst", 1), (ROOT / "docs" / "start.rst", 3)]:

@@ -2,7 +2,8 @@
 
 Each process does what its name says, in several threads; one does everything. The queue ``kept`` deletes only
 what was acknowledged, so every message is accounted for. In the queue ``marked`` the high-water mark is reached all
-the time, so the oldest may be dropped, but never one behind another that is still there.
+the time, so the oldest may be dropped, but never one behind another that is still there. The queue ``refusing`` is full
+most of the time: its senders wait for room, and only what was refused may be missing.
 """
 
 import functools
@@ -31,9 +32,13 @@ ROUND_S_MAX = 60  # what is noted has to fit into memory
 WAIT_S = 120  # for what happens soon unless something is broken
 #: Nobody receives as the first; each of the others has a process of its own. The last is pruned.
 ALL, TAKERS, PRUNED = "all", ("s1", "s2", "s3", "s4"), "pruned"
+#: The taker that rejects some messages, and how many of its dead letters are kept: more than it can reject.
+REJECTING, DEAD_LETTERS_MAX = TAKERS[3], 10**6
 MARK_MESSAGES_MIN, MARK_MESSAGES_MAX = 100, 400
 NOTHING_GOES = HighWaterMark(10**7, 10**9)
-QUEUES = ("kept", "marked")
+#: The queue that refuses messages has one subscriber. A sender waits this long for room.
+ONLY, FULL_MESSAGES, ROOM_S = "only", 100, 5
+QUEUES = ("kept", "marked", "refusing")
 
 
 class SubscriberRecord(NamedTuple):
@@ -74,6 +79,8 @@ class Worker:
             thread.start()
         self._stopping.wait(max(0, self._until_s - time.monotonic()))
         self._stopping.set()
+        for environment in self._environments.values():
+            environment.stop()  # ends waits for room
         for thread in threads:
             thread.join(WAIT_S)
             self._failed |= thread.is_alive()
@@ -93,7 +100,7 @@ class Worker:
         return Recorder(self._place.journals(queue), name)
 
     def send(self, name: str) -> None:
-        """Send single messages and batches to both queues."""
+        """Send single messages and batches to all queues."""
         chance = random.Random(name)
         publishers = [(self._recorder(queue, name), self._environments[queue].new_publisher()) for queue in QUEUES]
         while not self._stopping.is_set():
@@ -101,13 +108,35 @@ class Worker:
             sizes_bytes = [chance.choice([0, 0, 500, 70_000])] * chance.choice([1, 1, 1, 20])
             recorder.send(publisher, recorder.messages(*sizes_bytes))
 
+    def send_when_there_is_room(self, name: str) -> None:
+        """Send to the queue that is full most of the time."""
+        chance = random.Random(name)
+        recorder, publisher = self._recorder("refusing", name), self._environments["refusing"].new_publisher()
+        while not self._stopping.is_set():
+            recorder.send(publisher, recorder.messages(*[0] * chance.choice([1, 1, 1, 20])), ROOM_S)
+
     def take(self, name: str, identifier: str) -> None:
         """Receive and acknowledge messages of the queue that keeps them."""
         chance = random.Random(name)
         recorder = self._recorder("kept", name)
         subscriber = self._environments["kept"].new_subscriber(identifier)
         while not self._stopping.is_set():
-            recorder.take(subscriber, chance.choice([1, 10, 1000]), chance.choice([0, 0.1]))
+            kind = chance.random()
+            if kind < 0.01:
+                recorder.retry(subscriber, chance.choice([1, 10]), chance.choice([0, 0.01]))
+            elif kind < 0.02 and identifier == REJECTING:
+                recorder.reject(subscriber)
+            else:
+                recorder.take(subscriber, chance.choice([1, 10, 1000]), chance.choice([0, 0.1]))
+
+    def make_room(self, name: str) -> None:
+        """Receive and acknowledge messages of the queue that is full, a few at a time."""
+        chance = random.Random(name)
+        recorder = self._recorder("refusing", name)
+        subscriber = self._environments["refusing"].new_subscriber(ONLY)
+        while not self._stopping.is_set():
+            recorder.take(subscriber, chance.choice([1, 10, 50]), 0.1)
+            self._stopping.wait(chance.choice([0, 0, 0.01]))
 
     def come_and_go(self, name: str) -> None:
         """Add subscribers that wait, and remove them."""
@@ -136,7 +165,7 @@ class Worker:
     def change(self, name: str) -> None:
         """Change the marks, the strategy and the durability, and prune."""
         chance = random.Random(name)
-        kept, marked = (self._environments[queue].new_control() for queue in QUEUES)
+        kept, marked = (self._environments[queue].new_control() for queue in ("kept", "marked"))
         while not self._stopping.is_set():
             kept.set_hwm(HighWaterMark(chance.choice([10**6, 10**7]), chance.choice([10**9, 10**10])))
             kept.set_strategy(chance.choice(list(Strategy)))
@@ -152,10 +181,12 @@ class Worker:
         """Open the queues anew and look at them."""
         chance = random.Random(name)
         while not self._stopping.is_set():
-            with persipubsub.new_environment(self._place.queue(chance.choice(QUEUES))) as environment:
+            queue = chance.choice(QUEUES)
+            with persipubsub.new_environment(self._place.queue(queue)) as environment:
                 status = environment.new_control().status()
-                assert status.floor <= status.next_id and ALL in status.subscribers
-                environment.new_subscriber(ALL).front()
+                assert status.floor <= status.next_id
+                assert queue != "refusing" or status.messages <= FULL_MESSAGES
+                environment.new_subscriber(ONLY if queue == "refusing" else ALL).front()
             self._stopping.wait(chance.uniform(0, 0.02))
 
     def fork(self, name: str) -> None:
@@ -193,15 +224,17 @@ def _take_as(identifier: str) -> Callable[[Worker, str], None]:
 CREW: Dict[str, List[Callable[[Worker, str], None]]] = {
     "publisher0": [Worker.send, Worker.send],
     "publisher1": [Worker.send, Worker.send],
-    "publisher2": [Worker.send, Worker.send],
+    "publisher2": [Worker.send_when_there_is_room, Worker.send_when_there_is_room],
     "subscriber-s1": [_take_as(TAKERS[0])],
     "subscriber-s2": [_take_as(TAKERS[1])],
     "subscriber-s3": [_take_as(TAKERS[2])],
+    "subscriber-only": [Worker.make_room],
     "control": [Worker.come_and_go, Worker.change],
     "forker": [Worker.fork, Worker.send],
-    "everything":
-    [Worker.send, Worker.send,
-     _take_as(TAKERS[3]), Worker.come_and_go, Worker.change, Worker.look, Worker.fork],
+    "everything": [
+        Worker.send, Worker.send, Worker.send_when_there_is_room,
+        _take_as(TAKERS[3]), Worker.come_and_go, Worker.change, Worker.look, Worker.fork
+    ],
 }
 
 
@@ -226,11 +259,14 @@ class Round:
         self._judge(figures)
 
     def _set_up(self) -> None:
-        marks = (NOTHING_GOES, HighWaterMark(max_messages=MARK_MESSAGES_MAX))
-        for name, mark, subscribers in zip(QUEUES, marks, ([ALL, *TAKERS, PRUNED], [ALL])):
+        marks = (NOTHING_GOES, *(HighWaterMark(max_messages=mark) for mark in (MARK_MESSAGES_MAX, FULL_MESSAGES)))
+        for name, mark, subscribers in zip(QUEUES, marks, ([ALL, *TAKERS, PRUNED], [ALL], [ONLY])):
             self._place.journals(name).mkdir()
             with persipubsub.new_environment(self._place.queue(name)) as environment:
-                environment.new_control(subscribers, mark, durability=Durability.PROCESS_CRASH)
+                strategy = Strategy.refuse if name == "refusing" else Strategy.prune_first
+                control = environment.new_control(subscribers, mark, strategy, Durability.PROCESS_CRASH)
+                if REJECTING in subscribers:
+                    control.add_subscriber(REJECTING, max_deliveries=10**6, dead_letters_max=DEAD_LETTERS_MAX)
 
     def _kill_at_random(self) -> Tuple[int, List[str]]:
         """Return how many were killed, and which processes ended badly."""
@@ -277,10 +313,10 @@ class Round:
                 overflowed = name == "marked" and status.next_id > MARK_MESSAGES_MAX
                 if overflowed and status.messages < MARK_MESSAGES_MIN // 2 - 1:
                     wrong.append(f"of the marked queue only {status.messages} messages are left")
-                for identifier in (ALL, *TAKERS):
-                    if identifier in status.subscribers:
-                        Recorder(self._place.journals(name),
-                                 f"left-{identifier}").drain(environment.new_subscriber(identifier))
+                for identifier in status.subscribers.keys() & {ALL, *TAKERS, ONLY}:
+                    letters = control.dead_letters(identifier) if identifier == REJECTING else ()
+                    recorder = Recorder(self._place.journals(name), f"left-{identifier}")
+                    recorder.drain(environment.new_subscriber(identifier), letters)
                 wrong.extend(f"{name}, drained: {violation}" for violation in control.check())
         return wrong
 
@@ -288,9 +324,11 @@ class Round:
         journal = Journal(self._place.journals("marked") / "pruning")
         journal.note(oracle.MAY_GO, [ALL, str(10**9)])
         journal.close()
-        for name, identifiers in zip(QUEUES, ((ALL, *TAKERS), (ALL, ))):
-            asked = Oracle(events(self._place.journals(name)))
+        for name, identifiers in zip(QUEUES, ((ALL, *TAKERS), (ALL, ), (ONLY, ))):
+            noted = events(self._place.journals(name))
+            asked = Oracle(noted)
             figures.messages += len(asked.ids)
+            figures.notes["sends refused"] += sum(event.what == oracle.REFUSED for event in noted)
             for identifier in identifiers:
                 verdict = asked.verdict(identifier)
                 figures.add(verdict)

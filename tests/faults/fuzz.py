@@ -15,6 +15,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import logging
 import os
 import pathlib
 import random
@@ -28,10 +29,11 @@ from typing import Callable, Counter, List
 import lmdb
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, HighWaterMark, clock, errors, recovery, status_reader
+from persipubsub import (Control, Durability, Envelope, Environment, HighWaterMark, clock, errors, recovery,
+                         status_reader)
 from persipubsub.lmdb_engine.process import files, opening_check
 from persipubsub.lmdb_engine.records.delivery_layouts import DEAD_LETTER_KEY, DUE_KEY, ENTRY_KEY
-from persipubsub.lmdb_engine.records.layouts import SubDatabases
+from persipubsub.lmdb_engine.records.layouts import HEADERS_PART, SubDatabases
 from tests.children import start_child, status_of
 
 #: A case takes some milliseconds.
@@ -56,13 +58,19 @@ def payload(number: int) -> bytes:
     return struct.pack(">Q", number) * (LENGTHS[number % len(LENGTHS)] // 8)
 
 
+def envelope(number: int) -> "Envelope[bytes]":
+    """Return a message that can be recognised; half of them have headers, of all lengths."""
+    headers = {"number": "1" * LENGTHS[number % 4]} if number % 2 else None
+    return Envelope(payload(number), headers)
+
+
 def make_small_queue(path: pathlib.Path) -> None:
     """Make a queue that is verified at every opening: short messages, records in most sub-databases, free pages."""
     with persipubsub.new_environment(path) as environment:
         control = environment.new_control(["a", "b"], durability=Durability.PROCESS_CRASH)
         publisher = environment.new_publisher()
         for number in range(0, 200, len(LENGTHS)):
-            publisher.send_many([payload(number)] * 10)
+            publisher.send_many([envelope(number), *[payload(number)] * 9])
         with environment.new_subscriber("a").receive_many(100):
             pass
         add_deliveries(environment, control)
@@ -76,7 +84,7 @@ def make_queue(path: pathlib.Path) -> None:
         control = environment.new_control(["a", "b"], mark, durability=Durability.PROCESS_CRASH)
         publisher = environment.new_publisher()
         for number in range(1, 301):
-            publisher.send(payload(number))
+            publisher.send(envelope(number))
         for identifier in ("a", "b"):
             with environment.new_subscriber(identifier).receive_many(100):
                 pass
@@ -84,8 +92,8 @@ def make_queue(path: pathlib.Path) -> None:
             pass
         add_deliveries(environment, control)
         for number in range(301, 321):
-            publisher.send_later(payload(number), delay_s=10**6)
-            publisher.send(payload(number), deduplication_id=f"{number:012d}")
+            publisher.send_later(envelope(number), delay_s=10**6)
+            publisher.send(envelope(number), deduplication_id=f"{number:012d}")
 
 
 def add_deliveries(environment: Environment, control: Control) -> None:
@@ -177,12 +185,13 @@ def craft(file: pathlib.Path, rng: random.Random) -> None:
 def _craft_record(txn: "lmdb.Transaction[bytes]", rng: random.Random) -> None:
     present = list(txn.cursor())
     numbers = (0, 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1, 2**64 - 1, rng.randrange(400))
+    parts = (0, 1, 2, HEADERS_PART)
     keys = [
         struct.pack(">Q", rng.choice(numbers)),
-        struct.pack(">QI", rng.choice(numbers), rng.randrange(3)),
+        struct.pack(">QI", rng.choice(numbers), rng.choice(parts)),
         ENTRY_KEY.pack(rng.randrange(6), rng.choice(numbers)),
         DUE_KEY.pack(rng.randrange(6), rng.choice(numbers), rng.choice(numbers)),
-        DEAD_LETTER_KEY.pack(rng.randrange(6), rng.choice(numbers), rng.randrange(3)), b"x" * 9
+        DEAD_LETTER_KEY.pack(rng.randrange(6), rng.choice(numbers), rng.choice(parts)), b"x" * 9
     ]
     key, value = rng.choice(present) if present else (rng.choice(keys), b"")
     kind = rng.randrange(6)
@@ -255,7 +264,8 @@ def use(path: pathlib.Path) -> List[bytes]:
         messages: List[bytes] = []
         for identifier in ("a", "b", SHARED, LIMITED):
             try:
-                messages += environment.new_subscriber(identifier).messages(timeout=0)
+                deliveries = environment.new_subscriber(identifier).deliveries(timeout=0)
+                messages += [delivery.message for delivery in deliveries]
             except errors.UnknownSubscriberError:
                 pass
         environment.new_publisher().send(b"new")
@@ -437,6 +447,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    logging.getLogger("persipubsub").addHandler(logging.NullHandler())  # warnings would hide the outcomes
     outcomes = run(arguments.cases, arguments.seed)
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:6} {outcome}")

@@ -1,4 +1,4 @@
-"""What processes write down during faults: messages that name their sender, and journals that outlive writers.
+"""What processes note during faults: messages and headers that name their sender, and journals that outlive writers.
 
 A journal lies outside the file system of the queue, and what is noted as durable is there after any fault of the queue.
 """
@@ -7,7 +7,14 @@ import os
 import pathlib
 import re
 import time
-from typing import Iterable, List, NamedTuple, Tuple
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+
+from persipubsub import Envelope
+
+#: The size of the padding of some headers: they fill a page of their own.
+PADDING_CHARACTERS = 5000
+#: The beginning of the name of a message that was received without the headers that it was sent with.
+WITHOUT_HEADERS = "?without-headers-"
 
 NAME = re.compile("[!-9;-~]+:[0-9]{1,9}:(?P<size>[0-9]{1,9})")
 #: What may not be in a word of a journal. A page that a power cut left half written has any bytes, also ends of lines.
@@ -36,6 +43,28 @@ def name_of(payload: bytes) -> str:
     if matched and int(matched["size"]) <= len(payload) and _filled(name) == payload:
         return name
     return "?" + NOT_IN_WORDS.sub("_", name[:40])
+
+
+def headers_of(name: str) -> Optional[Dict[str, str]]:
+    """Return the headers of a message: one of three has none, and those of some are long."""
+    number = sender_and_number(name)[1]
+    if number % 3 == 0:
+        return None
+    padding = "x" * PADDING_CHARACTERS if number % 12 == 1 else ""
+    return {"message": name, "padding": padding}
+
+
+def envelope(payload: bytes) -> "Envelope[bytes]":
+    """Return a message that :func:`message` made, in an envelope with its headers."""
+    return Envelope(payload, headers_of(name_of(payload)))
+
+
+def name_with_headers(payload: bytes, headers: Mapping[str, str]) -> str:
+    """Return the name of a message that was received; after a question mark if it has other headers than were sent."""
+    name = name_of(payload)
+    if is_broken(name) or headers == (headers_of(name) or {}):
+        return name
+    return f"{'?other-headers-' if headers else WITHOUT_HEADERS}{name}"
 
 
 def is_broken(name: str) -> bool:

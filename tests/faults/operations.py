@@ -5,16 +5,18 @@ import time
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import persipubsub
-from persipubsub import Control, Durability, Environment, HighWaterMark, Strategy, compaction
+from persipubsub import Control, Durability, Environment, HighWaterMark, Reject, Strategy, compaction
 from tests.faults import shared_operations
-from tests.faults.journal import message, name_of
+from tests.faults.journal import envelope, message, name_of, name_with_headers
 from tests.faults.shared_operations import BATCH_MESSAGES, WORKERS, Action
 
 SUBSCRIBERS = ("a", "b")
-#: What the queue holds before an operation: more than two pages of short messages, and some in several parts.
+#: What the queue holds before an operation: more than two pages of short messages, some in several parts, and most with
+#: headers, as all messages below but the first.
 FILL = [message("before", number, 150_000 if number % 10 == 0 else 300) for number in range(30)]
 ONE = [message("op", 0, 300)]
-LONG = [message("op", 0, 500_000)]
+WITH_HEADERS = [message("op", 1, 300)]
+LONG = [message("op", 2, 500_000)]
 MANY = [message("op", number, 100_000 if number % 8 == 0 else 300) for number in range(20)]
 
 
@@ -39,9 +41,9 @@ def fill(path: pathlib.Path, durability: Durability) -> List[str]:
     """Make the queue that operations find; return the names of its messages."""
     with persipubsub.new_environment(path) as environment:
         environment.new_control(SUBSCRIBERS, durability=durability)
-        environment.new_publisher().send_many(FILL[:20])
+        environment.new_publisher().send_many(map(envelope, FILL[:20]))
         for payload in FILL[20:]:
-            environment.new_publisher().send(payload)
+            environment.new_publisher().send(envelope(payload))
     return [name_of(payload) for payload in FILL]
 
 
@@ -49,14 +51,14 @@ def _send(msgs: Sequence[bytes]) -> Callable[[pathlib.Path], Action]:
 
     def prepare(path: pathlib.Path) -> Action:
         publisher = persipubsub.new_environment(path).new_publisher()
-        return lambda: publisher.send(msgs[0])
+        return lambda: publisher.send(envelope(msgs[0]))
 
     return prepare
 
 
 def _send_many(path: pathlib.Path) -> Action:
     publisher = persipubsub.new_environment(path).new_publisher()
-    return lambda: publisher.send_many(MANY)
+    return lambda: publisher.send_many(map(envelope, MANY))
 
 
 def _overflow(path: pathlib.Path) -> Action:
@@ -66,11 +68,29 @@ def _overflow(path: pathlib.Path) -> Action:
     return lambda: publisher.send(ONE[0])
 
 
+def _give_way(path: pathlib.Path) -> Action:
+    """Send to a full queue that refuses messages, so that retained ones are deleted for it."""
+    _rewind(path)
+    environment = persipubsub.new_environment(path)
+    environment.new_control(high_watermark=HighWaterMark(max_messages=len(FILL)), strategy=Strategy.refuse)
+    publisher = environment.new_publisher()
+    return lambda: publisher.send(envelope(WITH_HEADERS[0]))
+
+
+def _reject(path: pathlib.Path) -> Action:
+    """Reject a message of a subscriber that is not shared, so that its cursor moves on."""
+    environment = persipubsub.new_environment(path)
+    environment.new_control().add_subscriber("a", max_deliveries=5)
+    receipt = environment.new_subscriber("a").receive(timeout=0)
+    assert receipt.__enter__() is not None  # pylint: disable=unnecessary-dunder-call  # it is left elsewhere
+    return lambda: receipt.__exit__(Reject, Reject("on purpose"), None)
+
+
 def _first_send(path: pathlib.Path) -> Action:
     environment = persipubsub.new_environment(path)
 
     def action() -> None:
-        environment.new_publisher().send(ONE[0])
+        environment.new_publisher().send(envelope(ONE[0]))
 
     return action
 
@@ -105,17 +125,17 @@ def _receive_last(path: pathlib.Path) -> Action:
 
 def _send_once(path: pathlib.Path) -> Action:
     publisher = persipubsub.new_environment(path).new_publisher()
-    return lambda: publisher.send(ONE[0], deduplication_id="op")
+    return lambda: publisher.send(envelope(WITH_HEADERS[0]), deduplication_id="op")
 
 
 def _send_later(path: pathlib.Path) -> Action:
     publisher = persipubsub.new_environment(path).new_publisher()
-    return lambda: publisher.send_later(LONG[0], delay_s=10**6)
+    return lambda: publisher.send_later(envelope(LONG[0]), delay_s=10**6)
 
 
 def _cancel(path: pathlib.Path) -> Action:
     publisher = persipubsub.new_environment(path).new_publisher()
-    delayed = publisher.send_later(LONG[0], delay_s=10**6)
+    delayed = publisher.send_later(envelope(LONG[0]), delay_s=10**6)
     return lambda: publisher.cancel(delayed)
 
 
@@ -123,7 +143,7 @@ def _append_due(path: pathlib.Path) -> Action:
     """Have a message become due; whoever looks afterwards appends it, too."""
     environment = persipubsub.new_environment(path)
     control = environment.new_control()
-    environment.new_publisher().send_later(LONG[0], delay_s=0.02)
+    environment.new_publisher().send_later(envelope(LONG[0]), delay_s=0.02)
     time.sleep(0.03)
     return control.status
 
@@ -173,10 +193,13 @@ def _close(path: pathlib.Path) -> Action:
 OPERATIONS = [
     Operation("send", _send(ONE), sends=ONE),
     Operation("send a long message", _send(LONG), sends=LONG),
+    Operation("send with headers", _send(WITH_HEADERS), sends=WITH_HEADERS),
     Operation("send_many", _send_many, sends=MANY),
     Operation("send over the mark", _overflow, sends=ONE, prunes=SUBSCRIBERS),
+    Operation("send that retained messages give way to", _give_way, sends=WITH_HEADERS, prunes=SUBSCRIBERS),
     Operation("open and send", _first_send, sends=ONE),
     Operation("receive", _receive, takes=1),
+    Operation("reject in order", _reject, takes=1),
     Operation("receive_many", _receive_many, takes=15),
     Operation("receive_many and delete", _receive_last, takes=15, is_last=True),
     Operation("prune_all_messages_for", _change(lambda control, _: control.prune_all_messages_for("a")),
@@ -191,7 +214,7 @@ OPERATIONS = [
               _change(lambda _, environment: environment.new_control(durability=Durability.POWER_LOSS))),
     Operation("to PROCESS_CRASH",
               _change(lambda _, environment: environment.new_control(durability=Durability.PROCESS_CRASH))),
-    Operation("send with an id", _send_once, sends=ONE),
+    Operation("send with an id", _send_once, sends=WITH_HEADERS),
     Operation("send_later", _send_later),
     Operation("cancel", _cancel),
     Operation("append what is due", _append_due, sends=LONG),
@@ -208,6 +231,8 @@ OPERATIONS = [
               taker=WORKERS,
               is_last=True),
     Operation("give back", shared_operations.give_back),
+    Operation("retry", shared_operations.retry),
+    Operation("reject", shared_operations.reject),
     Operation("give back unbegun", shared_operations.give_back_unbegun),
     Operation("bury what raised", shared_operations.bury_what_raised),
     Operation("bury what ran out", shared_operations.bury_what_ran_out),
@@ -246,8 +271,8 @@ def look(path: pathlib.Path) -> Optional[State]:
         left: Dict[str, List[str]] = {}
         for identifier in sorted(status.subscribers.keys() - {WORKERS}):
             try:
-                with environment.new_subscriber(identifier).receive_many(timeout=0) as msgs:
-                    left[identifier] = [name_of(msg) for msg in msgs]
+                with environment.new_subscriber(identifier).receive_deliveries(timeout=0) as deliveries:
+                    left[identifier] = [name_with_headers(one.message, one.headers) for one in deliveries]
                     raise _Keep
             except _Keep:
                 pass

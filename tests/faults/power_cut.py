@@ -22,7 +22,7 @@ from persipubsub import Durability, HighWaterMark, clock, errors, recovery
 from tests.children import start_child
 from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
-from tests.faults.journal import events, is_broken
+from tests.faults.journal import WITHOUT_HEADERS, events, is_broken
 from tests.faults.loop_device import LoopDevice
 from tests.faults.oracle import Oracle
 from tests.faults.recorder import Recorder, allowed_values
@@ -202,8 +202,10 @@ class Round:
             if found["outcome"] == REFUSED and not durable:
                 # A page of a long message may be as it was before. Nobody can tell: LMDB has no checksums.
                 altered = set(filter(is_broken, invented))
-                if altered:
-                    figures.notes["messages that have other bytes, recovered"] += len(altered)
+                bare = {name for name in altered if name.startswith(WITHOUT_HEADERS)}
+                for what, names in (("that have other bytes", altered - bare), ("without their headers", bare)):
+                    if names:
+                        figures.notes[f"messages {what}, recovered"] += len(names)
                 invented -= altered
             if durable or invented or verdict.misplaced:
                 failures.extend(f"{subscriber}: {fault}" for fault in verdict.faults())

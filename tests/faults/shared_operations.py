@@ -2,17 +2,19 @@
 
 import pathlib
 import time
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Tuple
 
 import persipubsub
+from persipubsub import Reject, Retry
+from persipubsub.engine import headers
 from persipubsub.lmdb_engine import open_queues
-from persipubsub.lmdb_engine.records.delivery_layouts import NO_TOKEN, REQUEUED
+from persipubsub.lmdb_engine.records.delivery_layouts import NO_TOKEN, REQUEUED, DeadLetterPayload
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import message_log
 from persipubsub.lmdb_engine.rules.dead_letters import payload_of
 from persipubsub.subscriber import Receipt, Subscriber
-from tests.faults.journal import name_of
+from tests.faults.journal import name_with_headers
 
 WORKERS = "workers"
 BATCH_MESSAGES = 15
@@ -51,10 +53,9 @@ def held(worker: Subscriber[bytes], count: int = BATCH_MESSAGES) -> Receipt[List
     return receipt
 
 
-def fail(receipt: Receipt[List[bytes]]) -> None:
+def fail(receipt: Receipt[List[bytes]], error: Exception) -> None:
     """Raise in the block that was handed messages out."""
-    error = Failed("on purpose")
-    receipt.__exit__(Failed, error, None)
+    receipt.__exit__(type(error), error, None)
 
 
 def claim(path: pathlib.Path) -> Action:
@@ -93,7 +94,21 @@ def give_back(path: pathlib.Path) -> Action:
     """Give back the message of a block that raised."""
     _, worker = add(path)
     receipt = held(worker)
-    return lambda: fail(receipt)
+    return lambda: fail(receipt, Failed())
+
+
+def retry(path: pathlib.Path) -> Action:
+    """Ask for another delivery after a delay."""
+    _, worker = add(path)
+    receipt = held(worker)
+    return lambda: fail(receipt, Retry(2 * LONGER_S))
+
+
+def reject(path: pathlib.Path) -> Action:
+    """Make dead letters of messages at once."""
+    _, worker = add(path)
+    receipt = held(worker)
+    return lambda: fail(receipt, Reject("on purpose"))
 
 
 def give_back_unbegun(path: pathlib.Path) -> Action:
@@ -107,7 +122,7 @@ def bury_what_raised(path: pathlib.Path) -> Action:
     environment, worker = add(path, max_deliveries=2)
     receipt = held(worker)
     environment.new_control().add_subscriber(WORKERS, max_deliveries=1)
-    return lambda: fail(receipt)
+    return lambda: fail(receipt, Failed())
 
 
 def bury_what_ran_out(path: pathlib.Path) -> Action:
@@ -123,7 +138,7 @@ def _with_dead_letters(path: pathlib.Path) -> Tuple[persipubsub.Control, Subscri
     environment, worker = add(path, max_deliveries=2)
     receipt, control = held(worker), environment.new_control()
     control.add_subscriber(WORKERS, max_deliveries=1)  # only now: a message that is handed out once comes alone
-    fail(receipt)
+    fail(receipt, Failed())
     return control, worker
 
 
@@ -170,11 +185,12 @@ def _seen(txn: Transaction) -> Shared:
     if place is None:
         return Shared([], [], [])
     entries = list(txn.in_flight(place).all())
-    found = {message_id: payload_of(txn, place, message_id) for message_id, _ in entries}
-    found.update(zip(*txn.messages(max(place.next_id, txn.header.first), 2**31, 2**31)))
+    ids, _ = txn.messages(max(place.next_id, txn.header.first), 2**31, 2**31)
+    awaited = [*(message_id for message_id, _ in entries), *ids]
+    found = {message_id % REQUEUED: _name(txn, place, message_id) for message_id in awaited}
     letters = txn.dead_letters(place.number)
-    found.update((message_id, letters.get(message_id).payload) for message_id in list(letters.dead_ids()))
-    names = [_name(found[message_id]) for message_id in sorted(found, key=lambda message_id: message_id % REQUEUED)]
+    found.update((message_id, _name_of_letter(letters.get(message_id))) for message_id in list(letters.dead_ids()))
+    names = [found[message_id] for message_id in sorted(found)]
     now_us = message_log.now_us(txn)
     deliveries = [
         f"{message_id}: {entry.deliveries} times, {'waits' if entry.token == NO_TOKEN else 'held'} for "
@@ -184,9 +200,16 @@ def _seen(txn: Transaction) -> Shared:
     return Shared(names, [*deliveries, str(place)], _letters(txn, place))
 
 
-def _name(payload: Optional[bytes]) -> str:
+def _name(txn: Transaction, place: SubscriberRecord, message_id: int) -> str:
+    if message_id >= REQUEUED:
+        return _name_of_letter(txn.dead_letters(place.number).get(message_id - REQUEUED))
+    payload = payload_of(txn, place, message_id)
     assert payload is not None  # nothing is deleted from the log here
-    return name_of(payload)
+    return name_with_headers(payload, headers.decoded(txn.parts().headers(message_id)))
+
+
+def _name_of_letter(letter: DeadLetterPayload) -> str:
+    return name_with_headers(letter.payload, headers.decoded(letter.headers))
 
 
 def _letters(txn: Transaction, place: SubscriberRecord) -> List[str]:
@@ -194,5 +217,5 @@ def _letters(txn: Transaction, place: SubscriberRecord) -> List[str]:
     for message_id in list(letters.ids()):
         death = letters.death(message_id)
         told = "" if death is None else f"{death.reason}, {death.deliveries}, {death.failure.type}"
-        found.append(f"{message_id} {name_of(letters.get(message_id).payload)}: {told}")
+        found.append(f"{message_id} {_name_of_letter(letters.get(message_id))}: {told}")
     return found

@@ -21,7 +21,7 @@ from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.rules import invariants, status
 from persipubsub.testing import Clock
 from tests.concurrency import CONTEXT, WAIT_S
-from tests.faults.shared_operations import LEASE_S, WORKERS, fail, held, look
+from tests.faults.shared_operations import LEASE_S, WORKERS, Failed, fail, held, look
 
 pytestmark = [
     pytest.mark.slow,
@@ -353,7 +353,7 @@ def acknowledge(worker: Subscriber[bytes]) -> Callable[[], object]:
 def add_dead_letter(worker: Subscriber[bytes]) -> Callable[[], object]:
     """Make dead letters of what was handed out."""
     receipt = held(worker, SHARED_MESSAGES)
-    return lambda: fail(receipt)
+    return lambda: fail(receipt, Failed())
 
 
 def share_full(disk: pathlib.Path, durability: Durability, prepare: Callable[[Subscriber[bytes]],

@@ -9,7 +9,8 @@ import pytest
 
 import persipubsub
 from tests.faults import oracle
-from tests.faults.journal import Event, Journal, events, is_broken, message, name_of, sender_and_number
+from tests.faults.journal import (Event, Journal, envelope, events, is_broken, message, name_of, name_with_headers,
+                                   sender_and_number)
 from tests.faults.oracle import Oracle, Verdict
 
 
@@ -105,6 +106,20 @@ def test_joined() -> None:
     """A subscriber does not await what was sent before it joined."""
     verdict = judge("sending p:0:0", "sent 1 p:0:0", "joined a", "sending p:1:0", "sent 2 p:1:0")
     assert verdict.lost == one("p:1:0")
+
+
+@pytest.mark.parametrize("number", range(13))
+def test_headers_are_compared(number: int) -> None:
+    """A message that is received with other headers than it was sent with, or without them, is not the one sent."""
+    payload = message("p", number)
+    sent = envelope(payload)
+    headers = dict(sent.headers or {})
+    assert (sent.headers is None) == (number % 3 == 0)
+    assert name_with_headers(payload, headers) == f"p:{number}:0"
+    others = [{**headers, "more": ""}, {name: f"{text}!" for name, text in headers.items()}, {}]
+    for other in others[:1] if sent.headers is None else others:
+        assert is_broken(name_with_headers(payload, other))
+        assert judge(f"left a {name_with_headers(payload, other)}").invented
 
 
 @pytest.mark.parametrize("size_bytes", [0, 3, 6, 7, 100, 200_000])

@@ -4,7 +4,8 @@ A worker notes durably what it was handed before it acknowledges it, and that it
 hands of a worker that was killed, nobody knows whether it was acknowledged: it is of unknown outcome, unless it comes
 again. The queue knows how many were.
 
-In the second variation some messages are poisonous: the block of their receiver raises, or its process dies.
+Some messages are retried: their receiver asks for another delivery, until they have been delivered often enough. In the
+second variation some are poisonous: the block of their receiver raises or rejects them, or its process dies.
 """
 
 import collections
@@ -18,12 +19,13 @@ import time
 from typing import Counter, Dict, List, NamedTuple, Sequence, Set
 
 import persipubsub
-from persipubsub import Durability, HighWaterMark, errors
+from persipubsub import Delivery, Durability, HighWaterMark, Reject, Retry, errors
 from tests.children import start_child
 from tests.faults import oracle
 from tests.faults.every_point import in_child
 from tests.faults.figures import Figures
-from tests.faults.journal import Event, Journal, events, is_broken, message, name_of, sender_and_number
+from tests.faults.journal import (Event, Journal, envelope, events, is_broken, message, name_of, name_with_headers,
+                                  sender_and_number)
 
 WORKERS = 8
 #: One message of that many has that many bytes; the others are as short as can be.
@@ -39,8 +41,10 @@ FOREVER_S = 600  # for what ends soon unless something is broken
 MANY_DELIVERIES = 10**6
 POISON_DELIVERIES = 4
 POISONOUS = 5  # messages of each kind
-#: Senders of messages that raise, and of those that kill.
-RAISING, KILLING = "raising", "killing"
+#: Senders of messages that raise, of those that kill, and of those that are rejected.
+RAISING, KILLING, REJECTED = "raising", "killing", "rejected"
+#: The sender of messages that are retried: how many there are, which delivery succeeds, and the delay before it.
+RETRIED, RETRIED_MESSAGES, SUCCEEDS_AT, RETRY_S = "retried", 20, 3, 0.01
 #: Further words of the journals: worker, names of messages.
 FAILED = "failed"  # * given back, since the block raised
 LATE = "late"  # * some of them were another worker's already
@@ -50,9 +54,17 @@ class Poisoned(Exception):
     """Raised by the work on a poisonous message."""
 
 
-def work(payload: bytes) -> None:
-    """Do what a worker does with a message."""
-    name = name_of(payload)
+def name_of_delivery(delivery: "Delivery[bytes]") -> str:
+    """Return the name of a message that was received."""
+    return name_with_headers(delivery.message, delivery.headers)
+
+
+def work(delivery: "Delivery[bytes]", alone: bool) -> None:
+    """Do what a worker does with a message.
+
+    :param alone: whether it was received alone, so that no other one is rejected with it
+    """
+    name = name_of_delivery(delivery)
     if is_broken(name):
         return  # it is noted, and judged in the end
     sender, _ = sender_and_number(name)
@@ -60,6 +72,10 @@ def work(payload: bytes) -> None:
         raise Poisoned(sender)
     if sender == KILLING:
         os.kill(os.getpid(), signal.SIGKILL)
+    if sender == REJECTED and alone:
+        raise Reject("on purpose")
+    if sender == REJECTED or (sender == RETRIED and delivery.delivery_count < SUCCEEDS_AT):
+        raise Retry(RETRY_S)
     time.sleep(WORK_S)
 
 
@@ -69,19 +85,20 @@ def live(path: pathlib.Path, journals: pathlib.Path, name: str) -> None:
     environment = persipubsub.new_environment(path)
     control, subscriber = environment.new_control(), environment.new_subscriber("workers")
     while True:
-        words, outcome = [name], oracle.TAKEN
+        words, outcome = [name], FAILED  # the block swallows Retry and Reject
         try:
-            with subscriber.receive_many(BATCH_MESSAGES, timeout=LEASE_S) as msgs:
-                if not msgs:
+            with subscriber.receive_deliveries(BATCH_MESSAGES, timeout=LEASE_S) as deliveries:
+                if not deliveries:
                     if not control.status().subscribers["workers"].pending:
                         return
                     continue
-                words += map(name_of, msgs)
+                words += map(name_of_delivery, deliveries)
                 journal.note(oracle.HANDED, words, durably=True)
-                for msg in msgs:
-                    work(msg)
+                for delivery in deliveries:
+                    work(delivery, len(deliveries) == 1)
+                outcome = oracle.TAKEN
         except Poisoned:
-            outcome = FAILED
+            pass
         except errors.LeaseLostError:
             outcome = LATE
         journal.note(outcome, words, durably=True)
@@ -107,12 +124,17 @@ class Round:
                                          default=0)) for number in range(messages)
         ]
         self._max_deliveries = POISON_DELIVERIES if poisonous else MANY_DELIVERIES
-        if poisonous:
-            spread = messages // POISONOUS
-            for number, sender in itertools.product(range(POISONOUS), (RAISING, KILLING)):
-                self._messages.insert(number * spread, message(sender, number))
+        self._spread(RETRIED, RETRIED_MESSAGES)
+        for sender in (RAISING, KILLING, REJECTED) if poisonous else ():
+            self._spread(sender, POISONOUS)
         self._chance = random.Random(messages)
         self._names = (str(number) for number in itertools.count())
+
+    def _spread(self, sender: str, count: int) -> None:
+        """Put the messages of a sender among the others."""
+        spread = len(self._messages) // count
+        for number in range(count):
+            self._messages.insert(number * spread, message(sender, number))
 
     def run(self, figures: Figures) -> None:
         """Run workers, kill them, and judge what became of the messages."""
@@ -141,9 +163,9 @@ class Round:
                                    retry_delay_s=0.01)
             publisher = environment.new_publisher()
             for start in range(0, len(self._messages), 2 * SENT_TOGETHER):
-                publisher.send_many(self._messages[start:start + SENT_TOGETHER])
+                publisher.send_many(map(envelope, self._messages[start:start + SENT_TOGETHER]))
                 for msg in self._messages[start + SENT_TOGETHER:start + 2 * SENT_TOGETHER]:
-                    publisher.send(msg)
+                    publisher.send(envelope(msg))
 
     def _kill_one_after_the_other(self) -> Counter[int]:
         """Kill a worker now and then, until one finds nothing left; return how they ended."""
@@ -178,7 +200,10 @@ class Round:
         with persipubsub.new_environment(self._queue) as environment:
             control = environment.new_control()
             status = control.status().subscribers["workers"]
-            dead = {name_of(letter.payload): letter.deliveries for letter in control.dead_letters("workers")}
+            dead = {
+                name_with_headers(letter.payload, letter.headers): letter.deliveries
+                for letter in control.dead_letters("workers")
+            }
             return Seen(status.taken, dead, status.pending, list(map(str, control.check())))
 
 
@@ -234,7 +259,8 @@ def judge(sent: Set[str], hands: Hands, seen: Seen, max_deliveries: int, figures
         "blocks raised": hands.times[FAILED],
         "leases ended before the acknowledgement": hands.times[LATE],
     })
-    poisonous = {name for name in sent if sender_and_number(name)[0] in (RAISING, KILLING)}
+    rejected = {name for name in sent if sender_and_number(name)[0] == REJECTED}
+    poisonous = {name for name in sent if sender_and_number(name)[0] in (RAISING, KILLING)} | rejected
     too_often = {name for name, times in hands.handed.items() if times - 1 > hands.let_go[name]}
     let_go = hands.died_holding + hands.times[FAILED] + hands.times[LATE]
     wrong = {
@@ -243,9 +269,11 @@ def judge(sent: Set[str], hands: Hands, seen: Seen, max_deliveries: int, figures
         "handed out again though nobody had let them go": too_often,
         "invented, or with other bytes than were sent": (hands.handed.keys() | seen.dead.keys()) - sent,
         "dead and taken": seen.dead.keys() & hands.taken.keys(),
-        "dead, but not after the right number of deliveries":
-        {name
-         for name, times in seen.dead.items() if times != max_deliveries or hands.handed[name] > times},
+        "dead, but not after the right number of deliveries": {
+            name
+            for name, times in seen.dead.items()
+            if (times != max_deliveries and name not in rejected) or hands.handed[name] > times
+        },
         "poisonous and not dead": poisonous - seen.dead.keys(),
     }
     figures.failures.extend(f"{len(names)} {what}: {', '.join(sorted(names)[:5])}" for what, names in wrong.items()

@@ -1,7 +1,8 @@
 """Make the golden queues: small ones that together have every kind of record, with a clock and tokens that are given.
 
-``python -m tests.golden.make DIRECTORY`` made those in ``tests/golden/1``, of format version 1. They are frozen: what a
-later version writes may differ only where the format version does, and then goes into a directory of its own.
+``python -m tests.golden.make DIRECTORY NAME`` makes one; so those in ``tests/golden/1`` were made, of format version 1.
+They are frozen: what a later version writes may differ only where the format version does, and then goes into a
+directory of its own.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from unittest import mock
 import lmdb
 
 import persipubsub
-from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock
+from persipubsub import Durability, Envelope, Environment, HighWaterMark, Reject, Strategy, clock
 from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from persipubsub.lmdb_engine.rules import leases, message_log
 
@@ -148,10 +149,32 @@ def make_lasting(environment: Environment, moved: Clock) -> None:
         pass
 
 
+def make_headers(environment: Environment, moved: Clock) -> None:
+    """Make headers in the log, of delayed messages, dead letters and requeued ones, in a queue without limits."""
+    control = environment.new_control(["plain"], strategy=Strategy.refuse, deduplication_window_s=FOREVER_S)
+    control.add_subscriber("limited", max_deliveries=3)
+    publisher = environment.new_publisher()
+    headers = [{"trace": "1"}, {}, {"text": "größe \N{SNOWMAN}", "long": "x" * 5000}, None, {"a": "1", "b": '"\\\n'}]
+    publisher.send_many([Envelope(b"%d" % number, each) for number, each in enumerate(headers)])
+    moved.move(1)
+    for number, each in enumerate(headers, len(headers)):
+        size_bytes = 66_000 if number == len(headers) + 2 else 1
+        publisher.send(bytes([number]) * size_bytes, headers=each, deduplication_id=f"message-{number}")
+    publisher.send_later(Envelope(b"later", headers[0], "later"), delay_s=10**9)
+    publisher.send_later(bytes([3]) * 66_000, delay_s=10**9, headers=headers[2])
+    for _ in range(9):
+        with environment.new_subscriber("limited").receive(timeout=0):
+            raise Reject("größe")
+    control.requeue_dead_letters("limited", [1, 2, 3])
+    with contextlib.suppress(ArithmeticError), environment.new_subscriber("limited").receive(timeout=0):
+        raise ArithmeticError("größe")
+
+
 MAKERS: Dict[str, Callable[[Environment, Clock], None]] = {
     "log": make_log,
     "deliveries": make_deliveries,
     "lasting": make_lasting,
+    "headers": make_headers,
 }
 
 
@@ -179,6 +202,10 @@ def found(path: pathlib.Path) -> Dict[str, Any]:
             "check": [str(violation) for violation in control.check()],
             "status": status,
             "history": [[one.id, one.time.isoformat(), _digest(one.payload)] for one in control.history()],
+            "headers": {
+                str(one.id): dict(one.headers)
+                for one in control.history() if one.headers
+            },
             "dead_letters": {
                 name: [{
                     **vars(letter), "payload": _digest(letter.payload)
@@ -211,8 +238,8 @@ def _plain(value: object) -> object:
 
 
 def main() -> None:
-    """Make all of them."""
-    for name in MAKERS:
+    """Make some of them."""
+    for name in sys.argv[2:]:
         path = pathlib.Path(sys.argv[1]) / name
         make(name, path)
         # A copy has no free pages, and no files of locks.

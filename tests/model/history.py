@@ -21,6 +21,7 @@ import dataclasses
 from collections.abc import Hashable
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
+from persipubsub import HighWaterMark, Strategy, errors
 from tests.model.model import Message, Model
 
 
@@ -54,13 +55,22 @@ class Subscription(NamedTuple):
 
 
 UNKNOWN = "UnknownSubscriberError"
+FULL = "QueueFullError"
 EMPTY = "EmptyError"
 
 
-def once(model: Model, change: str, *arguments: Any) -> Next:
-    """Do something that is one transaction, and end with what the method of the model returns."""
-    result = getattr(model, change)(*arguments)
-    return [Done(tuple(result) if isinstance(result, list) else result)]
+def put(model: Model, payloads: Sequence[bytes]) -> Next:
+    """Send messages in one transaction; return their ids, or the name of the error if they are refused."""
+    try:
+        return [Done(tuple(model.put(list(payloads))))]
+    except (errors.QueueFullError, errors.BatchTooLargeError) as error:
+        return [Done(type(error).__name__)]
+
+
+def put_or_wait(model: Model, payloads: Sequence[bytes]) -> Next:
+    """Send messages; if the queue is full, the time may be over or not."""
+    after = put(model, payloads)
+    return [*after, (put_or_wait, payloads)] if after == [Done(FULL)] else after
 
 
 def look(model: Model, subscription: Subscription, top: bool, count: int, then: Step) -> Next:
@@ -147,10 +157,17 @@ def remove(model: Model, name: str) -> Next:
     return [Done(None)]
 
 
-def set_field(model: Model, name: str, value: Hashable) -> Next:
-    """Set the high-water mark or the strategy."""
+def set_limits(model: Model, mark: HighWaterMark) -> Next:
+    """Set limits; those that are left out stay."""
     model.write()
-    setattr(model, name, value)
+    model.high_watermark = model.with_limits(mark)
+    return [Done(None)]
+
+
+def set_strategy(model: Model, strategy: Strategy) -> Next:
+    """Set the strategy."""
+    model.write()
+    model.strategy = strategy
     return [Done(None)]
 
 

@@ -2,7 +2,7 @@
 
 import datetime
 import functools
-from typing import Callable, List, Optional, Union
+from typing import List, Optional, Tuple, Union
 
 import pytest
 from hypothesis import strategies as st
@@ -12,8 +12,10 @@ from persipubsub import errors, moments
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine import limits
 from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
-from tests.model.machine import Handle, Machine, pickled
-from tests.model.rules import ALL_NAMES, NAMES, SIZES_BYTES, WHICH, uses
+from tests.model.lasting_model import Outgoing
+from tests.model.machine import Handle, Machine
+from tests.model.model import Headers
+from tests.model.rules import ALL_NAMES, HEADERS, IDENTIFIERS, NAMES, SIZES_BYTES, WHICH, publisher, uses
 
 #: In seconds; the last is over some of the message timeouts.
 RETENTIONS = st.sampled_from([0, 1, 1, 2.5, 10])
@@ -22,8 +24,6 @@ AGES = st.sampled_from([0.0, 0.3, 0.5, 1.0, 1.5])
 
 #: In seconds.
 DELAYS = st.sampled_from([0, 0.5, 1, 2, 2, 3, 1000])
-#: By which a message that is sent again is known.
-IDENTIFIERS = st.sampled_from(["x", "y", "z", "order-17"])
 
 
 class LastingMachine(Machine):
@@ -39,9 +39,9 @@ class LastingMachine(Machine):
         oldest_us = min((message.time_us for message in self.model.log), default=now_us)
         return moments.utc(round(now_us - age * (now_us - oldest_us)))
 
-    def allowed(self, retention_us: int, timeout_s: float) -> bool:
+    def allowed(self, retention_us: int, timeout_s: Optional[float]) -> bool:
         """Return whether a retention ends before the message timeout."""
-        return retention_us <= round(timeout_s * 1e6)
+        return timeout_s is None or retention_us <= round(timeout_s * 1e6)
 
     @rule(which=WHICH, retention_s=RETENTIONS)
     @uses("Control.set_retention")
@@ -49,12 +49,12 @@ class LastingMachine(Machine):
         """What all have acknowledged stays for the retention, which is at most the message timeout."""
         control, model = self.some(which).control, self.model
         retention_us = round(retention_s * 1e6)
-        model.write()
         if not self.allowed(retention_us, model.high_watermark.message_timeout):
             with pytest.raises(errors.ArgumentError):
                 control.set_retention(retention_s)
             return
         control.set_retention(retention_s)
+        model.write()
         model.retention_us = retention_us
         model.log = model.kept(model.log)
 
@@ -78,11 +78,11 @@ class LastingMachine(Machine):
     def rewind(self, which: int, name: str, to: Union[str, int, float]) -> None:
         """A subscriber gets again what is still stored from a position on, and skips nothing."""
         control, model = self.some(which).control, self.model
-        model.write()
         if name not in model.places:
             with pytest.raises(errors.UnknownSubscriberError):
                 control.rewind(name, "earliest")
             return
+        model.write()
         if isinstance(to, str):
             assert control.rewind(name, to) == model.rewind(name)
         elif isinstance(to, int):
@@ -94,50 +94,41 @@ class LastingMachine(Machine):
     @rule(which=WHICH, start=st.one_of(st.none(), AGES, st.integers(1, 30)), end=st.one_of(st.none(), AGES))
     @uses("Control.history")
     def history(self, which: int, start: Union[None, int, float], end: Optional[float]) -> None:
-        """The history is what is stored, in order, with its times."""
+        """The history is what is stored, in order, with its times and headers."""
         # A first id is an int, a time a float.
         since = self.moment(start) if isinstance(start, float) else start or None
         until = None if end is None else self.moment(end)
         if self.model.is_due():
             self.model.write()
-        expected = [(one.id, moments.utc(one.time_us), one.payload) for one in self.model.there()
+        expected = [(one.id, moments.utc(one.time_us), one.payload, dict(one.headers)) for one in self.model.there()
                     if (until is None or one.time_us < microseconds(until)) and (one.id >= since if isinstance(
                         since, int) else since is None or one.time_us >= microseconds(since) - RUN_US_MAX)]
         found = self.some(which).control.history(since, until)
-        assert [(one.id, one.time, one.payload) for one in found] == expected
+        assert [(one.id, one.time, one.payload, one.headers) for one in found] == expected
 
-    @rule(which=WHICH, size_bytes=SIZES_BYTES, delay_s=DELAYS, absolute=st.booleans(), pickling=st.booleans())
-    @uses("Publisher.send_later")
-    def send_later(self, which: int, size_bytes: int, delay_s: float, absolute: bool, pickling: bool) -> None:
+    @rule(which=WHICH,
+          size_bytes=SIZES_BYTES,
+          delay_s=DELAYS,
+          absolute=st.booleans(),
+          headers=HEADERS,
+          identifier=st.one_of(st.none(), st.none(), IDENTIFIERS))
+    @uses(*publisher("send_later"))
+    def send_later(  # pylint: disable=too-many-arguments,too-many-positional-arguments  # those of the method
+            self, which: int, size_bytes: int, delay_s: float, absolute: bool, headers: Headers,
+            identifier: Optional[str]) -> None:
         """A delayed message is appended when it is due, by any access; the mark limits how many there are."""
-        self.send_for_later(self.some(which).publisher.send_later, size_bytes, delay_s, absolute, pickling)
+        pub, payload = self.some(which).publisher, self.payloads([size_bytes])[0]
+        at = moments.utc(self.model.now_us() + round(delay_s * 1e6))
+        send = functools.partial(pub.send_later, payload, headers=dict(headers), deduplication_id=identifier)
+        send = functools.partial(send, at=at) if absolute and at < limits.AT_END else \
+            functools.partial(send, delay_s=delay_s)
 
-    def send_for_later(self, send_later: Callable[..., DelayedMessage], size_bytes: int, delay_s: float, absolute: bool,
-                       pickling: bool) -> None:
-        """Send in queue and model; where too much is delayed already, that is an error."""
-        model, payload = self.model, self.payloads([size_bytes])[0]
-        at = moments.utc(model.now_us() + round(delay_s * 1e6))
-        send = functools.partial(send_later, payload, delay_s=delay_s)
-        if absolute and at < limits.AT_END:
-            send = functools.partial(send_later, payload, at=at)
-        model.write()
-        if len(model.delayed) >= model.high_watermark.max_messages:
-            with pytest.raises(errors.TooManyDelayedError):
-                send()
-            return
-        message = send()
-        expected = model.delay(payload, round(delay_s * 1e6))
-        assert (message.due_us, message.number) == expected[:2]
-        model.write()
-        self.delayed_messages.append(pickled(message) if pickling else message)
+        def send_really() -> Tuple[int, int]:
+            message = send()
+            self.delayed_messages.append(message)
+            return message.due_us, message.number
 
-    @rule(which=WHICH, size_bytes=SIZES_BYTES, identifier=IDENTIFIERS)
-    @uses("Publisher.send")
-    def send_once(self, which: int, size_bytes: int, identifier: str) -> None:
-        """Of the messages that are sent with one id within the window only the first is appended."""
-        payload = self.payloads([size_bytes])[0]
-        sent = self.some(which).publisher.send(payload, deduplication_id=identifier)
-        assert sent == self.model.put_once(payload, identifier)
+        self.same(send_really, lambda: self.model.delay(Outgoing(payload, headers, identifier), round(delay_s * 1e6)))
 
     @rule(which=WHICH, window_s=st.sampled_from([1, 2.5, 120, 10**6]), ids_max=st.sampled_from([1, 2, 3, 100_000]))
     @uses("Environment.new_control")
@@ -150,7 +141,7 @@ class LastingMachine(Machine):
 
     @precondition(lambda self: self.delayed_messages)
     @rule(which=WHICH, message=st.integers(0, 30))
-    @uses("Publisher.cancel")
+    @uses(*publisher("cancel"))
     def cancel(self, which: int, message: int) -> None:
         """Whoever sent it, a message that is not due yet can be cancelled, once."""
         sent = self.delayed_messages[message % len(self.delayed_messages)]
@@ -160,7 +151,7 @@ class LastingMachine(Machine):
     def send_many_later(self, which: int, delays_s: List[float], step_us: int) -> None:
         """Several become due."""
         for delay_s in delays_s:
-            self.send_later(which, 8, delay_s, False, False)
+            self.send_later(which, 8, delay_s, False, (), None)
         self.model.boottime_us += step_us
 
 

@@ -1,12 +1,24 @@
-"""What a queue does with delayed and with retained messages."""
+"""What a queue does with delayed and with retained messages, and with those that are sent repeatedly."""
 
 import bisect
-from typing import Dict, Iterable, List, NamedTuple, Tuple
+import copy
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
+from persipubsub import errors
 from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
 from persipubsub.lmdb_engine.rules.deduplication import FORGOTTEN_MAX
 from persipubsub.queue import Strategy
-from tests.model.model import Message, Model
+from tests.model.model import Headers, Message, Model
+
+T = TypeVar("T")
+
+
+class Outgoing(NamedTuple):
+    """A message to send."""
+
+    payload: bytes
+    headers: Headers = ()
+    identifier: Optional[str] = None
 
 
 class Delayed(NamedTuple):
@@ -14,7 +26,29 @@ class Delayed(NamedTuple):
 
     due_us: int
     number: int
-    payload: bytes
+    message: Outgoing
+
+
+class Once(NamedTuple):
+    """A message that was sent with a deduplication id. Those of one time are forgotten in their order."""
+
+    time_us: int
+    #: That of a delayed message is its number, and more than those of others.
+    message_id: int
+    due_us: int = 0
+
+
+class _Refused(errors.PersipubsubError):
+    """The first message of some that was refused."""
+
+    def __init__(self, index: int, error: errors.PersipubsubError) -> None:
+        super().__init__()
+        self.index = index
+        self.error = error
+
+
+#: Added to the number of a delayed message.
+LATER = 2**63
 
 
 class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # all there is to know
@@ -27,17 +61,31 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
         self.delays = 0
         self.appended_max = appended_max
         self.deduplication_window_us, self.deduplication_max = 120_000_000, 100_000
-        self.once: Dict[str, Tuple[int, int]] = {}
+        self.once: Dict[str, Once] = {}
+
+    def whole(self, operation: Callable[[], T]) -> T:
+        """Do something completely or not at all: if it is refused, all is as before."""
+        before = self._copied() if self.strategy == Strategy.refuse else {}
+        try:
+            return operation()
+        except errors.PersipubsubError:
+            vars(self).update(before)
+            raise
+
+    def _copied(self) -> Dict[str, Any]:
+        """Return a copy of all that an operation may change."""
+        places = {name: copy.copy(place) for name, place in self.places.items()}
+        return {**{name: copy.copy(value) for name, value in vars(self).items()}, "places": places}
 
     def write(self) -> None:
         """Begin to write: retained messages whose time is over are deleted, and what is due is appended."""
         super().write()
         if self.retention_us:
             self.log = self.kept(self.log)
-        due = [one.payload for one in self.delayed[:self.appended_max] if one.due_us <= self.now_us()]
+        due = [one.message for one in self.delayed[:self.appended_max] if one.due_us <= self.now_us()]
         del self.delayed[:len(due)]
         if due:
-            self.append(due)
+            self.append(due, accepted=True)
 
     # Going
 
@@ -80,40 +128,95 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
 
     # Sending
 
-    def put(self, payloads: List[bytes]) -> List[int]:
-        """Send messages one by one at one time; return their ids."""
-        self.write()
-        return self.append(payloads)
+    def send(self, messages: Sequence[Outgoing]) -> List[int]:
+        """Send messages at one time, except those with an id that was used before, or none; return their ids."""
+        return self.whole(lambda: self._send(messages))
 
-    def append(self, payloads: List[bytes]) -> List[int]:
-        """Append messages one by one at one time; return their ids."""
+    def _send(self, messages: Sequence[Outgoing]) -> List[int]:
+        self.write()
+        known = {one.identifier: self.known(one.identifier) for one in messages}
+        first: Dict[Union[str, int], int] = {}  # of those that are sent, by id or index
+        for index, one in enumerate(messages):
+            if known[one.identifier] is None:
+                first.setdefault(one.identifier or index, index)
+        fresh = list(first.values())
+        new_ids = dict(zip(fresh, self.append([messages[index] for index in fresh]) if fresh else []))
+        ids = []
+        for index, one in enumerate(messages):
+            before = known[one.identifier]
+            if before is None:
+                ids.append(new_ids[first[one.identifier or index]])
+            else:
+                ids.append(0 if before.message_id >= LATER else before.message_id)
+        for identifier, index in first.items():
+            if isinstance(identifier, str):
+                self.remember(identifier, Once(self.now_us(), new_ids[index]))
+        return ids
+
+    def put_together(self, messages: Sequence[Outgoing]) -> List[Union[int, errors.PersipubsubError]]:
+        """Send messages in one transaction; if one is refused, those before it, this one and the others in three."""
+        try:
+            return list(self.whole(lambda: self._append_each(messages)))
+        except _Refused as refused:
+            if len(messages) == 1:
+                return [refused.error]
+            index = refused.index
+            parts = messages[:index], messages[index:index + 1], messages[index + 1:]
+            return [outcome for part in parts if part for outcome in self.put_together(part)]
+
+    def _append_each(self, messages: Sequence[Outgoing]) -> List[int]:
+        self.write()
+        ids = []
+        for index, message in enumerate(messages):
+            try:
+                ids += self.append([message])
+            except errors.PersipubsubError as error:
+                raise _Refused(index, error) from error
+        return ids
+
+    def append(self, messages: Sequence[Outgoing], accepted: bool = False) -> List[int]:
+        """Append messages one by one at one time; return their ids.
+
+        :param accepted: whether a full queue does not refuse them
+        """
         self.let_go(self.young(self.log), "timeout")
-        ids = list(range(self.next_id, self.next_id + len(payloads)))
+        ids = list(range(self.next_id, self.next_id + len(messages)))
+        refuses = self.strategy == Strategy.refuse
         if not self.places and not self.retention_us:
             self.pruned["dangling"] += len(ids)
         else:
+            if refuses and not accepted:
+                self.make_room(len(messages))
             self.newest_us = self.now_us()
-            for message_id, payload in zip(ids, payloads):
-                while len(self.log) >= self.high_watermark.max_messages:
+            for message_id, message in zip(ids, messages):
+                while not refuses and len(self.log) >= self.messages_max():
                     self._overflow(ids[0])
-                self.log.append(Message(message_id, self.newest_us, payload))
+                self.log.append(Message(message_id, self.newest_us, message.payload, message.headers))
         self.next_id += len(ids)
         return ids
 
-    def put_once(self, payload: bytes, identifier: str) -> int:
-        """Send a message unless one was sent with the id; return the id of that one, or of this one."""
-        self.write()
-        oldest_us = self.now_us() - self.deduplication_window_us
-        known = self.once.get(identifier)
-        if known is not None and known[0] >= oldest_us:
-            return known[1]
-        time_us, ids = self.now_us(), self.append([payload])
-        self.once[identifier] = time_us, ids[0]
+    def make_room(self, count: int) -> None:
+        """Delete retained messages for new ones, or refuse those."""
+        surplus = len(self.log) + count - self.messages_max()
+        if surplus > 0 and self.retention_us and count <= self.messages_max():
+            retained = len([one for one in self.log if not self.is_awaited(one)])
+            self.log = self.log[min(int(surplus), retained):]
+        self.require_room(len(self.log), count)
+
+    def known(self, identifier: Optional[str]) -> Optional[Once]:
+        """Return the message that was sent with an id, unless it is forgotten."""
+        found = None if identifier is None else self.once.get(identifier)
+        return found if found is not None and found.time_us >= self.now_us() - self.deduplication_window_us else None
+
+    def remember(self, identifier: str, once: Once) -> None:
+        """Remember an id, and forget some that are too old or too many."""
+        self.once[identifier] = once
         for _ in range(FORGOTTEN_MAX):
             oldest = min(self.once, key=lambda one: self.once[one], default=None)
-            if oldest is not None and (self.once[oldest][0] < oldest_us or len(self.once) > self.deduplication_max):
+            oldest_us = self.now_us() - self.deduplication_window_us
+            if oldest is not None and (self.once[oldest].time_us < oldest_us
+                                       or len(self.once) > self.deduplication_max):
                 del self.once[oldest]
-        return ids[0]
 
     def _overflow(self, first_new_id: int) -> None:
         """Drop what nobody awaits, and only if there is no such message what the strategy says."""
@@ -125,12 +228,28 @@ class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # al
             self.pruned["overflow"] += count
             self.log = self.log[count:] if self.strategy == Strategy.prune_first else self.log[:-count]
 
-    def delay(self, payload: bytes, delay_us: int) -> Delayed:
-        """Send a message for later, or for before."""
+    def delay(self, message: Outgoing, delay_us: int) -> Tuple[int, int]:
+        """Send a message for later, or for before; return its due time and its number."""
+        return self.whole(lambda: self._delay(message, delay_us))
+
+    def _delay(self, message: Outgoing, delay_us: int) -> Tuple[int, int]:
+        self.write()
+        before = self.known(message.identifier)
+        if before is not None:
+            return before.due_us or before.time_us, max(0, before.message_id - LATER)
+        if len(self.delayed) >= self.messages_max():
+            raise errors.TooManyDelayedError
+        due_us = max(0, self.now_us() + delay_us)
+        if due_us <= self.now_us() and self.strategy == Strategy.refuse:
+            self.let_go(self.young(self.log), "timeout")
+            self.make_room(1)
         self.delays += 1
-        message = Delayed(max(0, self.now_us() + delay_us), self.delays, payload)
-        bisect.insort(self.delayed, message)
-        return message
+        number = self.delays
+        bisect.insort(self.delayed, Delayed(due_us, number, message))
+        if message.identifier is not None:
+            self.remember(message.identifier, Once(self.now_us(), number + LATER, due_us))
+        self.write()
+        return due_us, number
 
     def cancel(self, due_us: int, number: int) -> bool:
         """Cancel a message; return whether it was still delayed."""

@@ -1,39 +1,53 @@
 """What the rules of the state machine build on: a queue and its model, what is open of it, and how they compare."""
 
-import bisect
 import contextlib
 import dataclasses
 import fcntl
-import itertools
 import logging
 import os
 import pathlib
-import pickle
 import tempfile
-from typing import Callable, ContextManager, Generator, Iterator, List, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import pytest
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 import persipubsub
-from persipubsub import Control, Environment, Publisher, Subscriber, errors
+from persipubsub import Control, Delivery, Environment, errors, moments
 from persipubsub.lmdb_engine.records import transaction
 from persipubsub.lmdb_engine.rules import delays, message_log
+from tests.conformance.forms import AnyPublisher, AnySubscriber, Form, Plain, Tasks
 from tests.model.model import Message, SubscriberRecord
-from tests.model.shared_model import PolicyPlace, SharedModel
-
-T = TypeVar("T")
+from tests.model.shared_model import OUTSIDE, PolicyPlace, SharedModel
 
 
-class Interrupted(Exception):
-    """Raised in the block of a receive."""
+class Pause(NamedTuple):
+    """A message that a subscriber retries later, and the time since boot before which it does not."""
+
+    message_id: int
+    until_us: int
 
 
-class Handle(NamedTuple):
-    """An open subscriber, and which one of that name it was when it was opened."""
+@dataclasses.dataclass(eq=False)
+class Handle:
+    """An open subscriber, and which one of that name it was when it was opened; and what only this object knows."""
 
-    subscriber: Subscriber
+    subscriber: AnySubscriber
     number: int
+    stopped: bool = False
+    pause: Optional[Pause] = None
+    #: How often messages failed, if the queue does not count that.
+    failures: Dict[int, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the subscriber."""
+        return self.subscriber.identifier
+
+    def note_failure(self, ids: List[int]) -> None:
+        """Count a failed delivery."""
+        later = {one: times for one, times in self.failures.items() if one > ids[-1]}
+        self.failures = {**later, **{one: 1 + self.failures.get(one, 0) for one in ids}}
 
 
 @dataclasses.dataclass
@@ -42,7 +56,7 @@ class Opened:
 
     environment: Environment
     control: Control
-    publisher: Publisher
+    publisher: AnyPublisher
     autosync: bool = False
     handles: List[Handle] = dataclasses.field(default_factory=list)
 
@@ -62,6 +76,8 @@ class Machine(RuleBasedStateMachine):
         self.cleanup = contextlib.ExitStack()
         self.root = pathlib.Path(self.cleanup.enter_context(tempfile.TemporaryDirectory(prefix="persipubsub-model-")))
         self.path = self.root / "queue"
+        #: For threads, and for tasks.
+        self.forms: List[Form] = [Plain(), Tasks()]
         patch = self.cleanup.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(persipubsub.clock, "boottime_us", lambda: self.model.boottime_us)
         patch.setattr(persipubsub.clock, "wall_us", lambda: self.model.wall_us)
@@ -76,21 +92,24 @@ class Machine(RuleBasedStateMachine):
         """Close everything and delete the queue."""
         with self.cleanup:
             self.close_all()
+            for form in self.forms:
+                form.close()
 
-    def open(self, path: pathlib.Path) -> Opened:
+    def open(self, path: pathlib.Path, tasks: bool = False) -> Opened:
         """Open an Environment with all subscribers."""
         environment = persipubsub.new_environment(path)
-        opened = Opened(environment, environment.new_control(), environment.new_publisher())
+        opened = Opened(environment, environment.new_control(), self.forms[tasks].publisher(environment, False))
         for name, place in sorted(self.model.places.items()):
             if not is_shared(place):
-                opened.handles.append(Handle(environment.new_subscriber(name), place.number))
+                opened.handles.append(Handle(self.forms[tasks].subscriber(environment, name), place.number))
         self.opened.append(opened)
         return opened
 
     def close_all(self) -> None:
-        """Close all Environments; then nobody has the queue open any more."""
+        """Close all Environments; then no process has the queue open."""
         while self.opened:
             self.opened.pop().environment.close()
+        self.model.busy.clear()
         if (self.path / "use.lock").exists():
             fd = os.open(self.path / "use.lock", os.O_RDWR)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,10 +129,10 @@ class Machine(RuleBasedStateMachine):
 
     def is_known(self, handle: Handle) -> bool:
         """Return whether it is still the subscriber that was opened."""
-        place = self.model.places.get(handle.subscriber.identifier)
+        place = self.model.places.get(handle.name)
         return place is not None and place.number == handle.number
 
-    def close_handle(self, handle: Handle) -> None:
+    def drop_handle(self, handle: Handle) -> None:
         """Close a subscriber, which then cannot be used."""
         handle.subscriber.close()
         with pytest.raises(errors.ClosedError):
@@ -126,13 +145,60 @@ class Machine(RuleBasedStateMachine):
         first, self.sent = self.sent, self.sent + len(sizes_bytes)
         return [(b"%08d" % number).ljust(size, b".")[:size] for number, size in enumerate(sizes_bytes, first)]
 
-    def agree(self, method: Callable[[], T], known: bool, model: Callable[[], T]) -> None:
+    # Comparing
+
+    def same(self, method: Callable[[], object], model: Callable[[], object]) -> None:
+        """Do the same in queue and model: the results are equal, or both refuse it with the same error."""
+        expected = outcome_of(model)
+        assert outcome_of(method) == expected
+
+    def agree(self, method: Callable[[], object], known: bool, model: Callable[[], object]) -> None:
         """Do the same in queue and model; with an unknown subscriber it is an error, and nothing is done."""
         if known:
-            assert method() == model()
+            self.same(method, model)
         else:
             with pytest.raises(errors.UnknownSubscriberError):
                 method()
+
+    def look(self, handle: Handle, top: bool = False) -> List[Message]:
+        """Return what an open subscriber finds, which may have stopped or wait for a retry."""
+        if handle.stopped:
+            return []
+        found, pause = self.model.look(handle.name, top), handle.pause
+        if pause is not None and found:
+            first = self.model.awaited(handle.name)[0] if top else found[0]
+            if first.id <= pause.message_id <= found[0].id and self.model.boottime_us < pause.until_us:
+                return []
+        handle.pause = None
+        return found
+
+    def deliveries_of(self, handle: Handle, found: List[Message]) -> List[Delivery[bytes]]:
+        """Return what is found as deliveries."""
+        return [
+            Delivery(one.payload, one.id % OUTSIDE, moments.utc(one.time_us), self._deliveries(handle, one.id),
+                     dict(one.headers)) for one in found
+        ]
+
+    def values(self, handle: Handle, found: List[Message], detailed: bool) -> List[Any]:
+        """Return what is found as payloads or as deliveries."""
+        return self.deliveries_of(handle, found) if detailed else payloads_of(found)
+
+    def _deliveries(self, handle: Handle, message_id: int) -> int:
+        """Return how often a message was delivered, with the delivery that begins."""
+        place = self.model.places[handle.name]
+        if not isinstance(place, PolicyPlace):
+            return 1 + handle.failures.get(message_id, 0)
+        entry = place.entries.get(message_id)
+        if place.shared:
+            assert entry is not None
+            return entry.deliveries
+        return 1 if entry is None else entry.deliveries + 1
+
+    def append_all_due(self) -> None:
+        """Have queue and model append all messages that are due."""
+        while self.model.is_due():
+            next(self.opened[0].control.history(), None)
+            self.model.write()
 
     def remove_from_model(self, *names: str) -> int:
         """Remove subscribers; return how many messages were deleted."""
@@ -147,53 +213,6 @@ class Machine(RuleBasedStateMachine):
         self.model.places.clear()
         return count
 
-    def taken_in_block(self,
-                       handle: Handle,
-                       receipt: ContextManager[List[bytes]],
-                       look: Callable[[], List[Message]],
-                       meanwhile: Callable[[], None],
-                       refused: Optional[type[Exception]],
-                       skipping: bool = False) -> None:
-        """Receive what the model finds; the end of the block acknowledges it, unless an exception ends it.
-
-        :param skipping: whether what is there before it is acknowledged with it
-        """
-        if not self.is_known(handle):
-            with pytest.raises(errors.UnknownSubscriberError), receipt:
-                pass
-            return
-        found = look()
-        name, first_id = handle.subscriber.identifier, self.model.places[handle.subscriber.identifier].next_id
-        if found and not skipping:
-            first_id = found[0].id
-        with pytest.raises(refused) if refused else contextlib.nullcontext(), receipt as received:
-            assert received == payloads_of(found)
-            meanwhile()
-            if not found and refused:
-                raise refused  # nothing was received that a closed subscriber could not acknowledge
-        if found and not refused and self.is_known(handle) and self.model.has_between(name, first_id):
-            self.model.take(name, handle.number, 0)  # it was moved back meanwhile, and wants to have them all again
-        elif found and not refused:
-            ids = {message.id for message in [*found, *(self.model.log if skipping else [])]}
-            self.model.take(name, handle.number, found[-1].id, ids)
-        elif found and refused is Interrupted and not skipping:
-            self.model.fail(name, handle.number, [message.id for message in found])
-
-    def messages_of_model(self, name: str, number: int, every: int) -> Generator[bytes, None, None]:
-        """Do what Subscriber.messages does."""
-        while found := self.model.look(name)[:every]:
-            finished: List[int] = []
-            begun: List[int] = []
-            try:
-                for message in found:
-                    begun.append(message.id)
-                    yield message.payload
-                    finished.append(message.id)
-            finally:
-                if finished:
-                    self.model.take(name, number, finished[-1], finished)
-                self.model.fail(name, number, begun[len(finished):])
-
     @invariant()
     def all_is_well(self) -> None:
         """The invariants hold, and the status is that of the model."""
@@ -203,8 +222,6 @@ class Machine(RuleBasedStateMachine):
     def compare(self, control: Control) -> None:
         """Compare the status of the queue with the model."""
         status, model = control.status(), self.model
-        if model.is_due():
-            model.write()
         assert status.deduplication_window_s == model.deduplication_window_us / 1e6
         assert status.deduplication_max == model.deduplication_max
         assert status.delayed == len(model.delayed)
@@ -235,6 +252,14 @@ class Machine(RuleBasedStateMachine):
         return (self.model.now_us() - messages[0].time_us) / 1e6 if messages else None
 
 
+def outcome_of(function: Callable[[], object]) -> object:
+    """Return the result of a function, or the class of the error of the library that it raises."""
+    try:
+        return function()
+    except errors.PersipubsubError as error:
+        return type(error)
+
+
 def is_shared(place: SubscriberRecord) -> bool:
     """Return whether workers share a subscriber of the model."""
     return isinstance(place, PolicyPlace) and place.shared
@@ -245,25 +270,6 @@ def payloads_of(messages: List[Message]) -> List[bytes]:
     return [message.payload for message in messages]
 
 
-def within(messages: List[Message], max_bytes: int) -> List[Message]:
-    """Return the first messages that fit into a number of bytes, but at least one."""
-    sizes_bytes = list(itertools.accumulate(len(message.payload) for message in messages))
-    return messages[:max(1, bisect.bisect_right(sizes_bytes, max_bytes))]
-
-
 def first_of(messages: List[Message]) -> Optional[bytes]:
     """Return the payload of the first message."""
     return messages[0].payload if messages else None
-
-
-@contextlib.contextmanager
-def listed(receipt: ContextManager[Optional[bytes]]) -> Iterator[List[bytes]]:
-    """Receive one message as a list."""
-    with receipt as msg:
-        yield [] if msg is None else [msg]
-
-
-def pickled(original: T) -> T:
-    """Return what comes out of a pickle."""
-    copied: T = pickle.loads(pickle.dumps(original))
-    return copied

@@ -2,9 +2,14 @@
 
 import collections
 import dataclasses
-from typing import Counter, Dict, Iterable, List, NamedTuple
+import math
+from typing import Any, Counter, Dict, Iterable, List, NamedTuple, Tuple
 
-from persipubsub.queue import Durability, HighWaterMark, Strategy
+from persipubsub import errors
+from persipubsub.queue import NO_LIMITS, Durability, HighWaterMark, Strategy
+
+#: Names and texts, in the order of the names.
+Headers = Tuple[Tuple[str, str], ...]
 
 
 class Message(NamedTuple):
@@ -13,6 +18,7 @@ class Message(NamedTuple):
     id: int
     time_us: int
     payload: bytes
+    headers: Headers = ()
 
 
 @dataclasses.dataclass
@@ -30,7 +36,7 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
     def __init__(self) -> None:
         self.boot, self.boottime_us, self.wall_us = 1, 10**9, 10**15
         self.clock_boot = self.clock_offset_us = self.newest_us = 0
-        self.high_watermark, self.strategy, self.durability = HighWaterMark(), Strategy.prune_first, Durability(0)
+        self.high_watermark, self.strategy, self.durability = NO_LIMITS, Strategy.prune_first, Durability(0)
         self.log: List[Message] = []
         self.places: Dict[str, SubscriberRecord] = {}
         self.next_id = self.next_number = 1
@@ -50,23 +56,49 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
         return min((place.next_id for place in self.places.values()), default=self.next_id)
 
     def keep(self, kept: List[Message], reason: str = "") -> int:
-        """Keep some of the messages, if somebody awaits them; return how many were dropped."""
+        """Keep some of the messages, if a subscriber awaits them; return how many were dropped."""
         self.write()
         before, self.log = len(self.log), [message for message in kept if message.id >= self.floor()]
         self.pruned[reason] += before - len(self.log)
         return before - len(self.log)
 
+    # Limits
+
+    def with_limits(self, mark: HighWaterMark) -> HighWaterMark:
+        """Return all limits once some are set: those that are left out stay."""
+        limits: Any = {**self.high_watermark.limits(), **mark.limits()}
+        return HighWaterMark(**limits)
+
+    def messages_max(self) -> float:
+        """Return the number of messages at which the queue is full."""
+        limit = self.high_watermark.max_messages
+        return math.inf if limit is None else limit
+
     def young(self, messages: List[Message]) -> List[Message]:
         """Return those that have not expired."""
-        oldest_us = self.now_us() - round(self.high_watermark.message_timeout * 1e6)
+        timeout_s = self.high_watermark.message_timeout
+        if timeout_s is None:
+            return list(messages)
+        oldest_us = self.now_us() - round(timeout_s * 1e6)
         return [message for message in messages if message.time_us >= oldest_us]
 
+    def require_room(self, stored: int, new: int) -> None:
+        """Refuse messages that do not fit below the mark."""
+        if new > self.messages_max():
+            raise errors.BatchTooLargeError
+        if stored + new > self.messages_max():
+            raise errors.QueueFullError
+
     def put(self, payloads: List[bytes]) -> List[int]:
-        """Send messages one by one at one time; return their ids."""
-        self.keep(self.young(self.log), "timeout")
+        """Send messages one by one at one time, or none of them; return their ids."""
+        young = [message for message in self.young(self.log) if message.id >= self.floor()]
+        refuses = self.strategy == Strategy.refuse
+        if self.places and refuses:
+            self.require_room(len(young), len(payloads))
+        self.keep(young, "timeout")
         self.newest_us = self.now_us()
         for message_id, payload in enumerate(payloads, self.next_id):
-            while self.places and len(self.log) >= self.high_watermark.max_messages:
+            while self.places and not refuses and len(self.log) >= self.messages_max():
                 count = len(self.log) // 2 + 1
                 self.pruned["overflow"] += count
                 self.log = self.log[count:] if self.strategy == Strategy.prune_first else self.log[:-count]
@@ -74,6 +106,8 @@ class Model:  # pylint: disable=too-many-instance-attributes  # all there is to 
         self.pruned["dangling"] += 0 if self.places else len(payloads)
         self.next_id += len(payloads)
         return list(range(self.next_id - len(payloads), self.next_id))
+
+    # Subscribers
 
     def add(self, name: str) -> None:
         """Add a subscriber at the end."""

@@ -1,31 +1,40 @@
 """The rules of the state machine for subscribers that are shared, or limit their deliveries."""
 
 import dataclasses
-from typing import List, NamedTuple, Optional, Type
+from typing import Any, Callable, ContextManager, List, NamedTuple, Optional
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from persipubsub import Control, Subscriber, errors
+from persipubsub import Control, Reject, Retry, errors
 from persipubsub.dead_letters import DeadLetter
-from persipubsub.subscriber import Receipt
-from tests.model.machine import Interrupted, Machine, Opened
+from tests.conformance.forms import AnySubscriber
+from tests.model.machine import Handle, Machine, Opened
 from tests.model.model import Message
-from tests.model.rules import WHICH, WORKERS, uses
+from tests.model.rules import WHICH, WORKERS, subscriber, uses
 from tests.model.shared_model import PolicyPlace
 
 SECONDS = st.sampled_from([0.5, 1, 2, 5])
 DELIVERIES = st.integers(1, 3)
 DEAD_LETTERS = st.sampled_from([1, 3, 100])
+#: What ends the block of a worker.
+ENDS = st.sampled_from(
+    [None, None,
+     ValueError("text"),
+     KeyboardInterrupt("text"),
+     Retry(),
+     Retry(0),
+     Retry(1.5),
+     Reject("reason")])
 
 
 class Claim(NamedTuple):
     """What a worker was handed out in a block that has not ended."""
 
     opened: Opened
-    worker: Subscriber
-    receipt: "Receipt[List[bytes]]"
+    worker: AnySubscriber
+    receipt: ContextManager[List[Any]]
     subscriber_number: int
     number: int
     messages: List[Message]
@@ -79,33 +88,42 @@ class SharedMachine(Machine):
     @rule(which=WHICH,
           max_messages=st.integers(1, 4),
           max_bytes=st.sampled_from([2**26, 2**26, 16, 65_528]),
-          extends=st.booleans())
-    @uses("Environment.new_subscriber", "Subscriber.receive_many")
-    def claim(self, which: int, max_messages: int, max_bytes: int, extends: bool) -> None:
+          extends=st.booleans(),
+          detailed=st.booleans(),
+          tasks=st.booleans())
+    @uses(*subscriber("receive_many", "receive_deliveries"))
+    def claim(  # pylint: disable=too-many-arguments,too-many-positional-arguments  # the ways to claim
+            self, which: int, max_messages: int, max_bytes: int, extends: bool, detailed: bool, tasks: bool) -> None:
         """A worker gets what no other one holds, for as long as the lease."""
         opened, place = self.some(which), self.workers()
         assert place is not None
-        worker = opened.environment.new_subscriber(WORKERS)
-        receipt = worker.receive_many(max_messages, timeout=0, max_bytes=max_bytes)
+        worker = self.forms[tasks].subscriber(opened.environment, WORKERS)
+        receive: Callable[..., ContextManager[List[Any]]]
+        receive = worker.receive_deliveries if detailed else worker.receive_many
+        receipt = receive(max_messages, 0, max_bytes=max_bytes)
         number, found = self.model.claim(WORKERS, max_messages, max_bytes)
         # pylint: disable-next=unnecessary-dunder-call  # the block ends by another rule, or never
-        assert receipt.__enter__() == [message.payload for message in found]
+        assert receipt.__enter__() == self.values(Handle(worker, place.number), found, detailed)
         if found:
             self.claims.append(Claim(opened, worker, receipt, place.number, number, found))
             if extends:
                 self.extend_lease(which)
 
     @precondition(lambda self: self.claims)
-    @rule(which=WHICH, raised=st.sampled_from([None, None, Interrupted, KeyboardInterrupt]))
-    def end_block(self, which: int, raised: Optional[Type[BaseException]]) -> None:
-        """What a worker still holds is acknowledged when its block ends, and given back where that raises."""
+    @rule(which=WHICH, end=ENDS, stops=st.booleans())
+    @uses(*subscriber("stop"))
+    def end_block(self, which: int, end: Optional[BaseException], stops: bool) -> None:
+        """What a worker still holds is acknowledged when its block ends; if it raises, given back or a dead letter."""
         claim = self.some_claim(which)
         if claim is None:
             return
         place = self.model.policy_place(WORKERS, claim.subscriber_number)
         held = self.model.held(place, claim.number, claim.messages) if place else []
-        if raised is not None:
-            claim.receipt.__exit__(raised, raised("text"), None)
+        if stops:
+            claim.worker.stop()
+            assert not list(claim.worker.messages())
+        if end is not None:
+            assert bool(claim.receipt.__exit__(type(end), end, None)) == isinstance(end, (Retry, Reject))
         elif place is not None and len(held) < len(claim.messages):
             with pytest.raises(errors.LeaseLostError):
                 claim.receipt.__exit__(None, None, None)
@@ -113,14 +131,16 @@ class SharedMachine(Machine):
             claim.receipt.__exit__(None, None, None)
         if place is None:
             self.model.write()
-        elif raised is None:
+        elif end is None:
             self.model.acknowledge(place, held)
         else:
-            self.model.give_back(place, held, raised is Interrupted)
+            delay_us = None if not isinstance(end, Retry) or end.delay_s is None else round(end.delay_s * 1e6)
+            failure = type(end).__name__ if isinstance(end, Exception) else ""
+            self.model.give_back(place, held, failure, delay_us)
 
     @precondition(lambda self: self.claims)
     @rule(which=WHICH)
-    @uses("Subscriber.extend_lease")
+    @uses(*subscriber("extend_lease"))
     def extend_lease(self, which: int) -> None:
         """The lease of what a worker still holds begins anew."""
         claim = self.some_claim(which)
@@ -129,7 +149,7 @@ class SharedMachine(Machine):
         self.claims.append(claim)
         place = self.model.policy_place(WORKERS, claim.subscriber_number)
         held = self.model.held(place, claim.number, claim.messages) if place else []
-        self.model.write()
+        self.model.write()  # each of its messages that it still holds is extended, even if others are lost
         if len(held) < len(claim.messages):
             with pytest.raises(errors.LeaseLostError):
                 claim.worker.extend_lease()
@@ -173,14 +193,14 @@ class SharedMachine(Machine):
 
     def compare_dead_letters(self, control: Control, name: str) -> None:
         """Compare the dead letters of a subscriber with the model."""
-        place, kind = self.with_policy(name), f"{Interrupted.__module__}.{Interrupted.__qualname__}"
+        place = self.with_policy(name)
         found = [
-            dataclasses.replace(letter, error_type=letter.error_type.replace("GeneratorExit", kind), error_text="")
+            dataclasses.replace(letter, error_type=letter.error_type.rpartition(".")[2], error_text="")
             for letter in control.dead_letters(name)
         ]
         assert found == [
-            DeadLetter(letter_id, one.message.payload, one.reason, one.deliveries, kind if one.failed else "", "",
-                       one.message.time_us / 1e6, one.died_us / 1e6)
+            DeadLetter(letter_id, one.message.payload, one.reason, one.deliveries, one.failure, "",
+                       one.message.time_us / 1e6, one.died_us / 1e6, dict(one.message.headers))
             for letter_id, one in sorted(place.dead.items() if place is not None else ())
         ]
 
@@ -189,7 +209,7 @@ class SharedMachine(Machine):
     @uses("Control.add_subscriber")
     def limit(self, which: int, max_deliveries: int, dead_letters_max: int) -> None:
         """A subscriber that is not shared can limit its deliveries; open ones do so from then on."""
-        name = self.handle(which).subscriber.identifier
+        name = self.handle(which).name
         if name not in self.model.places:
             return
         self.some(which).control.add_subscriber(name, max_deliveries=max_deliveries, dead_letters_max=dead_letters_max)

@@ -1,13 +1,15 @@
 """What a queue does with subscribers that are shared, or limit their deliveries: see :mod:`tests.model.model`."""
 
 import dataclasses
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 from tests.model.lasting_model import LastingModel
 from tests.model.model import Message, SubscriberRecord
 
 #: A message outside the log has its id plus this.
 OUTSIDE = 2**63
+#: The name of the exception that makes messages dead letters at once.
+REJECT = "Reject"
 
 
 @dataclasses.dataclass
@@ -17,7 +19,7 @@ class Entry:
     deliveries: int
     claim: int = 0
     due_us: int = 0
-    failed: bool = False
+    failure: str = ""  # the name of the last exception
 
 
 @dataclasses.dataclass
@@ -27,7 +29,7 @@ class Dead:
     message: Message
     deliveries: int
     died_us: int
-    failed: bool
+    failure: str
     reason: str
 
 
@@ -54,7 +56,11 @@ class PolicyPlace(SubscriberRecord):  # pylint: disable=too-many-instance-attrib
 class SharedModel(LastingModel):
     """A queue with all kinds of subscribers."""
 
-    claims = 0
+    def __init__(self, appended_max: int) -> None:
+        super().__init__(appended_max)
+        self.claims = 0
+        #: The numbers of the subscribers whose last claim found something: the next one does not look first.
+        self.busy: Set[int] = set()
 
     def policy_place(self, name: str, number: int) -> Optional[PolicyPlace]:
         """Return a subscriber with a policy, if it is still that one."""
@@ -120,8 +126,8 @@ class SharedModel(LastingModel):
         elif place is not None:
             place.entries = {one: entry for one, entry in place.entries.items() if one >= place.next_id}
 
-    def fail(self, name: str, number: int, ids: List[int]) -> None:
-        """Count the failure of a block that had received messages."""
+    def fail(self, name: str, number: int, ids: List[int], failure: str) -> None:
+        """Count the failure of a block that had received messages, or make them dead letters if it rejected them."""
         place = self.policy_place(name, number)
         if place is None or not ids:
             return
@@ -131,11 +137,11 @@ class SharedModel(LastingModel):
                 continue
             entry = place.entries.setdefault(message_id, Entry(0))
             entry.deliveries += 1
-            entry.failed = True
+            entry.failure = failure
             awaited = self.awaited(name)
-            if entry.deliveries >= place.max_deliveries and (message_id >= OUTSIDE
-                                                             or awaited and awaited[0].id == message_id):
-                self.add_dead_letter(place, message_id, "raised")
+            is_next = message_id >= OUTSIDE or awaited and awaited[0].id == message_id
+            if is_next and (entry.deliveries >= place.max_deliveries or failure == REJECT):
+                self.add_dead_letter(place, message_id, "rejected" if failure == REJECT else "raised")
                 place.next_id = message_id + 1 if message_id < OUTSIDE else place.next_id
                 place.entries = {one: entry for one, entry in place.entries.items() if one >= place.next_id}
         self.let_go(self.log)
@@ -148,7 +154,8 @@ class SharedModel(LastingModel):
         assert isinstance(place, PolicyPlace)
         max_messages = 1 if place.max_deliveries == 1 else max_messages
         self.claims += 1
-        while self.is_due() or self.due(place) or any(message.id >= place.next_id for message in self.log):
+        while place.number in self.busy or self._has_work(place):
+            self.busy.discard(place.number)
             self.write()
             self.let_go(self.young(self.log), "timeout")
             found = self._claim_due(place, max_messages, max_bytes)
@@ -166,8 +173,15 @@ class SharedModel(LastingModel):
                 entry.due_us = self.now_us() + place.lease_us
             self.let_go(self.log)
             if found:
+                self.busy.add(place.number)
                 return self.claims, found
         return self.claims, []
+
+    def _has_work(self, place: PolicyPlace) -> bool:
+        """Return whether there may be something to claim; it may be due where time stands still."""
+        is_early = self.boot != self.clock_boot and bool(place.entries)
+        return (self.is_due() or is_early or bool(self.due(place))
+                or any(message.id >= place.next_id for message in self.log))
 
     def due(self, place: PolicyPlace) -> List[int]:
         """List what may be claimed once more, in the order of time."""
@@ -181,12 +195,14 @@ class SharedModel(LastingModel):
     def _claim_due(self, place: PolicyPlace, max_messages: int, max_bytes: int) -> List[Message]:
         found: List[Message] = []
         for message_id in self.due(place):
+            if message_id not in place.entries:
+                continue  # requeued; the same message of the log became a dead letter
             entry, message = place.entries[message_id], self.message(place, message_id)
             if message is None or entry.deliveries >= place.max_deliveries:
                 if found:
                     break
                 self.add_dead_letter(place, message_id,
-                                     "raised" if not entry.claim and entry.failed else "lease ran out")
+                                     "raised" if not entry.claim and entry.failure else "lease ran out")
                 continue
             max_bytes -= len(message.payload)
             if found and (entry.deliveries or max_bytes < 0):
@@ -209,20 +225,26 @@ class SharedModel(LastingModel):
             place.taken += 1
         self.let_go(self.log)
 
-    def give_back(self, place: PolicyPlace, ids: List[int], failed: bool) -> None:
-        """Return messages back that are held."""
+    def give_back(self, place: PolicyPlace, ids: List[int], failure: str, delay_us: Optional[int] = None) -> None:
+        """Give messages back that are held.
+
+        :param failure: the name of the exception; empty if the delivery does not count
+        :param delay_us: before the next delivery; None for that of the subscriber
+        """
         self.write()
         for message_id in ids:
-            entry = place.entries[message_id]
+            entry = place.entries.get(message_id)
+            if entry is None:
+                continue  # requeued; the same message of the log became a dead letter
             entry.claim = 0
-            if not failed:
+            if not failure:
                 entry.deliveries, entry.due_us = entry.deliveries - 1, self.now_us()
                 continue
-            entry.failed = True
-            delay_us = min(place.retry_delay_us * 2**(entry.deliveries - 1), place.retry_delay_max_us)
-            entry.due_us = self.now_us() + delay_us
-            if entry.deliveries >= place.max_deliveries:
-                self.add_dead_letter(place, message_id, "raised")
+            entry.failure = failure
+            delays_us = min(place.retry_delay_us * 2**(entry.deliveries - 1), place.retry_delay_max_us)
+            entry.due_us = self.now_us() + (delays_us if delay_us is None else delay_us)
+            if entry.deliveries >= place.max_deliveries or failure == REJECT:
+                self.add_dead_letter(place, message_id, "rejected" if failure == REJECT else "raised")
         self.let_go(self.log)
 
     # Dead letters
@@ -233,7 +255,9 @@ class SharedModel(LastingModel):
         place.outside.pop(message_id, None)
         if message is not None:
             letter_id = message_id % OUTSIDE
-            place.dead[letter_id] = Dead(message._replace(id=letter_id), entry.deliveries, self.now_us(), entry.failed,
+            place.entries.pop(letter_id + OUTSIDE, None)
+            place.outside.pop(letter_id + OUTSIDE, None)
+            place.dead[letter_id] = Dead(message._replace(id=letter_id), entry.deliveries, self.now_us(), entry.failure,
                                          reason)
         self.trim(place)
 

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 import persipubsub
 from persipubsub import Durability, HighWaterMark, Strategy, clock, errors
 from persipubsub.lmdb_engine.rules import message_log
+from persipubsub.queue import UNCHANGED
 from tests.model import history
 from tests.model.history import EMPTY, UNKNOWN, Done, Operation, Step, Subscription, is_linearizable, told
 from tests.model.model import Model
@@ -33,12 +34,15 @@ WAIT_S = 60
 
 NAMES = st.sampled_from(["a", "b"])
 COUNTS = st.integers(1, 4)
-STRATEGIES = st.sampled_from(Strategy)
+STRATEGIES = st.sampled_from([*Strategy, Strategy.refuse])
 HIGH_WATERMARKS = st.builds(HighWaterMark,
-                            message_timeout=st.sampled_from([2.5, 2.5, 1, 10]),
-                            max_messages=st.sampled_from([1, 2, 3, 5, 8, 1000, 1000]))
+                            message_timeout=st.sampled_from([2.5, 2.5, 1, 10, None, UNCHANGED]),
+                            max_messages=st.sampled_from([2, 5, 8, 8, 12, 12, None, UNCHANGED]))
 #: What a thread does: the name of a method of Worker, and its arguments.
-SENDS = [st.tuples(st.just("send")), st.tuples(st.just("send_many"), COUNTS)]
+SENDS = [
+    st.tuples(st.just("send"), st.sampled_from([0, 0, 0.002])),
+    st.tuples(st.just("send_many"), COUNTS, st.sampled_from([0, 0, 0.002]))
+]
 RECEIVES = [
     st.tuples(st.just("receive"), NAMES, COUNTS, st.sampled_from([True] * 3 + [False])),
     st.tuples(st.just("receive_one"), NAMES, st.sampled_from([0, 0, 0.002])),
@@ -89,24 +93,27 @@ class Worker:
             outcome = UNKNOWN
         except errors.EmptyError:
             outcome = EMPTY
+        except (errors.QueueFullError, errors.BatchTooLargeError) as error:
+            outcome = type(error).__name__
         ended_ns = time.monotonic_ns()
         self.operations.append(Operation(self._thread, begun_ns, ended_ns, name, step, outcome))
         return outcome
 
-    def _payloads(self, count: int) -> List[bytes]:
+    def _payloads(self, count: int) -> Tuple[bytes, ...]:
         self._sent += count
-        return [b"%d.%d" % (self._thread, number) for number in range(self._sent - count, self._sent)]
+        return tuple(b"%d.%d" % (self._thread, number) for number in range(self._sent - count, self._sent))
 
-    def send(self) -> None:
-        """Send one message."""
+    def send(self, timeout: float) -> None:
+        """Send one message, and perhaps wait for room."""
         payloads = self._payloads(1)
-        self._record(f"send {payloads}", (history.once, "put", payloads), lambda: (self._publisher.send(payloads[0]), ))
+        self._record(f"send {payloads}, waiting {timeout} s", (put_with(timeout), payloads), lambda:
+                     (self._publisher.send(payloads[0], timeout=timeout), ))
 
-    def send_many(self, count: int) -> None:
-        """Send messages in one commit."""
+    def send_many(self, count: int, timeout: float = 0) -> None:
+        """Send messages in one commit, and perhaps wait for room."""
         payloads = self._payloads(count)
-        self._record(f"send_many {payloads}", (history.once, "put", payloads),
-                     lambda: tuple(self._publisher.send_many(payloads)))
+        self._record(f"send_many {payloads}, waiting {timeout} s", (put_with(timeout), payloads),
+                     lambda: tuple(self._publisher.send_many(payloads, timeout)))
 
     # Receiving. A block is two operations: what comes before its beginning, and what comes before its end.
 
@@ -200,12 +207,11 @@ class Worker:
 
     def set_hwm(self, mark: HighWaterMark) -> None:
         """Set another mark."""
-        self._record(f"set_hwm {mark}", (history.set_field, "high_watermark", mark),
-                     lambda: self._control.set_hwm(mark))
+        self._record(f"set_hwm {mark}", (history.set_limits, mark), lambda: self._control.set_hwm(mark))
 
     def set_strategy(self, strategy: Strategy) -> None:
         """Set another strategy."""
-        self._record(f"set_strategy {strategy}", (history.set_field, "strategy", strategy),
+        self._record(f"set_strategy {strategy}", (history.set_strategy, strategy),
                      lambda: self._control.set_strategy(strategy))
 
     def prune_all_for(self, name: str) -> None:
@@ -245,6 +251,11 @@ class Worker:
         self._record(f"{step_us} us pass", (history.forward, step_us), step)
 
 
+def put_with(timeout: float) -> Callable[[Model, Sequence[bytes]], history.Next]:
+    """Return the step of a send."""
+    return history.put_or_wait if timeout else history.put
+
+
 def _listed(received: object) -> Tuple[bytes, ...]:
     """Return what a block received as a tuple."""
     if isinstance(received, bytes):
@@ -261,8 +272,8 @@ def with_ids(operations: Sequence[Operation]) -> List[Operation]:
     """Say by their ids which messages were acknowledged."""
     ids: Dict[bytes, int] = {}
     for one in operations:
-        if one.step[:2] == (history.once, "put") and isinstance(one.outcome, tuple):
-            ids.update(zip(one.step[2], one.outcome))
+        if one.step[0] in (history.put, history.put_or_wait) and isinstance(one.outcome, tuple):
+            ids.update(zip(one.step[1], one.outcome))
     return [
         one._replace(step=(history.take, one.step[1], ids[one.step[2]],
                            Done(None))) if one.step[0] is taken_up_to and one.step[2] in ids else one
@@ -305,7 +316,8 @@ class Runner:
             shared: bool) -> List[Operation]:
         """Run all rounds, and look at what is there in the end."""
         model = Model()
-        model.high_watermark, model.strategy, model.durability = mark, strategy, Durability.PROCESS_CRASH
+        model.high_watermark = model.with_limits(mark)
+        model.strategy, model.durability = strategy, Durability.PROCESS_CRASH
         self._boottime_us.value = model.boottime_us
         with contextlib.ExitStack() as stack:
             path = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="persipubsub-"))) / "queue"
@@ -426,8 +438,15 @@ POP: Step = (history.look, A1, False, 1, (history.pop, A1))
 
 def sent(payload: bytes) -> Step:
     """Return the step of a send."""
-    return history.once, "put", [payload]
+    return history.put, (payload, )
 
+
+#: What fills a queue that refuses messages.
+FULL_QUEUE: List[Tuple[int, int, int, Step,
+                       Hashable]] = [(1, 0, 1, (history.set_limits, HighWaterMark(max_messages=1)), None),
+                                     (1, 2, 3, (history.set_strategy, Strategy.refuse), None),
+                                     (1, 4, 5, sent(b"x"), (1, ))]
+LATE: Step = (history.put_or_wait, (b"late", ))
 
 #: Histories of a queue with the subscriber "a": thread, begin, end, step, outcome; and whether they are possible.
 HISTORIES: Dict[str, Tuple[bool, List[Tuple[int, int, int, Step, Hashable]]]] = {
@@ -444,6 +463,13 @@ HISTORIES: Dict[str, Tuple[bool, List[Tuple[int, int, int, Step, Hashable]]]] = 
                                                      (2, 3, 5, POP, None)]),
     "a message is lost": (False, [(1, 0, 1, sent(b"x"), (1, )), (1, 2, 3, sent(b"y"), (2, )),
                                   (2, 4, 5, FRONT, (b"y", ))]),
+    "a queue without limits refuses": (False, [(1, 0, 1, sent(b"x"), (1, )), (1, 2, 3, sent(b"y"), history.FULL)]),
+    "a full queue refuses": (True, [*FULL_QUEUE, (1, 6, 7, sent(b"y"), history.FULL), (2, 8, 9, FRONT, (b"x", ))]),
+    "a full queue accepts": (False, [*FULL_QUEUE, (1, 6, 7, sent(b"y"), (2, ))]),
+    "a queue with room refuses": (False, [*FULL_QUEUE, (2, 6, 7, POP, None), (1, 8, 9, sent(b"y"), history.FULL)]),
+    "a send waits for room": (True, [*FULL_QUEUE, (1, 6, 9, LATE, (2, )), (2, 7, 8, POP, None)]),
+    "a send does not wait for room": (False, [*FULL_QUEUE, (1, 6, 7, LATE, (2, )), (2, 8, 9, POP, None)]),
+    "a send waits in vain": (True, [*FULL_QUEUE, (1, 6, 7, LATE, history.FULL), (2, 8, 9, POP, None)]),
     "a message was cleared": (True, [(1, 0, 1, sent(b"x"), (1, )), (1, 2, 3, (history.clear, False), 1),
                                      (2, 4, 5, FRONT, ())]),
 }

@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 import lmdb
 import pytest
 
-from persipubsub import Durability, Environment, Publisher, Subscriber, clock
+from persipubsub import Durability, Envelope, Environment, Publisher, Subscriber, clock
 from persipubsub.lmdb_engine import open_queues
 from tests.children import unmeasured
 
@@ -120,17 +120,20 @@ class Calls(NamedTuple):
 
 #: The calls of each operation, as :func:`calls` counts them.
 CALLS = {
-    "send": Calls(24.5, 4.1),
-    "send, durable": Calls(24.5, 4.1),
-    "send_many of 1,000": Calls(30, 5),
-    "receive": Calls(59, 11.5),
-    "receive_many of 1,000": Calls(83, 2032),
-    "front": Calls(18, 3),
-    "one iteration of messages": Calls(55, 11.5),
-    "receive, shared": Calls(114.2, 26.2),
-    "send one, receive one": Calls(89.2, 17),
-    "send, asyncio": Calls(45.5, 4.1),
-    "receive, asyncio": Calls(79, 11.5),
+    "send": Calls(23.2, 4),
+    "send, durable": Calls(23.2, 4),
+    "send with headers": Calls(38.2, 6),
+    "send_many of 1,000": Calls(36, 5),
+    "receive": Calls(55.6, 11.4),
+    "receive_delivery": Calls(71.6, 13.4),
+    "receive_delivery with headers": Calls(77.6, 15.5),
+    "receive_many of 1,000": Calls(81, 2032),
+    "front": Calls(17, 3),
+    "one iteration of messages": Calls(54.6, 11.4),
+    "receive, shared": Calls(114.4, 26.1),
+    "send one, receive one": Calls(84.4, 16.6),
+    "send, asyncio": Calls(48.2, 4),
+    "receive, asyncio": Calls(81.8, 11.5),
 }
 #: A count may differ by this factor from the recorded one: small changes, and versions of Python, stay within it.
 ROOM = 1.2
@@ -139,6 +142,7 @@ ROOM = 1.2
 ROUND = 64
 ROUNDS = {"send_many of 1,000": 1, "receive_many of 1,000": 1}
 BACKLOG = 5000
+HEADERS = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
 #: How often functions of these modules run depends on the version of Python and on the timing of threads.
 UNCOUNTED = {"asyncio", "selectors", "threading", "_weakrefset"}
@@ -148,6 +152,19 @@ def send_durably(opened: Opened) -> Callable[[], object]:
     """Prepare to send with the durability that waits for the disk."""
     opened.environment.new_control(durability=Durability.POWER_LOSS)
     return functools.partial(opened.publisher.send, bytes(100))
+
+
+def receive_delivery(opened: Opened) -> None:
+    """Receive and acknowledge a message with what is known of it."""
+    with opened.subscriber.receive_delivery(timeout=0):
+        pass
+
+
+def receive_delivery_with_headers(opened: Opened) -> Callable[[], object]:
+    """Prepare to receive messages that all have headers."""
+    opened.environment.new_control().clear_messages()
+    opened.publisher.send_many([Envelope(bytes(100), HEADERS)] * BACKLOG)
+    return functools.partial(receive_delivery, opened)
 
 
 def receive_shared(opened: Opened) -> Callable[[], object]:
@@ -188,8 +205,11 @@ def receive_in_a_task(opened: Opened) -> Callable[[], object]:
 PREPARE: Dict[str, Callable[[Opened], Callable[[], object]]] = {
     "send": lambda opened: functools.partial(opened.publisher.send, bytes(100)),
     "send, durable": send_durably,
+    "send with headers": lambda opened: functools.partial(opened.publisher.send, bytes(100), headers=HEADERS),
     "send_many of 1,000": lambda opened: functools.partial(opened.publisher.send_many, [bytes(100)] * 1000),
     "receive": lambda opened: opened.receive,
+    "receive_delivery": lambda opened: functools.partial(receive_delivery, opened),
+    "receive_delivery with headers": receive_delivery_with_headers,
     "receive_many of 1,000": lambda opened: opened.receive_many,
     "front": lambda opened: opened.subscriber.front,
     "one iteration of messages": lambda opened: functools.partial(next, opened.subscriber.messages(timeout=0)),

@@ -45,6 +45,7 @@ def open_with(spare: int, path: pathlib.Path) -> int:
         assert messages[-1] == b"later"
     held = open_queues.acquire(path)
     assert isinstance(held.watch(1), wakeup.FutexWatch)
+    assert isinstance(held.watch_room(1), wakeup.RoomWatch)
     open_queues.release(held)
     environment.close()
     return 10 + status

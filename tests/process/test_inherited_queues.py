@@ -108,7 +108,7 @@ from persipubsub import errors
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of CPython 3.12 and later: it forks on purpose while threads run
 environment = persipubsub.new_environment(sys.argv[1])
-publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
+publisher, subscriber = environment.new_publisher(), environment.new_subscriber("b")  # "a" is open elsewhere
 inside, go = threading.Event(), threading.Event()
 operation = {"write": open_queues.acquire(environment.path).change, "read": open_queues.acquire(environment.path).read}
 if sys.argv[2] in operation:

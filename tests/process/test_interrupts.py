@@ -21,6 +21,9 @@ from tests.concurrency import (HELD_UP_S_MAX, LOOK_S, STORMS_FORKS, STORMS_S, WA
                                numbered, process, send_from_a_process, wait_until)
 from tests.process.forking import FORK_ERROR, Busy, fork, use
 
+# An interrupt may come before the block that the receipt is for.
+pytestmark = pytest.mark.filterwarnings("ignore:.* was never entered:ResourceWarning")
+
 
 def test_interrupt_anywhere_in_a_send(opened: Opened) -> None:
     """Wherever KeyboardInterrupt ends a send, no transaction stays open, and what was sent is there once."""

@@ -13,7 +13,7 @@ from typing import Callable, Dict, Iterator, List, Set, Tuple
 import pytest
 
 import persipubsub
-from persipubsub import Durability, compaction, errors, migration, os_errors, recovery
+from persipubsub import Durability, HighWaterMark, Strategy, compaction, errors, migration, os_errors, recovery
 from persipubsub.lmdb_engine.process import files, session
 from persipubsub.lmdb_engine.records import database
 from tests.children import unmeasured
@@ -235,6 +235,33 @@ def test_what_is_left_of_a_compact_is_removed(tmp_path: pathlib.Path) -> None:
     with persipubsub.new_environment(tmp_path) as environment:
         environment.new_publisher()
         assert not (tmp_path / files.NEW_DATA_FILE).exists()
+
+
+WAIT_FOR_ROOM = """
+import logging, sys, threading, time, persipubsub
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+with persipubsub.new_environment(sys.argv[1]) as environment:
+    publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
+    publisher.send(b"1")
+    threading.Timer(0.3, subscriber.pop).start()
+    print(publisher.send(b"2", timeout=60), subscriber.front())
+"""
+
+
+@needs_root
+def test_a_wakeup_file_that_is_read_only(place: pathlib.Path) -> None:
+    """A user who may not write the wake-up file waits for room by polling, and the log says why."""
+    path = place / "queue"
+    owned_queue(path)
+    with persipubsub.new_environment(path) as environment:
+        environment.new_control(["a"], HighWaterMark(max_messages=1), Strategy.refuse)
+        environment.new_publisher()
+    os.chown(path / files.WAKEUP_FILE, 0, 0)
+    os.chmod(path / files.WAKEUP_FILE, 0o444)
+    found = as_user(OWNER, GROUP, WAIT_FOR_ROOM, path)
+    assert found.returncode == 0, found.stderr
+    warning, received = found.stdout.splitlines()
+    assert "There is no wake-up" in warning and "Permission denied" in warning and received == "2 b'2'"
 
 
 @needs_root

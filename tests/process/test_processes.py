@@ -497,7 +497,7 @@ def test_marks_and_strategy_hold_in_other_processes(environment: Environment, ot
         other("control", what, value)
 
     for send_one, set_one in ((send_there, set_here), (send_here, set_there), (send_there, set_there)):
-        set_one("set_hwm", HighWaterMark())
+        set_one("set_hwm", HighWaterMark(None, None, None))
         set_one("set_strategy", Strategy.prune_first)
         for message in (b"1", b"2", b"3", b"4"):
             send_one(message)

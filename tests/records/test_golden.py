@@ -8,10 +8,12 @@ from typing import Any, Dict
 import pytest
 
 import persipubsub
+from persipubsub import Strategy
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.records import delivery_layouts, layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import SubDatabases
+from persipubsub.lmdb_engine.rules import dead_letters
 from tests.golden import make
 
 
@@ -91,13 +93,20 @@ def test_golden_queues_have_records_of_every_kind() -> None:
     assert lasting.retention_us and lasting.delayed == 3 and layouts.MESSAGE_TYPE_KEY in found["lasting"]["queue_db"]
     assert len(found["log"]["meta_db"]) > 1
     assert any(layouts.DELAYED_KEY.unpack(key)[2] for key in found["lasting"]["delayed_db"])
+    without_limits = layouts.decode_header(found["headers"]["queue_db"][layouts.HEADER_KEY])
+    assert without_limits[:4] == (*[layouts.NO_LIMIT] * 3, Strategy.refuse.value)
+    for name in ("chunk_db", "delayed_db", "letter_db"):
+        keys = found["headers"][name]
+        assert any(map(layouts.is_headers, keys)) and not all(map(layouts.is_headers, keys))
+    assert any(layouts.decode_deduplicated(value).due_us for value in found["headers"]["once_db"].values())
     deliveries = found["deliveries"]
     assert any(delivery_layouts.DEAD_LETTER_KEY.unpack(key)[2] for key in deliveries["letter_db"])
     ids = [delivery_layouts.ENTRY_KEY.unpack(key)[1] for key in deliveries["index_db"]]
     assert any(one >= REQUEUED for one in ids) and any(one < REQUEUED for one in ids)
     entries = list(map(delivery_layouts.decode_delivery, deliveries["index_db"].values()))
     assert any(one.token != delivery_layouts.NO_TOKEN for one in entries) and any(one.failure.type for one in entries)
-    deaths = list(map(delivery_layouts.decode_death, deliveries["dead_letter_db"].values()))
-    assert {death.reason for death in deaths} == {delivery_layouts.RAISED, delivery_layouts.LEASE_RAN_OUT}
+    values = [*deliveries["dead_letter_db"].values(), *found["headers"]["dead_letter_db"].values()]
+    deaths = list(map(delivery_layouts.decode_death, values))
+    assert {death.reason for death in deaths} == set(dead_letters.REASONS)
     policies = [layouts.decode_subscriber(value).policy for value in deliveries["subscriber_db"].values()]
     assert {policy and policy.shared for policy in policies} == {None, False, True}

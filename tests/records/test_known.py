@@ -84,5 +84,5 @@ def test_a_transaction_that_failed_teaches_nothing(environment: Environment) -> 
         held.change(fail)
     open_queues.release(held)
     assert environment.new_publisher().send(b"mine") == 10
-    assert environment.new_control(create=False).status().high_watermark == HighWaterMark()
+    assert environment.new_control(create=False).status().high_watermark == HighWaterMark(None, None, None)
     assert environment.new_subscriber("a").front() == b"4"

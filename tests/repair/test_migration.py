@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import types
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Tuple, Type
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type
 
 import hypothesis
 import lmdb
@@ -380,10 +380,40 @@ def test_what_no_queue_can_have_is_refused(tmp_path: pathlib.Path) -> None:
         migrate(linked, tmp_path / "new")
     with pytest.raises(errors.DamagedError, match="is not the key of a message"):
         migrate(make_old(tmp_path / "keyless", {b"key": b""}, {}), tmp_path / "new")
-    migrate(make_old(tmp_path / "limitless", {}, {}, dict.fromkeys(MARK, 2**64 - 1)), tmp_path / "new")
+
+
+@pytest.mark.damages_queues
+@pytest.mark.parametrize("limits, expected, expired", [
+    ((500, 65536, 30 * 1024**3), (500, 65536, 30 * 1024**3), 2),
+    ((1, 2**64 - 1, 1), (1, None, 1), 2),
+    ((10**11, 2**63 - 1, 2**46), (10**11, 2**63 - 1, 2**46), 0),
+    ((10**11 + 1, 2**63, 2**46 + 1), (None, None, None), 0),
+])
+def test_the_limits_are_kept(limits: Tuple[int, ...], expected: Tuple[Optional[int], ...], expired: int,
+                             tmp_path: pathlib.Path) -> None:
+    """A migrated queue has the limits of the old one, though new queues have none; larger ones than possible are none.
+    """
+    keys = [key("10"), key("11")]
+    old = make_old(tmp_path / "old", dict.fromkeys(keys, b""), {"a": keys}, dict(zip(MARK, limits)))
+    assert migrate(old, tmp_path / "new").expired == expired
     with persipubsub.new_environment(tmp_path / "new") as env:
         mark = env.new_control().status().high_watermark
-    assert (mark.message_timeout, mark.max_messages, mark.hwm_db_size) == (10**11, 2**63 - 1, 2**46)
+        assert (mark.message_timeout, mark.max_messages, mark.hwm_db_size) == expected
+
+
+@pytest.mark.damages_queues
+def test_a_limit_that_is_kept_holds(tmp_path: pathlib.Path) -> None:
+    """A migrated queue drops messages at the limit of the old one, until the limit is lifted."""
+    keys = [key("10"), key("11"), key("12")]
+    old = make_old(tmp_path / "old", {one: one[:2] for one in keys}, {"a": keys}, {**MARK, "max_messages": 3})
+    migrate(old, tmp_path / "new")
+    with persipubsub.new_environment(tmp_path / "new") as env:
+        control, publisher = env.new_control(), env.new_publisher()
+        publisher.send(b"13")
+        assert control.status().pruned.overflow == 2
+        control.set_hwm(max_messages=None)
+        publisher.send_many([b"14"] * 3)
+        assert drained(env, "a") == [b"10", b"13", b"14", b"14", b"14"]
 
 
 @pytest.mark.damages_queues

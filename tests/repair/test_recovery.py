@@ -19,6 +19,7 @@ from persipubsub.lmdb_engine.process import files, opening_check
 from persipubsub.lmdb_engine.records import page_file
 from persipubsub.lmdb_engine.records.page_file import PageFile
 from tests.damages import end_readers
+from tests.repair.pages import destroy, destroy_trees
 
 MakeEnvironment = Callable[..., persipubsub.Environment]
 MESSAGES = [b"%d" % number * 50 for number in range(2000)]
@@ -56,14 +57,6 @@ def pending(path: pathlib.Path) -> Dict[str, List[bytes]]:
 ALL = {"a": [*MESSAGES[1000:], LONG], "b": [*MESSAGES[500:], LONG]}
 
 
-def overwrite(path: pathlib.Path, pages: List[int]) -> None:
-    """Zero some pages."""
-    with open(path / files.DATA_FILE, "r+b") as file:
-        for page in pages:
-            file.seek(page * 4096)
-            file.write(bytes(4096))
-
-
 def test_recover_saves_all_of_a_sound_queue(path: pathlib.Path) -> None:
     """Nothing that can be read is lost: messages, cursors, configuration, ids."""
     with persipubsub.new_environment(path) as environment:
@@ -96,9 +89,7 @@ def test_recover_keeps_gaps_of_ids(new_environment: MakeEnvironment) -> None:
 
 def test_recover_without_trees(path: pathlib.Path) -> None:
     """Messages and subscribers are found where both meta pages and the root of all trees are lost."""
-    with PageFile(path / files.DATA_FILE) as opened:
-        root = opened.newest_meta().main_root
-    overwrite(path, [0, 1, root])
+    destroy_trees(path)
     report = recovery.recover(path)
     assert (report.messages, report.subscribers, report.configuration) == (1501, ("a", "b"), True)
     assert report.problems
@@ -111,7 +102,7 @@ def test_recover_saves_what_is_on_good_pages(path: pathlib.Path) -> None:
     content = (path / files.DATA_FILE).read_bytes()
     for seed in range(20):
         (path / files.DATA_FILE).write_bytes(content)
-        overwrite(path, random.Random(seed).sample(range(len(content) // 4096), 8))
+        destroy(path, random.Random(seed).sample(range(len(content) // 4096), 8))
         report = recovery.recover(path)
         for identifier, messages in pending(path).items():
             # An older cursor may be all that is left of a subscriber: then messages come again.
@@ -130,7 +121,7 @@ def test_recover_makes_a_stand_in_for_lost_subscribers(path: pathlib.Path) -> No
             number for number in range(2, opened.pages())
             if b"a" + bytes(3) + b"\1" in content[number * 4096:(number + 1) * 4096]
         ]
-    overwrite(path, pages)
+    destroy(path, pages)
     report = recovery.recover(path)
     assert not report.subscribers
     assert set(pending(path)) == {"recovered"}
@@ -306,7 +297,7 @@ def test_check_cannot_verify_bytes_of_messages(path: pathlib.Path) -> None:
 def test_commands_on_a_damaged_queue(path: pathlib.Path) -> None:
     """``check`` prints the broken invariants and exits 1; after ``recover`` it exits 0."""
     with PageFile(path / files.DATA_FILE) as opened:
-        overwrite(path, [opened.newest_meta().main_root])
+        destroy(path, [opened.newest_meta().main_root])
     result = run("check", path)
     assert result.returncode == 1
     assert result.stdout.startswith("I0 (")

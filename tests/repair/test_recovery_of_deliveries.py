@@ -3,10 +3,8 @@
 import collections
 import pathlib
 import random
-import struct
-from typing import Callable, Dict, NamedTuple, Set, Tuple
+from typing import Callable, Dict, NamedTuple, Tuple
 
-import lmdb
 import pytest
 
 import persipubsub
@@ -18,11 +16,11 @@ from persipubsub.lmdb_engine.records.layouts import SubDatabases
 from persipubsub.lmdb_engine.records.page_file import PageFile
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.repair import orphan_pages
+from tests.repair.pages import compacted, destroy, destroy_trees, sub_databases
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 
 MakeEnvironment = Callable[..., Environment]
-PAGE_BYTES = 4096
 #: Some have several parts, and pages of their own.
 MESSAGES = [bytes([number]) * (150_000 if number % 20 == 7 else 900 + number) for number in range(120)]
 LETTERS_FROM = 40
@@ -103,32 +101,6 @@ def test_recover_a_sound_queue(path: pathlib.Path) -> None:
         assert {name: one.pending for name, one in after.items()} == {name: one.pending for name, one in status.items()}
 
 
-def sub_databases(path: pathlib.Path) -> Dict[str, Set[int]]:
-    """Return the leaf pages of each sub-database."""
-    with PageFile(path / files.DATA_FILE) as opened:
-        found: Dict[str, Set[int]] = {}
-        for _, main in opened.leaves(opened.newest_meta().main_root, set(), []):
-            for node in opened.nodes(main):
-                root = struct.unpack_from("=Q", opened.value(main, node), 40)[0]
-                found[node.key.decode()] = {number for number, _ in opened.leaves(root, set(), [])}
-        return found
-
-
-def destroy(path: pathlib.Path, pages: Set[int]) -> None:
-    """Zero pages."""
-    with open(path / files.DATA_FILE, "r+b") as file:
-        for page in pages:
-            file.seek(page * PAGE_BYTES)
-            file.write(bytes(PAGE_BYTES))
-
-
-def compacted(path: pathlib.Path) -> None:
-    """Remove pages of older commits from the file, so that only the destroyed ones matter."""
-    with lmdb.Environment(str(path), max_dbs=32) as raw:
-        raw.copy(str(path.parent), compact=True)
-    (path.parent / files.DATA_FILE).replace(path / files.DATA_FILE)
-
-
 def assert_report_is_true(path: pathlib.Path, report: recovery.Report, sent: DeadLetters) -> None:
     """What a report says was saved is there, byte for byte, and the queue is sound."""
     use_lock = opening_check.try_exclusive(path)
@@ -157,9 +129,7 @@ def test_dead_letters_are_found_without_trees(path: pathlib.Path) -> None:
     """Without trees, dead letters and counts are found by the shape of their keys."""
     before = letters(path)
     compacted(path)
-    with PageFile(path / files.DATA_FILE) as opened:
-        root = opened.newest_meta().main_root
-    destroy(path, {0, 1, root})
+    destroy_trees(path)
     report = recovery.recover(path)
     assert (report.dead_letters, report.requeued, report.in_flight) == sizes(before)
     assert report.letters_lost == 0

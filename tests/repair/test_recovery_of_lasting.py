@@ -10,8 +10,8 @@ import persipubsub
 from persipubsub import Durability, Environment, clock, compaction, recovery
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.records import layouts
-from persipubsub.lmdb_engine.records.page_file import PageFile
 from tests.damages import Raw
+from tests.repair.pages import destroy_trees
 
 MakeEnvironment = Callable[..., Environment]
 
@@ -35,16 +35,6 @@ def path_fixture(new_environment: MakeEnvironment) -> pathlib.Path:
         environment.new_control().prune_all_messages_for("a")
         publisher.send(b"awaited")
     return environment.path
-
-
-def break_trees(path: pathlib.Path) -> None:
-    """Zero both meta pages and the root of all trees."""
-    with PageFile(path / files.DATA_FILE) as opened:
-        root = opened.newest_meta().main_root
-    with open(path / files.DATA_FILE, "r+b") as file:
-        for page in (0, 1, root):
-            file.seek(page * 4096)
-            file.write(bytes(4096))
 
 
 def assert_all_is_there(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +63,7 @@ def test_recover_a_sound_queue(path: pathlib.Path, monkeypatch: pytest.MonkeyPat
 
 def test_recover_without_trees(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is found without trees, and no record is mistaken for one of another kind."""
-    break_trees(path)
+    destroy_trees(path)
     report = recovery.recover(path)
     assert (report.messages, report.delayed, report.messages_lost) == (len(IDS) + 1, 30, 0)
     assert_all_is_there(path, monkeypatch)
@@ -96,7 +86,7 @@ def test_two_ids_of_one_message(path: pathlib.Path) -> None:
     raw = Raw(path)
     with contextlib.closing(raw.environment):
         raw.put("once_order_db", raw.all("once_order_db")[0][0], b"another")
-    break_trees(path)
+    destroy_trees(path)
     recovery.recover(path)
     with persipubsub.new_environment(path) as environment:
         assert environment.new_control().check() == ()

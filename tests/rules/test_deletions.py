@@ -10,7 +10,7 @@ import persipubsub
 from persipubsub import Environment
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.layouts import pack_id, unpack_id
-from persipubsub.lmdb_engine.rules import cursors, invariants
+from persipubsub.lmdb_engine.rules import cursors, invariants, message_log
 from tests.damages import Raw
 
 MakeEnvironment = Callable[..., Environment]
@@ -100,3 +100,17 @@ def test_check_finds_messages_that_should_be_deleted(new_environment: MakeEnviro
             raw.put("data_db", pack_id(message_id), b"x")
         violations = database.inspect(environment.path, invariants.check)
         assert {violation.invariant for violation in violations} - {"I3"} == found
+
+
+def test_the_size_is_zero_only_without_messages(new_environment: MakeEnvironment,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small message has a size though it shares its page with many that wait to be deleted, and count as large."""
+    monkeypatch.setattr(message_log, "DELETIONS_MAX", 1)
+    environment = new_environment("a", "b")
+    environment.new_publisher().send_many([bytes(60_000), *[b""] * 40])
+    control = environment.new_control()
+    control.clear_messages()
+    assert control.status().size_bytes == 0
+    environment.new_publisher().send(b"x")
+    status = control.status()
+    assert status.messages == 1 and 0 < status.size_bytes <= 4096

@@ -41,6 +41,21 @@ def _receive() -> click.Command:
     return receive
 
 
+def _work() -> click.Command:
+    from persipubsub.cli.verbs.work import work
+    return work
+
+
+def _history() -> click.Command:
+    from persipubsub.cli.verbs.history import history
+    return history
+
+
+def _rewind() -> click.Command:
+    from persipubsub.cli.verbs.rewind import rewind
+    return rewind
+
+
 def _status() -> click.Command:
     from persipubsub.cli.verbs.status import status
     return status
@@ -119,6 +134,9 @@ VERBS: Dict[str, Callable[[], click.Command]] = {
     "schema": _schema,
     "send": _send,
     "receive": _receive,
+    "work": _work,
+    "history": _history,
+    "rewind": _rewind,
     "status": _status,
     "top": _top,
     "metrics": _metrics,

@@ -11,7 +11,7 @@ from persipubsub.cli.opening import opened_control
 from persipubsub.cli.progress import progress_bar
 
 
-@click.command(cls=Command, example="persipubsub backup ./queue ./copy")
+@click.command(cls=Command, example="persipubsub backup ./queue ./copy", short_help="Copy a queue while it is in use.")
 @click.argument("path", type=click.Path())
 @click.argument("target", type=click.Path())
 def backup(path: str, target: str) -> None:

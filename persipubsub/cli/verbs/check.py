@@ -12,7 +12,7 @@ from persipubsub.cli.opening import opened_control
 from persipubsub.cli.progress import progress_bar
 
 
-@click.command(cls=Command, example="persipubsub check ./queue")
+@click.command(cls=Command, example="persipubsub check ./queue", short_help="Verify a queue.")
 @click.argument("path", type=click.Path())
 @click.pass_context
 def check(ctx: click.Context, path: str) -> None:

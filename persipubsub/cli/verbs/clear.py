@@ -7,7 +7,7 @@ from persipubsub.cli.command import Command
 from persipubsub.cli.opening import opened_control
 
 
-@click.command(cls=Command, example="persipubsub clear ./queue --yes")
+@click.command(cls=Command, example="persipubsub clear ./queue --yes", short_help="Delete all messages of a queue.")
 @click.argument("path", type=click.Path())
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(path: str, yes: bool) -> None:

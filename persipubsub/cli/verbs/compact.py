@@ -8,7 +8,7 @@ from persipubsub.cli.command import Command
 from persipubsub.cli.progress import progress_bar
 
 
-@click.command(cls=Command, example="persipubsub compact ./queue")
+@click.command(cls=Command, example="persipubsub compact ./queue", short_help="Shrink the file of a queue.")
 @click.argument("path", type=click.Path())
 def compact(path: str) -> None:
     """Shrink the file of the queue in the directory PATH to its contents.

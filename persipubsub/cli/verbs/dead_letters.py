@@ -1,6 +1,7 @@
 """The verb ``dead-letters``: show, requeue or delete the dead letters of a subscriber."""
 
 import datetime
+import json
 from typing import Any, Callable, Dict, Iterable, Optional, Tuple
 
 import click
@@ -15,7 +16,10 @@ from persipubsub.dead_letters import DeadLetter
 SHOWN_CHARACTERS_MAX = 60
 
 
-@click.group("dead-letters", cls=Group, example="persipubsub dead-letters list ./queue workers")
+@click.group("dead-letters",
+             cls=Group,
+             example="persipubsub dead-letters list ./queue workers",
+             short_help="Show, requeue or delete dead letters.")
 def dead_letters() -> None:
     """Show, requeue or delete the messages that a subscriber failed to acknowledge."""
 
@@ -25,7 +29,10 @@ _name = click.argument("name", shell_complete=complete_subscriber)
 _ids = click.argument("ids", metavar="[ID]...", nargs=-1, type=click.IntRange(min=1))
 
 
-@dead_letters.command("list", cls=Command, example="persipubsub dead-letters list ./queue workers")
+@dead_letters.command("list",
+                      cls=Command,
+                      example="persipubsub dead-letters list ./queue workers",
+                      short_help="Write the dead letters.")
 @_path
 @_name
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object per line; the payload is in hexadecimal.")
@@ -39,7 +46,9 @@ def list_(path: str, name: str, as_json: bool) -> None:
                 output.line(_as_line(dead_letter))
 
 
-@dead_letters.command(cls=Command, example="persipubsub dead-letters show ./queue workers 17")
+@dead_letters.command(cls=Command,
+                      example="persipubsub dead-letters show ./queue workers 17",
+                      short_help="Write all that is known of one.")
 @_path
 @_name
 @click.argument("message_id", metavar="ID", type=click.IntRange(min=1))
@@ -66,6 +75,8 @@ def show(path: str, name: str, message_id: int, payload: bool, format_name: Opti
         "error": _error(dead_letter) or "-",
         "bytes": f"{len(dead_letter.payload):,}",
     }
+    if dead_letter.headers:
+        facts["headers"] = json.dumps(dict(dead_letter.headers))
     if format_name is None:
         facts["payload"] = repr(dead_letter.payload)
     output.lines(f"{what:<10}  {value}" for what, value in facts.items())
@@ -74,7 +85,9 @@ def show(path: str, name: str, message_id: int, payload: bool, format_name: Opti
         output.payload(b"payload     " + (written + b"\n" if format_name == "raw" else written))
 
 
-@dead_letters.command(cls=Command, example="persipubsub dead-letters requeue ./queue workers 17 18")
+@dead_letters.command(cls=Command,
+                      example="persipubsub dead-letters requeue ./queue workers 17 18",
+                      short_help="Deliver them again.")
 @_path
 @_name
 @_ids
@@ -86,7 +99,9 @@ def requeue(path: str, name: str, ids: Tuple[int, ...], all_: bool) -> None:
         _settle(name, ids, all_, control.requeue_dead_letters, "requeued")
 
 
-@dead_letters.command(cls=Command, example="persipubsub dead-letters discard ./queue workers --all")
+@dead_letters.command(cls=Command,
+                      example="persipubsub dead-letters discard ./queue workers --all",
+                      short_help="Delete them.")
 @_path
 @_name
 @_ids

@@ -15,14 +15,13 @@ from persipubsub.cli.demo import workers
 from persipubsub.cli.demo.crew import Crew, noted_signals, signal_name
 from persipubsub.cli.formats import counted
 from persipubsub.cli.progress import progress_bar
-from persipubsub.queue import HighWaterMark
 
 PROCESSES = click.IntRange(1, 100)
-#: A mark that the demo never reaches: no message is dropped, nor expires while a process is suspended.
-MARK = HighWaterMark(message_timeout=30 * 24 * 3600, max_messages=HighWaterMark.MAX_MESSAGES_MAX)
 
 
-@click.command(cls=Command, example="persipubsub demo access.log --publishers 4 --subscribers 2")
+@click.command(cls=Command,
+               example="persipubsub demo access.log --publishers 4 --subscribers 2",
+               short_help="Send lines through a queue, and count what arrives.")
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @click.option("--publishers", type=PROCESSES, default=2, show_default=True, help="Processes that share the sending.")
 @click.option("--subscribers", type=PROCESSES, default=3, show_default=True, help="Processes that receive everything.")
@@ -49,7 +48,7 @@ def demo(ctx: click.Context, file: Optional[pathlib.Path], publishers: int, subs
         if path is None:
             path = stack.enter_context(tempfile.TemporaryDirectory(prefix="persipubsub-demo-"))
         with environment.new_environment(path) as env:
-            env.new_control(names, MARK)
+            env.new_control(names)
         plan = workers.Plan(path, file, lines, publishers, names, ctx.find_root().params["debug"])
         crew.run(plan, noted, lambda: show(sum(one.report.messages for one in crew.subscribers), lines * subscribers))
     failure = f"stopped by {signal_name(noted[0])}" if noted else crew.failure

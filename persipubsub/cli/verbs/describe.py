@@ -7,13 +7,13 @@ from persipubsub.cli import output
 from persipubsub.cli.command import Command
 
 
-@click.command(cls=Command, example="persipubsub describe ./queue > queue.json")
+@click.command(cls=Command,
+               example="persipubsub describe ./queue > queue.json",
+               short_help="Print the config of a queue.")
 @click.argument("path", type=click.Path())
 def describe(path: str) -> None:
     """Print the config of the queue in the directory PATH.
 
     `persipubsub deploy` with this config changes nothing.
-
-    Exit status: 0; 1 if there is no queue or it cannot be used; 2 for a usage error.
     """
     output.lines(deployment.describe(path).splitlines())

@@ -1,77 +1,37 @@
-"""Recent samples of a queue, and the rates that follow from them."""
+"""The verb ``history``: write the stored messages of a queue to standard output."""
 
-import collections
-from typing import Callable, Deque, Dict, List, NamedTuple, Optional
+from typing import Any
 
-from persipubsub.status import QueueStatus
+import click
 
-#: Two minutes with one sample per second; older samples are dropped.
-SAMPLES_MAX = 121
+from persipubsub.cli.command import Command
+from persipubsub.cli.format_options import chosen_format, format_options
+from persipubsub.cli.message_output import Messages
+from persipubsub.cli.opening import opened_control
+from persipubsub.cli.positions import Position
 
-
-class Sample(NamedTuple):
-    """A queue at one moment."""
-
-    #: On a monotonic clock.
-    time_s: float
-    status: QueueStatus
+POSITION = Position(ids=True)
 
 
-class History:
-    """The samples of one queue in order of time. A rate is computed between two adjacent samples."""
+@click.command(cls=Command,
+               example="persipubsub history ./queue --from 2026-01-31T12:00:00Z --format json",
+               short_help="Write the stored messages of a queue.")
+@click.argument("path", type=click.Path())
+@click.option("--from", "start", metavar="ID|TIME", type=POSITION, help="Begin with this message, or at this time.")
+@click.option("--to", "end", metavar="ID|TIME", type=POSITION, help="End before this message, or before this time.")
+@format_options
+def history(path: str, start: Any, end: Any, **how: Any) -> None:
+    """Write the messages that the queue in the directory PATH stores to standard output; none is acknowledged.
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._samples: Deque[Sample] = collections.deque(maxlen=SAMPLES_MAX)
-        #: Why the queue could not be read the last time; None if it could.
-        self.error: Optional[str] = None
-
-    def add(self, time_s: float, status: QueueStatus) -> None:
-        """Add a sample. Samples of an earlier queue at the same path are dropped."""
-        if self._samples and status.sent < self._samples[-1].status.sent:
-            self._samples.clear()
-        self._samples.append(Sample(time_s, status))
-        self.error = None
-
-    def fail(self, error: str) -> None:
-        """Note that the queue could not be read."""
-        self.error = error
-
-    def latest(self) -> QueueStatus:
-        """Return the newest sample; there must be one."""
-        return self._samples[-1].status
-
-    def backlogs(self) -> List[float]:
-        """Return how many messages some subscriber has not acknowledged, for each sample."""
-        return [sample.status.messages - sample.status.retained for sample in self._samples]
-
-    def sent_per_s(self) -> List[float]:
-        """Return how many messages were sent per second between adjacent samples."""
-        return self._rates(lambda before, after: after.sent - before.sent)
-
-    def taken_per_s(self) -> List[float]:
-        """Return how many messages all subscribers acknowledged per second between adjacent samples."""
-        return self._rates(lambda before, after: sum(_taken(before, after).values()))
-
-    def taken_per_s_by_subscriber(self) -> Dict[str, float]:
-        """Return how many messages each subscriber of the last two samples acknowledged per second between them."""
-        if len(self._samples) < 2:
-            return {}
-        before, after = self._samples[-2], self._samples[-1]
-        elapsed_s = after.time_s - before.time_s
-        return {identifier: taken / elapsed_s for identifier, taken in _taken(before.status, after.status).items()}
-
-    def _rates(self, count: Callable[[QueueStatus, QueueStatus], int]) -> List[float]:
-        samples = list(self._samples)
-        return [
-            count(before.status, after.status) / (after.time_s - before.time_s)
-            for before, after in zip(samples, samples[1:])
-        ]
-
-
-def _taken(before: QueueStatus, after: QueueStatus) -> Dict[str, int]:
-    """Return how many messages each common subscriber acknowledged; one that was added again starts from 0."""
-    return {
-        identifier: max(0, subscriber.taken - before.subscribers[identifier].taken)
-        for identifier, subscriber in after.subscribers.items() if identifier in before.subscribers
-    }
+    Messages are stored until all subscribers have acknowledged them, and for the retention of the queue. A TIME has a
+    timezone, such as 2026-01-31T12:00:00Z. With the format json, each line also has the id and the time of the message.
+    """
+    out = Messages()
+    with opened_control(path) as control:
+        written = chosen_format(control, **how)
+        for message in control.history(start, end):
+            out.write(
+                [written(message.payload, message.headers, {
+                    "id": message.id,
+                    "sent_at": message.time.isoformat()
+                })])

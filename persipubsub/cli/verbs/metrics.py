@@ -13,7 +13,9 @@ STOP = (signal.SIGINT, signal.SIGTERM)
 PORT_MAX = 65535
 
 
-@click.command(cls=Command, example="persipubsub metrics ./orders ./invoices --listen 127.0.0.1:9464")
+@click.command(cls=Command,
+               example="persipubsub metrics ./orders ./invoices --listen 127.0.0.1:9464",
+               short_help="Serve the metrics of queues to Prometheus.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @click.option("--listen",
               metavar="ADDRESS:PORT",

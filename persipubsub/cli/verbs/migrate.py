@@ -11,7 +11,9 @@ from persipubsub.cli.progress import progress_bar
 from persipubsub.migration import Report
 
 
-@click.command(cls=Command, example="persipubsub migrate ./old-queue ./queue")
+@click.command(cls=Command,
+               example="persipubsub migrate ./old-queue ./queue",
+               short_help="Convert a queue of persipubsub 1.0.0.")
 @click.argument("old", type=click.Path())
 @click.argument("new", type=click.Path())
 def migrate(old: str, new: str) -> None:

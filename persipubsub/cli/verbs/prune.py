@@ -7,7 +7,9 @@ from persipubsub.cli.command import Command
 from persipubsub.cli.opening import opened_control
 
 
-@click.command(cls=Command, example="persipubsub prune ./queue")
+@click.command(cls=Command,
+               example="persipubsub prune ./queue",
+               short_help="Delete messages that expired or that nobody awaits.")
 @click.argument("path", type=click.Path())
 def prune(path: str) -> None:
     """Delete the messages of the queue in the directory PATH that have expired or that no subscriber awaits."""

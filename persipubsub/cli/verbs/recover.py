@@ -8,7 +8,9 @@ from persipubsub.cli.command import Command
 from persipubsub.cli.progress import progress_bar
 
 
-@click.command(cls=Command, example="persipubsub recover ./queue")
+@click.command(cls=Command,
+               example="persipubsub recover ./queue",
+               short_help="Save what can be read of a damaged queue.")
 @click.argument("path", type=click.Path())
 def recover(path: str) -> None:
     """Replace the damaged queue in the directory PATH with a new one of everything that can still be read.

@@ -7,10 +7,9 @@ from persipubsub.cli import output
 from persipubsub.cli.command import Command
 
 
-@click.command(cls=Command, example="persipubsub schema > persipubsub.schema.json")
+@click.command(cls=Command,
+               example="persipubsub schema > persipubsub.schema.json",
+               short_help="Print the JSON Schema of a config.")
 def schema() -> None:
-    """Print the JSON Schema of the configs that `persipubsub deploy` accepts.
-
-    Exit status: 0; 2 for a usage error.
-    """
+    """Print the JSON Schema of the configs that `persipubsub deploy` accepts."""
     output.lines(deployment.schema().splitlines())

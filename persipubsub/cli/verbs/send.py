@@ -4,7 +4,7 @@ import os
 import select
 import stat
 import sys
-from typing import Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import click
 
@@ -13,6 +13,7 @@ from persipubsub.cli import output
 from persipubsub.cli.command import Command
 from persipubsub.cli.formats import counted
 from persipubsub.cli.progress import progress_bar
+from persipubsub.cli.sending import Sending, sending_options
 from persipubsub.cli.waiting import wait_until_ready
 from persipubsub.queue import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
 
@@ -21,25 +22,31 @@ from persipubsub.queue import BATCH_MESSAGES_MAX, MESSAGE_BYTES_MAX
 READ_BYTES = BATCH_MESSAGES_MAX // 2
 
 
-@click.command(cls=Command, example="persipubsub send ./queue access.log")
+@click.command(cls=Command,
+               example="persipubsub send ./queue access.log",
+               short_help="Send the lines of a file, or of standard input.")
 @click.argument("path", type=click.Path())
 @click.argument("file", default="-", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--lines/--whole",
               default=True,
               show_default=True,
               help="Send each line as a message, without its line feed; or the whole file as one message.")
-def send(path: str, file: str, lines: bool) -> None:
+@sending_options
+def send(path: str, file: str, lines: bool, **how: Any) -> None:
     """Send the lines of FILE, or of standard input, to the queue in the directory PATH.
 
-    Lines from a pipe are sent as they arrive. All lines of one commit are sent, or none.
+    Lines from a pipe are sent as they arrive. All lines of one commit are sent, or none. A DURATION is a number of
+    seconds, or has a unit: 30s, 15m, 12h, 7d.
     """
     sent = 0
+    sending = Sending(lines, **how)
     with environment.new_environment(path) as env, env.new_publisher() as publisher:
         try:
             with progress_bar("send", in_bytes=True) as progress:
                 chunks = _chunks(file, progress)
                 for batch in _split(chunks) if lines else _joined(chunks):
-                    sent += len(publisher.send_many(batch))
+                    for count in sending.send(publisher, batch):
+                        sent += count
         except (errors.PersipubsubError, click.ClickException):
             output.line(_summary(sent) + " before the error")
             raise

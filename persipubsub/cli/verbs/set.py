@@ -1,65 +1,59 @@
 """The verb ``set``: change the settings of a queue."""
 
-from typing import Dict, List, Optional, Union
+import os
+import pathlib
+import stat
+from typing import Any, Dict
 
 import click
 
 from persipubsub import environment
 from persipubsub.cli import output
 from persipubsub.cli.command import Command
-from persipubsub.queue import Durability, HighWaterMark, Strategy
+from persipubsub.cli.quantities import NONE
+from persipubsub.cli.queue_options import given_settings, queue_options
 from persipubsub.status import QueueStatus
 
 
-@click.command(cls=Command, example="persipubsub set ./queue --max-messages 100000")
+@click.command(cls=Command,
+               example="persipubsub set ./queue --max-messages 100000 --strategy refuse",
+               short_help="Change the settings of a queue.")
 @click.argument("path", type=click.Path())
-@click.option("--message-timeout",
-              metavar="S",
-              type=float,
-              help="Seconds after which an unacknowledged message expires.")
-@click.option("--max-messages", metavar="N", type=int, help="Number of messages at which the queue overflows.")
-@click.option("--hwm-db-size", metavar="BYTES", type=int, help="Bytes at which the queue overflows.")
-@click.option("--strategy", type=click.Choice([strategy.name for strategy in Strategy]), help="Which are deleted then.")
-@click.option("--durability",
-              type=click.Choice([durability.name.lower() for durability in Durability]),
-              help="What a sent message survives.")
-# pylint: disable-next=redefined-builtin,too-many-arguments,too-many-positional-arguments  # the verb; one per option
-def set(path: str, message_timeout: Optional[float], max_messages: Optional[int], hwm_db_size: Optional[int],
-        strategy: Optional[str], durability: Optional[str]) -> None:
+@queue_options
+def set(path: str, **settings: Any) -> None:  # pylint: disable=redefined-builtin  # the verb
     """Change the settings of the queue in the directory PATH, and print each change.
 
-    Settings that are not given stay. Changes apply to all processes at once; the next send deletes what exceeds them.
+    Settings that are not given stay. All changes are made together, and apply to all processes at once. Unless the
+    strategy is refuse, the next send deletes what exceeds a lower limit. A DURATION is a number of seconds, or has a
+    unit: 30s, 15m, 12h, 7d. A SIZE is a number of bytes, or has a unit: 64KiB, 2GiB, 10MB.
     """
-    if all(value is None for value in (message_timeout, max_messages, hwm_db_size, strategy, durability)):
-        raise click.UsageError("There is nothing to set. Use at least one option.")
-    limits = {"message_timeout": message_timeout, "max_messages": max_messages, "hwm_db_size": hwm_db_size}
-    given = {name: value for name, value in limits.items() if value is not None}
     # Before the queue is opened, so that invalid limits are refused first.
-    HighWaterMark(message_timeout, max_messages, hwm_db_size)
+    given = given_settings(**settings)
+    if not given:
+        raise click.UsageError("There is nothing to set. Use at least one option.")
     with environment.new_environment(path) as env:
         control = env.new_control(create=False)
-        before = control.status()
-        if given:
-            control.set_hwm(message_timeout=message_timeout, max_messages=max_messages, hwm_db_size=hwm_db_size)
-        env.new_control(strategy=None if strategy is None else Strategy[strategy],
-                        durability=None if durability is None else Durability[durability.upper()],
-                        create=False)
-        changes = _changes(before, control.status())
+        before = _settings(control.status())
+        env.new_control(create=False, **given)
+        after = _settings(control.status())
+    changes = [f"{name} {value} -> {after[name]}" for name, value in before.items() if value != after[name]]
     output.lines(changes or ["Nothing to change."])
 
 
-def _changes(before: QueueStatus, after: QueueStatus) -> List[str]:
-    then, now = _settings(before), _settings(after)
-    return [f"{name} {value!r} -> {now[name]!r}" for name, value in then.items() if value != now[name]]
-
-
-def _settings(status: QueueStatus) -> Dict[str, Union[float, str]]:
-    """Return the settings as `persipubsub describe` writes them."""
-    mark = status.high_watermark
-    return {
-        "message_timeout": mark.message_timeout,
-        "max_messages": mark.max_messages,
-        "hwm_db_size": mark.hwm_db_size,
+def _settings(status: QueueStatus) -> Dict[str, str]:
+    """Return the settings by their names in a config, as a user writes them."""
+    settings: Dict[str, object] = {
+        **status.high_watermark.limits(),
         "strategy": status.strategy.name,
         "durability": status.durability.name.lower(),
+        "retention_s": status.retention_s,
+        "deduplication_window_s": status.deduplication_window_s,
+        "deduplication_max": status.deduplication_max,
+        "message_type": status.message_type,
+        "mode": f"{_mode(status.path):04o}",
     }
+    return {name: NONE if value is None else str(value) for name, value in settings.items()}
+
+
+def _mode(directory: pathlib.Path) -> int:
+    return stat.S_IMODE(os.stat(directory / "data.mdb").st_mode)

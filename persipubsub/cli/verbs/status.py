@@ -16,7 +16,9 @@ from persipubsub.queue import HighWaterMark
 from persipubsub.status import QueueStatus, SubscriberPolicy
 
 
-@click.command(cls=Command, example="persipubsub status ./orders ./invoices")
+@click.command(cls=Command,
+               example="persipubsub status ./orders ./invoices",
+               short_help="Show the current status of queues.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON array with an object for each queue.")
 @click.pass_context
@@ -77,7 +79,7 @@ def _facts(value: object) -> Optional[Mapping[str, object]]:
     if isinstance(value, SubscriberPolicy):
         return value.settings()
     if isinstance(value, HighWaterMark):
-        return {name: getattr(value, name) for name in HighWaterMark.__slots__}
+        return value.limits()
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return dict(sorted(value.items())) if isinstance(value, Mapping) else None
@@ -87,11 +89,11 @@ def _as_text(one: QueueStatus) -> List[str]:
     mark = one.high_watermark
     lines = [
         str(one.path),
-        f"  messages    {one.messages:,} of {mark.max_messages:,}",
-        f"  bytes       {one.size_bytes:,} of {mark.hwm_db_size:,}",
-        f"  oldest      {status_text.age(one.oldest_age_s)} of {mark.message_timeout:,} s",
+        f"  messages    {one.messages:,}{status_text.of(mark.max_messages)}",
+        f"  bytes       {one.size_bytes:,}{status_text.of(mark.hwm_db_size)}",
+        f"  oldest      {status_text.age(one.oldest_age_s)}{status_text.of(mark.message_timeout, ' s')}",
         f"  next id     {one.next_id:,}",
-        f"  overflow    {one.strategy.name}",
+        *([f"  when full   {one.strategy.name}"] if status_text.can_be_full(one) else []),
         f"  durability  {one.durability.name.lower()}",
     ]
     if any(dataclasses.astuple(one.pruned)):

@@ -15,8 +15,8 @@ import click
 from persipubsub import clock, errors
 from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
-from persipubsub.cli.verbs.history import History
-from persipubsub.cli.waiting import Seconds
+from persipubsub.cli.quantities import Quantity, seconds
+from persipubsub.cli.top_rates import Rates
 from persipubsub.status_reader import StatusReader
 
 #: The width without a terminal.
@@ -25,14 +25,16 @@ WIDTH = 120
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
-@click.command(cls=Command, example="persipubsub top ./orders ./invoices")
+@click.command(cls=Command,
+               example="persipubsub top ./orders ./invoices",
+               short_help="Watch queues: their rates and their lag.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @click.option("--interval",
-              metavar="S",
-              type=Seconds(0.1, 3600),
-              default=1,
+              metavar="DURATION",
+              type=Quantity("duration", seconds, least=0.1),
+              default="1s",
               show_default=True,
-              help="Refresh every S seconds.")
+              help="Time between two refreshes.")
 def top(paths: Tuple[str, ...], interval: float) -> None:
     """Watch the queues in the directories PATH until q or Ctrl-C: their rates, and the lag of their subscribers.
 
@@ -42,34 +44,34 @@ def top(paths: Tuple[str, ...], interval: float) -> None:
     If standard output is not a terminal, two samples are taken and their result is written once.
     """
     output.require_stdout()
-    histories = [History(path) for path in dict.fromkeys(paths)]
+    all_rates = [Rates(path) for path in dict.fromkeys(paths)]
     if sys.stdout.isatty():
-        _watch(histories, interval)
+        _watch(all_rates, interval)
     else:
-        _write(histories, interval)
+        _write(all_rates, interval)
 
 
-def _look(looker: StatusReader, histories: List[History]) -> None:
-    for history in histories:
+def _look(looker: StatusReader, all_rates: List[Rates]) -> None:
+    for rates in all_rates:
         try:
-            history.add(clock.monotonic_s(), looker.read_status(pathlib.Path(os.path.abspath(history.path))))
+            rates.add(clock.monotonic_s(), looker.read_status(pathlib.Path(os.path.abspath(rates.path))))
         except errors.PersipubsubError as error:
-            history.fail(" ".join(str(error).split()))
+            rates.fail(" ".join(str(error).split()))
 
 
-def _write(histories: List[History], interval_s: float) -> None:
+def _write(all_rates: List[Rates], interval_s: float) -> None:
     """Write the result of one interval, and end."""
     from persipubsub.cli.top_frame import frame
     looker = StatusReader()
-    _look(looker, histories)
+    _look(looker, all_rates)
     clock.sleep(interval_s)
-    _look(looker, histories)
-    output.console(width=WIDTH).print(frame(histories, WIDTH))
-    if any(history.error is not None for history in histories):
+    _look(looker, all_rates)
+    output.console(width=WIDTH).print(frame(all_rates, WIDTH))
+    if any(rates.error is not None for rates in all_rates):
         click.get_current_context().exit(exit_status.FAILED)
 
 
-def _watch(histories: List[History], interval_s: float) -> None:
+def _watch(all_rates: List[Rates], interval_s: float) -> None:
     """Draw repeatedly until the user ends it."""
     from rich.live import Live
 
@@ -79,8 +81,8 @@ def _watch(histories: List[History], interval_s: float) -> None:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             next_look_s = clock.monotonic_s()
             while True:
-                _look(looker, histories)
-                live.update(frame(histories, console.width), refresh=True)
+                _look(looker, all_rates)
+                live.update(frame(all_rates, console.width), refresh=True)
                 # A slow look is not caught up on.
                 next_look_s = max(next_look_s + interval_s, clock.monotonic_s())
                 if _quit_pressed(keys, next_look_s):

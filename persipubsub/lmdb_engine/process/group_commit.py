@@ -38,7 +38,7 @@ WAIT_S_MAX = 1.0
 #: The longest time that a leader waits for the threads of the commit before: about as long as a fast disk takes.
 GATHER_S_MAX = 0.0003
 GATHER_LOOK_S = 0.00001
-#: Messages that expired or were dropped are reported at most once in this time, for each reason.
+#: Messages that expired, were dropped or were not stored are reported at most once in this time, for each reason.
 WARN_EVERY_US = 60_000_000
 
 _LEADER = 0
@@ -160,7 +160,7 @@ def _begin(txn: Transaction) -> None:
 
 
 class _Losses:
-    """Counts the messages that were deleted for one reason, and warns of them, so that no loss goes unnoticed."""
+    """Counts the messages that were lost for one reason, and warns of them, so that no loss goes unnoticed."""
 
     def __init__(self, text: str) -> None:
         self._text = text  # a format for the path and the number
@@ -193,6 +193,8 @@ class Writer:  # pylint: disable=too-many-instance-attributes  # who leads, who 
         self._expired = _Losses(
             "Messages of the queue at %s expired, since they were older than its message timeout: %d.")
         self._overflowed = _Losses("The queue at %s reached its high-water mark: %d messages were dropped.")
+        self._unawaited = _Losses("The queue at %s has no subscribers, so it did not store what was sent: %d messages.")
+        self._lost = False  # whether any of them has something to report
 
     def run(self, rule: Callable[..., T], command: Union[Command, Tuple[()]] = (), durable: bool = False) -> T:
         """Run a rule in a write transaction of its own or of a group, all of it or nothing.
@@ -227,10 +229,13 @@ class Writer:  # pylint: disable=too-many-instance-attributes  # who leads, who 
                 if leaders.get(_LEADER) is request:
                     self._leave(request)
                 request.group = request.led = None  # they are reference cycles
-        if self._expired.count or self._overflowed.count:
+        if self._lost:
             self.report()
         if request.error is not None:
-            raise request.error
+            try:
+                raise request.error
+            finally:
+                request.error = None  # the frames of its traceback refer to the request, and to what was sent
         result: T = request.result
         return result
 
@@ -251,19 +256,21 @@ class Writer:  # pylint: disable=too-many-instance-attributes  # who leads, who 
                 self._leave(request)
                 request.group = request.led = None  # they are reference cycles
         self._writing = 1  # this is one thread
-        if self._expired.count or self._overflowed.count:
+        if self._lost:
             self.report()
         return [Outcome(request.result, request.error) for request in requests]
 
     def report(self, at_once: bool = False) -> None:
-        """Warn of messages that expired or were dropped, each reason once a minute.
+        """Warn of messages that were lost, of each reason at most once a minute.
 
         Call this only when this thread is not the leader: a log handler may use the queue.
 
         :param at_once: warn even if there was a warning recently, since there may be no later chance
         """
-        for losses in (self._expired, self._overflowed):
+        self._lost, all_losses = False, (self._expired, self._overflowed, self._unawaited)
+        for losses in all_losses:
             losses.report(self._session.path, at_once)
+        self._lost = any(losses.count for losses in all_losses) or self._lost
 
     def _lead(self, request: _Request) -> None:
         """Run the request, and all that other threads have queued meanwhile."""
@@ -311,9 +318,13 @@ class Writer:  # pylint: disable=too-many-instance-attributes  # who leads, who 
         for request in group.requests:
             request.done = True
         self._writing = len(group.requests) + len(self._queued)
-        if txn.expired or txn.overflowed:
+        if txn.expired or txn.overflowed or txn.unawaited:
             self._expired.count += txn.expired
             self._overflowed.count += txn.overflowed
+            self._unawaited.count += txn.unawaited
+            self._lost = True
+        if words is not None and words.wanted[0]:
+            words.free()
         if txn.published:
             if words is None:
                 self._wakeup.notify(txn.number)

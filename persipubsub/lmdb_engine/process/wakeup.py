@@ -1,12 +1,15 @@
 """Wait for a commit, and wake waiting subscribers, in all processes.
 
-Every process maps the file ``wakeup``. It begins with three 32-bit words, before the bytes of :mod:`.right_of_way`:
+Every process maps the file ``wakeup``. It begins with five 32-bit words, before the bytes of :mod:`.right_of_way`:
 
 - *published*: the low bits of the id of the last transaction that published something, so it changes with each
   publication. (A counter would lose wake-ups: Python cannot add to shared memory in one step.)
 - *waiting*: 1 if a subscriber may sleep, so that a publisher need not ask the kernel each time.
 - *claimed*: the low bits of the due time of a delayed message that one waiting subscriber is about to append to the
   log, so that not all of them do. Two may do so, or the one may die: the others check again soon.
+- *wanted*: 1 if a sender may sleep until a queue that refuses messages has room again.
+- *freed*: a random number, drawn for each commit after which there may be room, while *wanted* is set. (A counter
+  would lose wake-ups, as above. The id of the transaction would not do, since not every commit has its own.)
 
 A subscriber reads *published*, sets *waiting*, looks into the queue, and sleeps if *published* is unchanged. A
 publisher commits, reads and resets *waiting*, sets *published*, and wakes the sleepers if *waiting* was set. So
@@ -34,6 +37,8 @@ TRY_EVERY_S = 1.0
 _PUBLISHED = 0
 _WAITING = 1
 _CLAIMED = 2
+_WANTED = 3
+_FREED = 4
 _LOGGER = logging.getLogger("persipubsub.wakeup")  # the name that programs filter by
 
 
@@ -73,6 +78,18 @@ class Wakeup:
         if words is not None:
             words.publish(transaction_id)
 
+    def watch_room(self, longest_sleep_s: float) -> "Union[FutexWatch, PollingWatch]":
+        """Prepare to wait until messages are deleted."""
+        words = self.words or self._map()
+        if words is None or clock.cooperative_sleep() is not None:
+            return PollingWatch(longest_sleep_s)
+        return RoomWatch(words)
+
+    def interrupt(self) -> None:
+        """Let all waits return now. Those without a wake-up look soon by themselves."""
+        if self.words is not None:
+            self.words.interrupt()
+
     def watch(self, longest_sleep_s: float) -> "Union[FutexWatch, PollingWatch]":
         """Prepare to wait.
 
@@ -105,6 +122,8 @@ class Words:
         self.mapped = mapped
         #: Who writes first.
         self.way = RightOfWay(mapped)
+        #: Not zero if a sender may wait for room.
+        self.wanted = self._words[_WANTED:_WANTED + 1]
         self._address = ctypes.addressof(ctypes.c_uint32.from_buffer(mapped))
 
     def publish(self, transaction_id: int) -> None:
@@ -134,21 +153,43 @@ class Words:
         """Sleep until something else is published."""
         self._futex.wait(self._address, published, timeout_s)
 
+    def interrupt(self) -> None:
+        """Wake all sleepers as if something had been published. They look, and sleep again unless they have to stop."""
+        self._words[_PUBLISHED] ^= 1 << 31
+        self._futex.wake(self._address)
+        self.free()
+
+    def arm_for_room(self) -> int:
+        """Announce a sender that is about to try again and then to sleep. Return the value of *freed*."""
+        freed = self._words[_FREED]
+        self._words[_WANTED] = 1
+        return freed
+
+    def free(self) -> None:
+        """Wake the senders that wait for room, since messages may have been deleted."""
+        self._words[_WANTED] = 0
+        self._words[_FREED] = int.from_bytes(os.urandom(4), "big")
+        self._futex.wake(self._address + _FREED * self._words.itemsize)
+
+    def sleep_for_room(self, freed: int, timeout_s: float) -> None:
+        """Sleep until messages may have been deleted."""
+        self._futex.wait(self._address + _FREED * self._words.itemsize, freed, timeout_s)
+
 
 class FutexWatch:
     """Waits for a change of the word *published*."""
 
     def __init__(self, words: Words) -> None:
         self._words = words
-        self._published = 0
+        self._before = 0
 
     def arm(self) -> None:
         """Note what was published last."""
-        self._published = self._words.arm()
+        self._before = self._words.arm()
 
     def wait(self, timeout_s: float) -> None:
         """Sleep until something else is published."""
-        self._words.sleep(self._published, timeout_s)
+        self._words.sleep(self._before, timeout_s)
 
     def reserve(self, due_us: int) -> bool:
         """Return whether no other waiting subscriber appends what is due then."""
@@ -156,6 +197,18 @@ class FutexWatch:
 
     def close(self) -> None:
         """Do nothing: the words belong to the process."""
+
+
+class RoomWatch(FutexWatch):
+    """Waits for a change of the word *freed*."""
+
+    def arm(self) -> None:
+        """Note the word."""
+        self._before = self._words.arm_for_room()
+
+    def wait(self, timeout_s: float) -> None:
+        """Sleep until messages may have been deleted."""
+        self._words.sleep_for_room(self._before, timeout_s)
 
 
 class PollingWatch:

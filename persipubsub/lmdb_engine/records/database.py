@@ -77,7 +77,7 @@ class Database:  # pylint: disable=too-many-instance-attributes  # what transact
                 hwm_db_size = txn.header.hwm_db_size
             finally:
                 txn.abort()
-            if hwm_db_size * 5 // 4 > MAP_BYTES_MIN:
+            if layouts.NO_LIMIT > hwm_db_size > MAP_BYTES_MIN * 4 // 5:
                 self.environment.set_mapsize(hwm_db_size * 5 // 4)
         except lmdb.Error as error:
             raise_translated(error, self.path)

@@ -6,6 +6,7 @@ from persipubsub import errors
 from persipubsub.lmdb_engine.records import delivery_layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import DEAD_LETTER_KEY, ENTRY_KEY, DeadLetterPayload, Death
 from persipubsub.lmdb_engine.records.in_flight import keys_of
+from persipubsub.lmdb_engine.records.layouts import HEADERS_PART, is_headers
 
 if TYPE_CHECKING:
     import lmdb
@@ -25,6 +26,8 @@ class DeadLetters:
         """Store a payload outside the log."""
         for part, value in enumerate(delivery_layouts.split_payload(message)):
             self._payloads.put(DEAD_LETTER_KEY.pack(self._number, message_id, part), value)
+        if message.headers:
+            self._payloads.put(DEAD_LETTER_KEY.pack(self._number, message_id, HEADERS_PART), message.headers)
 
     def get(self, message_id: int) -> DeadLetterPayload:
         """Read a payload outside the log.
@@ -32,16 +35,18 @@ class DeadLetters:
         :raise DamagedError: a part is missing
         """
         try:
-            return delivery_layouts.joined_payload(self._parts(message_id))
+            message = delivery_layouts.joined_payload(self._parts(message_id))
         except ValueError as error:
             raise errors.DamagedError(f"The payload of message {message_id}, which is a dead letter or was requeued, "
                                       f"cannot be read: {error}.") from error
+        headers = self._payloads.get(DEAD_LETTER_KEY.pack(self._number, message_id, HEADERS_PART), b"")
+        return message._replace(headers=headers) if headers else message
 
     def _parts(self, message_id: int) -> Iterator[bytes]:
         prefix = ENTRY_KEY.pack(self._number, message_id)
         if self._payloads.set_range(prefix):
             for key, value in self._payloads:
-                if key[:len(prefix)] != prefix:
+                if key[:len(prefix)] != prefix or is_headers(key):
                     return
                 yield value
 

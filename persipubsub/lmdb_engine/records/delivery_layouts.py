@@ -36,7 +36,7 @@ class Delivery(NamedTuple):
 
     deliveries: int
     token: bytes  # of the claim that holds it
-    due_us: int  # when another worker may claim it, in the queue's time; 0 if the subscriber is not shared
+    due_us: int  # when it may be delivered again, in the queue's time; 0 for at once
     failure: Failure = NO_FAILURE  # the latest one
 
 
@@ -59,6 +59,7 @@ class DeadLetterPayload(NamedTuple):
 
     sent_us: int
     payload: bytes
+    headers: bytes = b""  # encoded; empty if it has none
 
 
 _DEAD_LETTER = struct.Struct(">QQ")
@@ -66,12 +67,12 @@ DEAD_LETTER_BYTES = _DEAD_LETTER.size
 
 
 def split_payload(message: DeadLetterPayload) -> Iterator[bytes]:
-    """Encode a payload outside the log, in parts."""
+    """Encode a payload outside the log, in parts. Its headers are not among them."""
     return split(_DEAD_LETTER.pack(message.sent_us, len(message.payload)), message.payload)
 
 
 def joined_payload(parts: Iterator[bytes]) -> DeadLetterPayload:
-    """Decode a payload outside the log.
+    """Decode a payload outside the log, without its headers.
 
     :raise ValueError: a part is missing
     """
@@ -87,8 +88,9 @@ def payload_bytes(first_part: bytes) -> int:
     return _DEAD_LETTER.size + int(_DEAD_LETTER.unpack_from(first_part)[1])
 
 
-#: Why a message became a dead letter: the block of its last receive raised, or its last lease expired.
-RAISED, LEASE_RAN_OUT = 0, 1
+#: Why a message became a dead letter: the block of its last receive raised, its last lease expired, or a worker
+#: rejected it.
+RAISED, LEASE_RAN_OUT, REJECTED = 0, 1, 2
 
 
 class Death(NamedTuple):
@@ -106,7 +108,7 @@ _DEATH = struct.Struct(">BIQ")
 def decode_death(value: bytes) -> Death:
     """Decode a value of ``dead_letter_db``."""
     reason, deliveries, died_us = _DEATH.unpack_from(value)
-    if reason not in (RAISED, LEASE_RAN_OUT):
+    if reason not in (RAISED, LEASE_RAN_OUT, REJECTED):
         raise struct.error(f"a dead letter has the unknown reason {reason}")
     return Death(reason, deliveries, died_us, _decode_failure(value[_DEATH.size:]))
 

@@ -8,7 +8,8 @@ sub-database        key                         value
 ``queue_db``        field name                  ``format``: its version; ``header``: :class:`Header`;
                                                 ``message_type``: if it is bound to one, its full name
 ``data_db``         message id                  the payload; of a long one its length and first part
-``chunk_db``        message id, part number     the further parts of a long payload
+``chunk_db``        message id, part number     the further parts of a long payload; with :data:`HEADERS_PART`, the
+                                                headers of a message
 ``meta_db``         id of a run's first         :class:`Run`; the newest record always stays, since the
                     message                     next id follows its messages
 ``pending_db``      message id P                how many subscribers have their cursor at P
@@ -47,11 +48,17 @@ POWER_LOSS = 0
 #: runs of adjacent free pages, which a busy queue does not have: the file would grow instead.
 PART_BYTES = 65520
 
+#: The number of the part that holds the headers of a message: after all parts of the payload.
+HEADERS_PART = 2**32 - 1
+
 NUMBER = struct.Struct(">Q")
 PART_KEY = struct.Struct(">QI")
 DELAYED_KEY = struct.Struct(">QQI")
 DEDUPLICATION_ORDER_KEY = struct.Struct(">QQ")
+_HEADERS_END = struct.pack(">I", HEADERS_PART)
 _UINT64 = 2**64 - 1
+#: The value of a limit in the header where there is none. It is larger than any time, number or size.
+NO_LIMIT = _UINT64
 
 
 class SubDatabases(NamedTuple):
@@ -109,6 +116,11 @@ def unpack_ids(keys: Sequence[bytes]) -> Tuple[int, ...]:
     return struct.unpack(f">{len(keys)}Q", b"".join(keys))
 
 
+def is_headers(key: bytes) -> bool:
+    """Return whether a key, which ends with the number of a part, is that of the headers of a message."""
+    return key.endswith(_HEADERS_END)
+
+
 def is_long(size_bytes: int) -> bool:
     """Return whether a payload of that size, or a first part of that size, has further parts."""
     return size_bytes >= PART_BYTES
@@ -150,7 +162,7 @@ def require_size(payload: bytes, size_bytes: int) -> bytes:
 class Header(NamedTuple):
     """What every transaction reads: the configuration that Control sets, and the counters that operations keep."""
 
-    message_timeout_us: int
+    message_timeout_us: int  # this and the next two: NO_LIMIT if there is no limit
     max_messages: int
     hwm_db_size: int
     strategy: int
@@ -261,21 +273,28 @@ def encode_subscriber(record: SubscriberRecord) -> bytes:
     return value if record.policy is None else value + _POLICY.pack(*record.policy, *record[4:])
 
 
+#: Marks the number of a delayed message among message ids.
+DELAYED = 2**63
+
+
 class Deduplicated(NamedTuple):
     """A message that was sent with a deduplication id, and when."""
 
-    message_id: int
+    message_id: int  # of a delayed message: its number with the bit DELAYED, since it has no id yet
     time_us: int
+    due_us: int = 0  # of a delayed message: when it is due; for others this is not stored
 
 
 _DEDUPLICATED = struct.Struct(">QQ")
+_DEDUPLICATED_DELAYED = struct.Struct(">QQQ")
 
 
 def decode_deduplicated(value: bytes) -> Deduplicated:
     """Decode a value of ``once_db``."""
-    return Deduplicated(*_DEDUPLICATED.unpack(value))
+    layout = _DEDUPLICATED if len(value) == _DEDUPLICATED.size else _DEDUPLICATED_DELAYED
+    return Deduplicated(*layout.unpack(value))
 
 
 def encode_deduplicated(sent: Deduplicated) -> bytes:
     """Encode a value of ``once_db``."""
-    return _DEDUPLICATED.pack(*sent)
+    return _DEDUPLICATED_DELAYED.pack(*sent) if sent.due_us else _DEDUPLICATED.pack(*sent[:2])

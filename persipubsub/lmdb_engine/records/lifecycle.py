@@ -32,6 +32,7 @@ class Lifecycle:  # pylint: disable=too-many-instance-attributes  # its state, a
     published = False  # whether it has something new for waiting subscribers
     expired = 0  # the number of messages that expired
     overflowed = 0  # the number of messages that were dropped at the high-water mark
+    unawaited = 0  # the number of messages that were not stored, since there was no subscriber
     durable = False  # whether it is synced to the disk, whatever the durability of the queue
     changed = False  # whether it has surely changed a record, so that LMDB gives the commit its number
     number = 0  # LMDB's number of the transaction

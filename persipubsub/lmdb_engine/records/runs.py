@@ -149,6 +149,11 @@ class Log:
             messages = self.next_id() - run.first_id
         return run.messages_before + max(0, min(message_id - run.first_id, messages))
 
+    def bytes_before(self, message_id: int) -> int:
+        """Return the maximum size of the payloads with lower ids, since the queue was created; modulo 2 ** 64."""
+        messages, run = self.messages_before(message_id), self.at(message_id)
+        return layouts.wrapped(run.bytes_before + (messages - run.messages_before) * run.largest_bytes)
+
     def id_of(self, rank: int) -> int:
         """Return the id of the message with this many messages before it: the inverse of :meth:`messages_before`."""
         later = self.first_where(lambda run: run.messages_before > rank)
@@ -173,8 +178,7 @@ class Log:
     def truncate(self, bound: int) -> None:
         """Stop counting the messages from an id on, which are about to be deleted. No id is used again."""
         newest, next_id = self.end()
-        messages_before, run = self.messages_before(bound), self.at(bound)
-        bytes_before = run.bytes_before + (messages_before - run.messages_before) * run.largest_bytes
+        messages_before, bytes_before = self.messages_before(bound), self.bytes_before(bound)
         while self._runs.last() and self._runs.key() >= pack_id(bound):
             self._runs.delete()
         self._runs.put(*layouts.encode_run(Run(next_id, newest.time_us, 0, messages_before, bytes_before)))

@@ -44,7 +44,7 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
             self.changed = True
 
     def message_type(self) -> Optional[str]:
-        """Return the full name of the protobuf type that the queue is bound to, if any.
+        """Return the full name of the message type that the queue is bound to, if any.
 
         It is not in the header, which every transaction reads.
         """
@@ -52,7 +52,7 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
         return None if value is None else value.decode()
 
     def put_message_type(self, name: str) -> None:
-        """Bind the queue to a protobuf type."""
+        """Bind the queue to a message type."""
         self._txn.put(layouts.MESSAGE_TYPE_KEY, name.encode(), db=self._dbs.queue_db)
 
     def log(self) -> Log:
@@ -141,10 +141,15 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
 
     # Messages
 
-    def append(self, first_id: int, payloads: Sequence[bytes], largest_bytes: int) -> None:
+    def append(self,
+               first_id: int,
+               payloads: Sequence[bytes],
+               largest_bytes: int,
+               headers: Optional[Sequence[bytes]] = None) -> None:
         """Append messages after all stored ones.
 
         :param largest_bytes: no message is larger
+        :param headers: of each message, empty for one without; None if no message has any
         :raise DamagedError: a stored message has such an id, or a later one
         """
         long, count = largest_bytes >= layouts.PART_BYTES, len(payloads)
@@ -158,11 +163,13 @@ class Transaction(Lifecycle):  # pylint: disable=too-many-public-methods  # one 
         # LMDB skips keys out of order without an error.
         if not complete:
             raise errors.DamagedError(f"Message id {first_id} is not after the ids of all stored messages.")
+        if headers is not None:
+            self.parts().put_headers(first_id, headers)
         self.own_known()["next_id"] = first_id + count
         self.changed = True
 
     def parts(self) -> Parts:
-        """Return the further parts of long payloads."""
+        """Return the further parts of messages."""
         return Parts(self._txn.cursor(self._dbs.chunk_db))
 
     def payload(self, key: bytes, value: bytes) -> bytes:

@@ -28,9 +28,9 @@ from persipubsub.lmdb_engine.records.page_file import SUB_DATABASE, Node, PageEr
 from persipubsub.queue import MESSAGE_BYTES_MAX, HighWaterMark, Strategy
 
 SUB_DATABASES = frozenset((b"queue_db", b"subscriber_db", b"data_db", b"meta_db", b"pending_db"))
-#: Larger numbers mean the same: no limit.
-LIMITS = (("message_timeout", int(HighWaterMark.MESSAGE_TIMEOUT_S_MAX)),
-          ("max_messages", HighWaterMark.MAX_MESSAGES_MAX), ("hwm_db_size", HighWaterMark.HWM_DB_SIZE_BYTES_MAX))
+#: Larger numbers mean no limit.
+LIMITS = (("message_timeout", HighWaterMark.MESSAGE_TIMEOUT_S_MAX), ("max_messages", HighWaterMark.MAX_MESSAGES_MAX),
+          ("hwm_db_size", HighWaterMark.HWM_DB_SIZE_BYTES_MAX))
 _KEY = re.compile(rb"([0-9]{1,20}(?:\.[0-9]+)?).{36}", re.DOTALL)
 
 
@@ -113,8 +113,9 @@ class LegacyQueue:
             for _, page, _, node in self._nodes(root)
         }
         try:
-            timeout, messages, size = (min(NUMBER.unpack(fields[name])[0], limit) for name, limit in LIMITS)
-            return HighWaterMark(timeout, messages, size), Strategy[fields["strategy"].decode("ascii")]
+            found = [(NUMBER.unpack(fields[name])[0], largest) for name, largest in LIMITS]
+            mark = HighWaterMark(*(limit if limit <= largest else None for limit, largest in found))
+            return mark, Strategy[fields["strategy"].decode("ascii")]
         except errors.ArgumentError as error:
             raise errors.FormatError(f"A queue of this version cannot have this configuration: {error}") from error
         except (KeyError, ValueError, struct.error) as error:

@@ -194,8 +194,8 @@ class _Building:
 
     def report(self, path: pathlib.Path) -> Report:
         """Return what was done."""
-        plan, messages, high_watermark = self._plan, self._found.messages, self._found.high_watermark
-        oldest_s = decimal.Decimal(self._time_us) / 10**6 - decimal.Decimal(high_watermark.message_timeout)
+        plan, messages, timeout_s = self._plan, self._found.messages, self._found.high_watermark.message_timeout
+        oldest_s = decimal.Decimal(self._time_us) / 10**6 - decimal.Decimal(timeout_s or "Infinity")
         return Report(path=path,
                       messages=len(plan.order),
                       pending={

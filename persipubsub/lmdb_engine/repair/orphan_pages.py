@@ -11,10 +11,12 @@ import struct
 import sys
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
+from persipubsub.engine.headers import HEADERS_BYTES_MAX
 from persipubsub.engine.limits import IDENTIFIER_BYTES_MAX
 from persipubsub.lmdb_engine.records import delivery_layouts, layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import (DEAD_LETTER_KEY, DUE_KEY, ENTRY_KEY, REQUEUED, Death,
                                                               Delivery)
+from persipubsub.lmdb_engine.records.layouts import HEADERS_PART
 from persipubsub.lmdb_engine.records.page_file import SUB_DATABASE, Node, PageError, PageFile
 from persipubsub.lmdb_engine.rules import dead_letters
 from persipubsub.queue import MESSAGE_BYTES_MAX
@@ -117,10 +119,18 @@ def _value(opened: PageFile, page: bytes, node: Node) -> _Value:
 
 def _is_part(key: bytes, value: _Value) -> bool:
     message_id, part = layouts.PART_KEY.unpack(key)
+    if part == HEADERS_PART:
+        return 0 < message_id < ID_MAX and _may_be_headers(value)
     if not (0 < message_id < ID_MAX and 0 < part <= PART_NUMBER_MAX and 0 < value.size_bytes <= layouts.PART_BYTES):
         return False
     # Otherwise it looks like the number of a subscriber and the id of a message.
     return message_id < 2**32 or value.size_bytes == layouts.PART_BYTES
+
+
+def _may_be_headers(value: _Value) -> bool:
+    """Return whether a value may be the headers of a message, which are JSON."""
+    known = value.known
+    return 2 < value.size_bytes <= HEADERS_BYTES_MAX and (known is None or (known[:1], known[-1:]) == (b"{", b"}"))
 
 
 def _is_of_subscriber(key: bytes) -> bool:
@@ -166,6 +176,8 @@ def require_death(value: bytes) -> Death:
 
 def _is_dead_letter_part(key: bytes, value: _Value) -> bool:
     part = DEAD_LETTER_KEY.unpack(key)[2]
+    if part == HEADERS_PART:
+        return _is_of_subscriber(key) and _may_be_headers(value)
     if not _is_of_subscriber(key) or part > PART_NUMBER_MAX or not 0 < value.size_bytes <= layouts.PART_BYTES:
         return False
     # The first part contains the size of the payload. A deduplication id has fewer bytes.
@@ -177,11 +189,14 @@ def _is_dead_letter_part(key: bytes, value: _Value) -> bool:
 
 def _is_deduplication_order(key: bytes, value: _Value) -> bool:
     time_us, message_id = layouts.DEDUPLICATION_ORDER_KEY.unpack(key)
-    return TIME_US_MIN <= time_us < _DUE_US_END and message_id < ID_MAX and 0 < value.size_bytes <= IDENTIFIER_BYTES_MAX
+    in_range = TIME_US_MIN <= time_us < _DUE_US_END and message_id % layouts.DELAYED < ID_MAX
+    return in_range and 0 < value.size_bytes <= IDENTIFIER_BYTES_MAX
 
 
 def _is_delayed(key: bytes, value: _Value) -> bool:
     due_us, _, part = layouts.DELAYED_KEY.unpack(key)
+    if part == HEADERS_PART:
+        return TIME_US_MIN <= due_us < _DUE_US_END and _may_be_headers(value)
     return TIME_US_MIN <= due_us < _DUE_US_END and part <= PART_NUMBER_MAX and value.size_bytes > 0
 
 

@@ -12,11 +12,11 @@ from typing import Callable, Iterator, List, Optional, Tuple, Union
 
 from persipubsub import errors, os_errors
 from persipubsub.engine import checks
-from persipubsub.engine.values import NEVER_US, Configuration
+from persipubsub.engine.values import NEVER_US, Batch, Configuration, batch_of
 from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
-from persipubsub.lmdb_engine.records.layouts import Header, Run, SubscriberRecord
+from persipubsub.lmdb_engine.records.layouts import DELAYED, Header, Run, SubscriberRecord
 from persipubsub.lmdb_engine.records.page_file import PageFile
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX
@@ -204,9 +204,9 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
     def steps(self) -> Iterator[Step]:
         """Return the transactions that fill the new queue."""
         yield self._put_settings
-        for first_id, payloads in self._batches():
-            yield self._appending(first_id, payloads)
-            self.saved += len(payloads)
+        for first_id, batch in self._batches():
+            yield self._appending(first_id, batch)
+            self.saved += len(batch.payloads)
             if self._progress is not None:
                 self._progress(self.saved, len(self._ids))
         yield lambda txn: txn.mark_end(self._next_id)
@@ -215,7 +215,8 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             yield from subscriber.steps()
         for key in sorted(self._found.delayed):
             try:
-                yield functools.partial(_put_delayed, *key, self._found.delayed_payload(key))
+                payload, headers = self._found.delayed_payload(key), self._found.delayed_headers(key)
+                yield functools.partial(_put_delayed, *key, payload, headers)
                 self.delayed += 1
             except errors.DamagedError as error:
                 self._found.problems.append(str(error))
@@ -228,13 +229,17 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         ids = txn.deduplication_ids()
         # Each message was sent with one id. If there are two, one record is damaged.
         by_message = {sent: identifier for identifier, sent in self._found.deduplicated.items()}
+        due_us_by_number = {number: due_us for due_us, number in self._found.delayed}
         for sent, identifier in by_message.items():
-            if 0 < sent.message_id < self._next_id:
+            if sent.message_id >= DELAYED:
+                ids.put(identifier, sent._replace(due_us=due_us_by_number.get(sent.message_id - DELAYED, 0)))
+            elif 0 < sent.message_id < self._next_id:
                 ids.put(identifier, sent)
 
-    def _batches(self) -> Iterator[Tuple[int, List[bytes]]]:
+    def _batches(self) -> Iterator[Tuple[int, Batch]]:
         """Return messages with consecutive ids of one run, for one transaction each."""
         payloads: List[bytes] = []
+        headers: List[bytes] = []
         first_id, size_bytes, run = 0, 0, -1
         for message_id in self._ids:
             try:
@@ -245,22 +250,22 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
             run_of_it = self._run(message_id)
             fits = len(payloads) < MESSAGES_PER_STEP and size_bytes + len(payload) <= BYTES_PER_STEP
             if payloads and (message_id != first_id + len(payloads) or run_of_it != run or not fits):
-                yield first_id, payloads
-                payloads, size_bytes = [], 0
+                yield first_id, batch_of(payloads, headers)
+                payloads, headers, size_bytes = [], [], 0
             if not payloads:
                 first_id, run = message_id, run_of_it
             payloads.append(payload)
+            headers.append(self._found.headers(message_id))
             size_bytes += len(payload)
             self._saved_ids.append(message_id)
         if payloads:
-            yield first_id, payloads
+            yield first_id, batch_of(payloads, headers)
 
     def _run(self, message_id: int) -> int:
         """Return the index of the run of a message, or -1 if it is unknown."""
         return bisect.bisect_right(self._runs, message_id, key=lambda run: run.first_id) - 1
 
-    def _appending(self, first_id: int, payloads: List[bytes]) -> Step:
-        largest_bytes = max(map(len, payloads))
+    def _appending(self, first_id: int, batch: Batch) -> Step:
         # Rather too late than too early: a message whose time is unknown must not expire at once.
         runs = itertools.islice(self._runs, max(0, self._run(first_id)), None)
         time_us = next((run.time_us for run in runs if run.time_us), None)
@@ -268,8 +273,8 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         def append(txn: Transaction) -> None:
             txn.mark_end(first_id)
             newest_us = txn.log().newest().time_us
-            txn.begin_run(max(message_log.now_us(txn) if time_us is None else time_us, newest_us), largest_bytes)
-            txn.append(first_id, payloads, largest_bytes)
+            txn.begin_run(max(message_log.now_us(txn) if time_us is None else time_us, newest_us), batch.largest_bytes)
+            txn.append(first_id, batch.payloads, batch.largest_bytes, batch.headers)
 
         return append
 
@@ -292,8 +297,8 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
         return lost + max(0, self._next_id - start - saved)
 
 
-def _put_delayed(due_us: int, number: int, payload: bytes, txn: Transaction) -> None:
-    txn.delayed_messages().put(due_us, number, payload)
+def _put_delayed(due_us: int, number: int, payload: bytes, headers: bytes, txn: Transaction) -> None:
+    txn.delayed_messages().put(due_us, number, payload, headers)
     header = txn.header
     txn.put_header(header._replace(delayed=header.delayed + 1, next_due_us=min(due_us, header.next_due_us)))
 

@@ -11,12 +11,13 @@ import struct
 from typing import DefaultDict, Dict, Iterable, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from persipubsub import errors
-from persipubsub.engine import checks, policies
+from persipubsub.engine import checks, headers, policies
 from persipubsub.lmdb_engine.process import queue_file
 from persipubsub.lmdb_engine.records import delayed_messages, delivery_layouts, layouts, page_file
 from persipubsub.lmdb_engine.records.delivery_layouts import (DEAD_LETTER_KEY, ENTRY_KEY, REQUEUED, DeadLetterPayload,
                                                               Death, Delivery)
-from persipubsub.lmdb_engine.records.layouts import Deduplicated, Header, Run, SubDatabases, SubscriberRecord
+from persipubsub.lmdb_engine.records.layouts import (HEADERS_PART, Deduplicated, Header, Run, SubDatabases,
+                                                     SubscriberRecord)
 from persipubsub.lmdb_engine.records.page_file import LEAF, META_PAGES, SUB_DATABASE, Node, PageError, PageFile
 from persipubsub.lmdb_engine.repair import orphan_pages
 from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX, PART_NUMBER_MAX
@@ -160,7 +161,7 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             identifier = self._file.value(page, node)
             if not orphan_pages.is_identifier(identifier):
                 raise ValueError("it is not a deduplication id")
-            if message_id < ID_MAX:
+            if message_id % layouts.DELAYED < ID_MAX:
                 self.deduplicated[identifier] = max(Deduplicated(message_id, time_us),
                                                     self.deduplicated.get(identifier, Deduplicated(0, 0)))
         elif name == "meta_db":
@@ -215,8 +216,10 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
 
         :raise DamagedError: it cannot be read
         """
+        parts = self.dead_letter_parts[number][message_id]
         try:
-            return delivery_layouts.joined_payload(self._adjacent(self.dead_letter_parts[number][message_id]))
+            message = delivery_layouts.joined_payload(self._adjacent(parts))
+            return message._replace(headers=self._headers_at(parts.get(HEADERS_PART)))
         except ValueError as error:
             raise errors.DamagedError(f"The dead letter {message_id} cannot be read: {error}.") from error
 
@@ -245,6 +248,25 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
             return layouts.joined(value, self._parts_of(message_id))
         except ValueError as error:
             raise errors.DamagedError(f"Message {message_id} cannot be read: {error}.") from error
+
+    def headers(self, message_id: int) -> bytes:
+        """Read the encoded headers of a message, which are empty if none were found."""
+        return self._headers_at(self._parts.get((message_id, HEADERS_PART)))
+
+    def delayed_headers(self, key: Tuple[int, int]) -> bytes:
+        """Read the encoded headers of a delayed message, which are empty if none were found."""
+        return self._headers_at(self.delayed[key].get(HEADERS_PART))
+
+    def _headers_at(self, where: Optional[Where]) -> bytes:
+        if where is None:
+            return b""
+        try:
+            encoded = self._file.value_at(*where)
+            headers.decoded(encoded)
+        except (PageError, errors.DamagedError) as error:
+            self.problems.append(f"headers of a message: {error}")
+            return b""
+        return encoded
 
     def delayed_payload(self, key: Tuple[int, int]) -> bytes:
         """Read a delayed message that was found.

@@ -3,7 +3,7 @@
 from typing import NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import clock, errors
-from persipubsub.engine.values import Batch, Sent
+from persipubsub.engine.values import Batch
 from persipubsub.lmdb_engine.records import deletions
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import Header, Run, bytes_between
@@ -26,29 +26,50 @@ class Room(NamedTuple):
     end_id: int
 
 
-def put(txn: Transaction, payloads: Sequence[bytes], size_bytes: int, largest_bytes: int) -> Sent:
-    """Append messages, and enforce the high-water mark as if each had been sent alone.
+def put(txn: Transaction,
+        payloads: Sequence[bytes],
+        size_bytes: int,
+        largest_bytes: int,
+        headers: Optional[Sequence[bytes]] = None) -> range:
+    """Append messages, and enforce the high-water mark as if each had been sent alone; return their ids.
 
+    :param payloads: with the other arguments, the fields of a :class:`.Batch`
     :raise MessageTooLargeError: one is larger than the queue may be
+    :raise BatchTooLargeError: the queue refuses messages at its high-water mark, and they exceed it by themselves
+    :raise QueueFullError: the queue refuses messages at its high-water mark, and has no room for them
     """
     known = txn.known
     room: Optional[Room] = known["room"]
     first_id = known["next_id"]
     if room is None or first_id is None:
-        return _put_with_care(txn, Batch(payloads, size_bytes, largest_bytes))
+        return _put_with_care(txn, Batch(payloads, size_bytes, largest_bytes, headers))
     until_us, most_bytes, end_id = room
     ids = range(first_id, first_id + len(payloads))
     if largest_bytes > most_bytes or ids.stop > end_id or clock.boottime_us() > until_us:
-        return _put_with_care(txn, Batch(payloads, size_bytes, largest_bytes))
+        return _put_with_care(txn, Batch(payloads, size_bytes, largest_bytes, headers))
     txn.published = True
-    txn.append(first_id, payloads, largest_bytes)
-    return Sent(ids, True)
+    txn.append(first_id, payloads, largest_bytes, headers)
+    return ids
 
 
-def _put_with_care(txn: Transaction, batch: Batch) -> Sent:
+def put_accepted(txn: Transaction, batch: Batch) -> None:
+    """Append messages that were accepted earlier, so that a queue at its high-water mark does not refuse them.
+
+    With another strategy than ``refuse``, those that are too large are dropped: the mark may have been lowered.
+    """
+    if txn.header.strategy != Strategy.refuse.value:
+        sizes, size_max = batch.sizes(), txn.header.hwm_db_size
+        fitting = [index for index, size_bytes in enumerate(sizes) if size_bytes <= size_max]
+        _skip_ids(txn, len(sizes) - len(fitting))
+        batch = batch.selected(fitting)
+    if batch.payloads:
+        _put_with_care(txn, batch, may_refuse=False)
+
+
+def _put_with_care(txn: Transaction, batch: Batch, may_refuse: bool = True) -> range:
     """Append messages wherever they may begin a run, expire others or reach a limit; find the room for later ones."""
     header = txn.header
-    if batch.largest_bytes > header.hwm_db_size:
+    if may_refuse:
         require_below_mark(header, batch.largest_bytes)
     newest, first_id = txn.newest(), txn.next_id()
     ids = range(first_id, first_id + len(batch.payloads))
@@ -61,7 +82,8 @@ def _put_with_care(txn: Transaction, batch: Batch) -> Sent:
         remove_below(txn, ids.stop)
         header = txn.header
         txn.put_header(header._replace(pruned_dangling=header.pruned_dangling + len(ids)))
-        return Sent(ids, False)
+        txn.unawaited += len(ids)
+        return ids
     txn.published = True
     # Not now_us: message_log.begin() has set the offset for this boot.
     time_us = max(clock.boottime_us() + header.clock_offset_us, newest.time_us)
@@ -70,14 +92,53 @@ def _put_with_care(txn: Transaction, batch: Batch) -> Sent:
         expire(txn)
         newest, oldest = txn.newest(), txn.oldest()
     if not _certainly_below_mark(header, oldest, newest, batch, first_id):
-        _put_at_mark(txn, time_us, first_id, batch.payloads)
-        return Sent(ids, True)
+        if header.strategy != Strategy.refuse.value:
+            _put_at_mark(txn, time_us, first_id, batch)
+            return ids
+        if may_refuse:
+            require_room(txn, batch)
+            newest, oldest = txn.newest(), txn.oldest()
     if not joins(newest, time_us, batch.largest_bytes, header.message_timeout_us):
         newest = txn.begin_run(time_us, batch.largest_bytes)
         oldest = txn.oldest()
-    txn.append(first_id, batch.payloads, batch.largest_bytes)
+    txn.append(first_id, batch.payloads, batch.largest_bytes, batch.headers)
     txn.own_known()["room"] = _room(txn.header, oldest, newest)
-    return Sent(ids, True)
+    return ids
+
+
+def require_room(txn: Transaction, batch: Batch) -> None:
+    """Make sure that a queue that refuses messages at its high-water mark has room for some.
+
+    Retained messages are deleted for them, since no subscriber awaits those.
+
+    :raise BatchTooLargeError: the messages exceed the mark by themselves
+    :raise QueueFullError: there is no room
+    """
+    header, count = txn.header, len(batch.payloads)
+    exceeded = exceeded_limits(header, count, batch.size_bytes)
+    if exceeded:
+        raise errors.BatchTooLargeError(
+            f"A batch of {count} messages and {batch.size_bytes} bytes never fits below the high-water mark of the "
+            f"queue, {exceeded}. None was sent: send them in several batches, or raise the limit with "
+            "Control.set_hwm.")
+    surplus = live_messages(txn) + count - header.max_messages
+    if surplus > 0 and header.retention_us:
+        _remove_oldest(txn, min(surplus, retained_messages(txn)))
+    if live_bytes(txn) + batch.size_bytes > header.hwm_db_size and header.retention_us:
+        _remove_oldest(txn, retained_messages(txn))
+    messages, size_bytes = live_messages(txn), live_bytes(txn)
+    exceeded = exceeded_limits(header, messages + count, size_bytes + batch.size_bytes)
+    if exceeded:
+        raise errors.QueueFullError(
+            f"The queue has {messages} messages of {size_bytes} bytes, and refuses {count} more of {batch.size_bytes} "
+            f"bytes because of its high-water mark, {exceeded}. Nothing was sent. Wait for room with a timeout, have "
+            "the subscribers receive, or raise the limit with Control.set_hwm.")
+
+
+def exceeded_limits(header: Header, messages: int, size_bytes: int) -> str:
+    """Return the limits that a number and a size exceed, as an error names them; nothing if they exceed none."""
+    limits = (("max_messages", messages, header.max_messages), ("hwm_db_size", size_bytes, header.hwm_db_size))
+    return " and ".join(f"{name}={limit}" for name, value, limit in limits if value > limit)
 
 
 def _room(header: Header, oldest: Run, newest: Run) -> Room:
@@ -103,7 +164,7 @@ def require_below_mark(header: Header, size_bytes: int) -> None:
             f"{header.hwm_db_size} bytes. Send a smaller one, or raise the high-water mark with Control.set_hwm.")
 
 
-def skip_ids(txn: Transaction, count: int) -> None:
+def _skip_ids(txn: Transaction, count: int) -> None:
     """Assign ids to messages that are dropped because of the high-water mark."""
     if count:
         txn.mark_end(txn.next_id() + count)
@@ -148,21 +209,21 @@ def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int
     return (0, stored) if strategy == Strategy.prune_first else (lowest, stored - lowest)
 
 
-def _put_at_mark(txn: Transaction, time_us: int, first_id: int, payloads: Sequence[bytes]) -> None:
+def _put_at_mark(txn: Transaction, time_us: int, first_id: int, batch: Batch) -> None:
     """Append messages where a limit of the high-water mark may be reached."""
-    live = live_messages(txn)
+    live, count = live_messages(txn), len(batch.payloads)
     if txn.header.retention_us:
-        count = retention.giving_way(live, len(payloads), txn.header.max_messages, retained_messages(txn))
-        _remove_oldest(txn, count)
-        live -= count
+        removed = retention.giving_way(live, count, txn.header.max_messages, retained_messages(txn))
+        _remove_oldest(txn, removed)
+        live -= removed
     strategy = Strategy(txn.header.strategy)
-    head, tail = survivors(live, len(payloads), txn.header.max_messages, strategy)
-    _remove(txn, live - min(live, head if strategy == Strategy.prune_last else max(0, tail - len(payloads))))
-    overflowed = live + len(payloads) - head - tail
+    head, tail = survivors(live, count, txn.header.max_messages, strategy)
+    _remove(txn, live - min(live, head if strategy == Strategy.prune_last else max(0, tail - count)))
+    overflowed = live + count - head - tail
     # The new messages that stay are those among the first `head` of all, and the last ones.
-    first, last = payloads[:max(0, head - live)], payloads[-tail:]
+    first, last = batch.part(0, max(0, head - live)), batch.part(-tail)
     overflowed += _append_below_size_mark(txn, time_us, first)
-    txn.mark_end(first_id + len(payloads) - len(last))
+    txn.mark_end(first_id + count - len(last.payloads))
     overflowed += _append_below_size_mark(txn, time_us, last)
     _count_overflow(txn, overflowed)
 
@@ -175,25 +236,26 @@ def _count_overflow(txn: Transaction, count: int) -> None:
         txn.overflowed += count
 
 
-def _append_below_size_mark(txn: Transaction, time_us: int, payloads: Sequence[bytes]) -> int:
+def _append_below_size_mark(txn: Transaction, time_us: int, batch: Batch) -> int:
     """Append messages, and make room whenever ``hwm_db_size`` is reached; return how many were dropped for it."""
     overflowed = start = 0
-    while start < len(payloads):
+    sizes = batch.sizes()
+    while start < len(sizes):
         if live_bytes(txn) >= txn.header.hwm_db_size:
             overflowed += _make_room(txn)
-        part = payloads[start:start + _count_that_fits(payloads, start, txn.header.hwm_db_size - live_bytes(txn))]
-        largest_bytes = max(map(len, part))
-        txn.begin_run(time_us, largest_bytes)
-        txn.append(txn.next_id(), part, largest_bytes)
-        start += len(part)
+        count = _count_that_fits(sizes[start:], txn.header.hwm_db_size - live_bytes(txn))
+        part = batch.part(start, start + count)
+        txn.begin_run(time_us, part.largest_bytes)
+        txn.append(txn.next_id(), part.payloads, part.largest_bytes, part.headers)
+        start += count
     return overflowed
 
 
-def _count_that_fits(payloads: Sequence[bytes], start: int, room_bytes: int) -> int:
-    """Return how many messages certainly fit; at least one, which is appended in any case."""
+def _count_that_fits(sizes: Sequence[int], room_bytes: int) -> int:
+    """Return how many of the first messages certainly fit; at least one, which is appended in any case."""
     count, used_bytes = 0, 0
-    for payload in payloads[start:]:
-        used_bytes += 2 * (len(payload) + RECORD_BYTES_MAX)
+    for size_bytes in sizes:
+        used_bytes += 2 * (size_bytes + RECORD_BYTES_MAX)
         if used_bytes >= room_bytes and count:
             break
         count += 1

@@ -7,11 +7,11 @@ import icontract
 
 from persipubsub import clock, errors
 from persipubsub.engine.policies import Policy
-from persipubsub.engine.values import NEVER_US, NOTHING, Cleared, Failure, Found, Settled, Subscription
+from persipubsub.engine.values import NEVER_US, NOTHING, Cleared, Failure, Found, Settled, Subscription, make
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import dead_letters, retention
+from persipubsub.lmdb_engine.rules import dead_letters, details, retention
 from persipubsub.lmdb_engine.rules.message_log import (clear_delayed, count_from, expire, first_live_id,
                                                        first_unexpired_id, now_us, prune_dangling, remove_below,
                                                        retained_messages, with_clock)
@@ -21,6 +21,8 @@ from persipubsub.lmdb_engine.rules.message_log import (clear_delayed, count_from
 DELETED_TOGETHER = 64
 #: Larger ones are deleted at once, so that the file does not grow by those that wait.
 SMALL_BYTES_MAX = 4096
+#: The maximum number of subscribers that an error names.
+NAMES_IN_ERROR = 20
 
 
 def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
@@ -30,10 +32,17 @@ def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
     """
     record = txn.subscriber(identifier)
     if record is None:
-        names = ", ".join(repr(name.decode()) for name, _ in txn.subscribers()[:20]) or "none"
-        raise errors.UnknownSubscriberError(f"The queue has no subscriber {identifier.decode()!r}; it has: {names}. "
-                                            "Add it with Control.add_subscriber, or with persipubsub subscriber add.")
+        raise _unknown(identifier.decode(), [name.decode() for name, _ in txn.subscribers()])
     return Subscription(identifier, record.number, record.policy is not None and record.policy.shared)
+
+
+def _unknown(identifier: str, names: List[str]) -> errors.UnknownSubscriberError:
+    import difflib  # here, since few programs need it
+    close = difflib.get_close_matches(identifier, names, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    known = ", ".join(map(repr, names[:NAMES_IN_ERROR])) or "none"
+    return errors.UnknownSubscriberError(f"The queue has no subscriber {identifier!r}; it has: {known}.{meant} "
+                                         "Add it with Control.add_subscriber, or with persipubsub subscriber add.")
 
 
 # Postconditions are checked in the same transaction, since another process may change the records after it.
@@ -84,7 +93,11 @@ def _remove_record(txn: Transaction, identifier: bytes, record: SubscriberRecord
     txn.published = True  # to wake those that wait as this subscriber, which must raise now
 
 
-def look(txn: Transaction, subscription: Subscription, max_messages: int, max_bytes: int) -> Optional[Found]:
+def look(txn: Transaction,
+         subscription: Subscription,
+         max_messages: int,
+         max_bytes: int,
+         detailed: bool = False) -> Optional[Found]:
     """Find the next messages of a subscriber.
 
     :param max_messages: the maximum number of messages
@@ -97,12 +110,17 @@ def look(txn: Transaction, subscription: Subscription, max_messages: int, max_by
     if record.policy is not None:
         requeued = dead_letters.next_requeued(txn, record)
         if requeued is not None:
-            return Found([requeued[0]], [requeued[1]], expires_us=NEVER_US)
+            found = Found([requeued[0]], [requeued[1]], expires_us=NEVER_US)
+            return _with_details(txn, record, found) if detailed else found
         if record.policy.max_deliveries == 1 or dead_letters.failed_before(txn, record, start):
             max_messages = 1  # after a failure, or for the last delivery, so that no other message fails with it
     ids, payloads = txn.next_message(start) if max_messages == 1 else txn.messages(start, max_messages, max_bytes)
-    found = _unexpired(txn, ids, payloads) if ids else NOTHING
-    return found if found is None or txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
+    unexpired = _unexpired(txn, ids, payloads) if ids else NOTHING
+    if unexpired is None:
+        return None
+    if detailed:
+        unexpired = _with_details(txn, record, unexpired)
+    return unexpired if txn.header.next_due_us == NEVER_US else _with_due_time(txn, unexpired)
 
 
 def glance(txn: Transaction, subscription: Subscription) -> Found:
@@ -126,8 +144,12 @@ def look_at_top(txn: Transaction, subscription: Subscription) -> Optional[Found]
     found = NOTHING if last_id is None or last_id < start else _unexpired(txn, *txn.messages(last_id, 1, 0))
     if found is None:
         return None
-    found = found._replace(since=start)
+    found = found._replace(since=txn.first_id(start))
     return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
+
+
+def _with_details(txn: Transaction, record: SubscriberRecord, found: Found) -> Found:
+    return found._replace(details=details.read(txn, record, found.ids))
 
 
 def _with_due_time(txn: Transaction, found: Found) -> Found:
@@ -172,7 +194,9 @@ def _unexpired(txn: Transaction, ids: Sequence[int], payloads: List[bytes]) -> O
     if header.boot_id != clock.boot_id():
         header = with_clock(txn)
     expires_us = txn.run_of(ids[0]).time_us + header.message_timeout_us - header.clock_offset_us
-    return None if expires_us < clock.boottime_us() else Found(ids, payloads, expires_us)
+    if expires_us < clock.boottime_us():
+        return None
+    return make(Found, (ids, payloads, expires_us, NEVER_US, b"", 0, None, ()))
 
 
 def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int], since: Optional[int] = None) -> None:
@@ -199,7 +223,7 @@ def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int]
     if since is not None:
         log = txn.log()
         acknowledged += max(0, log.messages_before(ids[0]) - log.messages_before(first_live_id(txn, record.next_id)))
-    moved = SubscriberRecord(record.number, last_id + 1, record.taken + acknowledged, *record[3:])
+    moved = make(SubscriberRecord, (record.number, last_id + 1, record.taken + acknowledged, *record[3:]))
     move(txn, subscription.identifier, moved, record.next_id, last_id + 1)
 
 
@@ -252,16 +276,28 @@ def counts_failures(txn: Transaction, subscription: Subscription) -> bool:
     return record is not None and record.policy is not None
 
 
-def fail(txn: Transaction, subscription: Subscription, ids: Sequence[int], failure: Failure) -> Settled:
+def fail(txn: Transaction,
+         subscription: Subscription,
+         ids: Sequence[int],
+         failure: Failure,
+         rejects: bool = False) -> Settled:
     """Count a failed delivery: the block that received the messages raised. Some may become dead letters.
 
-    A message whose last allowed delivery fails becomes a dead letter. The cursor moves past it, so that it no longer
-    blocks the messages after it.
+    A message whose last allowed delivery fails, or that is rejected, becomes a dead letter. The cursor moves past it,
+    so that it no longer blocks the messages after it.
+
+    :raise SubscriberKindError: messages are rejected, and the subscriber has no dead letters
     """
     record = known_record(txn, subscription)
-    if record is None or record.policy is None:
+    if record is None:
+        return Settled()
+    if record.policy is None:
+        if rejects:
+            raise errors.SubscriberKindError(
+                f"The subscriber {subscription.identifier.decode()!r} has no dead letters, so it cannot reject a "
+                "message, which stays. Set its max_deliveries with Control.add_subscriber.")
         return Settled()
     before = record.next_id
-    record, dropped = dead_letters.fail(txn, record, ids, failure, now_us(txn))
+    record, dropped = dead_letters.fail(txn, record, ids, failure, now_us(txn), rejects)
     move(txn, subscription.identifier, record, before, record.next_id)
     return Settled(dropped=dropped)

@@ -11,9 +11,10 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from persipubsub import errors
 from persipubsub.dead_letters import DeadLetter
+from persipubsub.engine import headers
 from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import Failure
-from persipubsub.lmdb_engine.records.delivery_layouts import (LEASE_RAN_OUT, NO_TOKEN, RAISED, REQUEUED,
+from persipubsub.lmdb_engine.records.delivery_layouts import (LEASE_RAN_OUT, NO_TOKEN, RAISED, REJECTED, REQUEUED,
                                                               DeadLetterPayload, Death, Delivery)
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord, require_count
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -22,7 +23,7 @@ from persipubsub.lmdb_engine.records.transaction import Transaction
 #: reaches this number of parts.
 CHANGED_MAX = 10_000
 
-REASONS = {RAISED: "raised", LEASE_RAN_OUT: "lease ran out"}
+REASONS = {RAISED: "raised", LEASE_RAN_OUT: "lease ran out", REJECTED: "rejected"}
 
 
 class Added(NamedTuple):
@@ -76,7 +77,8 @@ def add_dead_letter(txn: Transaction, record: SubscriberRecord, message_id: int,
     dead_id = message_id % REQUEUED
     if message_id < REQUEUED:
         record = _forget_requeued(txn, record, dead_id)
-        dead_letters.put(dead_id, DeadLetterPayload(txn.log().at(dead_id).time_us, txn.messages(dead_id, 1, 0)[1][0]))
+        payload, encoded = txn.messages(dead_id, 1, 0)[1][0], txn.parts().headers(dead_id)
+        dead_letters.put(dead_id, DeadLetterPayload(txn.log().at(dead_id).time_us, payload, encoded))
     if dead_letters.death(dead_id) is None:
         record = record._replace(dead_letters=record.dead_letters + 1)
     dead_letters.add_dead_letter(dead_id, death)
@@ -165,8 +167,9 @@ def read(txn: Transaction, number: int, start: int, max_letters: int, max_bytes:
         if found and max_bytes < 0:
             break
         found.append(
-            DeadLetter(message_id, message.payload, REASONS[death.reason], death.deliveries, death.failure.type,
-                       death.failure.text, message.sent_us / 1e6, death.died_us / 1e6))
+            DeadLetter(message_id, message.payload, REASONS[death.reason], death.deliveries,
+                       death.failure.type, death.failure.text, message.sent_us / 1e6, death.died_us / 1e6,
+                       headers.decoded(message.headers)))
     return found
 
 
@@ -193,10 +196,18 @@ def failed_before(txn: Transaction, record: SubscriberRecord, start: int) -> boo
     return message_id is not None and txn.in_flight(record).get(message_id) is not None
 
 
-def fail(txn: Transaction, record: SubscriberRecord, ids: Iterable[int], failure: Failure, now_us: int) -> Added:
+# pylint: disable-next=too-many-arguments,too-many-positional-arguments  # the fields of a command, and two more
+def fail(txn: Transaction,
+         record: SubscriberRecord,
+         ids: Iterable[int],
+         failure: Failure,
+         now_us: int,
+         rejects: bool = False) -> Added:
     """Count a failed delivery: the block that received the messages raised. The first may become dead letters.
 
     The caller stores the returned record, whose next id is then after those.
+
+    :param rejects: whether they become dead letters even if they could be delivered again
     """
     deliveries, dropped = txn.in_flight(record), 0
     for message_id in ids:
@@ -207,10 +218,11 @@ def fail(txn: Transaction, record: SubscriberRecord, ids: Iterable[int], failure
             continue
         count = 1 + (0 if before is None else before.deliveries)
         is_next = message_id >= REQUEUED or txn.first_id(max(record.next_id, txn.header.first)) == message_id
-        if count < policy_of(record).max_deliveries or not is_next:
+        if not is_next or count < policy_of(record).max_deliveries and not rejects:
             deliveries.put(message_id, Delivery(count, NO_TOKEN, 0, failure))
         else:
-            record, more = add_dead_letter(txn, record, message_id, Death(RAISED, count, now_us, failure), before)
+            death = Death(REJECTED if rejects else RAISED, count, now_us, failure)
+            record, more = add_dead_letter(txn, record, message_id, death, before)
             dropped += more
             if message_id < REQUEUED:
                 record = record._replace(next_id=message_id + 1)

@@ -6,7 +6,7 @@ import struct
 from typing import Iterator, List, Optional, Tuple
 
 from persipubsub import errors
-from persipubsub.engine import checks, values
+from persipubsub.engine import checks, headers, values
 from persipubsub.engine.policies import Policy
 from persipubsub.engine.settings import require_retention_within_timeout
 from persipubsub.lmdb_engine.records import layouts
@@ -30,7 +30,7 @@ INVARIANTS = {
     "I7": "the configuration is one that can be set",
     "I8":
     "an entry of index_db is below the next id of its subscriber if that is shared, otherwise not; or it is requeued",
-    "I9": "every part belongs to a long message, and every long message has all its parts",
+    "I9": "every part belongs to a long message, every long message has all its parts, and headers belong to a message",
     "I10": "due_db holds exactly the times at which the entries of shared subscribers in index_db can be claimed",
     "I11":
     "every payload in letter_db is of a dead letter or of a requeued message, and every one of these has all its "
@@ -93,7 +93,7 @@ def _messages(txn: Transaction) -> _Found:
     header, low_water_mark, deleted_below = txn.header, txn.low_water_mark(), message_log.deleted_below(txn)
     ranges = collections.deque(_ranges(txn))
     waiting = live = 0
-    ids_in_parts = set(txn.parts().ids())
+    ids_in_parts, ids_with_headers = set(txn.parts().ids()), set(_headers(txn))
     for message_id, size_bytes in _sizes(txn):
         while ranges[0].stop <= message_id:
             ranges.popleft()
@@ -108,6 +108,7 @@ def _messages(txn: Transaction) -> _Found:
             yield "I9", f"message {message_id} lacks a part"
         if size_bytes is None or layouts.is_long(size_bytes):
             ids_in_parts.discard(message_id)
+        ids_with_headers.discard(message_id)
     if waiting != header.waiting:
         yield "I2", f"{waiting} messages wait to be deleted, the header counts {header.waiting}"
     counted = message_log.live_messages(txn)
@@ -115,6 +116,15 @@ def _messages(txn: Transaction) -> _Found:
         yield "I3", f"the totals of the log are {counted} messages, stored are {live}"
     if ids_in_parts:
         yield "I9", f"parts of no long message: {sorted(ids_in_parts)[:10]}"
+    if ids_with_headers:
+        yield "I9", f"headers of no message: {sorted(ids_with_headers)[:10]}"
+
+
+def _headers(txn: Transaction) -> Iterator[int]:
+    """Iterate over the ids of messages with headers, which can be read."""
+    for message_id, encoded in txn.parts().all_headers():
+        headers.decoded(encoded)
+        yield message_id
 
 
 def _sizes(txn: Transaction) -> Iterator[Tuple[int, Optional[int]]]:
@@ -188,7 +198,7 @@ def _deliveries_of(txn: Transaction, record: SubscriberRecord, policy: Policy) -
     if sorted([*dead, *requeued]) != stored:
         yield "I11", f"payloads {stored[:10]}, dead letters {dead[:10]}, requeued {sorted(requeued)[:10]}"
     for message_id in stored:
-        outside.get(message_id)
+        headers.decoded(outside.get(message_id).headers)
     for message_id in dead:
         outside.death(message_id)
     in_flight = len(entries) - len(requeued) if policy.shared else 0
@@ -199,22 +209,24 @@ def _deliveries_of(txn: Transaction, record: SubscriberRecord, policy: Policy) -
 
 
 def _delayed(txn: Transaction) -> _Found:
-    header, found = txn.header, list(txn.delayed_messages().all())
-    if len(found) != header.delayed:
-        yield "I13", f"{len(found)} messages are delayed, the header counts {header.delayed}"
-    next_due_us = min((due_us for due_us, _, _ in found), default=values.NEVER_US)
+    header, count, next_due_us = txn.header, 0, values.NEVER_US
+    for message in txn.delayed_messages().all():
+        count, next_due_us = count + 1, min(next_due_us, message.due_us)
+        if not message.is_whole or message.number >= header.next_delayed_number:
+            yield "I13", f"delayed message {message.number}, due at {message.due_us}"
+        headers.decoded(message.headers)
+    if count != header.delayed:
+        yield "I13", f"{count} messages are delayed, the header counts {header.delayed}"
     if next_due_us != header.next_due_us:
         yield "I13", f"the first is due at {next_due_us}, the header says {header.next_due_us}"
-    for due_us, number, size_bytes in found:
-        if size_bytes is None or number >= header.next_delayed_number:
-            yield "I13", f"delayed message {number}, due at {due_us}"
 
 
 def _deduplication(txn: Transaction) -> _Found:
     ids, next_id = txn.deduplication_ids(), txn.log().next_id()
-    by_id, by_time = dict(ids.by_id()), dict(ids.by_time())
+    by_id, by_time = {key: found._replace(due_us=0) for key, found in ids.by_id()}, dict(ids.by_time())
     if by_id != by_time or txn.deduplication_count() != sum(1 for _ in ids.by_time()):
         yield "I14", f"{len(by_id)} ids, of which {len(by_id.items() & by_time.items())} are the same in both"
     for identifier, found in by_id.items():
-        if not 0 < found.message_id < next_id:
+        delayed_number = found.message_id - layouts.DELAYED
+        if not (0 < found.message_id < next_id or 0 < delayed_number < txn.header.next_delayed_number):
             yield "I14", f"message {found.message_id} with {identifier!r}"

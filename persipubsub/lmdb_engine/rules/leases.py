@@ -21,10 +21,11 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 from persipubsub import clock, errors
 from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import NEVER_US, NO_FAILURE, NOTHING, Claims, Failure, Found, Settled, Subscription
-from persipubsub.lmdb_engine.records.delivery_layouts import LEASE_RAN_OUT, NO_TOKEN, RAISED, REQUEUED, Death, Delivery
+from persipubsub.lmdb_engine.records.delivery_layouts import (LEASE_RAN_OUT, NO_TOKEN, RAISED, REJECTED, REQUEUED,
+                                                              Death, Delivery)
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
+from persipubsub.lmdb_engine.rules import cursors, dead_letters, details, message_log
 from persipubsub.lmdb_engine.rules.dead_letters import policy_of
 
 #: Maximum messages per claim, since they are acknowledged or given back in one transaction, too.
@@ -64,7 +65,11 @@ def due_us(txn: Transaction, subscription: Subscription) -> int:
     return found_us
 
 
-def claim(txn: Transaction, subscription: Subscription, max_messages: int, max_bytes: int) -> Found:
+def claim(txn: Transaction,
+          subscription: Subscription,
+          max_messages: int,
+          max_bytes: int,
+          detailed: bool = False) -> Found:
     """Deliver messages to one worker, for the time of the lease.
 
     :param max_messages: the maximum number of messages
@@ -81,7 +86,8 @@ def claim(txn: Transaction, subscription: Subscription, max_messages: int, max_b
         claiming.claim_next()
     cursors.move(txn, subscription.identifier, claiming.record, claiming.before,
                  dead_letters.position(txn, claiming.record))
-    return claiming.found()
+    found = claiming.found()
+    return found._replace(details=details.read(txn, claiming.record, found.ids)) if detailed else found
 
 
 class _Claiming:  # pylint: disable=too-many-instance-attributes  # the state of a claim in its two steps
@@ -206,36 +212,55 @@ def acknowledge(txn: Transaction, subscription: Subscription, ids: Sequence[int]
     return Settled(lost=held.lost)
 
 
-def give_back(txn: Transaction, subscription: Subscription, ids: Sequence[int], token: bytes,
-              failure: Optional[Failure]) -> Settled:
+# pylint: disable-next=too-many-arguments,too-many-positional-arguments  # the fields of a command
+def give_back(txn: Transaction,
+              subscription: Subscription,
+              ids: Sequence[int],
+              token: bytes,
+              failure: Optional[Failure],
+              delay_us: Optional[int] = None,
+              rejects: bool = False) -> Settled:
     """Give back the messages of a claim that the worker still holds, and wake the waiting workers.
 
     :param failure: why the worker failed; None if it did not begin, so that the delivery does not count
+    :param delay_us: the delay before the next delivery; None for that of the policy
+    :param rejects: whether they become dead letters at once
     """
+    back = _Back(failure, delay_us, rejects)
     record = cursors.known_record(txn, subscription)
     if record is None:
         return Settled()
     before, dropped = dead_letters.position(txn, record), 0
     for own_ids, entry in _held(txn, record, ids, token).groups:
-        record, more = _give_back_equal(txn, record, own_ids, entry, failure)
+        record, more = _give_back_equal(txn, record, own_ids, entry, back)
         dropped += more
         txn.published = True
     cursors.move(txn, subscription.identifier, record, before, dead_letters.position(txn, record))
     return Settled(dropped=dropped)
 
 
+class _Back(NamedTuple):
+    """How messages are given back."""
+
+    failure: Optional[Failure]
+    delay_us: Optional[int]
+    rejects: bool
+
+
 def _give_back_equal(txn: Transaction, record: SubscriberRecord, ids: Sequence[int], entry: Delivery,
-                     failure: Optional[Failure]) -> dead_letters.Added:
+                     back: _Back) -> dead_letters.Added:
     """Give back messages with equal entries: they can be claimed again at once, later or never."""
     now_us, policy, dropped = message_log.now_us(txn), policy_of(record), 0
+    failure = back.failure
     if failure is None:
         waiting = Delivery(entry.deliveries - 1, NO_TOKEN, now_us, entry.failure)
         txn.in_flight(record).put_many(ids, waiting, entry)
-    elif entry.deliveries < policy.max_deliveries:
-        waiting = Delivery(entry.deliveries, NO_TOKEN, now_us + _delay_us(policy, entry.deliveries), failure)
+    elif entry.deliveries < policy.max_deliveries and not back.rejects:
+        delay_us = _delay_us(policy, entry.deliveries) if back.delay_us is None else back.delay_us
+        waiting = Delivery(entry.deliveries, NO_TOKEN, now_us + delay_us, failure)
         txn.in_flight(record).put_many(ids, waiting, entry)
     else:
-        death = Death(RAISED, entry.deliveries, now_us, failure)
+        death = Death(REJECTED if back.rejects else RAISED, entry.deliveries, now_us, failure)
         for message_id in ids:
             if txn.in_flight(record).get(message_id) is None:
                 continue  # requeued; the same message of the log became a dead letter in this loop

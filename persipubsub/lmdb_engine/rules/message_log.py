@@ -17,9 +17,10 @@ from typing import Tuple
 from persipubsub import clock
 from persipubsub.engine.values import NEVER_US
 from persipubsub.lmdb_engine.records import deletions
-from persipubsub.lmdb_engine.records.layouts import Header, require_count
+from persipubsub.lmdb_engine.records.layouts import Header, require_count, wrapped
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import retention
+from persipubsub.queue import RECORD_BYTES_MAX
 
 #: The maximum number of messages, and of parts of long ones, that one call deletes; the others wait below
 #: ``Header.first``.
@@ -160,9 +161,19 @@ def live_messages(txn: Transaction) -> int:
 
 
 def live_bytes(txn: Transaction) -> int:
-    """Return the size of the messages: their pages, less the share of those that count as deleted."""
-    stored = txn.stored_messages()
-    return txn.stored_bytes() * live_messages(txn) // stored if stored else 0
+    """Return the size of the messages: their pages, less the share of those that count as deleted; 0 only if none."""
+    first_stored_id, first_id = txn.first_id(0), first_live_id(txn)
+    if first_stored_id is None or first_stored_id == first_id:
+        return txn.stored_bytes()
+    stored_bytes = _size_from(txn, first_stored_id)
+    return (txn.stored_bytes() * _size_from(txn, first_id) + stored_bytes - 1) // stored_bytes
+
+
+def _size_from(txn: Transaction, start: int) -> int:
+    """Return the maximum size of the payloads and records from an id on."""
+    log, next_id = txn.log(), txn.next_id()
+    messages = log.messages_before(next_id) - log.messages_before(start)
+    return RECORD_BYTES_MAX * messages + wrapped(log.bytes_before(next_id) - log.bytes_before(start))
 
 
 def retained_messages(txn: Transaction) -> int:

@@ -11,6 +11,7 @@ import itertools
 from typing import List
 
 from persipubsub import moments
+from persipubsub.engine import headers
 from persipubsub.engine.values import Delivering, Position
 from persipubsub.lmdb_engine.records.runs import RUN_US_MAX
 from persipubsub.lmdb_engine.records.transaction import Transaction
@@ -83,7 +84,8 @@ def read(txn: Transaction, ids: range) -> List[StoredMessage]:
         return []
     runs = list(itertools.takewhile(lambda run: run.first_id <= found[-1], txn.log().since(found[0])))
     begin = [run.first_id for run in runs]
+    parts = txn.parts()
     return [
-        StoredMessage(message_id, moments.utc(runs[bisect.bisect_right(begin, message_id) - 1].time_us), payload)
-        for message_id, payload in zip(found, payloads)
+        StoredMessage(message_id, moments.utc(runs[bisect.bisect_right(begin, message_id) - 1].time_us), payload,
+                      headers.decoded(parts.headers(message_id))) for message_id, payload in zip(found, payloads)
     ]

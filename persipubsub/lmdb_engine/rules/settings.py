@@ -1,15 +1,18 @@
 """The settings of a queue, as Control sets them and as the header stores them; on an open transaction."""
 
-from typing import Any, Mapping, Sequence, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 from persipubsub import errors
-from persipubsub.engine.settings import require_bindable, require_retention_within_timeout, stored_seconds
+from persipubsub.engine.settings import require_bindable, require_retention_within_timeout, stored_seconds, timeout_us
 from persipubsub.engine.values import DEFAULTS, NEVER_US, Configuration
-from persipubsub.lmdb_engine.records.layouts import Header, Run
+from persipubsub.lmdb_engine.records.layouts import NO_LIMIT, Header, Run
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules.cursors import add_subscriber
 from persipubsub.lmdb_engine.rules.message_log import count_from, first_unexpired_id, now_us, remove_dangling
 from persipubsub.queue import HighWaterMark
+
+#: The fields of the header that hold the limits of the high-water mark.
+_FIELDS = {"message_timeout": "message_timeout_us", "max_messages": "max_messages", "hwm_db_size": "hwm_db_size"}
 
 
 def applied(configuration: Configuration, header: Header) -> Header:
@@ -17,13 +20,8 @@ def applied(configuration: Configuration, header: Header) -> Header:
 
     :raise ArgumentError: the retention is longer than the message timeout
     """
-    mark = configuration.high_watermark
-    if configuration.limits:
-        mark = _with_limits(stored_high_watermark(header), configuration.limits)
-    if mark is not None:
-        header = header._replace(message_timeout_us=max(1, round(mark.message_timeout * 1e6)),
-                                 max_messages=mark.max_messages,
-                                 hwm_db_size=mark.hwm_db_size)
+    if configuration.high_watermark is not None:
+        header = _with_limits(header, configuration.high_watermark)
     if configuration.strategy is not None:
         header = header._replace(strategy=configuration.strategy.value)
     if configuration.durability is not None:
@@ -38,15 +36,22 @@ def applied(configuration: Configuration, header: Header) -> Header:
     return header
 
 
-def _with_limits(mark: HighWaterMark, limits: Mapping[str, Any]) -> HighWaterMark:
-    """Return a high-water mark with some of its limits replaced."""
-    return HighWaterMark(limits.get("message_timeout", mark.message_timeout),
-                         limits.get("max_messages", mark.max_messages), limits.get("hwm_db_size", mark.hwm_db_size))
+def _with_limits(header: Header, mark: HighWaterMark) -> Header:
+    """Return the header with the limits that a high-water mark gives."""
+    stored: Dict[str, Any] = {
+        _FIELDS[name]: NO_LIMIT if limit is None else limit
+        for name, limit in mark.limits().items()
+    }
+    if mark.message_timeout is not None:
+        stored["message_timeout_us"] = timeout_us(mark.message_timeout)
+    return header._replace(**stored)
 
 
 def stored_high_watermark(header: Header) -> HighWaterMark:
     """Return the high-water mark in the header."""
-    return HighWaterMark(stored_seconds(header.message_timeout_us), header.max_messages, header.hwm_db_size)
+    timeout_s = None if header.message_timeout_us == NO_LIMIT else stored_seconds(header.message_timeout_us)
+    messages, size_bytes = (None if limit == NO_LIMIT else limit for limit in (header.max_messages, header.hwm_db_size))
+    return HighWaterMark(timeout_s, messages, size_bytes)
 
 
 def fresh(configuration: Configuration) -> Tuple[Header, Run]:
@@ -89,15 +94,16 @@ def configure(txn: Transaction, configuration: Configuration, identifiers: Seque
 
 
 def _bind(txn: Transaction, message_type: str) -> None:
-    """Bind the queue to a protobuf type, by its full name."""
+    """Bind the queue to a message type, by its full name."""
     messages, _ = count_from(txn, first_unexpired_id(txn, now_us(txn)))
     require_bindable(txn.message_type(), message_type, messages)
     txn.put_message_type(message_type)
 
 
 def require_message_type(txn: Transaction, wanted: str) -> None:
-    """Raise MessageTypeError if the queue is bound to another protobuf type than the wanted one."""
+    """Raise MessageTypeError if the queue is bound to another message type than the wanted one."""
     bound = txn.message_type()
     if bound is not None and bound != wanted:
+        class_name = bound.rpartition(".")[2].removeprefix("json:")
         raise errors.MessageTypeError(f"The queue is bound to the message type {bound}, not to {wanted}. Open it with "
-                                      f"message_type={bound.rpartition('.')[2]}, or without one for the bytes.")
+                                      f"message_type={class_name}, or without one for the bytes.")

@@ -13,14 +13,15 @@ from typing_extensions import assert_type
 
 from persipubsub import Control, Environment, Publisher, Subscriber, new_environment
 from persipubsub.aio import AsyncPublisher, AsyncSubscriber
+from persipubsub.engine.values import BytesLike
 from persipubsub.subscriber import Receipt
 
 
 def made_without_a_type(env: Environment) -> None:
-    """Endpoints are of bytes unless a type is given, however that is left out."""
-    assert_type(env.new_publisher(), Publisher[bytes])
-    assert_type(env.new_publisher(True), Publisher[bytes])
-    assert_type(env.new_publisher(autosync=True, message_type=None), Publisher[bytes])
+    """A subscriber is one of bytes unless a type is given; a publisher is one of what has bytes."""
+    assert_type(env.new_publisher(), Publisher[BytesLike])
+    assert_type(env.new_publisher(True), Publisher[BytesLike])
+    assert_type(env.new_publisher(autosync=True, message_type=None), Publisher[BytesLike])
     assert_type(env.new_subscriber("a"), Subscriber[bytes])
     assert_type(env.new_subscriber(identifier="a"), Subscriber[bytes])
 
@@ -31,13 +32,12 @@ def made_with_a_type(env: Environment) -> None:
     assert_type(env.new_publisher(True, message_type=StringValue), Publisher[StringValue])
     assert_type(env.new_subscriber("a", message_type=StringValue), Subscriber[StringValue])
     assert_type(env.new_subscriber("a", StringValue), Subscriber[StringValue])
-    env.new_publisher(message_type=str)  # type: ignore[type-var]  # no class of messages
     env.new_subscriber("a", message_type=StringValue())  # type: ignore[call-overload]  # a message, no class
 
 
 def made_for_tasks(env: Environment) -> None:
     """Endpoints for tasks have the types of the plain ones."""
-    assert_type(env.new_async_publisher(), AsyncPublisher[bytes])
+    assert_type(env.new_async_publisher(), AsyncPublisher[BytesLike])
     assert_type(env.new_async_subscriber("a"), AsyncSubscriber[bytes])
     assert_type(env.new_async_publisher(message_type=StringValue), AsyncPublisher[StringValue])
     assert_type(env.new_async_subscriber("a", message_type=StringValue), AsyncSubscriber[StringValue])
@@ -58,7 +58,9 @@ async def used_in_tasks(publisher: AsyncPublisher[StringValue], subscriber: Asyn
 
 def a_name_without_a_type_is_one_of_bytes(publisher: Publisher, subscriber: Subscriber) -> None:
     """Annotations of programs that know of no message types mean what they did."""
-    assert_type(publisher, Publisher[bytes])
+    assert_type(publisher, Publisher[BytesLike])
+    publisher.send(bytearray())
+    publisher.send_many([b"", memoryview(b"")])
     assert_type(subscriber.front(), Optional[bytes])
 
 
@@ -75,6 +77,18 @@ def sent(publisher: Publisher[StringValue], plain: Publisher[bytes]) -> None:
     plain.send(StringValue())  # type: ignore[arg-type]  # a message
     with publisher as same:
         assert_type(same, Publisher[StringValue])
+
+
+def wants_publisher_of_bytes(publisher: Publisher[bytes]) -> None:
+    """Send nothing but bytes."""
+    publisher.send(b"a")
+
+
+def passed(env: Environment, publisher: Publisher, typed: Publisher[StringValue]) -> None:
+    """A publisher of all that has bytes may be passed where bytes will be sent; one of messages may not."""
+    wants_publisher_of_bytes(env.new_publisher())
+    wants_publisher_of_bytes(publisher)
+    wants_publisher_of_bytes(typed)  # type: ignore[arg-type]  # it sends messages
 
 
 def received(subscriber: Subscriber[StringValue], plain: Subscriber[bytes]) -> None:

@@ -38,6 +38,8 @@ DURABILITIES = {durability.name.lower(): durability for durability in Durability
 #: Octal digits; the first lets the owner read and write.
 _MODE = "^0?[67][0-7]{2}$"
 MARK = "high_watermark."
+#: The value of a limit in Settings where there is none.
+NO_LIMIT = "none"
 #: The maximum number of digits of a whole number in a config. The largest limit of a setting has 19.
 DIGITS_MAX = 100
 #: How messages are delivered to a subscriber.
@@ -56,17 +58,20 @@ def _between(least: float, most: float, description: str) -> Meta:
 
 
 class MarkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When the queue overflows."""
+    """The limits of the queue. Those that are left out keep their stored values."""
 
     message_timeout: Union[Annotated[
         float,
         _between(HighWaterMark.MESSAGE_TIMEOUT_S_MIN, HighWaterMark.
-                 MESSAGE_TIMEOUT_S_MAX, "Seconds after which an unacknowledged message expires.")], UnsetType] = UNSET
+                 MESSAGE_TIMEOUT_S_MAX, "Seconds after which an unacknowledged message expires; null for no limit.")],
+                           None, UnsetType] = UNSET
     max_messages: Union[Annotated[
-        int, _between(1, HighWaterMark.MAX_MESSAGES_MAX, "Number of messages at which the queue overflows.")],
-                        UnsetType] = UNSET
+        int,
+        _between(1, HighWaterMark.MAX_MESSAGES_MAX, "Number of messages at which the queue is full; null for no limit."
+                 )], None, UnsetType] = UNSET
     hwm_db_size: Union[Annotated[
-        int, _between(1, HighWaterMark.HWM_DB_SIZE_BYTES_MAX, "Bytes at which the queue overflows.")],
+        int,
+        _between(1, HighWaterMark.HWM_DB_SIZE_BYTES_MAX, "Bytes at which the queue is full; null for no limit.")], None,
                        UnsetType] = UNSET
 
 
@@ -119,14 +124,14 @@ class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                                  Meta(description="The subscribers of the queue.")], UnsetType] = UNSET
     high_watermark: Union[MarkConfig, UnsetType] = UNSET
     strategy: Union[Annotated[str,
-                              Meta(description="Which messages are deleted when the queue overflows.",
+                              Meta(description="What happens when a message is sent and a limit is reached.",
                                    extra_json_schema={"enum": list(STRATEGIES)})], UnsetType] = UNSET
     durability: Union[Annotated[
         str, Meta(description="What a sent message survives.", extra_json_schema={"enum": list(DURABILITIES)})],
                       UnsetType] = UNSET
     message_type: Union[Annotated[
         str,
-        Meta(description="The full name of the protobuf type of all messages, such as shop.Order.",
+        Meta(description="The name of the type of all messages: shop.Order of protobuf, or json:Order.",
              extra_json_schema={
                  "pattern": f"^{checks.MESSAGE_TYPE}$",
                  "maxLength": limits.MESSAGE_TYPE_BYTES_MAX
@@ -177,10 +182,10 @@ def settings_of(mark: HighWaterMark, strategy: Strategy, durability: Durability,
                 deduplication_window_s: float, deduplication_max: int, mode: int) -> Settings:
     """Return the settings of a queue by their names in a config."""
     return {
-        f"{MARK}message_timeout": mark.message_timeout,
-        f"{MARK}max_messages": mark.max_messages,
-        f"{MARK}hwm_db_size": mark.hwm_db_size,
-        "strategy": strategy.name,
+        **{
+            f"{MARK}{name}": _limit(value)
+            for name, value in mark.limits().items()
+        }, "strategy": strategy.name,
         "durability": durability.name.lower(),
         "retention_s": retention_s,
         "deduplication_window_s": deduplication_window_s,
@@ -189,15 +194,18 @@ def settings_of(mark: HighWaterMark, strategy: Strategy, durability: Durability,
     }
 
 
-def mark_settings(settings: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the settings of the high-water mark, by its own names."""
-    return {name[len(MARK):]: value for name, value in settings.items() if name.startswith(MARK)}
+def _limit(value: Optional[float]) -> Value:
+    return NO_LIMIT if value is None else value
 
 
-def mark_of(settings: Dict[str, Any]) -> HighWaterMark:
-    """Return the high-water mark of settings; missing limits have their defaults."""
-    given: Dict[str, Any] = mark_settings(settings)
-    return HighWaterMark(**given)
+def mark_of(settings: Mapping[str, Any]) -> HighWaterMark:
+    """Return the limits among settings."""
+    given = {name[len(MARK):]: value for name, value in settings.items() if name.startswith(MARK)}
+    return HighWaterMark(**{name: None if value == NO_LIMIT else value for name, value in given.items()})
+
+
+def _one_limit(limit: Tuple[str, Any]) -> HighWaterMark:
+    return HighWaterMark(**dict([limit]))
 
 
 def schema() -> str:
@@ -206,16 +214,18 @@ def schema() -> str:
     return json.dumps(whole, indent=2)
 
 
-def read(config_path: pathlib.Path) -> List[Queue]:
+def read(config_path: pathlib.Path, text: Optional[bytes] = None) -> List[Queue]:
     """Read and check a config, and return its queues.
 
+    :param text: the config itself, if it is not in the file
     :raise ConfigError: the config is wrong; the error names the file and the position
     :raise PathError: the config cannot be read
     """
-    try:
-        text = config_path.read_bytes()
-    except OSError as error:
-        raise os_errors.path_error(error, config_path) from error
+    if text is None:
+        try:
+            text = config_path.read_bytes()
+        except OSError as error:
+            raise os_errors.path_error(error, config_path) from error
     try:
         config = msgspec.convert(_parsed(text), Config)
         directory = os.path.dirname(os.path.abspath(config_path))
@@ -272,9 +282,9 @@ def _checked(queue: QueueConfig, where: str, directory: str) -> Queue:
         for name, value in msgspec.structs.asdict(queue.high_watermark).items():
             if value is not UNSET:
                 what = f"{MARK}{name}"
-                mark = _at(f"{where}.{what}", mark_of, {what: value})
+                mark = _at(f"{where}.{what}", _one_limit, (name, value))
                 # As the queue will report it: a timeout is stored in whole microseconds.
-                settings[what] = getattr(as_stored(mark), name)
+                settings[what] = _limit(as_stored(mark)[name])
     for name, given, choices in (("strategy", queue.strategy, STRATEGIES), ("durability", queue.durability,
                                                                             DURABILITIES)):
         if not isinstance(given, UnsetType):

@@ -18,8 +18,8 @@ import stat
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from persipubsub import environment, errors
-from persipubsub.deployment_config import (DURABILITIES, MARK, NUMBERS, STRATEGIES, Path, Queue, Settings, Value,
-                                           mark_of, mark_settings, read, schema, settings_of)
+from persipubsub.deployment.config import (DURABILITIES, MARK, NUMBERS, STRATEGIES, Path, Queue, Settings, Value,
+                                           mark_of, read, schema, settings_of)
 from persipubsub.engine import checks, limits, policies
 from persipubsub.engine.settings import require_bindable, require_retention_within_timeout
 from persipubsub.engine.values import DEFAULTS
@@ -70,13 +70,13 @@ class _Step:
         ]
         removed = [change.before for change in self.changes if change.what == "subscriber" and change.after is None]
         changed = {change.what: change.after for change in self.changes if change.after is not None}
-        mark = mark_of({**self.stored.settings, **changed}) if any(what.startswith(MARK) for what in changed) else None
+        mark = mark_of(changed)
         numbers: Dict[str, Any] = {name: changed[name] for name in NUMBERS if name in changed}
         with environment.new_environment(path) as env:
             one_by_one = {name for name in added if name in self.wanted.starts or name in self.wanted.policies}
             one_by_one.update(change.subscriber for change in self.changes if change.subscriber is not None)
             control = env.new_control(subscriber_ids=[name for name in added if name not in one_by_one],
-                                      high_watermark=mark,
+                                      high_watermark=mark if mark.given else None,
                                       strategy=STRATEGIES.get(str(changed.get("strategy"))),
                                       durability=DURABILITIES.get(str(changed.get("durability"))),
                                       message_type=str(changed["message_type"]) if "message_type" in changed else None,
@@ -91,7 +91,7 @@ class _Step:
                     control.remove_subscriber(str(identifier))
 
 
-def deploy(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change, ...]:
+def deploy(config_path: Path, remove_subscribers: bool = False, text: Optional[bytes] = None) -> Tuple[Change, ...]:
     """Bring the queues to the state of a config: create what is missing, and change what differs.
 
     The settings of a queue and its new subscribers, except those with a ``start``, change in one transaction. If the
@@ -100,26 +100,29 @@ def deploy(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change,
     :param config_path: the config, in JSON
     :param remove_subscribers: whether to remove subscribers that are not in a queue's list, with the messages that only
         they awaited; a queue without a list keeps its subscribers
+    :param text: the config itself, if it is not in a file; errors then name ``config_path``, and relative paths are
+        still relative to its directory
     :return: what was changed, in the order of the config; empty if nothing differed
     :raise ConfigError: the config is wrong; the error names the file and the position. No queue was touched
     :raise PathError: the config cannot be read, or a path cannot hold a queue
     :raise FormatError: the files at a path are not a queue of this version. No queue was touched
     :raise MessageTypeError: a queue with messages is bound to another message type. No queue was touched
     """
-    steps = _steps(config_path, remove_subscribers)
+    steps = _steps(config_path, remove_subscribers, text)
     for step in steps:
         step.apply()
     return _changes(steps)
 
 
-def plan(config_path: Path, remove_subscribers: bool = False) -> Tuple[Change, ...]:
+def plan(config_path: Path, remove_subscribers: bool = False, text: Optional[bytes] = None) -> Tuple[Change, ...]:
     """Return what :func:`deploy` would change, and change nothing.
 
     :param config_path: the config, in JSON
     :param remove_subscribers: as for :func:`deploy`, with the same errors
+    :param text: as for :func:`deploy`
     :return: what :func:`deploy` would return
     """
-    return _changes(_steps(config_path, remove_subscribers))
+    return _changes(_steps(config_path, remove_subscribers, text))
 
 
 def describe(path: Path) -> str:
@@ -141,7 +144,7 @@ def describe(path: Path) -> str:
             **queue.policies[name]
         } if name in queue.policies else name for name in queue.subscribers or ()],
         MARK[:-1]:
-        mark_settings(queue.settings)
+        mark_of(queue.settings).limits()
     }
     described.update({name: value for name, value in queue.settings.items() if not name.startswith(MARK)})
     # Not by msgspec, which cannot write a path that is not UTF-8.
@@ -152,9 +155,10 @@ def _changes(steps: Sequence[_Step]) -> Tuple[Change, ...]:
     return tuple(change for step in steps for change in step.changes)
 
 
-def _steps(config_path: Path, remove_subscribers: bool) -> List[_Step]:
+def _steps(config_path: Path, remove_subscribers: bool, text: Optional[bytes]) -> List[_Step]:
     """Read the config and its queues; mistakes are found here, before anything is changed."""
-    return [_step(wanted, remove_subscribers) for wanted in read(pathlib.Path(checks.directory(config_path)))]
+    path = pathlib.Path(checks.directory(config_path))
+    return [_step(wanted, remove_subscribers) for wanted in read(path, text)]
 
 
 def _step(wanted: Queue, remove_subscribers: bool) -> _Step:
@@ -214,8 +218,10 @@ def _require_applicable(stored: Queue, identifier: str, policy: Settings) -> Non
 
 def _require_retention_within_timeout(path: pathlib.Path, settings: Dict[str, Any]) -> None:
     try:
-        require_retention_within_timeout(checks.microseconds(settings["retention_s"]),
-                                         checks.microseconds(mark_of(settings).message_timeout))
+        timeout_s = mark_of(settings).message_timeout
+        if timeout_s is not None:
+            require_retention_within_timeout(checks.microseconds(settings["retention_s"]),
+                                             checks.microseconds(timeout_s))
     except errors.ArgumentError as error:
         raise errors.ConfigError(f"The queue at {path}: {error}") from error
 
