@@ -73,6 +73,7 @@ class HighWaterMark:
     message_timeout: Optional[float]
     max_messages: Optional[int]
     hwm_db_size: Optional[int]
+    _given: Tuple[str, ...]
 
     MESSAGE_TIMEOUT_S_MIN = 1e-6
     MESSAGE_TIMEOUT_S_MAX = 1e11
@@ -101,8 +102,7 @@ class HighWaterMark:
     @property
     def given(self) -> Tuple[str, ...]:
         """Return the names of the limits that were not left out."""
-        names: Tuple[str, ...] = self._given  # type: ignore[attr-defined]  # set without __setattr__
-        return names
+        return self._given
 
     def limits(self) -> Dict[str, Union[int, float, None]]:
         """Return the limits that were not left out, by their names."""

@@ -271,8 +271,8 @@ class Receiver:
         if settled.lost:
             raise errors.LeaseLostError(
                 f"This worker of the subscriber {self.identifier!r} no longer holds {len(settled.lost)} messages, "
-                f"the first of them {settled.lost[0] % MESSAGE_ID_END}: their lease had ended and another worker received "
-                "them, or they were pruned, or the subscriber was moved back. Set a longer lease_s with "
+                f"the first of them {settled.lost[0] % MESSAGE_ID_END}: their lease had ended and another worker "
+                "received them, or they were pruned, or the subscriber was moved back. Set a longer lease_s with "
                 "Control.add_subscriber, or call extend_lease() in time.")
 
     def settle_extension(self, settled: Optional[Settled]) -> None:

@@ -126,7 +126,8 @@ def _envelope(msg: Any, headers: Optional[Mapping[str, str]], deduplication_id: 
 
 def _with_envelopes(batch: Batch, envelopes: "Dict[int, Envelope[Any]]") -> Tuple[Batch, Sequence[Optional[bytes]]]:
     """Return a batch with the headers of its envelopes, and the deduplication ids, none if no message has one."""
-    headers, identifiers = [b""] * len(batch.payloads), [None] * len(batch.payloads)  # type: List[bytes], List[Any]
+    headers = [b""] * len(batch.payloads)
+    identifiers: List[Optional[bytes]] = [None] * len(batch.payloads)
     size_bytes = batch.size_bytes
     for index, envelope in envelopes.items():
         try:

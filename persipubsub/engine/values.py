@@ -12,11 +12,15 @@ if TYPE_CHECKING:
 
     # With a default, so that a plain Subscriber is a Subscriber[bytes]. Python itself supports that from 3.13 on.
     Msg = TypeVar("Msg", default=bytes)
-    Sendable = TypeVar("Sendable", default="BytesLike", contravariant=True)
+    Sendable = TypeVar(  # pylint: disable=typevar-name-incorrect-variance  # readers see the name in signatures
+        "Sendable",
+        default="BytesLike",
+        contravariant=True)
 else:
     from typing import TypeVar
     Msg = TypeVar("Msg")
-    Sendable = TypeVar("Sendable", contravariant=True)
+    Sendable = TypeVar(  # pylint: disable=typevar-name-incorrect-variance  # as above
+        "Sendable", contravariant=True)
 
 BytesLike = Union[bytes, bytearray, memoryview]
 

@@ -5,7 +5,7 @@ Each of them decodes what it has encoded, so that a message which no subscriber 
 
 import dataclasses
 import inspect
-from typing import TYPE_CHECKING, Callable, Generic, Iterator, Optional, Type, TypeVar
+from typing import TYPE_CHECKING, Callable, Generic, Iterator, List, Optional, Set, Type, TypeVar
 
 import msgspec
 import msgspec.inspect
@@ -142,7 +142,8 @@ def _require_concrete(message_type: type, base: type) -> None:
 
 def _custom_types(info: msgspec.inspect.Type) -> Iterator[type]:
     """Iterate over the types in the fields of a type that msgspec does not know."""
-    left, seen = [info], set()  # type: list[object], set[int]
+    left: List[object] = [info]
+    seen: Set[int] = set()
     while left:
         one = left.pop()
         if id(one) in seen:

@@ -10,7 +10,7 @@ import pytest
 import persipubsub
 from tests.faults import oracle
 from tests.faults.journal import (Event, Journal, envelope, events, is_broken, message, name_of, name_with_headers,
-                                   sender_and_number)
+                                  sender_and_number)
 from tests.faults.oracle import Oracle, Verdict
 
 

@@ -51,7 +51,7 @@ class _Refused(errors.PersipubsubError):
 LATER = 2**63
 
 
-class LastingModel(Model):  # pylint: disable=too-many-instance-attributes  # all there is to know
+class LastingModel(Model):  # pylint: disable=too-many-instance-attributes,too-many-public-methods  # all there is to know
     """A queue that may retain messages and delay them; each of its operations begins with :meth:`write`."""
 
     def __init__(self, appended_max: int) -> None:

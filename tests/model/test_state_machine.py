@@ -220,7 +220,7 @@ class QueueMachine(ReceivingMachine, SharedMachine):
                 assert copied.status().messages == copied.status().retained
 
 
-class QueueMachineInSmallSteps(QueueMachine):
+class QueueMachineInSmallSteps(QueueMachine):  # pylint: disable=too-many-ancestors  # the rules are mixed in
     """A queue that often has messages still to delete: a transaction deletes at most three."""
 
     deletions_max = 3

@@ -233,7 +233,7 @@ class Writer:  # pylint: disable=too-many-instance-attributes  # who leads, who 
             self.report()
         if request.error is not None:
             try:
-                raise request.error
+                raise request.error  # pylint: disable=raising-bad-type  # it is an error: see above
             finally:
                 request.error = None  # the frames of its traceback refer to the request, and to what was sent
         result: T = request.result
