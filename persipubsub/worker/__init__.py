@@ -8,6 +8,8 @@ from persipubsub.engine import checks
 from persipubsub.engine.limits import DELAY_S_MAX
 
 if TYPE_CHECKING:
+    import os  # pylint: disable=unused-import  # documentation resolves "Path" with it
+
     from persipubsub.environment import MessageType, Path
 
 __all__ = ["run"]
