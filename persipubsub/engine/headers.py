@@ -3,12 +3,12 @@
 import functools
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Dict, Optional
+from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
 from persipubsub import errors
 
 if TYPE_CHECKING:
-    import json
+    import msgspec
 
 HEADERS_MAX = 64
 #: The maximum size of the JSON.
@@ -19,9 +19,9 @@ _NAME = re.compile(r"[!-9;-~]+")
 
 
 @functools.lru_cache(maxsize=None)
-def _encoder() -> "json.JSONEncoder":
-    import json  # here, since most programs send no headers
-    return json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+def _codec() -> "Tuple[msgspec.json.Encoder, msgspec.json.Decoder[Dict[str, str]]]":
+    import msgspec  # here, since most programs send no headers
+    return msgspec.json.Encoder(enc_hook=str.__str__), msgspec.json.Decoder(Dict[str, str])
 
 
 def encoded(headers: Optional[Mapping[str, str]]) -> bytes:
@@ -44,7 +44,7 @@ def encoded(headers: Optional[Mapping[str, str]]) -> bytes:
             raise errors.ArgumentError(f"The name of a header must have 1 to {NAME_BYTES_MAX} visible ASCII characters "
                                        f"without a colon, got {name!r:.60}.")
     try:
-        value = _encoder().encode(dict(headers)).encode() if headers else b""
+        value = _codec()[0].encode(dict(headers)) if headers else b""
     except UnicodeEncodeError as error:
         raise errors.ArgumentError(f"The text of a header must be encodable as UTF-8: {error}.") from error
     if len(value) > HEADERS_BYTES_MAX:
@@ -60,11 +60,7 @@ def decoded(value: bytes) -> Dict[str, str]:
     """
     if not value:
         return {}
-    import json  # as above
     try:
-        headers = json.loads(value)
+        return _codec()[1].decode(value)
     except (ValueError, RecursionError) as error:
         raise errors.DamagedError(f"The headers of a message cannot be read: {error}.") from error
-    if not isinstance(headers, dict) or not all(isinstance(text, str) for text in headers.values()):
-        raise errors.DamagedError("The headers of a message cannot be read: they are not a JSON object of texts.")
-    return headers

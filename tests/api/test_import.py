@@ -77,12 +77,12 @@ def test_bytes_need_no_codec(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("statement, module", [
-    ("publisher.send(b'1', headers={'a': 'b'})", "json"),
+    ("publisher.send(b'1', headers={'a': 'b'})", "msgspec"),
     ("env.new_async_publisher()", "asyncio"),
     ("env.new_publisher(message_type=dict)", "persipubsub.typed"),
 ])
 def test_what_needs_a_module_loads_it(statement: str, module: str, tmp_path: pathlib.Path) -> None:
-    """Headers load JSON, endpoints for tasks load asyncio, and message types load their codec, when first used."""
+    """Headers load msgspec, endpoints for tasks load asyncio, and message types load their codec, when first used."""
     program = (f"import sys, persipubsub\nenv = persipubsub.new_environment({str(tmp_path / 'queue')!r})\n"
                "env.new_control(['a'])\npublisher = env.new_publisher()\n"
                f"before = {module!r} in sys.modules\n{statement}\nprint(before, {module!r} in sys.modules)")
