@@ -81,6 +81,16 @@ def test_a_process_that_no_longer_receives(path: pathlib.Path, locks: ReaderLock
         other.send(None)
 
 
+def test_a_process_that_was_told_counts_too(path: pathlib.Path, locks: ReaderLocks) -> None:
+    """A process that was told of another one counts when that one has closed its endpoints."""
+    with process(serve, path) as other:
+        assert not ask(other, "announce", 1)
+        assert locks.announce(1)
+        ask(other, "renounce", 1)
+        assert ask(other, "announce", 1)
+        other.send(None)
+
+
 def test_a_process_that_was_killed(path: pathlib.Path, locks: ReaderLocks) -> None:
     """A process that is killed counts no longer."""
     ours, theirs = CONTEXT.Pipe()

@@ -1,8 +1,8 @@
 """Notice that two processes receive as one plain subscriber, which is rarely meant.
 
-Each process locks a byte of ``use.lock`` for each plain subscriber that it has open, with a lock of the open file (see
-fcntl(2), ``F_OFD_SETLK``), which ends with the process. These locks and that on the whole file do not affect each
-other.
+Each process locks a byte of ``use.lock`` for each plain subscriber that it has open, with a shared lock of the open file
+(see fcntl(2), ``F_OFD_SETLK``), which ends with the process. Then it asks whether an exclusive lock would be refused.
+These locks and that on the whole file do not affect each other.
 """
 
 import fcntl
@@ -16,7 +16,9 @@ from persipubsub.lmdb_engine.process import files
 
 #: The byte of the subscriber with number 0.
 _FIRST_BYTE = 1024
+_FORMAT = "hhqqi"
 _SET = getattr(fcntl, "F_OFD_SETLK", None)
+_GET = getattr(fcntl, "F_OFD_GETLK", None)
 
 
 class ReaderLocks:
@@ -35,7 +37,7 @@ class ReaderLocks:
         """
         with self._lock:
             self._counts[number] = count = self._counts.get(number, 0) + 1
-            return count == 1 and not self._set(number, fcntl.F_WRLCK)
+            return count == 1 and self._set(number, fcntl.F_RDLCK) and self._is_locked_elsewhere(number)
 
     def renounce(self, number: int) -> None:
         """Take an announcement back."""
@@ -47,18 +49,25 @@ class ReaderLocks:
                 self._set(number, fcntl.F_UNLCK)
 
     def _set(self, number: int, kind: int) -> bool:
-        """Lock or unlock a byte; return False if another process has locked it."""
+        """Lock or unlock a byte; return whether that was possible. Without locks, nothing is noticed."""
         if _SET is None:
-            return True
+            return False
         try:
             if self._fd is None:
                 self._fd = os.open(self._path / files.USE_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            fcntl.fcntl(self._fd, _SET, struct.pack("hhqqi", kind, os.SEEK_SET, _FIRST_BYTE + number, 1, 0))
-        except BlockingIOError:
-            return False
+            fcntl.fcntl(self._fd, _SET, _lock(number, kind))
         except OSError:
-            pass  # without locks, nothing is noticed
+            return False
         return True
+
+    def _is_locked_elsewhere(self, number: int) -> bool:
+        """Return whether another process has locked a byte."""
+        assert self._fd is not None and _GET is not None
+        try:
+            found = fcntl.fcntl(self._fd, _GET, _lock(number, fcntl.F_WRLCK))
+        except OSError:
+            return False
+        return bool(struct.unpack(_FORMAT, found)[0] != fcntl.F_UNLCK)
 
     def close(self) -> None:
         """Release all locks. In a forked child this leaves the parent's locks alone."""
@@ -67,3 +76,8 @@ class ReaderLocks:
         self._counts = {}
         if fd is not None:
             os.close(fd)
+
+
+def _lock(number: int, kind: int) -> bytes:
+    """Return the argument of fcntl(2) that means the byte of a subscriber."""
+    return struct.pack(_FORMAT, kind, os.SEEK_SET, _FIRST_BYTE + number, 1, 0)
