@@ -8,13 +8,12 @@ Once an ``await`` has ended, by a result, an error or a cancellation, nothing of
 
 import datetime
 import functools
-import warnings
-from types import TracebackType
-from typing import (TYPE_CHECKING, Any, AsyncContextManager, AsyncGenerator, Awaitable, Callable, Generic, Iterable,
-                    List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, TypeVar, Union)
+from typing import (TYPE_CHECKING, Any, AsyncContextManager, AsyncGenerator, Callable, Generic, Iterable, List, Mapping,
+                    NoReturn, Optional, Sequence, Tuple, Union)
 
 from persipubsub import clock, errors
 from persipubsub.delayed import DelayedMessage
+from persipubsub.endpoints.async_receipt import AsyncReceipt
 from persipubsub.endpoints.bridge import Bridge, Seen
 from persipubsub.endpoints.receiving import Loop, Receiver
 from persipubsub.endpoints.sending import Sender
@@ -25,8 +24,6 @@ from persipubsub.engine.values import NOTHING, Found, Msg, Origin, Sendable
 from persipubsub.message import Delivery, Envelope, Reject, Retry
 
 __all__ = ["AsyncPublisher", "AsyncReceipt", "AsyncSubscriber"]
-
-T = TypeVar("T")
 
 
 class AsyncPublisher(Generic[Sendable]):
@@ -134,52 +131,6 @@ class AsyncPublisher(Generic[Sendable]):
 
     def __repr__(self) -> str:
         return repr(self._sender)
-
-
-class AsyncReceipt(Generic[T]):
-    """What an ``async with`` block receives: acknowledged when the block ends, kept if it raises or is cancelled."""
-
-    _found: Optional[Found] = NOTHING  # if an interrupt ends __init__
-
-    def __init__(self, wait: Callable[[], Awaitable[Found]], value: Callable[[Found], T],
-                 end: "Callable[[Found, Optional[BaseException]], Awaitable[bool]]", subscriber: object) -> None:
-        self._wait = wait
-        self._value = value
-        self._end = end
-        self._subscriber = subscriber
-        self._found = None
-
-    async def __aenter__(self) -> T:
-        self._found = NOTHING  # it was entered, even if the wait raises
-        self._found = await self._wait()
-        return self._value(self._found)
-
-    async def __aexit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
-                        traceback: Optional[TracebackType]) -> Optional[bool]:
-        found = self._found
-        if found is not None and found.ids:
-            return await self._end(found, exc)
-        return isinstance(exc, (Retry, Reject))
-
-    def __del__(self) -> None:
-        if self._found is None:
-            warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"{self!r} has no attribute {name!r}.")
-
-    def __enter__(self) -> NoReturn:
-        raise errors.ArgumentTypeError(f"{self!r} needs async with, in place of with.")
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Never called, since entering raises; without it Python raises its own error."""
-
-    def __await__(self) -> NoReturn:
-        raise errors.ArgumentTypeError(f"{self!r} cannot be awaited.")
-
-    def __repr__(self) -> str:
-        return (f"<What an async with block of {self._subscriber!r} receives: "
-                "async with subscriber.receive() as message: ...>")
 
 
 def _one(found: Found) -> Any:

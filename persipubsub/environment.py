@@ -13,8 +13,9 @@ import icontract
 
 from persipubsub import errors
 from persipubsub.control import Control
-from persipubsub.endpoints.receiving import Receiver, SharedReceiver
+from persipubsub.endpoints.receiving import Receiver
 from persipubsub.endpoints.sending import Sender
+from persipubsub.endpoints.sharing import SharedReceiver
 from persipubsub.engine import checks, location
 from persipubsub.engine.limits import MODE_DEFAULT
 from persipubsub.engine.protocols import Engine

@@ -1,0 +1,57 @@
+"""What an ``async with`` block receives."""
+
+import warnings
+from types import TracebackType
+from typing import Awaitable, Callable, Generic, NoReturn, Optional, Type, TypeVar
+
+from persipubsub import errors
+from persipubsub.engine.values import NOTHING, Found
+from persipubsub.message import Reject, Retry
+
+T = TypeVar("T")
+
+
+class AsyncReceipt(Generic[T]):
+    """What an ``async with`` block receives: acknowledged when the block ends, kept if it raises or is cancelled."""
+
+    _found: Optional[Found] = NOTHING  # if an interrupt ends __init__
+
+    def __init__(self, wait: Callable[[], Awaitable[Found]], value: Callable[[Found], T],
+                 end: "Callable[[Found, Optional[BaseException]], Awaitable[bool]]", subscriber: object) -> None:
+        self._wait = wait
+        self._value = value
+        self._end = end
+        self._subscriber = subscriber
+        self._found = None
+
+    async def __aenter__(self) -> T:
+        self._found = NOTHING  # it was entered, even if the wait raises
+        self._found = await self._wait()
+        return self._value(self._found)
+
+    async def __aexit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
+                        traceback: Optional[TracebackType]) -> Optional[bool]:
+        found = self._found
+        if found is not None and found.ids:
+            return await self._end(found, exc)
+        return isinstance(exc, (Retry, Reject))
+
+    def __del__(self) -> None:
+        if self._found is None:
+            warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{self!r} has no attribute {name!r}.")
+
+    def __enter__(self) -> NoReturn:
+        raise errors.ArgumentTypeError(f"{self!r} needs async with, in place of with.")
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Never called, since entering raises; without it Python raises its own error."""
+
+    def __await__(self) -> NoReturn:
+        raise errors.ArgumentTypeError(f"{self!r} cannot be awaited.")
+
+    def __repr__(self) -> str:
+        return (f"<What an async with block of {self._subscriber!r} receives: "
+                "async with subscriber.receive() as message: ...>")
