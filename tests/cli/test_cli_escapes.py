@@ -126,6 +126,8 @@ def runs(path: str, directory: pathlib.Path) -> Dict[str, List[Sequence[str]]]:
         "subscriber": [["list", path], ["list", path, "--json"], [f"no verb {ESCAPES}"], ["add", path, f"3{ESCAPES}"],
                        ["add", path, ESCAPES, "--lease-s", "1"], ["remove", path, dying], ["remove", path, other]],
         "set": [[path, "--max-messages", "7"], [path, "--mode", ESCAPES], [broken, "--max-messages", "7"]],
+        "work": [[path, ESCAPES, f"os:{ESCAPES}"], [path, other, "os:getpid"], [other, ESCAPES, "os:getpid"],
+                 [path, ESCAPES, "os:getpid", "--message-type", ESCAPES], [path, ESCAPES, "os:getpid", "--grace", ESCAPES]],
         "prune": [[path], [other]],
         "clear": [[path], [path, "--yes"]],
         "dead-letters": [["list", path, dying], ["list", path, dying, "--json"], ["list", path, other],

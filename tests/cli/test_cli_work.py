@@ -78,7 +78,7 @@ def test_a_second_signal_aborts(shop: Shop) -> None:
     (["queue", "workers", "jobs:obey", "--message-type", "jobs:obey"], 1, "message_type must be a class"),
     (["queue", "nobody", "jobs:obey"], 1, "The queue has no subscriber 'nobody'"),
     (["nowhere", "workers", "jobs:obey"], 1, "There is no queue at"),
-    (["queue", "workers", "jobs:obey", "--grace", "nan"], 2, "'nan' is not a number of seconds"),
+    (["queue", "workers", "jobs:obey", "--grace", "nan"], 2, "'nan' is not a time"),
     (["queue", "workers"], 2, "Missing argument 'MODULE:FUNCTION'"),
 ])  # yapf: disable
 def test_mistakes_are_errors_of_one_line(shop: Shop, processes: str, arguments: "list[str]", status: int,

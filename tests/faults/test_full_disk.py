@@ -277,7 +277,6 @@ APPENDING: Dict[str, Callable[[Environment], object]] = {
     "wait in a task": lambda environment: asyncio.run(wait_in_a_task(environment)),
     "front": lambda environment: environment.new_subscriber("a").front(),
     "pop": lambda environment: environment.new_subscriber("a").pop(),
-    "status": lambda environment: environment.new_control().status(),
 }
 
 
@@ -316,6 +315,7 @@ def append_due_without_room(disk: pathlib.Path, durability: Durability) -> None:
                 use(environment)
             assert str(environment.path) in str(raised.value), name
             assert stored(environment) == before, name
+        assert control.status().delayed == len(due)  # it writes nothing
         filler.remove()
         assert list(environment.new_subscriber("idle").messages(timeout=0)) == due
         assert list(subscriber.messages(timeout=0)) == [b"first", *due]
@@ -324,8 +324,7 @@ def append_due_without_room(disk: pathlib.Path, durability: Durability) -> None:
 
 @pytest.mark.parametrize("durability", Durability)
 def test_delayed_messages_that_are_due(durability: Durability, disk: pathlib.Path, run: Run) -> None:
-    """Without room to append a due message, every use is an error; with room it comes.
-    """
+    """Without room to append a due message, every use that appends is an error; with room it comes."""
     run(append_due_without_room, disk, durability)
 
 

@@ -38,7 +38,7 @@ from persipubsub.cli.quantities import DURATION
 @click.option("--max-seconds", metavar="S", type=DURATION, help="Replace a process after S seconds.")
 def work(path: str, subscriber: str, handler: str, processes: int, threads: int, message_type: Optional[str],
          grace_s: float, max_messages: Optional[int], max_seconds: Optional[float]) -> None:
-    """Call FUNCTION with each message of SUBSCRIBER in the queue PATH.
+    """Call FUNCTION with each message of a subscriber.
 
     A message is acknowledged when FUNCTION returns. While it works, the lease of its message is extended. If it raises
     an exception, the message is delivered again. If its parameter is annotated with Delivery, it gets the id, the time

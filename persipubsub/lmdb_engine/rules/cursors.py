@@ -37,8 +37,11 @@ def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
 
 
 def _unknown(identifier: str, names: List[str]) -> errors.UnknownSubscriberError:
-    import difflib  # here, since few programs need it
-    close = difflib.get_close_matches(identifier, names, n=1)
+    try:
+        import difflib  # here, since few programs need it
+        close = difflib.get_close_matches(identifier, names, n=1)
+    except (ImportError, OSError):  # no descriptors are left to import with
+        close = []
     meant = f" Did you mean {close[0]!r}?" if close else ""
     known = ", ".join(map(repr, names[:NAMES_IN_ERROR])) or "none"
     return errors.UnknownSubscriberError(f"The queue has no subscriber {identifier!r}; it has: {known}.{meant} "
