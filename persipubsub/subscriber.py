@@ -36,10 +36,13 @@ class Receipt(Generic[T]):
         self._patience = patience
         self._value = value
         self._skipping = skipping
-        self._found: Optional[Found] = None
+        self._found: Found = NOTHING
+        # Last, since an interrupt may end this earlier.
+        self.__class__ = UnenteredReceipt  # pyright: ignore[reportAttributeAccessIssue]  # has the same fields
 
     def __enter__(self) -> T:
-        self._found = NOTHING  # it was entered, even if the wait raises
+        # It was entered, even if the wait raises.
+        self.__class__ = Receipt  # pyright: ignore[reportAttributeAccessIssue]  # as above
         # pylint: disable-next=protected-access  # of this module
         self._found = found = self._subscriber._wait(self._look, self._patience)
         return self._value(found)
@@ -47,7 +50,7 @@ class Receipt(Generic[T]):
     def __exit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                  traceback: Optional[TracebackType]) -> Optional[bool]:
         found, receiver = self._found, self._subscriber._receiver  # pylint: disable=protected-access  # of this module
-        if found is None or not found.ids:
+        if not found.ids:
             return isinstance(exc, (Retry, Reject))
         if exc is None:
             receiver.run(receiver.acknowledge(found, len(found.ids)))
@@ -57,10 +60,6 @@ class Receipt(Generic[T]):
         ending = receiver.at_end(found, exc)
         receiver.run(ending.commands)
         return ending.swallows
-
-    def __del__(self) -> None:
-        if getattr(self, "_found", NOTHING) is None:  # it is not set if an interrupt ended __init__
-            warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)
 
     if not TYPE_CHECKING:  # a checker would accept any attribute
 
@@ -81,9 +80,21 @@ class Receipt(Generic[T]):
         :param finished: how many messages to acknowledge
         """
         found, self._found = self._found, NOTHING
-        if found is not None and found.ids:
+        if found.ids:
             # pylint: disable-next=protected-access  # of this module
             self._subscriber._leave(found, finished, finished)
+
+
+class UnenteredReceipt(Receipt[T]):
+    """A receipt before its block begins.
+
+    The class changes then, so that Python calls no ``__del__`` after each block: an interrupt in it would be lost.
+    """
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)
 
 
 # Any: the payloads are decoded messages if the subscriber has a message type.

@@ -298,7 +298,7 @@ def serve_uses(connection: Connection, path: pathlib.Path) -> None:
 
 
 def interrupted_everywhere(operation: Callable[[], object], after: Callable[[bool], None]) -> None:
-    """Interrupt an operation at each of its points in turn.
+    """Interrupt an operation at each of its points in turn; each interrupt ends it, none is swallowed.
 
     :param after: called each time, with whether the operation returned
     """
@@ -309,6 +309,7 @@ def interrupted_everywhere(operation: Callable[[], object], after: Callable[[boo
             returned = True
         except KeyboardInterrupt:
             returned = False
+        assert returned != point.reached
         after(returned)
         if not point.reached:
             return

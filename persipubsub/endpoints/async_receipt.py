@@ -14,31 +14,28 @@ T = TypeVar("T")
 class AsyncReceipt(Generic[T]):
     """What an ``async with`` block receives: acknowledged when the block ends, kept if it raises or is cancelled."""
 
-    _found: Optional[Found] = NOTHING  # if an interrupt ends __init__
-
     def __init__(self, wait: Callable[[], Awaitable[Found]], value: Callable[[Found], T],
                  end: "Callable[[Found, Optional[BaseException]], Awaitable[bool]]", subscriber: object) -> None:
         self._wait = wait
         self._value = value
         self._end = end
         self._subscriber = subscriber
-        self._found = None
+        self._found: Found = NOTHING
+        # Last, since an interrupt may end this earlier.
+        self.__class__ = UnenteredAsyncReceipt  # pyright: ignore[reportAttributeAccessIssue]  # has the same fields
 
     async def __aenter__(self) -> T:
-        self._found = NOTHING  # it was entered, even if the wait raises
+        # It was entered, even if the wait raises.
+        self.__class__ = AsyncReceipt  # pyright: ignore[reportAttributeAccessIssue]  # as above
         self._found = await self._wait()
         return self._value(self._found)
 
     async def __aexit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                         traceback: Optional[TracebackType]) -> Optional[bool]:
         found = self._found
-        if found is not None and found.ids:
+        if found.ids:
             return await self._end(found, exc)
         return isinstance(exc, (Retry, Reject))
-
-    def __del__(self) -> None:
-        if self._found is None:
-            warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"{self!r} has no attribute {name!r}.")
@@ -55,3 +52,10 @@ class AsyncReceipt(Generic[T]):
     def __repr__(self) -> str:
         return (f"<What an async with block of {self._subscriber!r} receives: "
                 "async with subscriber.receive() as message: ...>")
+
+
+class UnenteredAsyncReceipt(AsyncReceipt[T]):
+    """A receipt before its block begins; see :class:`persipubsub.subscriber.UnenteredReceipt`."""
+
+    def __del__(self) -> None:
+        warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)

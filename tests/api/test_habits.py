@@ -215,6 +215,25 @@ def test_coroutines_that_are_not_awaited(environment: Environment, task_subscrib
     assert environment.new_control().status().next_id == 2
 
 
+@pytest.mark.parametrize("method", RECEIVES)
+def test_nothing_runs_after_a_block(method: str, subscriber: Subscriber,
+                                    task_subscriber: AsyncSubscriber[bytes]) -> None:
+    """A receipt whose block has begun has no finalizer: an interrupt that came in it would be lost."""
+
+    async def enter() -> object:
+        receipt = getattr(task_subscriber, method)(timeout=0)
+        with pytest.raises(ZeroDivisionError):
+            async with receipt:
+                1 / 0  # pylint: disable=pointless-statement  # so that the message stays
+        return receipt
+
+    receipt = getattr(subscriber, method)(timeout=0)
+    with pytest.raises(ZeroDivisionError), receipt:
+        1 / 0  # pylint: disable=pointless-statement  # as above
+    for one in (receipt, asyncio.run(enter())):
+        assert not hasattr(type(one), "__del__")
+
+
 def test_warnings_in_a_finalizer_do_not_raise(subscriber: Subscriber) -> None:
     """Where warnings are errors, a receipt that was not entered ends nothing: Python reports it as unraisable."""
     found: List[Any] = []
