@@ -12,7 +12,7 @@ import icontract
 from persipubsub import clock, errors
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.engine import checks
-from persipubsub.engine.limits import SLEEP_S_MAX
+from persipubsub.engine.limits import MESSAGES_MAX, SLEEP_S_MAX
 from persipubsub.engine.protocols import Engine
 from persipubsub.engine.values import Configuration, Origin, Position
 from persipubsub.queue import UNCHANGED, HighWaterMark, Strategy, Unchanged
@@ -160,7 +160,7 @@ class Control:  # pylint: disable=too-many-public-methods  # one for each thing 
         :raise ClosedError: the control was closed, also meanwhile
         """
         look = functools.partial(self._administration.peek, checks.identifier(identifier),
-                                 checks.at_least_one("max_messages", max_messages))
+                                 min(checks.at_least_one("max_messages", max_messages), MESSAGES_MAX))
         timeout_s = checks.timeout(timeout)
         return look() or ([] if timeout_s == 0 else self._wait_for(look, timeout_s))
 

@@ -5,6 +5,8 @@ import datetime
 BATCH_BYTES_MAX = 1024**3
 #: Message ids are below this number.
 MESSAGE_ID_END = 2**63
+#: A larger maximum number of messages is clamped, so that arithmetic stays in range: there are no more.
+MESSAGES_MAX = MESSAGE_ID_END - 1
 #: For the identifier of a subscriber, and for a deduplication id.
 IDENTIFIER_BYTES_MAX = 255
 MESSAGE_TYPE_BYTES_MAX = 1000

@@ -220,6 +220,17 @@ def test_retries(way: str, new_queue: NewQueue) -> None:
         assert not found
 
 
+@pytest.mark.parametrize("shared", [False, pytest.param(True, marks=pytest.mark.capability("shared"))])
+def test_a_peek(shared: bool, new_queue: NewQueue) -> None:
+    """A peek takes an int of 1 at least, however large, and shows what there is."""
+    queue = new_queue("a")
+    refused(queue, COUNTS, "max_messages", lambda value: queue.control.peek("a", value))
+    if shared:
+        queue.control.add_subscriber("workers", shared=True)
+    queue.publisher().send(b"1")
+    assert queue.control.peek("workers" if shared else "a", 10**400) == [b"1"]
+
+
 SUBSCRIBER_SETTINGS: Dict[str, List[Wrong]] = {
     "shared": [Wrong(TYPE, 1)],
     "lease_s": [Wrong(TYPE, "30"), Wrong(VALUE, 0),
