@@ -16,7 +16,7 @@
      +-- ForkError                           a process that was forked during a transaction uses the queue
      +-- EmptyError (LookupError)            pop() where nothing is pending
      +-- SubscriberKindError (TypeError)     a method that this kind of subscriber does not support
-     +-- UnsupportedError                    what the engine of the queue cannot do
+     +-- UnsupportedError                    what the engine, or this thread or process, cannot do
      |
      |  the state of the queue: set it up, or find out what changed it
      +-- NotInitializedError                 no queue at this path
@@ -126,7 +126,7 @@ class SubscriberKindError(PersipubsubError, TypeError):
 
 
 class UnsupportedError(PersipubsubError):
-    """The engine of the queue cannot do this. The error says how to do it there."""
+    """Raised when the engine of the queue, or this thread or process, cannot do this. The message says what can."""
 
 
 class NotInitializedError(PersipubsubError):

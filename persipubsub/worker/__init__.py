@@ -1,9 +1,10 @@
 """Programs that handle the messages of a subscriber, in threads, tasks and processes."""
 
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
-from persipubsub import environment
+from persipubsub import environment, errors
 from persipubsub.engine import checks
 from persipubsub.engine.limits import DELAY_S_MAX
 
@@ -54,11 +55,16 @@ def run(location: "Path",
     :raise ArgumentError: an argument outside its limits, or a handler that cannot be imported
     :raise SubscriberKindError: the subscriber is not shared, and there are several processes or threads; or the handler
         rejects a message, and the subscriber has no dead letters
+    :raise UnsupportedError: this is not the main thread, which alone can handle signals; or it needs several processes,
+        and Python does not let this one start any
     :raise PersipubsubError: the queue or its subscriber cannot be used, as for :meth:`Environment.new_subscriber`
-    :raise ValueError: this is not the main thread, which alone can handle signals
     :raise SystemExit: with the status above, if there are several processes; or raised by the handler
     """
     from persipubsub.worker.plan import Plan
+    if threading.current_thread() is not threading.main_thread():
+        raise errors.UnsupportedError(
+            "persipubsub.worker.run handles signals, so it works only in the main thread of a program. Call it there, "
+            "or start persipubsub work as a process. In a thread, use Subscriber.messages() or deliveries().")
     checks.identifier(subscriber)
     plan = Plan(str(environment.new_environment(location).path), subscriber, handler, message_type,
                 checks.at_least_one("threads", threads), checks.seconds("grace_s", grace_s, 0, DELAY_S_MAX),

@@ -7,6 +7,7 @@ from typing import Callable, List, Set
 
 from persipubsub import errors
 from persipubsub.environment import Environment
+from persipubsub.worker import starting
 from persipubsub.worker.backoff import Backoff
 from persipubsub.worker.handlers import Handler
 from persipubsub.worker.leases import Job, Leases
@@ -35,11 +36,19 @@ class Crew:  # pylint: disable=too-many-instance-attributes  # the state of a pr
         self._handled = itertools.count(1)  # a count that threads share needs no lock
 
     def start(self, target: Callable[..., None], *arguments: object) -> None:
-        """Start a thread. It does not keep the process from ending, so that an abort always ends it."""
+        """Start a thread. If the machine has none left, stop.
+
+        It does not keep the process from ending, so that an abort always ends it.
+        """
         thread = threading.Thread(target=self._run, args=(target, *arguments), name="persipubsub-worker", daemon=True)
-        self._threads.append(thread)
         self.running.add(thread)
-        thread.start()
+        try:
+            starting.start(thread)
+        except errors.StorageError as error:
+            self.running.discard(thread)
+            self.fail(error)
+        else:
+            self._threads.append(thread)
 
     def _run(self, target: Callable[..., None], *arguments: object) -> None:
         try:

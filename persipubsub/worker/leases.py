@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional, Set
 from persipubsub import errors
 from persipubsub.control import Control
 from persipubsub.message import Delivery
+from persipubsub.worker import starting
 
 #: A lease is extended each time this part of it has passed.
 EXTENDED_AFTER = 1 / 3
@@ -44,6 +45,7 @@ class Leases:
     """A thread that extends the leases of all jobs of a process. It sleeps while there are none.
 
     :param identifier: of the subscriber; one that is not shared has no leases, and needs no thread
+    :raise StorageError: the machine has no thread left
     """
 
     def __init__(self, control: Control, identifier: str) -> None:
@@ -55,7 +57,7 @@ class Leases:
         self._lease_s = self._current_lease_s()
         self._thread = threading.Thread(target=self._run, name="persipubsub-leases", daemon=True)
         if self._lease_s is not None:
-            self._thread.start()
+            starting.start(self._thread)
 
     @property
     def is_shared(self) -> bool:

@@ -31,6 +31,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 def supervise(plan: Plan, processes: int) -> int:
     """Run processes until this one is asked to stop, and return the exit status.
 
+    :raise UnsupportedError: this process cannot start others
     :raise PersipubsubError: the handler cannot be used, or the queue cannot be received from
     """
     _check(plan, processes)
@@ -115,7 +116,10 @@ class _Member:
         self._status = 0
 
     def start_if_due(self) -> None:
-        """Start the process when it is time."""
+        """Start the process when it is time.
+
+        :raise UnsupportedError: this process cannot start others
+        """
         now_s = clock.monotonic_s()
         if now_s < self.due_s:
             return
@@ -131,6 +135,12 @@ class _Member:
         except OSError as error:  # no memory, or too many processes; others go on meanwhile
             ours.close()
             self._pause(f"cannot be started ({error})")
+        except (AssertionError, RuntimeError) as error:  # multiprocessing refuses this process
+            ours.close()
+            raise errors.UnsupportedError(
+                'Python does not let this process start others. Call run below if __name__ == "__main__":, and in a '
+                "process that is not daemonic. One process without max_messages and max_seconds needs no others."
+            ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()  # so that the death of either side is the end of file for the other

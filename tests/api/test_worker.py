@@ -1,9 +1,11 @@
 """Worker programs: real processes, which get real signals and real deaths."""
 
+import concurrent.futures
 import datetime
 import functools
 import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any, Dict, List
 
@@ -389,6 +391,41 @@ def test_mistakes_are_found_before_a_message_is_received(shop: Shop, arguments: 
             worker.run(shop.env.path, **{"subscriber": "workers", "handler": print, **more, **arguments})
     with shop.env.new_subscriber("workers").receive_delivery(timeout=0) as delivery:
         assert delivery is not None and delivery.delivery_count == 1
+
+
+@both
+def test_only_the_main_thread_handles_signals(shop: Shop, processes: int) -> None:
+    """In another thread, an error names the main one, and no message is delivered."""
+    shop.send("do")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        called = pool.submit(worker.run, shop.env.path, "workers", print, processes=processes)
+        with pytest.raises(errors.UnsupportedError, match="only in the main thread"):
+            called.result(WAIT_S)
+    with shop.env.new_subscriber("workers").receive_delivery(timeout=0) as delivery:
+        assert delivery is not None and delivery.delivery_count == 1
+
+
+def test_a_daemonic_process_cannot_start_others(shop: Shop) -> None:
+    """Where multiprocessing starts no processes, an error says what does."""
+    program = shop.start_command([sys.executable, "-c", DAEMONIC])
+    assert (program.status(),
+            program.lines(1)) == (0, ["UnsupportedError: Python does not let this process start others."])
+
+
+DAEMONIC = '''
+import multiprocessing
+from persipubsub import errors, worker
+
+def run():
+    try:
+        worker.run("queue", "workers", print, processes=2)
+    except errors.UnsupportedError as error:
+        print("UnsupportedError:", str(error).partition(" Call")[0], flush=True)
+
+process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
+process.start()
+process.join()
+'''
 
 
 @both

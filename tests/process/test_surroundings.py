@@ -347,6 +347,26 @@ print(json.dumps(found))
     assert (sent, front) == (1, "2")
 
 
+@NEEDS_ROOT
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_worker_without_threads(shared: bool, tmp_path: pathlib.Path) -> None:
+    """A worker program where the machine has no thread left ends with an error that says which limit to raise."""
+    program = """
+import json, resource, sys
+import persipubsub
+from persipubsub import worker
+with persipubsub.new_environment(sys.argv[1]) as env:
+    env.new_control().add_subscriber("a", shared=SHARED)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, resource.getrlimit(resource.RLIMIT_NPROC)[1]))
+try:
+    worker.run(sys.argv[1], "a", print)
+except persipubsub.errors.StorageError as error:
+    print(json.dumps([str(error)]))
+"""
+    told, = run(ROOT["another user"], tmp_path / "all" / "queue", program.replace("SHARED", str(shared)))
+    assert "ulimit -u" in told and "worker" in told
+
+
 # Greenlets
 
 
