@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import select
 import signal
 import struct
 import subprocess
@@ -32,6 +33,16 @@ def unread(pipe: Optional[IO[bytes]]) -> int:
     """Return how many bytes of a pipe nobody has read."""
     assert pipe is not None
     return int(struct.unpack("i", fcntl.ioctl(pipe.fileno(), termios.FIONREAD, bytes(4)))[0])
+
+
+def is_full(pipe: Optional[IO[bytes]]) -> bool:
+    """Return whether a write to a pipe would have to wait for its reader."""
+    assert pipe is not None
+    writer = os.open(f"/proc/self/fd/{pipe.fileno()}", os.O_WRONLY)
+    try:
+        return not select.select([], [writer], [], 0)[1]
+    finally:
+        os.close(writer)
 
 
 def read_lines(pipe: Optional[IO[bytes]], count: int) -> List[bytes]:
@@ -162,63 +173,66 @@ def test_follow_into_head(path: pathlib.Path) -> None:
     assert left and left == messages[-len(left):]
 
 
+#: Three of them are more than a pipe holds.
+LONG = [b"%050000d" % number for number in range(30)]
+
+
 @pytest.mark.parametrize("subscriber", ["a", "shared", "limited"])
-@pytest.mark.parametrize("count", [0, 1, 700])
-def test_what_the_reader_has_not_read_stays(count: int, subscriber: str, path: pathlib.Path) -> None:
-    """When the reader of the pipe ends, exactly what it has read is acknowledged, not what the pipe still holds."""
-    messages = [b"%d" % number for number in range(3000)]
-    put(path, *messages)
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_what_was_not_written_stays(count: int, subscriber: str, path: pathlib.Path) -> None:
+    """When the reader of a full pipe ends, exactly the messages that were written to the pipe are acknowledged."""
+    put(path, *LONG)
     with started("receive", path, subscriber, "--follow") as process:
-        assert read_lines(process.stdout, count) == messages[:count]
-        wait_until(lambda: unread(process.stdout) > 0)
+        assert read_lines(process.stdout, count) == LONG[:count]
+        wait_until(lambda: is_full(process.stdout))
+        written = count + unread(process.stdout) // (len(LONG[0]) + 1)
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert (process.wait(TIMEOUT_S), process.stderr.read()) == (141, b"")
-    assert left(path, subscriber) == messages[count:]
+    assert left(path, subscriber) == LONG[written:]
 
 
-def test_what_the_reader_has_read_is_acknowledged_at_once(path: pathlib.Path) -> None:
-    """A message is acknowledged when the reader has read it, though it reads no further one."""
+def test_a_program_may_wait_before_it_reads(path: pathlib.Path) -> None:
+    """What a pipe holds is acknowledged, so the command ends although nobody has read from the pipe."""
     put(path, b"1", b"2")
     with started("receive", path, "a") as process:
-        assert read_lines(process.stdout, 1) == [b"1"]
-        wait_until(lambda: pending(path) == [b"2"])
-        assert read_lines(process.stdout, 1) == [b"2"]
         assert process.wait(TIMEOUT_S) == 0
-    assert pending(path) == []
+        assert pending(path) == []
+        assert read_lines(process.stdout, 2) == [b"1", b"2"]
 
 
 def test_a_slow_reader_keeps_its_lease(path: pathlib.Path) -> None:
-    """While the reader of the pipe takes longer than the lease, no other worker gets its message."""
-    put(path, b"long work")
+    """While a full pipe holds up a message for longer than its lease, no other worker gets the message."""
+    message = b"x" * 200_000
+    put(path, message)
     with started("receive", path, "shared") as process, persipubsub.new_environment(path) as env:
-        wait_until(lambda: unread(process.stdout) > 0)
+        wait_until(lambda: is_full(process.stdout))
         time.sleep(4)  # longer than the lease
-        with env.new_subscriber("shared").receive(timeout=0) as message:
-            assert message is None
-        assert read_lines(process.stdout, 1) == [b"long work"]
+        with env.new_subscriber("shared").receive(timeout=0) as found:
+            assert found is None
+        assert read_lines(process.stdout, 1) == [message]
         assert process.wait(TIMEOUT_S) == 0
     assert not left(path, "shared")
 
 
 def test_a_slow_reader_leaves_the_rest_to_others(path: pathlib.Path) -> None:
-    """A worker whose output is not read holds one message, and others get the rest."""
-    messages = [b"%d" % number for number in range(100)]
+    """A worker whose pipe is full holds few messages, and others get the rest."""
+    messages = [b"%0200000d" % number for number in range(10)]
     put(path, *messages)
     with started("receive", path, "shared") as process:
-        wait_until(lambda: unread(process.stdout) > 0)
+        wait_until(lambda: is_full(process.stdout))
         assert left(path, "shared") == messages[1:]
         assert read_lines(process.stdout, 1) == messages[:1]
         assert process.wait(TIMEOUT_S) == 0
 
 
 def test_ctrl_c_while_the_pipe_is_full(path: pathlib.Path) -> None:
-    """Ctrl-C acknowledges nothing that nobody has read: with the reader's part, no message is missing."""
-    messages = [b"%0100000d" % number for number in range(3)]  # more than a pipe holds
+    """Ctrl-C acknowledges nothing that was still being written: with the reader's part, no message is missing."""
+    messages = [b"%0100000d" % number for number in range(3)]
     put(path, *messages)
     with started("receive", path, "a") as process:
         assert read_lines(process.stdout, 1) == messages[:1]
-        wait_until(lambda: unread(process.stdout) > 0)
+        wait_until(lambda: is_full(process.stdout))
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT_S) == 130  # though nobody reads
     assert pending(path) == messages[1:]

@@ -42,8 +42,8 @@ def receive(path: str, subscriber: str, follow: bool, max_messages: Optional[int
             with_headers: bool, **how: Any) -> None:
     """Write the messages that are pending for SUBSCRIBER in the queue in the directory PATH to standard output.
 
-    A message is acknowledged once it is written, and read if standard output is a pipe. Messages that are not, because
-    of Ctrl-C, a full disk or a closed pipe, stay pending, as if they had not been delivered.
+    A message is acknowledged once it is written. Messages that are not written because of Ctrl-C, a full disk or a
+    closed pipe stay pending, as if they had not been delivered.
     """
     if peek and (follow or with_headers):
         raise click.UsageError("--peek looks once, so it cannot be combined with --follow."
@@ -103,7 +103,6 @@ class _Receiving:
             messages = list(map(formatted, found))
             try:
                 out.write(messages)
-                out.wait_until_read()
             except BaseException:
                 # Written messages are acknowledged; the rest do not count as delivered, since the error is not theirs.
                 receipt.give_back(out.written)
