@@ -5,7 +5,8 @@ import pathlib
 import shutil
 from typing import Callable, Dict, List, Optional, Sequence
 
-from benchmarks import floors, plots, results, tables, targets, workloads_protobuf, workloads_shared, workloads_tasks
+from benchmarks import (floors, plots, results, tables, targets, workloads_details, workloads_protobuf,
+                        workloads_shared, workloads_tasks)
 from benchmarks.peer_table import peer_table
 from benchmarks.results import OURS, Churn, Document, Drain, Duration, FileSize, Idle, Latency, Rate
 from benchmarks.tables import per_s, us
@@ -207,6 +208,17 @@ def shared_tables(document: Document) -> str:
     return f"{table}\nBy the number of messages that workers hold, of those that a queue of 100,000 has:\n\n{in_flight}"
 
 
+def details_table(document: Document) -> str:
+    """Show what headers and deliveries cost beside plain messages."""
+    rows = [[
+        work, one.setting.detail or "", f"{one.setting.batch_messages or 1:,}",
+        *_beside(document, one, workloads_details.PLAIN)[:3]
+    ] for workload, work in (("details-sent", "sent"), ("details-taken", "received"))
+            for one in document.of(Rate, workload) if one.contestant == OURS]
+    header = ["work", "how", "messages in a commit", "persipubsub", workloads_details.PLAIN, "ratio"]
+    return tables.table(header, rows) if rows else "Headers and deliveries were not measured in this run.\n"
+
+
 def durations(workload: str) -> Callable[[Document], str]:
     """Make a table of what happens once."""
 
@@ -291,6 +303,8 @@ PARTS: Dict[str, Callable[[Document], str]] = {
         "backlog-sent": "sent",
         "backlog-taken": "received"
     }, "backlog_messages", "messages in the queue"),
+    "details":
+    details_table,
     "protobuf":
     rates({
         "protobuf-sent": "sent",
