@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from persipubsub import status_reader
-from tests.faults import fuzz
+from tests.faults import file_damages, fuzz
 
 CASES = 400
 #: Apart from what is cut off, which is never served.
@@ -24,7 +24,7 @@ def test_damaged_files_do_no_harm() -> None:
     allowed = {str(kind): OUTCOMES for kind in fuzz.KINDS}
     allowed.update((str(kind), ENDS) for kind in fuzz.KINDS if kind.may_end)
     allowed.update(
-        (str(kind), REFUSALS) for kind in fuzz.KINDS if kind.damage in (fuzz.break_side_files, fuzz.break_type))
+        (str(kind), REFUSALS) for kind in fuzz.KINDS if kind.damage in (file_damages.break_side_files, file_damages.break_type))
     found = [outcome.rpartition(": ") for outcome in outcomes]
     assert [(kind, end) for kind, _, end in found if end not in allowed.get(kind, ())] == []
     # The damages are such that there is something to find.
