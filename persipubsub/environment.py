@@ -14,6 +14,7 @@ import icontract
 from persipubsub import errors
 from persipubsub.control import Control
 from persipubsub.endpoints.receiving import Receiver
+from persipubsub.endpoints.registry import Registry
 from persipubsub.endpoints.sending import Sender
 from persipubsub.endpoints.sharing import SharedReceiver
 from persipubsub.engine import checks, location
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
     from persipubsub.typed import Codec
     from persipubsub.typed.coding import Coding
 
-Endpoint = Union[Control, Publisher[Any], Subscriber[Any], "AsyncPublisher[Any]", "AsyncSubscriber[Any]"]
 Path = Union[str, "os.PathLike[str]"]
-T = TypeVar("T", bound="Endpoint")
 J = TypeVar("J", Dict[str, Any], List[Any])  # a checker would not know the elements of a dict or a list
 M = TypeVar("M")
 N = TypeVar("N", int, float)
@@ -89,12 +88,10 @@ class Environment:
         """
         self._allow_remote = allow_remote
         self._closed = False
-        self._stopped = False
         self._access = location.access(checks.directory(path), allow_remote)
         self._engine: Optional[Engine] = None
         self._bridges: "Dict[int, Bridge]" = {}  # one, made when first needed
-        #: By their id(). Unlike a WeakSet, it can be read while another thread adds to it.
-        self._made: "weakref.WeakValueDictionary[int, Endpoint]" = weakref.WeakValueDictionary()
+        self._made = Registry()
 
     @property
     def path(self) -> pathlib.Path:
@@ -187,7 +184,7 @@ class Environment:
         # A look writes nothing, not even what the first commit after a boot would write.
         if identifiers or mode is not None or configuration != Configuration():
             engine.administration.configure(configuration, identifiers, mode)
-        return self._keep(Control(self._origin(), engine))
+        return self._made.keep(Control(self._origin(), engine))
 
     @overload
     def new_publisher(self, autosync: bool = False, message_type: None = None) -> Publisher[BytesLike]:
@@ -223,7 +220,7 @@ class Environment:
         :raise ClosedError: the Environment is closed
         """
         codec = self._codec(message_type)
-        return self._keep(Publisher(self._origin(), self._opened(), autosync, codec))
+        return self._made.keep(Publisher(self._origin(), self._opened(), autosync, codec))
 
     @overload
     def new_subscriber(self, identifier: str, message_type: None = None) -> Subscriber[bytes]:
@@ -255,7 +252,7 @@ class Environment:
         """
         receiver = self._receiver(identifier, message_type)
         kind = SharedSubscriber if receiver.subscription.shared else Subscriber
-        made = self._keep(kind(self._origin(), receiver))
+        made = self._made.keep(kind(self._origin(), receiver))
         receiver.announce()
         return made
 
@@ -297,7 +294,7 @@ class Environment:
         from persipubsub import aio  # here, since it imports asyncio
         codec = self._codec(message_type)
         sender = Sender(self._access.location, autosync, codec, "AsyncPublisher")
-        return self._keep(aio.AsyncPublisher(self._origin(), sender, self._bridged()))
+        return self._made.keep(aio.AsyncPublisher(self._origin(), sender, self._bridged()))
 
     @overload
     def new_async_subscriber(self, identifier: str, message_type: None = None) -> "AsyncSubscriber[bytes]":
@@ -318,7 +315,7 @@ class Environment:
         """Make a subscriber for asyncio tasks. Arguments and errors are those of :meth:`new_subscriber`."""
         from persipubsub import aio  # here, since it imports asyncio
         receiver = self._receiver(identifier, message_type)
-        made = self._keep(aio.AsyncSubscriber(self._origin(), receiver, self._bridged()))
+        made = self._made.keep(aio.AsyncSubscriber(self._origin(), receiver, self._bridged()))
         receiver.announce()
         return made
 
@@ -341,32 +338,18 @@ class Environment:
     def _origin(self) -> Origin:
         return Origin(self._access.location, self)
 
-    def _keep(self, made: T) -> T:
-        self._made[id(made)] = made
-        if self._stopped and not isinstance(made, Control):
-            made.stop()
-        return made
-
-    def _endpoints(self) -> List[Endpoint]:
-        """Return everything that this Environment made, as far as the program still has it."""
-        return [made for made in [reference() for reference in self._made.valuerefs()] if made is not None]
-
     def stop(self) -> None:
         """Stop everything that this Environment made or makes: see :meth:`Subscriber.stop` and :meth:`Publisher.stop`.
 
         Any thread and a signal handler may call this, even before the program has made its subscribers. Messages that
         are being handled can still be acknowledged.
         """
-        self._stopped = True  # first, so that nothing that is made meanwhile is missed
-        for made in self._endpoints():
-            if not isinstance(made, Control):
-                made.stop()
+        self._made.stop()
 
     def close(self) -> None:
         """Close the Environment and everything that it made; more than once is fine."""
         self._closed = True
-        for made in self._endpoints():
-            made.close()
+        self._made.close()
         self._access.close()
 
     def __enter__(self) -> "Environment":
