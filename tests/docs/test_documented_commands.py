@@ -18,7 +18,7 @@ from persipubsub.cli.verbs import VERBS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS = (ROOT / "docs" / "commands.rst").read_text(encoding="utf-8")
-PAGES = ("commands.rst", "operating.rst")
+PAGES = ("commands.rst", "deployment.rst", "operating.rst")
 #: For what takes a minute on a busy machine; only a hang takes longer.
 TIMEOUT_S = 300
 
@@ -104,7 +104,7 @@ def steps(page: str) -> Iterator[Step]:
         if language == "console":
             for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE):
                 yield Step("", command, expected)
-        else:
+        elif language != "python":  # other tests run Python
             caption = re.search(":caption: (.*)", fields)
             assert caption is not None, f"what is to be done with this block? {block}"
             yield Step(caption[1], "", block)
