@@ -23,8 +23,8 @@ def test_damaged_files_do_no_harm() -> None:
     assert outcomes.total() == CASES
     allowed = {str(kind): OUTCOMES for kind in fuzz.KINDS}
     allowed.update((str(kind), ENDS) for kind in fuzz.KINDS if kind.may_end)
-    allowed.update(
-        (str(kind), REFUSALS) for kind in fuzz.KINDS if kind.damage in (file_damages.break_side_files, file_damages.break_type))
+    allowed.update((str(kind), REFUSALS) for kind in fuzz.KINDS
+                   if kind.damage in (file_damages.break_side_files, file_damages.break_type))
     found = [outcome.rpartition(": ") for outcome in outcomes]
     assert [(kind, end) for kind, _, end in found if end not in allowed.get(kind, ())] == []
     # The damages are such that there is something to find.
