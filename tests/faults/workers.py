@@ -46,6 +46,7 @@ RAISING, KILLING, REJECTED = "raising", "killing", "rejected"
 #: The sender of messages that are retried: how many there are, which delivery succeeds, and the delay before it.
 RETRIED, RETRIED_MESSAGES, SUCCEEDS_AT, RETRY_S = "retried", 20, 3, 0.01
 #: Further words of the journals: worker, names of messages.
+ASKING = "asking"  # worker: it begins to wait for messages
 FAILED = "failed"  # * given back, since the block raised
 LATE = "late"  # * some of them were another worker's already
 
@@ -86,6 +87,7 @@ def live(path: pathlib.Path, journals: pathlib.Path, name: str) -> None:
     control, subscriber = environment.new_control(), environment.new_subscriber("workers")
     while True:
         words, outcome = [name], FAILED  # the block swallows Retry and Reject
+        journal.note(ASKING, words)
         try:
             with subscriber.receive_deliveries(BATCH_MESSAGES, timeout=LEASE_S) as deliveries:
                 if not deliveries:
@@ -220,17 +222,25 @@ class Hands:
         self.handed_after_taken: Set[str] = set()
         self.times: Counter[str] = collections.Counter()  # of each outcome
         holding: Dict[str, Sequence[str]] = {}
+        asked_ns: Dict[str, int] = {}
+        taken_ns: Dict[str, int] = {}
         for event in noted:
             worker, *names = event.words
             self.times[event.what] += 1
+            if event.what == ASKING:
+                asked_ns[worker] = event.at_ns
+                continue
             if event.what == oracle.HANDED:
-                self.handed_after_taken.update(name for name in names if self.taken[name])
+                # A worker may be so slow to note it that its lease has ended and another one has taken the messages.
+                since_ns = asked_ns.get(worker, event.at_ns)
+                self.handed_after_taken.update(name for name in names if taken_ns.get(name, since_ns) < since_ns)
                 self.handed.update(names)
                 holding[worker] = names
                 continue
             del holding[worker]
             if event.what == oracle.TAKEN:
                 self.taken.update(names)
+                taken_ns.update(dict.fromkeys(names, event.at_ns))
             else:
                 self._let_go(names, doubtful=event.what == LATE)
         for held in holding.values():
