@@ -38,6 +38,7 @@ class Receipt(Generic[T]):
         self._skipping = skipping
         self._found: Found = NOTHING
         # Last, since an interrupt may end this earlier.
+        # pylint: disable-next=assigning-non-slot  # every object has a class
         self.__class__ = UnenteredReceipt  # pyright: ignore[reportAttributeAccessIssue]  # has the same fields
 
     def __enter__(self) -> T:

@@ -1,7 +1,8 @@
 """Notice that two processes receive as one plain subscriber, which is rarely meant.
 
-Each process locks a byte of ``use.lock`` for each plain subscriber that it has open, with a shared lock of the open file
-(see fcntl(2), ``F_OFD_SETLK``), which ends with the process. Then it asks whether an exclusive lock would be refused.
+Each process locks a byte of ``use.lock`` for each plain subscriber that it has open, with a shared lock of the open
+file (see fcntl(2), ``F_OFD_SETLK``), which ends with the process. Then it asks whether an exclusive lock would be
+refused.
 These locks and that on the whole file do not affect each other.
 """
 
