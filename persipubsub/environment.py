@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional,
 
 import icontract
 
-from persipubsub import errors
+from persipubsub import errors, lazy_imports
 from persipubsub.control import Control
 from persipubsub.endpoints.receiving import Receiver
 from persipubsub.endpoints.registry import Registry
@@ -50,7 +50,8 @@ def _wrong_type(name: str, kind: type, value: object) -> str:
 
 def _full_name(message_type: "Union[str, MessageType[Any]]") -> str:
     if not isinstance(message_type, str):
-        from persipubsub import typed  # here, since few programs need it
+        with lazy_imports.NoFork():
+            from persipubsub import typed  # here, since few programs need it
         message_type = typed.name_of(message_type)
     return checks.message_type(message_type)
 
@@ -266,7 +267,8 @@ class Environment:
         """Return the codec of a message type, which the queue must accept; None for bytes."""
         if message_type is None:
             return None
-        from persipubsub import typed  # here, since few programs need it
+        with lazy_imports.NoFork():
+            from persipubsub import typed  # here, since few programs need it
         codec = typed.coding_of(message_type)
         self._opened().administration.require_message_type(codec.name)
         return codec
@@ -291,7 +293,8 @@ class Environment:
                             autosync: bool = False,
                             message_type: "Optional[MessageType[Any]]" = None) -> "AsyncPublisher[Any]":
         """Make a publisher for asyncio tasks. Arguments and errors are those of :meth:`new_publisher`."""
-        from persipubsub import aio  # here, since it imports asyncio
+        with lazy_imports.NoFork():
+            from persipubsub import aio  # here, since it imports asyncio
         codec = self._codec(message_type)
         sender = Sender(self._access.location, autosync, codec, "AsyncPublisher")
         return self._made.keep(aio.AsyncPublisher(self._origin(), sender, self._bridged()))
@@ -313,7 +316,8 @@ class Environment:
                              identifier: str,
                              message_type: "Optional[MessageType[Any]]" = None) -> "AsyncSubscriber[Any]":
         """Make a subscriber for asyncio tasks. Arguments and errors are those of :meth:`new_subscriber`."""
-        from persipubsub import aio  # here, since it imports asyncio
+        with lazy_imports.NoFork():
+            from persipubsub import aio  # here, since it imports asyncio
         receiver = self._receiver(identifier, message_type)
         made = self._made.keep(aio.AsyncSubscriber(self._origin(), receiver, self._bridged()))
         receiver.announce()
@@ -321,7 +325,8 @@ class Environment:
 
     def _bridged(self) -> "Bridge":
         """Return the bridge that all asyncio endpoints of this Environment share."""
-        from persipubsub.endpoints import bridge  # here, since it imports asyncio
+        with lazy_imports.NoFork():
+            from persipubsub.endpoints import bridge  # here, since it imports asyncio
         return self._bridges.get(0) or self._bridges.setdefault(0, bridge.Bridge(self._opened()))
 
     def _opened(self) -> Engine:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
-from persipubsub import errors
+from persipubsub import errors, lazy_imports
 
 if TYPE_CHECKING:
     import msgspec
@@ -20,7 +20,8 @@ _NAME = re.compile(r"[!-9;-~]+")
 
 @functools.lru_cache(maxsize=None)
 def _codec() -> "Tuple[msgspec.json.Encoder, msgspec.json.Decoder[Dict[str, str]]]":
-    import msgspec  # here, since most programs send no headers
+    with lazy_imports.NoFork():
+        import msgspec  # here, since most programs send no headers
     return msgspec.json.Encoder(enc_hook=str.__str__), msgspec.json.Decoder(Dict[str, str])
 
 

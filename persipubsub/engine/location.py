@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import Callable, Dict
 
+from persipubsub import lazy_imports
 from persipubsub.engine.protocols import Access
 
 #: By URL scheme: a function that returns the access to the queue at a URL.
@@ -19,7 +20,8 @@ def access(location: str, allow_remote: bool) -> Access:
     scheme, separator, _ = location.partition("://")
     if separator and scheme in ACCESSES:
         return ACCESSES[scheme](location)
-    from persipubsub.lmdb_engine.open_queues import LmdbAccess  # here, so that only the engines in use load
+    with lazy_imports.NoFork():
+        from persipubsub.lmdb_engine.open_queues import LmdbAccess  # here, so that only the engines in use load
 
     # Absolute, so that a later change of the working directory does not make it another queue.
     return LmdbAccess(pathlib.Path(os.path.abspath(location)), allow_remote)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import persipubsub
+from tests.children import unmeasured
 
 #: Imports whose cost only users of a queue should pay.
 HEAVY = {"asyncio", "click", "google.protobuf", "icontract", "lmdb", "msgspec", "rich"}
@@ -67,11 +68,13 @@ def test_errors_and_values_need_no_engine() -> None:
 def test_bytes_need_no_codec(tmp_path: pathlib.Path) -> None:
     """A program that sends and receives bytes loads neither JSON nor a library for types, nor asyncio."""
     program = USE_BYTES + "print(*sorted(sys.modules), sep='\\n')"
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "queue")],
-                          check=True,
-                          stdout=subprocess.PIPE,
-                          text=True,
-                          timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "queue")],
+        check=True,
+        env=unmeasured(),  # coverage loads JSON
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60)
     assert "persipubsub.subscriber" in done.stdout.split()
     assert set(done.stdout.split()) & FOR_OTHERS == set()
 
@@ -144,3 +147,45 @@ env.new_control(["a"])
 publisher = env.new_publisher()
 """
     assert run(program, str(tmp_path / "queue")) == 1
+
+
+FORK_DURING_AN_IMPORT = """
+import importlib.abc, os, signal, sys, threading
+import persipubsub
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "msgspec":
+            begun.set()
+            finish.wait(0.5)  # as a slow disk, while the module is locked
+
+begun, finish = threading.Event(), threading.Event()
+sys.meta_path.insert(0, Slow())
+environment = persipubsub.new_environment(sys.argv[1])
+environment.new_control(["a"])
+publisher = environment.new_publisher()
+thread = threading.Thread(target=publisher.send, args=(b"1", ), kwargs={"headers": {"a": "b"}})
+thread.start()
+begun.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    publisher.send(b"2", headers={"a": "b"})
+    os._exit(0)
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), environment.new_control().status().messages)
+"""
+
+
+@pytest.mark.slow
+def test_a_fork_waits_for_an_import(tmp_path: pathlib.Path) -> None:
+    """A child that is forked while another thread loads a module sends headers, which need that module."""
+    done = subprocess.run([
+        sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", FORK_DURING_AN_IMPORT,
+        str(tmp_path / "queue")
+    ],
+                          check=True,
+                          stdout=subprocess.PIPE,
+                          text=True,
+                          timeout=60)
+    assert done.stdout == "0 2\n"

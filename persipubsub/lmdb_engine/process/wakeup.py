@@ -23,7 +23,7 @@ import os
 import pathlib
 from typing import Optional, Union
 
-from persipubsub import clock, errors
+from persipubsub import clock, errors, lazy_imports
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.process.right_of_way import RightOfWay
 
@@ -106,9 +106,10 @@ class Words:
 
     def __init__(self, file: pathlib.Path, mode: int) -> None:
         # Imported here: whoever only sets up a queue needs no ctypes.
-        import ctypes
+        with lazy_imports.NoFork():
+            import ctypes
 
-        from persipubsub.lmdb_engine.process import futex
+            from persipubsub.lmdb_engine.process import futex
         if not futex.AVAILABLE:
             raise OSError("there is no futex for this platform")
         files.allocate(file, FILE_BYTES, mode)

@@ -11,6 +11,8 @@ import struct
 import sys
 from typing import Any, Iterator, List
 
+from persipubsub import lazy_imports
+
 #: MDB_RDONLY and MDB_NOTLS of lmdb.h: read only, and no slots that are bound to threads.
 _FLAGS = 0x20000 | 0x200000
 #: Prefixes of LMDB's functions: in py-lmdb's own builds, which contain two versions of LMDB (queues have the format of
@@ -37,7 +39,8 @@ def free_stale_slots(path: pathlib.Path) -> None:
     occupy all of them. LMDB itself can: its functions are in py-lmdb's extension module.
     """
     try:
-        import ctypes  # here, since it is seldom needed, and some Pythons lack it
+        with lazy_imports.NoFork():
+            import ctypes  # here, since it is seldom needed, and some Pythons lack it
     except ImportError:
         return
     extension = importlib.util.find_spec("lmdb.cpython")
@@ -107,7 +110,8 @@ def _is_locked(fd: int, start: int) -> bool:
 @contextlib.contextmanager
 def _locked(mapped: mmap.mmap) -> Iterator[None]:
     """Hold LMDB's mutex of the reader table, which every process holds to occupy or free a slot."""
-    import ctypes  # here, since it is seldom needed
+    with lazy_imports.NoFork():
+        import ctypes  # here, since it is seldom needed
     library = ctypes.CDLL(None)
     word = ctypes.c_char.from_buffer(mapped, _MUTEX_OFFSET)
     mutex = ctypes.c_void_p(ctypes.addressof(word))

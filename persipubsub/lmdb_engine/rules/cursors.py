@@ -5,7 +5,7 @@ from typing import List, Optional, Sequence
 
 import icontract
 
-from persipubsub import clock, errors
+from persipubsub import clock, errors, lazy_imports
 from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import NEVER_US, NOTHING, Cleared, Failure, Found, Settled, Subscription, make
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
@@ -38,7 +38,8 @@ def subscribe(txn: Transaction, identifier: bytes) -> Subscription:
 
 def _unknown(identifier: str, names: List[str]) -> errors.UnknownSubscriberError:
     try:
-        import difflib  # here, since few programs need it
+        with lazy_imports.NoFork():
+            import difflib  # here, since few programs need it
         close = difflib.get_close_matches(identifier, names, n=1)
     except (ImportError, OSError):  # no descriptors are left to import with
         close = []
