@@ -19,7 +19,7 @@ import persipubsub
 from persipubsub import Durability, HighWaterMark, Strategy, clock, deployment, errors
 from persipubsub.engine import checks
 from persipubsub.status import QueueStatus
-from tests.docs.test_repository import ROOT, code_blocks
+from tests.docs.test_repository import ROOT
 
 QUEUE: Dict[str, Any] = {
     "path": "queues/orders",
@@ -621,32 +621,6 @@ def test_a_config_may_name_its_schema(tmp_path: pathlib.Path) -> None:
 
 
 # The commands
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_documentation(tmp_path: pathlib.Path) -> None:
-    """Each command in the documentation of deployment prints what is shown there."""
-    text = (ROOT / "docs" / "deployment.rst").read_text(encoding="utf-8")
-    config = code_blocks(text, "json")[0]
-    (tmp_path / "queues.json").write_text(config, encoding="utf-8")
-    commands = 0
-    for block in code_blocks(text, "console"):
-        for command, expected in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n?)*)", block.strip() + "\n", re.MULTILINE):
-            commands += 1
-            result = subprocess.run(
-                ["bash", "-c", f'persipubsub() {{ "{sys.executable}" -m persipubsub "$@"; }}; {command}'],
-                cwd=tmp_path,
-                env={
-                    **os.environ, "PYTHONPATH": str(ROOT)
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=60,
-                check=False)
-            assert result.stdout.replace(str(tmp_path), "/srv/app").strip() == expected.strip(), command
-            assert result.returncode == (1 if expected.startswith("Error: ") else 0), command
-    assert commands >= 8
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Test that whatever looks at many queues survives each broken one, and goes on with the others."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -156,10 +157,10 @@ def test_a_child_that_somebody_ends_is_started_again(one: StatusReader, good: pa
 
 def children(pid: Optional[int] = None) -> List[int]:
     """List the children of a process that run, or of this one."""
-    found = [
-        int(child) for task in pathlib.Path(f"/proc/{pid or os.getpid()}/task").iterdir()
-        for child in (task / "children").read_text(encoding="ascii").split()
-    ]
+    found: List[int] = []
+    for task in pathlib.Path(f"/proc/{pid or os.getpid()}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+            found += map(int, (task / "children").read_text(encoding="ascii").split())
     return [child for child in found if state(child) != "Z"]
 
 
