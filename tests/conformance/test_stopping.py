@@ -7,12 +7,13 @@ from typing import Any, Callable, List
 import pytest
 
 from persipubsub import Retry, errors
-from persipubsub.engine.limits import SLEEP_S_MAX
 from tests.conformance.forms import WAIT_S, AnySubscriber
 from tests.conformance.queues import NewQueue, Queue, drained, numbered, received, start
 
 #: The delay between the beginning of a wait and the stop.
 LATER_S = 0.05
+#: The longest that a wait takes after the stop, on a busy machine.
+SOON_S = 5
 
 #: Every way to receive, as a function that returns the messages.
 WAYS = pytest.mark.parametrize("receive", [
@@ -50,7 +51,7 @@ def test_a_stop_ends_a_wait(receive: Receive, shared: bool, new_queue: NewQueue)
     subscriber = subscribed(new_queue, shared).subscriber()
     stopping, begin = start(subscriber.stop, LATER_S), time.monotonic()
     assert not receive(subscriber, None)
-    assert time.monotonic() - begin < SLEEP_S_MAX
+    assert time.monotonic() - begin < SOON_S
     stopping.result(WAIT_S)
     assert subscriber.stopped
 
@@ -68,7 +69,7 @@ def test_whoever_has_stopped_receives_nothing(receive: Receive, shared: bool, ne
         subscriber.stop()
     assert subscriber.stopped
     assert not receive(subscriber, None) and not receive(subscriber, 60)
-    assert time.monotonic() - begin < SLEEP_S_MAX
+    assert time.monotonic() - begin < SOON_S
     assert not queue.subscriber().stopped
     assert drained(queue.subscriber()) == numbered(2)
 
@@ -151,7 +152,7 @@ def test_a_stop_ends_the_wait_for_a_retry(new_queue: NewQueue) -> None:
         raise Retry(60)
     stopping = start(subscriber.stop, LATER_S)
     assert received(subscriber, None) is None
-    assert time.monotonic() - begin < SLEEP_S_MAX
+    assert time.monotonic() - begin < SOON_S
     stopping.result(WAIT_S)
 
 
@@ -196,7 +197,7 @@ def test_a_stop_in_a_signal_handler(new_queue: NewQueue) -> None:
         assert not list(subscriber.messages(timeout=None))
     finally:
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - begin < SLEEP_S_MAX
+    assert time.monotonic() - begin < SOON_S
 
 
 def test_a_stop_while_messages_arrive(new_queue: NewQueue) -> None:

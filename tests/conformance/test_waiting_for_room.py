@@ -8,7 +8,6 @@ from typing import Any, Callable, List
 import pytest
 
 from persipubsub import HighWaterMark, Strategy, errors
-from persipubsub.engine.limits import SLEEP_S_MAX
 from tests.conformance import children
 from tests.conformance.children import Child
 from tests.conformance.forms import WAIT_S, AnyPublisher
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.capability("refuse")
 
 #: The delay between the beginning of a wait and what ends it.
 LATER_S = 0.05
-#: The longest that a wait takes after what ends it.
+#: The longest that a wait takes after what ends it, on a busy machine.
 SOON_S = 5
 
 Send = Callable[[AnyPublisher, Any], Any]
@@ -66,7 +65,7 @@ def test_an_acknowledgement_ends_a_wait(send: Send, timeout: Any, queue: Queue) 
     """However long a sender would wait, it sends once a message is acknowledged."""
     receiving, begin = start(lambda: receive(queue), LATER_S), time.monotonic()
     send(queue.publisher(), timeout)
-    assert LATER_S * 0.9 < time.monotonic() - begin < SLEEP_S_MAX
+    assert LATER_S * 0.9 < time.monotonic() - begin < SOON_S
     assert receiving.result(WAIT_S) == b"0"
     assert drained(queue.subscriber()) == [b"1", b"late"]
 
@@ -108,7 +107,7 @@ def test_what_makes_room_ends_a_wait(change: str, queue: Queue) -> None:
     """Whatever makes room ends a wait for it at once."""
     changing, begin = start(lambda: CHANGES[change](queue), LATER_S), time.monotonic()
     assert queue.publisher().send(b"late", timeout=60) == 3
-    assert time.monotonic() - begin < SLEEP_S_MAX
+    assert time.monotonic() - begin < SOON_S
     changing.result(WAIT_S)
 
 
@@ -182,7 +181,7 @@ def test_stop_ends_a_wait(queue: Queue) -> None:
     for _ in range(2):
         with pytest.raises(errors.QueueFullError):
             publisher.send(b"late", timeout=None)
-    assert time.monotonic() - begin < SLEEP_S_MAX
+    assert time.monotonic() - begin < SOON_S
     stopping.result(WAIT_S)
     assert received(queue.subscriber()) == b"0"
     publisher.send(b"with room")
@@ -240,7 +239,7 @@ def test_another_process_makes_room(queue: Queue) -> None:
         publisher.send(msg, timeout=60)
     assert child.says() == numbered(20)
     child.join()
-    assert time.monotonic() - begin < 5 * SLEEP_S_MAX
+    assert time.monotonic() - begin < SOON_S
 
 
 @pytest.mark.slow
