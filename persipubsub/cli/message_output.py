@@ -31,6 +31,10 @@ class Messages:
         """Return how many messages of the latest write were written completely."""
         return sum(end <= self._written_bytes for end in self._ends)
 
+    def forget_written(self) -> None:
+        """Set :attr:`written` to 0. Call this before messages are received."""
+        self._written_bytes, self._ends = 0, []
+
     def write(self, messages: Sequence[bytes]) -> None:
         """Write messages. After any exception, including Ctrl-C, :attr:`written` says how far it came.
 
@@ -40,7 +44,7 @@ class Messages:
         # Not through sys.stdout: unbuffered, it may write only a part. Buffered, it writes the rest after a Ctrl-C when
         # the program ends, or waits forever.
         left = memoryview(b"".join(messages))
-        self._written_bytes, self._ends = 0, []
+        self.forget_written()
         for message in messages:
             self._ends.append(len(message) + (self._ends[-1] if self._ends else 0))
         while left:

@@ -218,3 +218,33 @@ def _interrupt(command: List[str]) -> Tuple[bytes, int, bytes]:
 
 
 ENDS = {"head": _head, "full": _full, "interrupt": _interrupt}
+
+INTERRUPTED_BEFORE_A_WRITE = """
+import sys
+from persipubsub import cli
+from persipubsub.cli.message_output import Messages
+
+write, calls = Messages.write, []
+
+def interrupted(self, messages):
+    calls.append(messages)
+    if len(calls) == 2:
+        raise KeyboardInterrupt
+    write(self, messages)
+
+Messages.write = interrupted
+cli.main(["receive", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupt_before_a_write_acknowledges_nothing(kind: str, env: persipubsub.Environment) -> None:
+    """What the write before has written does not count for the messages that an interrupt keeps from being written."""
+    env.new_publisher().send_many([b"0", b"1", b"2"])
+    result = subprocess.run([sys.executable, "-c", INTERRUPTED_BEFORE_A_WRITE,
+                             str(env.path), kind],
+                            capture_output=True,
+                            timeout=TIMEOUT_S,
+                            check=False)
+    assert (result.returncode, result.stdout) == (130, b"0\n")
+    assert left(env, kind) == [b"1", b"2"] and dead(env) == dict.fromkeys(KINDS, 0)

@@ -97,6 +97,7 @@ class _Receiving:
 
     def _pass_on(self, out: Messages, max_messages: int, wait_s: float) -> int:
         """Write messages and acknowledge what was written; return how many there were."""
+        out.forget_written()  # before anything is received: an interrupt may come before the write begins
         receipt, formatted = self._receipt(max_messages, wait_s)
         with receipt as found:
             begun_s = clock.monotonic_s()
