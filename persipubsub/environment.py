@@ -7,7 +7,8 @@ import contextlib
 import os  # pylint: disable=unused-import  # in an annotation
 import pathlib
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Tuple, Type, TypeVar, Union, overload
+from typing import (TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple, Type, TypeVar, Union,
+                    overload)
 
 import icontract
 
@@ -26,12 +27,16 @@ from persipubsub.queue import Durability, HighWaterMark, Strategy
 from persipubsub.subscriber import SharedSubscriber, Subscriber
 
 if TYPE_CHECKING:
+    import ssl
+
     from persipubsub.aio import AsyncPublisher, AsyncSubscriber
     from persipubsub.endpoints.bridge import Bridge
     from persipubsub.typed import Codec
     from persipubsub.typed.coding import Coding
 
 Path = Union[str, "os.PathLike[str]"]
+#: Certificates for a cluster: a path, paths by their names, or an SSLContext.
+Tls = Union[str, Mapping[str, str], "ssl.SSLContext"]
 J = TypeVar("J", Dict[str, Any], List[Any])  # a checker would not know the elements of a dict or a list
 M = TypeVar("M")
 N = TypeVar("N", int, float)
@@ -66,7 +71,7 @@ def _close_all() -> None:
             stack.callback(environment.close)
 
 
-class Environment:
+class Environment:  # pylint: disable=too-many-instance-attributes  # what opens a queue, and what works on it
     """A queue in a directory: it makes the objects that work on the queue, and closes them.
 
     Creating an Environment does not access the disk. One process may have several Environments of one queue.
@@ -78,26 +83,29 @@ class Environment:
         lambda allow_remote: isinstance(allow_remote, bool),
         error=lambda allow_remote: errors.ArgumentTypeError(_wrong_type("allow_remote", bool, allow_remote)),
         enabled=True)
-    def __init__(self, path: Path, allow_remote: bool = False) -> None:
-        """Make an Environment for the queue at a path.
-
-        :param path: the directory of the queue
-        :param allow_remote: whether the queue may lie on a file system that other machines can use, such as NFS. Only
-            one machine may ever use the queue; two machines would destroy it
-        :raise ArgumentTypeError: an argument of the wrong type
-        :raise ArgumentError: the path is empty or contains a NUL
+    def __init__(self,
+                 path: Path,
+                 allow_remote: bool = False,
+                 credentials: "Optional[Path]" = None,
+                 tls: "Optional[Tls]" = None) -> None:
+        """Make an Environment for the queue at a location. Its arguments and errors are those of new_environment.
         """
         self._allow_remote = allow_remote
         self._closed = False
-        self._access = location.access(checks.directory(path), allow_remote)
+        self._access = location.access(checks.directory(path), allow_remote, credentials, tls)
+        self._login = (credentials, tls)
         self._engine: Optional[Engine] = None
         self._bridges: "Dict[int, Bridge]" = {}  # one, made when first needed
         self._made = Registry()
 
     @property
     def path(self) -> pathlib.Path:
-        """Return the absolute path of the queue's directory."""
-        return pathlib.Path(self._access.location)
+        """Return the absolute path of the queue's directory; for a cluster the URL, a str, without secrets."""
+        found = self._access.location
+        if isinstance(found, str) and location.is_url(found):
+            # Declared as a Path, which it is for all programs that treat it as one.
+            return found  # type: ignore[return-value]
+        return pathlib.Path(found)
 
     @property
     def closed(self) -> bool:
@@ -364,7 +372,7 @@ class Environment:
         self.close()
 
     def __reduce__(self) -> Tuple[object, ...]:
-        return Environment, (str(self._access.location), self._allow_remote)
+        return Environment, (str(self._access.location), self._allow_remote, *self._login)
 
     def __repr__(self) -> str:
         return f"<Environment of {self._access.location}{' (closed)' if self._closed else ''}>"
@@ -375,16 +383,24 @@ def _checked(check: Callable[[object], N], value: Optional[N]) -> Optional[N]:
     return None if value is None else check(value)
 
 
-def new_environment(path: Path, allow_remote: bool = False) -> Environment:
-    """Make an Environment, which stands for the queue in a directory; the disk is not accessed.
+def new_environment(path: Path,
+                    allow_remote: bool = False,
+                    credentials: Optional[Path] = None,
+                    tls: "Optional[Tls]" = None) -> Environment:
+    """Make an Environment, which stands for a queue; nothing is accessed yet.
 
-    :param path: the directory of the queue
+    :param path: the directory of the queue; or, for a queue on a cluster, its URL, such as
+        ``nats://user:password@host1:4222,host2:4222/orders?replicas=3``
     :param allow_remote: whether the queue may lie on a file system that other machines can use, such as NFS. Only one
         machine may ever use the queue; two machines would destroy it
+    :param credentials: for a cluster: the path of a .creds file
+    :param tls: for a cluster: the path of the authorities' certificates, or a mapping with the keys ``ca``,
+        ``certificate`` and ``key``, or an SSLContext, which cannot be pickled
     :raise ArgumentTypeError: an argument of the wrong type
-    :raise ArgumentError: the path is empty or contains a NUL
+    :raise ArgumentError: the path is empty or contains a NUL, or it is not the URL of a queue
+    :raise UnsupportedError: it is a URL, and the library for clusters is not installed
     """
-    return Environment(path, allow_remote)
+    return Environment(path, allow_remote, credentials, tls)
 
 
 def initialize(path: Path) -> Environment:

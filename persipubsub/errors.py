@@ -37,7 +37,8 @@
      +-- StorageError                        LMDB or the operating system refused; the queue is unchanged
           +-- ReadersFullError               too many readers of the queue at one time
           +-- DiskFullError                  no space on the disk
-          +-- CommitUnknownError             an I/O error in the commit itself: the outcome is unknown
+          +-- CommitUnknownError             an error in the commit itself: the outcome is unknown
+          +-- UnavailableError               the servers of a cluster did not answer
 
 Catch :class:`PersipubsubError` for all of them. Each message names the cause, the limit and the remedy.
 """
@@ -69,6 +70,7 @@ __all__ = [
     "StorageError",
     "SubscriberKindError",
     "TooManyDelayedError",
+    "UnavailableError",
     "UnknownSubscriberError",
     "UnsupportedError",
 ]
@@ -201,7 +203,12 @@ class DiskFullError(StorageError):
 
 
 class CommitUnknownError(StorageError):
-    """Raised after an I/O error in the commit itself: whether the change is stored is unknown."""
+    """Raised after an error in the commit itself, of the disk or of a network: whether the change is stored is unknown.
+    """
+
+
+class UnavailableError(StorageError):
+    """Raised when the servers of a cluster did not answer for so long that waiting was given up. Nothing was changed."""
 
 
 def damaged(path: object, what: str) -> DamagedError:

@@ -77,8 +77,8 @@ class PrunedStatus:
 class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fact
     """A queue at one moment. Messages that have expired do not count."""
 
-    #: The directory of the queue.
-    path: pathlib.Path
+    #: The directory of the queue; or its URL, without secrets.
+    path: Union[pathlib.Path, str]
     #: Number of messages that some subscriber has not acknowledged, and of retained messages.
     messages: int
     #: Bytes of the pages that the messages occupy.
@@ -108,8 +108,8 @@ class QueueStatus:  # pylint: disable=too-many-instance-attributes  # one per fa
     retained: int
     #: Seconds for which a ``deduplication_id`` is remembered.
     deduplication_window_s: float
-    #: The maximum number of ids that are remembered.
-    deduplication_max: int
+    #: The maximum number of ids that are remembered; None for no limit, on a cluster.
+    deduplication_max: Optional[int]
     #: Number of delayed messages: those that are not due yet, and those that are due and that no send, receive or
     #: change has appended yet.
     delayed: int

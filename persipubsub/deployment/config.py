@@ -179,7 +179,7 @@ class Queue:
 
 # pylint: disable-next=too-many-arguments,too-many-positional-arguments  # one for each setting
 def settings_of(mark: HighWaterMark, strategy: Strategy, durability: Durability, retention_s: float,
-                deduplication_window_s: float, deduplication_max: int, mode: int) -> Settings:
+                deduplication_window_s: float, deduplication_max: Optional[int], mode: int) -> Settings:
     """Return the settings of a queue by their names in a config."""
     return {
         **{
@@ -189,8 +189,9 @@ def settings_of(mark: HighWaterMark, strategy: Strategy, durability: Durability,
         "durability": durability.name.lower(),
         "retention_s": retention_s,
         "deduplication_window_s": deduplication_window_s,
-        "deduplication_max": deduplication_max,
-        "mode": f"{mode:04o}"
+        **({} if deduplication_max is None else {
+               "deduplication_max": deduplication_max
+           }), "mode": f"{mode:04o}"
     }
 
 

@@ -1,10 +1,10 @@
 """Rules for the settings of a queue, the same for every engine."""
 
-from typing import Dict, Optional, Union
+from typing import Dict, Optional, Tuple, Union
 
 from persipubsub import errors
 from persipubsub.engine.checks import microseconds
-from persipubsub.queue import HighWaterMark
+from persipubsub.queue import HighWaterMark, Strategy
 
 #: Limits of a high-water mark by their names; None means no limit.
 Limits = Dict[str, Union[int, float, None]]
@@ -52,3 +52,47 @@ def require_bindable(bound: Optional[str], wanted: str, messages: int) -> None:
         raise errors.MessageTypeError(f"The queue is bound to the message type {bound} and has {messages} messages, so "
                                       f"it cannot be bound to {wanted}. Receive them first, or delete them "
                                       "with Control.clear_messages.")
+
+
+def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int, int]:
+    """Return which messages stay when messages are sent one by one, each after an overflow if the limit is reached.
+
+    An overflow at n messages drops n // 2 + 1 of them. Once the limit is reached, each further overflow comes after as
+    many messages as the one before dropped, so the overflows need not be computed one by one.
+
+    :param stored: the number of messages in the queue
+    :param new: the number of messages to send, at least 1
+    :param mark: ``max_messages``
+    :param strategy: which messages are dropped
+    :return: of stored and new messages, in their order: how many of the first stay, how many of the last
+    """
+    while stored >= mark:
+        stored -= stored // 2 + 1
+    lowest, until_overflow = stored, mark - stored
+    if new <= until_overflow:
+        stored += new
+    else:
+        period = mark // 2 + 1
+        lowest = mark - period  # what each overflow at the limit leaves; those of the loop above left at least as many
+        stored = mark - period + 1 + (new - until_overflow - 1) % period
+    return (0, stored) if strategy == Strategy.prune_first else (lowest, stored - lowest)
+
+
+def giving_way(stored: int, new: int, mark: int, retained: int) -> int:
+    """Return how many retained messages are deleted when messages are sent one by one.
+
+    If the limit is reached, n // 2 + 1 of n messages are deleted, as in any overflow, but only retained ones while
+    there are any.
+
+    :param stored: the number of messages in the queue
+    :param new: the number of messages to send
+    :param mark: ``max_messages``
+    :param retained: the number of stored messages that no subscriber awaits
+    """
+    deleted = 0
+    while deleted < retained and stored + new > mark:
+        put = max(0, mark - stored)
+        stored, new = stored + put, new - put
+        count = min(retained - deleted, stored // 2 + 1)
+        stored, deleted = stored - count, deleted + count
+    return deleted

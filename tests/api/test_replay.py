@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import persipubsub
 from persipubsub import Durability, Environment, HighWaterMark, Strategy, clock, errors, moments
 from persipubsub.engine import limits
+from persipubsub.engine.settings import giving_way
 from persipubsub.lmdb_engine import open_queues
 from persipubsub.lmdb_engine.process import futex
 from persipubsub.lmdb_engine.rules import replay
-from persipubsub.lmdb_engine.rules.retention import giving_way
 from persipubsub.replay import StoredMessage
 from tests.concurrency import WAIT_S, Opened, Task
 

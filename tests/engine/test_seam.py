@@ -46,6 +46,12 @@ def test_nothing_above_the_seam_imports_an_engine() -> None:
     assert len(outside) > 50 and importing(outside, "lmdb_engine") == KNOW_AN_ENGINE
 
 
+def test_only_what_opens_it_imports_the_engine_for_clusters() -> None:
+    """Outside the engine for clusters, only what opens an engine imports it."""
+    outside = [file for file in PACKAGE.rglob("*.py") if "nats_engine" not in file.relative_to(PACKAGE).parts]
+    assert importing(outside, "nats_engine") == {"engine/location.py"}
+
+
 def test_the_command_line_and_the_fixtures_use_the_public_api() -> None:
     """The command line, the metrics and the fixtures import what users import, and nothing else."""
     files = [*(PACKAGE / "cli").rglob("*.py"), PACKAGE / "metrics.py", PACKAGE / "testing.py"]

@@ -4,7 +4,7 @@ from typing import Iterator, List
 
 import pytest
 
-from persipubsub.lmdb_engine.rules.appending import survivors
+from persipubsub.engine.settings import survivors
 from persipubsub.queue import Strategy
 
 STORED_MAX = 40

@@ -50,7 +50,7 @@ def _settings(status: QueueStatus) -> Dict[str, str]:
         "deduplication_window_s": status.deduplication_window_s,
         "deduplication_max": status.deduplication_max,
         "message_type": status.message_type,
-        "mode": f"{_mode(status.path):04o}",
+        "mode": None if isinstance(status.path, str) else f"{_mode(status.path):04o}",
     }
     return {name: NONE if value is None else str(value) for name, value in settings.items()}
 

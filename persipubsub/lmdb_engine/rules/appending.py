@@ -1,15 +1,15 @@
 """Append messages, and keep the queue below its high-water mark; on an open transaction."""
 
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence
 
 from persipubsub import clock, errors
+from persipubsub.engine.settings import giving_way, survivors
 from persipubsub.engine.values import Batch
 from persipubsub.lmdb_engine.records import deletions
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import Header, Run, bytes_between
 from persipubsub.lmdb_engine.records.runs import joining_us, joins
 from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import retention
 from persipubsub.lmdb_engine.rules.message_log import (expire, first_live_id, live_bytes, live_messages, remove_below,
                                                        retained_messages)
 from persipubsub.queue import RECORD_BYTES_MAX, Strategy
@@ -185,35 +185,11 @@ def _certainly_below_mark(header: Header, oldest: Run, newest: Run, batch: Batch
     return payload_bytes + RECORD_BYTES_MAX * messages <= _fitting_bytes(header)
 
 
-def survivors(stored: int, new: int, mark: int, strategy: Strategy) -> Tuple[int, int]:
-    """Return which messages stay when messages are sent one by one, each after an overflow if the limit is reached.
-
-    An overflow at n messages drops n // 2 + 1 of them. Once the limit is reached, each further overflow comes after as
-    many messages as the one before dropped, so the overflows need not be computed one by one.
-
-    :param stored: the number of messages in the queue
-    :param new: the number of messages to send, at least 1
-    :param mark: ``max_messages``
-    :param strategy: which messages are dropped
-    :return: of stored and new messages, in their order: how many of the first stay, how many of the last
-    """
-    while stored >= mark:
-        stored -= stored // 2 + 1
-    lowest, until_overflow = stored, mark - stored
-    if new <= until_overflow:
-        stored += new
-    else:
-        period = mark // 2 + 1
-        lowest = mark - period  # what each overflow at the limit leaves; those of the loop above left at least as many
-        stored = mark - period + 1 + (new - until_overflow - 1) % period
-    return (0, stored) if strategy == Strategy.prune_first else (lowest, stored - lowest)
-
-
 def _put_at_mark(txn: Transaction, time_us: int, first_id: int, batch: Batch) -> None:
     """Append messages where a limit of the high-water mark may be reached."""
     live, count = live_messages(txn), len(batch.payloads)
     if txn.header.retention_us:
-        removed = retention.giving_way(live, count, txn.header.max_messages, retained_messages(txn))
+        removed = giving_way(live, count, txn.header.max_messages, retained_messages(txn))
         _remove_oldest(txn, removed)
         live -= removed
     strategy = Strategy(txn.header.strategy)

@@ -21,23 +21,3 @@ def is_over(txn: Transaction, time_us: int) -> bool:
     oldest = log.oldest()
     return (oldest.time_us < time_us - txn.header.retention_us
             and oldest.first_id < (log.next_id() if low_water_mark is None else low_water_mark))
-
-
-def giving_way(stored: int, new: int, mark: int, retained: int) -> int:
-    """Return how many retained messages are deleted when messages are sent one by one.
-
-    If the limit is reached, n // 2 + 1 of n messages are deleted, as in any overflow, but only retained ones while
-    there are any.
-
-    :param stored: the number of messages in the queue
-    :param new: the number of messages to send
-    :param mark: ``max_messages``
-    :param retained: the number of stored messages that no subscriber awaits
-    """
-    deleted = 0
-    while deleted < retained and stored + new > mark:
-        put = max(0, mark - stored)
-        stored, new = stored + put, new - put
-        count = min(retained - deleted, stored // 2 + 1)
-        stored, deleted = stored - count, deleted + count
-    return deleted
