@@ -1,0 +1,183 @@
+"""Lost servers: sends and receives wait for others, and each message is there once."""
+
+import contextlib
+import signal
+import threading
+import time
+from typing import Callable, Iterator, List, Set
+
+import pytest
+
+import persipubsub
+from persipubsub import errors
+from tests.nats.conftest import new_queue
+from tests.nats.servers import Node, Servers
+
+NewServers = Callable[..., Servers]
+
+
+class Traffic:  # pylint: disable=too-many-instance-attributes  # what was confirmed, and what arrived
+    """A publisher, one of batches and a subscriber in threads; notes what was confirmed and what arrived."""
+
+    def __init__(self, environment: persipubsub.Environment, batch: int = 0) -> None:
+        self.confirmed: List[bytes] = []
+        self.arrived: List[bytes] = []
+        self.failed: List[BaseException] = []
+        self.unknown: Set[bytes] = set()
+        self.longest_s = 0.0
+        self._batch = batch
+        self._environment = environment
+        self._ends, self._sent = threading.Event(), threading.Event()
+        self._threads = [threading.Thread(target=self._guarded, args=(one, )) for one in (self._send, self._receive)]
+
+    def _guarded(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:  # pylint: disable=broad-exception-caught  # raised by the test
+            self.failed.append(error)
+
+    def _send(self) -> None:
+        number = 0
+        with self._environment.new_publisher() as publisher:
+            while not self._ends.is_set():
+                msgs = [b"%d" % one for one in range(number, number + max(1, self._batch))]
+                begin = time.monotonic()
+                if self._batch:
+                    publisher.send_many(msgs)
+                else:
+                    publisher.send(msgs[0])
+                self.longest_s = max(self.longest_s, time.monotonic() - begin)
+                self.confirmed += msgs
+                number += len(msgs)
+            self._sent.set()
+            publisher.send(b"%d" % number)  # so that the subscriber looks once more
+
+    def _receive(self) -> None:
+        with self._environment.new_subscriber("a") as subscriber:
+            for msg in subscriber.messages(timeout=60, acknowledge_every=10):
+                if self._sent.is_set() and msg == b"%d" % len(self.confirmed):
+                    return
+                self.arrived.append(msg)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run until the end of the block, and until all that was confirmed has arrived."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._ends.set()
+            for thread in self._threads:
+                thread.join(90)
+
+    def check(self) -> None:
+        """Make sure that nothing failed, and that each message has arrived once, in order."""
+        assert not self.failed, self.failed
+        numbers, sent = list(map(int, self.arrived)), set(map(int, self.confirmed))
+        lost, doubled = sorted(sent - set(numbers)), len(numbers) - len(set(numbers))
+        behind = [number for before, number in zip(numbers, numbers[1:]) if number < before]
+        assert (lost[:10], doubled, behind[:10]) == ([], 0, []), f"of {len(sent)}, {len(lost)} lost"
+
+
+def leader_of(servers: Servers, location: str) -> Node:
+    """Return the node that leads the stream of messages."""
+    with persipubsub.new_environment(location) as environment:
+        name = environment.new_control().status() and _leader(environment)
+    return next(node for node in servers.nodes if node.name == name)
+
+
+def _leader(environment: persipubsub.Environment) -> str:
+    # pylint: disable-next=protected-access  # no public name shows the leader
+    engine = environment._opened()
+    state = engine.call(engine.parts.reading.state())  # type: ignore[attr-defined]  # of this engine
+    return str(state.cluster["leader"])
+
+
+def kill(node: Node) -> None:
+    """Kill a server, and start it again some seconds later."""
+    node.kill()
+    time.sleep(3)
+    node.start()
+
+
+def freeze(node: Node) -> None:
+    """Stop the process of a server for longer than an election takes."""
+    node.send_signal(signal.SIGSTOP)
+    time.sleep(12)
+    node.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [0, 20])
+@pytest.mark.parametrize("fault", [kill, freeze])
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_lost_server(leads: bool, fault: Callable[[Node], None], batch: int, servers: NewServers) -> None:
+    """While a server is killed or frozen, each message is stored once, in order, and nobody gets an error."""
+    cluster = servers(3)
+    location = new_queue(cluster)
+    with persipubsub.new_environment(location) as environment:
+        environment.new_control(["a"])
+        leader, traffic = leader_of(cluster, location), Traffic(environment, batch)
+        with traffic.running():
+            time.sleep(1)
+            fault(leader if leads else next(node for node in cluster.nodes if node is not leader))
+            time.sleep(2)
+        traffic.check()
+        print(f"{len(traffic.confirmed)} messages, the longest send {traffic.longest_s:.1f} s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [0, 20])
+def test_all_servers_are_killed(batch: int, servers: NewServers) -> None:
+    """After all servers were killed and started again, what was confirmed is there once, and sending goes on."""
+    cluster = servers(3)
+    with persipubsub.new_environment(new_queue(cluster)) as environment:
+        environment.new_control(["a"])
+        traffic = Traffic(environment, batch)
+        with traffic.running():
+            time.sleep(1)
+            for node in cluster.nodes:
+                node.kill()
+            time.sleep(1)
+            for node in cluster.nodes:
+                node.start()
+            time.sleep(10)
+        traffic.check()
+        print(f"{len(traffic.confirmed)} messages, the longest send {traffic.longest_s:.1f} s")
+
+
+@pytest.mark.slow
+def test_one_server_that_is_restarted(servers: NewServers) -> None:
+    """A send waits for the only server, and a subscriber that waits gets the message."""
+    node = servers(1)
+    with persipubsub.new_environment(new_queue(node)) as environment:
+        environment.new_control(["a"])
+        traffic = Traffic(environment)
+        with traffic.running():
+            for _ in range(3):
+                time.sleep(0.5)
+                node.nodes[0].kill()
+                node.nodes[0].start()
+            time.sleep(2)
+        traffic.check()
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_come_back(servers: NewServers) -> None:
+    """A send that is given up raises UnavailableError if nothing was sent, and looking does, too."""
+    node = servers(1)
+    with persipubsub.new_environment(f"{new_queue(node)}?timeout_s=1") as environment:
+        environment.new_control(["a"])
+        publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
+        publisher.send(b"x")
+        node.stop()
+        time.sleep(0.2)
+        with pytest.raises(errors.UnavailableError, match="Nothing was changed"):
+            publisher.send(b"y")
+        with pytest.raises(errors.UnavailableError):
+            subscriber.front()
+        node.nodes[0].start()
+        node.wait_until_ready()
+        publisher.send(b"z")
+        assert list(subscriber.messages(timeout=0)) == [b"x", b"z"]
