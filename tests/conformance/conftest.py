@@ -21,8 +21,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("both_forms") is not None:
         forms.append(Tasks)
     cases = [
-        pytest.param(engine, form, id=engine.name if form is Plain else f"{engine.name}-asyncio") for engine in ENGINES
-        for form in forms
+        pytest.param(engine, form, id=engine.name if form is Plain else f"{engine.name}-asyncio", marks=engine.marks)
+        for engine in ENGINES for form in forms
     ]
     metafunc.parametrize("engine, form", cases, indirect=True)
 
@@ -121,6 +121,6 @@ def new_environment_fixture(engine: Engine, form: Form, new_location: Callable[[
 def pass_time_fixture(engine: Engine, request: pytest.FixtureRequest) -> PassTime:
     """Return a function that lets time pass for the queues of this process: at once, if the engine can do that."""
     if "clock" not in engine.capabilities:
-        return time.sleep
+        return lambda seconds: time.sleep(seconds + engine.late_s)
     forward: PassTime = request.getfixturevalue("persipubsub_clock").forward
     return forward

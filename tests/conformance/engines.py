@@ -6,11 +6,13 @@ To add one, add an entry to :data:`ENGINES`.
 import dataclasses
 import os
 import pathlib
-from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Union
+from typing import Any, Callable, Dict, FrozenSet, List, Mapping, Sequence, Union
+
+import pytest
 
 import persipubsub
 from persipubsub import Durability, Environment
-from tests.conformance import toy_engine
+from tests.conformance import nats_servers, toy_engine
 
 Location = Union[str, os.PathLike[str]]
 
@@ -29,8 +31,10 @@ CAPABILITIES: Dict[str, str] = {
     "durability": "Durability.PROCESS_CRASH beside POWER_LOSS, and autosync",
     "expiry": "the message timeout",
     "forks": "a forked child uses what it inherited",
+    "gapless_ids": "ids without gaps: a delayed message takes one when it is due, and not before",
     "high_water_mark": "the marks for the number and the bytes of messages, Strategy.prune_first",
     "history": "Control.history",
+    "large_batches": "batches of more than 1,000 messages",
     "large_messages": "messages of more than a mebibyte",
     "message_types": "a queue that is bound to a message type",
     "persistent": "the queue outlives the Environments that use it",
@@ -57,13 +61,28 @@ class Engine:
     open: Callable[[Location], Environment] = persipubsub.new_environment
     #: What new_control is given unless a test says otherwise: tests need not wait for a disk.
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    #: How much later than asked for something may happen, if the clock of the engine cannot be moved.
+    late_s: float = 0
+    #: The marks of its tests.
+    marks: Sequence[pytest.MarkDecorator] = ()
 
+
+#: What a queue on a cluster cannot do: docs/cluster.rst says what to do instead.
+NOT_ON_A_CLUSTER = {
+    "backup", "check", "clock", "deduplication_max", "durability", "gapless_ids", "large_batches", "large_messages",
+    "prune_last"
+}
 
 ENGINES: List[Engine] = [
     Engine(name="lmdb",
            capabilities=frozenset(CAPABILITIES),
            new_location=lambda directory: directory / "queue",
            settings={"durability": Durability.PROCESS_CRASH}),
+    *(Engine(name=name,
+             capabilities=frozenset(CAPABILITIES) - NOT_ON_A_CLUSTER,
+             late_s=0.3,
+             marks=nats_servers.marks(),
+             new_location=nats_servers.new_location(count)) for name, count in (("nats", 1), ("nats3", 3))),
     Engine(name="toy",
            capabilities=frozenset({"asyncio"}),
            new_location=lambda directory: f"{toy_engine.SCHEME}://{directory}"),

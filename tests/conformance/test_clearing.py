@@ -82,6 +82,7 @@ def test_messages_that_are_cleared_while_they_are_handled(new_queue: NewQueue) -
         assert drained(queue.subscriber()) == [b"new"]
 
 
+@pytest.mark.capability("large_batches")
 def test_a_large_queue_is_cleared(new_queue: NewQueue) -> None:
     """Clearing deletes 25,000 messages at once for everybody, and the next message is the only one there."""
     queue = new_queue("a")

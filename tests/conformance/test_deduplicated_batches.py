@@ -122,7 +122,8 @@ def test_an_id_of_a_delayed_message(enveloped: bool, new_queue: NewQueue, pass_t
     first = send(b"first", 1)
     assert send(b"second", 2) == send(b"third", 0) == first
     assert publisher.send(b"now", deduplication_id="id") == 0
-    assert list(publisher.send_many([b"x", *once("id")])) == [1, 0]
+    new_id, known_id = publisher.send_many([b"x", *once("id")])
+    assert new_id > 0 and known_id == 0
     pass_time(2.1)
     assert drained(queue.subscriber()) == [b"x", b"first"]
     assert send(b"fourth", 0) == first and publisher.send(b"now", deduplication_id="id") == 0

@@ -124,6 +124,7 @@ def test_when_a_message_is_due(new_queue: NewQueue) -> None:
 
 
 @pytest.mark.capability("status")
+@pytest.mark.capability("gapless_ids")
 def test_delayed_messages_are_counted(new_queue: NewQueue, pass_time: PassTime) -> None:
     """The status counts delayed messages by themselves; they have no id, and are neither stored nor pending."""
     queue = new_queue("a")

@@ -39,6 +39,7 @@ BASES = {
     "ReadersFullError": errors.StorageError,
     "DiskFullError": errors.StorageError,
     "CommitUnknownError": errors.StorageError,
+    "UnavailableError": errors.StorageError,
 }
 
 

@@ -148,6 +148,7 @@ def test_a_batch_of_envelopes_is_any_iterable(make: Any, new_queue: NewQueue) ->
     assert headers_of(queue.subscriber()) == [{"number": str(number)} for number in range(3)]
 
 
+@pytest.mark.capability("large_batches")
 def test_a_large_batch_with_headers(new_queue: NewQueue) -> None:
     """Of a large batch, each message has its headers, also if only some have any."""
     queue = new_queue("a")

@@ -88,6 +88,7 @@ def test_a_removed_limit_drops_nothing(change: Change, new_queue: NewQueue) -> N
     assert drained(queue.subscriber()) == numbered(53)
 
 
+@pytest.mark.capability("large_batches")
 def test_a_queue_without_limits_keeps_all(new_queue: NewQueue) -> None:
     """A queue without limits keeps more messages than the default marks of persipubsub 1.0.0 allowed."""
     queue = new_queue("a")

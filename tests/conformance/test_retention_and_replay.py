@@ -380,6 +380,7 @@ def test_the_history_is_that_of_its_beginning(new_queue: NewQueue) -> None:
 
 
 @HISTORY
+@pytest.mark.capability("large_batches")
 def test_a_long_history(new_queue: NewQueue) -> None:
     """A history of more messages than are read at a time has all of them, in order."""
     queue = new_queue("a")

@@ -97,6 +97,7 @@ def test_methods_for_one_reader(method: str, queue: Queue) -> None:
     assert received(queue.subscriber()) == b"x"
 
 
+@pytest.mark.capability("large_batches")
 def test_a_claim_is_bounded(queue: Queue) -> None:
     """A worker is handed 10,000 messages at most, however many it asks for."""
     queue.publisher().send_many([b""] * 10_001)
