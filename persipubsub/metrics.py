@@ -3,8 +3,7 @@
 import logging
 import math
 import os
-import pathlib
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Type, Union
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 try:
     from prometheus_client import core
@@ -15,7 +14,7 @@ except ModuleNotFoundError as _error:
 from persipubsub import errors, status_reader
 from persipubsub.environment import new_environment
 from persipubsub.status import QueueStatus
-from persipubsub.status_reader import StatusReader
+from persipubsub.status_reader import Location, StatusReader
 
 __all__ = ["QueueCollector"]
 
@@ -91,7 +90,7 @@ class QueueCollector(Collector):
     def __init__(self, paths: Iterable[Union[str, "os.PathLike[str]"]], isolated: bool = False) -> None:
         """Prepare to collect from the queues at paths; no disk is touched.
 
-        :param paths: the directories of the queues, which need not exist yet
+        :param paths: the directories or URLs of the queues, which need not exist yet
         :param isolated: read the queues in a separate process: a damaged file may end the process that reads it
         :raise ArgumentTypeError: it is not an iterable of str or PathLike
         :raise ArgumentError: a path is empty or contains a NUL
@@ -100,8 +99,8 @@ class QueueCollector(Collector):
             raise errors.ArgumentTypeError(
                 f"paths must be an iterable of paths, got {type(paths).__name__}: for one path, pass a list of one.")
         # Without duplicates: Prometheus refuses a whole scrape that has a series twice.
-        self._paths = tuple(dict.fromkeys(new_environment(path).path for path in paths))
-        self._unreadable: Dict[pathlib.Path, str] = {}
+        self._paths: Tuple[Location, ...] = tuple(dict.fromkeys(new_environment(path).path for path in paths))
+        self._unreadable: Dict[Location, str] = {}
         self._read_status = StatusReader().read_status if isolated else status_reader.read_status
 
     def describe(self) -> List[core.Metric]:
@@ -116,7 +115,7 @@ class QueueCollector(Collector):
                 families[sample.name].add_metric([_label(path), *sample.labels], sample.value)
         yield from families.values()
 
-    def _read(self, path: pathlib.Path) -> List[_Sample]:
+    def _read(self, path: Location) -> List[_Sample]:
         try:
             found = self._read_status(path)
         except errors.PersipubsubError as error:
@@ -132,7 +131,7 @@ def _families() -> Dict[str, _Family]:
     return {metric.name: metric.kind(metric.name, metric.help, labels=metric.labels) for metric in METRICS}
 
 
-def _label(path: pathlib.Path) -> str:
+def _label(path: Location) -> str:
     """Return the path as text that can be encoded, even if the name of a file cannot."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 

@@ -31,11 +31,14 @@ CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.
 _PROGRAM = ("import sys; sys.path[:] = sys.argv[2:]; from persipubsub import status_reader; "
             "status_reader.serve(int(sys.argv[1]))")
 
+#: An absolute path, or the URL of a queue on a cluster.
+Location = Union[pathlib.Path, str]
+
 # Pickled by code of this very version, which runs as the same user.
 _Answer = Tuple[Union[QueueStatus, errors.PersipubsubError], List[logging.LogRecord]]
 
 
-def read_status(path: pathlib.Path) -> QueueStatus:
+def read_status(path: Location) -> QueueStatus:
     """Read the status of a queue in this process.
 
     :raise NotInitializedError: there is none
@@ -52,15 +55,15 @@ class StatusReader:
         self._lock = threading.Lock()
         self._child: Optional[_Child] = None
 
-    def read_status(self, path: pathlib.Path) -> QueueStatus:
-        """Read the status of the queue at an absolute path.
+    def read_status(self, path: Location) -> QueueStatus:
+        """Read the status of the queue at an absolute path, or at a URL, in this process then, since it has no files.
 
         :raise NotInitializedError: there is none
         :raise DamagedError: the queue ended the child, or is known to be damaged
         :raise StorageError: the child did not answer in time, or cannot be started
         """
-        if getattr(sys, "frozen", False) or not sys.executable:
-            return read_status(path)  # there is no interpreter to start
+        if isinstance(path, str) or getattr(sys, "frozen", False) or not sys.executable:
+            return read_status(path)  # in the second case, there is no interpreter to start
         if self._owner != os.getpid():
             # After a fork, the child and the lock belong to the parent.
             self._owner, self._lock, self._child = os.getpid(), threading.Lock(), None

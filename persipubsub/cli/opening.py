@@ -1,8 +1,6 @@
 """Open an existing queue: a mistyped path must not create one."""
 
 import contextlib
-import os
-import pathlib
 import shlex
 from typing import Iterator, List
 
@@ -11,6 +9,7 @@ import click
 from persipubsub import environment, errors, status_reader
 from persipubsub.control import Control
 from persipubsub.status import QueueStatus
+from persipubsub.status_reader import Location
 
 
 @contextlib.contextmanager
@@ -24,11 +23,19 @@ def opened_control(path: str) -> Iterator[Control]:
 
 
 def read_status(path: str) -> QueueStatus:
-    """Read the status of the queue at a path without writing.
+    """Read the status of the queue at a path or a URL without writing.
 
     :raise NotInitializedError: there is none
     """
-    return status_reader.read_status(pathlib.Path(os.path.abspath(path)))
+    return status_reader.read_status(located(path))
+
+
+def located(path: str) -> Location:
+    """Return the absolute path of a directory, or a URL without its secrets, which this process remembers.
+
+    :raise ArgumentError: it cannot be the location of a queue
+    """
+    return environment.new_environment(path).path
 
 
 def complete_subscriber(ctx: click.Context, _param: click.Parameter, incomplete: str) -> List[str]:

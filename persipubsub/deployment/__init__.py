@@ -18,8 +18,8 @@ import stat
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from persipubsub import environment, errors
-from persipubsub.deployment.config import (DURABILITIES, MARK, NUMBERS, STRATEGIES, Path, Queue, Settings, Value,
-                                           mark_of, read, schema, settings_of)
+from persipubsub.deployment.config import (DURABILITIES, MARK, NUMBERS, STRATEGIES, Location, Path, Queue, Settings,
+                                           Value, mark_of, read, schema, settings_of)
 from persipubsub.engine import checks, limits, policies
 from persipubsub.engine.settings import require_bindable, require_retention_within_timeout
 from persipubsub.engine.values import DEFAULTS
@@ -31,8 +31,8 @@ __all__ = ["Change", "deploy", "describe", "plan", "schema"]
 class Change:
     """One thing that a deployment changes."""
 
-    #: The directory of the queue.
-    path: pathlib.Path
+    #: The directory of the queue; or its URL, without secrets.
+    path: Location
     #: ``queue``, ``subscriber``, or a setting by its name in the config, such as ``high_watermark.max_messages``.
     what: str
     #: The value before; None if a queue, a subscriber or a message type is added.
@@ -128,14 +128,14 @@ def plan(config_path: Path, remove_subscribers: bool = False, text: Optional[byt
 def describe(path: Path) -> str:
     """Return the config of an existing queue in JSON. Deploying it changes nothing.
 
-    :param path: the directory of the queue
+    :param path: the directory of the queue, or its URL, whose secrets are left out of the config
     :raise ArgumentTypeError: not a str or PathLike
     :raise ArgumentError: the path is empty or contains a NUL
     :raise NotInitializedError: there is no queue at the path
     :raise PathError: the path is a file, or its permissions forbid it
     :raise FormatError: the files there are not a queue of this version
     """
-    queue = _existing(pathlib.Path(os.path.abspath(checks.directory(path))))
+    queue = _existing(environment.new_environment(path).path)
     described: Dict[str, Any] = {
         "path":
         os.fspath(queue.path),
@@ -165,14 +165,14 @@ def _step(wanted: Queue, remove_subscribers: bool) -> _Step:
     try:
         stored = _existing(wanted.path)
     except errors.NotInitializedError:
-        stored = Queue(wanted.path, [], settings_of(*DEFAULTS, limits.MODE_DEFAULT))
+        stored = Queue(wanted.path, [], _defaults(wanted.path))
     changes: List[Change] = []
 
     def add(what: str, before: Optional[Value], after: Optional[Value]) -> None:
         changes.append(Change(wanted.path, what, before, after))
 
     if stored.status is None:
-        add("queue", None, wanted.path.name)
+        add("queue", None, _name(wanted.path))
     if "message_type" in wanted.settings:
         bound = stored.settings.get("message_type")
         try:
@@ -199,6 +199,17 @@ def _step(wanted: Queue, remove_subscribers: bool) -> _Step:
     return _Step(stored, wanted, changes)
 
 
+def _defaults(path: Location) -> Settings:
+    """Return the settings of a new queue."""
+    if isinstance(path, str):
+        return settings_of(*DEFAULTS[:-1], None, None)
+    return settings_of(*DEFAULTS, limits.MODE_DEFAULT)
+
+
+def _name(path: Location) -> str:
+    return path.partition("?")[0].rpartition("/")[2] if isinstance(path, str) else path.name
+
+
 def _require_applicable(stored: Queue, identifier: str, policy: Settings) -> None:
     """Make sure that the policy of a subscriber can be applied.
 
@@ -216,7 +227,7 @@ def _require_applicable(stored: Queue, identifier: str, policy: Settings) -> Non
         raise errors.ConfigError(f"The queue at {stored.path}: subscriber {identifier!r}: {error}") from error
 
 
-def _require_retention_within_timeout(path: pathlib.Path, settings: Dict[str, Any]) -> None:
+def _require_retention_within_timeout(path: Location, settings: Dict[str, Any]) -> None:
     try:
         timeout_s = mark_of(settings).message_timeout
         if timeout_s is not None:
@@ -231,7 +242,7 @@ def _without(names: Sequence[str], others: Sequence[str]) -> List[str]:
     return [name for name in names if name not in known]
 
 
-def _existing(path: pathlib.Path) -> Queue:
+def _existing(path: Location) -> Queue:
     """Read a queue without changing it.
 
     :raise NotInitializedError: there is no queue
@@ -240,7 +251,7 @@ def _existing(path: pathlib.Path) -> Queue:
         status = env.new_control(create=False).status()
     settings = settings_of(status.high_watermark, status.strategy, status.durability, status.retention_s,
                            status.deduplication_window_s, status.deduplication_max,
-                           stat.S_IMODE((path / "data.mdb").stat().st_mode))
+                           None if isinstance(path, str) else stat.S_IMODE((path / "data.mdb").stat().st_mode))
     if status.message_type is not None:
         settings["message_type"] = status.message_type
     known = {name: one.policy for name, one in status.subscribers.items()}

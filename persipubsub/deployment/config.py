@@ -17,7 +17,7 @@ from typing import Annotated, Any, Callable, Dict, List, Mapping, Optional, Sequ
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from persipubsub import errors, os_errors
+from persipubsub import environment, errors, os_errors
 from persipubsub.engine import checks, limits, values
 from persipubsub.engine.limits import (DEDUPLICATION_MAX_MAX, DEDUPLICATION_WINDOW_S_MAX, DEDUPLICATION_WINDOW_S_MIN,
                                        RETENTION_S_MAX)
@@ -26,6 +26,8 @@ from persipubsub.queue import Durability, HighWaterMark, Strategy
 from persipubsub.status import QueueStatus
 
 Path = Union[str, "os.PathLike[str]"]
+#: The absolute path of a queue, or its URL without secrets.
+Location = Union[pathlib.Path, str]
 Value = Union[str, int, float]
 #: Where a new subscriber begins.
 Start = Union[str, datetime.datetime]
@@ -42,6 +44,13 @@ MARK = "high_watermark."
 NO_LIMIT = "none"
 #: The maximum number of digits of a whole number in a config. The largest limit of a setting has 19.
 DIGITS_MAX = 100
+#: The settings that a queue on a cluster cannot have, and with which values; with any if there are none.
+IMPOSSIBLE_ON_CLUSTER: Dict[str, Sequence[str]] = {
+    "mode": (),
+    "deduplication_max": (),
+    "durability": (Durability.PROCESS_CRASH.name.lower(), ),
+    "strategy": (Strategy.prune_last.name, )
+}
 #: How messages are delivered to a subscriber.
 POLICY = ("shared", "lease_s", "max_deliveries", "retry_delay_s", "retry_delay_max_s", "dead_letters_max")
 #: The settings that are numbers, and how each is checked.
@@ -117,9 +126,10 @@ class SubscriberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A queue. Settings that are left out keep their stored values, or have the defaults in a new queue."""
 
-    path: Annotated[str,
-                    Meta(description="The directory of the queue, relative to the config file.",
-                         extra_json_schema={"minLength": 1})]
+    path: Annotated[
+        str,
+        Meta(description="The directory of the queue, relative to the config file; or its URL on a cluster.",
+             extra_json_schema={"minLength": 1})]
     subscribers: Union[Annotated[List[Union[_Identifier, SubscriberConfig]],
                                  Meta(description="The subscribers of the queue.")], UnsetType] = UNSET
     high_watermark: Union[MarkConfig, UnsetType] = UNSET
@@ -165,7 +175,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Queue:
     """A queue as a config describes it, or as it exists."""
 
-    path: pathlib.Path
+    path: Location
     #: None keeps the existing ones.
     subscribers: Optional[Sequence[str]]
     settings: Settings
@@ -179,8 +189,11 @@ class Queue:
 
 # pylint: disable-next=too-many-arguments,too-many-positional-arguments  # one for each setting
 def settings_of(mark: HighWaterMark, strategy: Strategy, durability: Durability, retention_s: float,
-                deduplication_window_s: float, deduplication_max: Optional[int], mode: int) -> Settings:
-    """Return the settings of a queue by their names in a config."""
+                deduplication_window_s: float, deduplication_max: Optional[int], mode: Optional[int]) -> Settings:
+    """Return the settings of a queue by their names in a config.
+
+    :param deduplication_max: None for a queue on a cluster, as for the mode
+    """
     return {
         **{
             f"{MARK}{name}": _limit(value)
@@ -191,7 +204,10 @@ def settings_of(mark: HighWaterMark, strategy: Strategy, durability: Durability,
         "deduplication_window_s": deduplication_window_s,
         **({} if deduplication_max is None else {
                "deduplication_max": deduplication_max
-           }), "mode": f"{mode:04o}"
+           }),
+        **({} if mode is None else {
+               "mode": f"{mode:04o}"
+           })
     }
 
 
@@ -231,7 +247,9 @@ def read(config_path: pathlib.Path, text: Optional[bytes] = None) -> List[Queue]
         config = msgspec.convert(_parsed(text), Config)
         directory = os.path.dirname(os.path.abspath(config_path))
         queues = [_checked(queue, f"$.queues[{index}]", directory) for index, queue in enumerate(config.queues)]
-        _require_distinct([os.path.realpath(queue.path) for queue in queues], "queue", "$.queues[{}].path")
+        _require_distinct(
+            [queue.path if isinstance(queue.path, str) else os.path.realpath(queue.path) for queue in queues], "queue",
+            "$.queues[{}].path")
     except msgspec.ValidationError as error:
         raise errors.ConfigError(f"{config_path}: {error}. See persipubsub schema.") from error
     except json.JSONDecodeError as error:
@@ -277,8 +295,10 @@ def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
 
 def _checked(queue: QueueConfig, where: str, directory: str) -> Queue:
     """Check the limits of a queue whose types are right."""
-    path = pathlib.Path(os.path.normpath(os.path.join(directory, _at(f"{where}.path", checks.directory, queue.path))))
+    path = _at(f"{where}.path", functools.partial(_located, directory), queue.path)
     settings: Settings = {}
+    if isinstance(path, str):
+        _require_possible(queue, where)
     if not isinstance(queue.high_watermark, UnsetType):
         for name, value in msgspec.structs.asdict(queue.high_watermark).items():
             if value is not UNSET:
@@ -305,6 +325,20 @@ def _checked(queue: QueueConfig, where: str, directory: str) -> Queue:
         return Queue(path, None, settings)
     subscribers = [SubscriberConfig(one) if isinstance(one, str) else one for one in queue.subscribers]
     return _with_subscribers(Queue(path, [], settings), subscribers, f"{where}.subscribers")
+
+
+def _located(directory: str, path: str) -> Location:
+    """Return the path of a queue, relative to a directory, or its URL without its secrets."""
+    located: Location = environment.new_environment(path).path
+    return located if isinstance(located, str) else pathlib.Path(os.path.normpath(os.path.join(directory, path)))
+
+
+def _require_possible(queue: QueueConfig, where: str) -> None:
+    """Make sure that a cluster can do what a config asks for."""
+    for name, values_ in IMPOSSIBLE_ON_CLUSTER.items():
+        given = getattr(queue, name)
+        if given is not UNSET and (not values_ or given in values_):
+            raise _wrong(f"{where}.{name}", f"A queue on a cluster cannot have {name} {given!r}. Leave it out.")
 
 
 def _checked_numbers(queue: QueueConfig, where: str) -> Settings:

@@ -5,13 +5,11 @@ import pathlib
 from typing import Any, Callable, Dict, Optional
 
 from persipubsub import errors, lazy_imports
+from persipubsub.engine.clusters import CLUSTER_SCHEMES
 from persipubsub.engine.protocols import Access
 
 #: By URL scheme: a function that returns the access to the queue at a URL.
 ACCESSES: Dict[str, Callable[[str], Access]] = {}
-
-#: Of URLs of queues on a cluster.
-CLUSTER_SCHEMES = ("nats", "tls")
 
 
 def access(location: str, allow_remote: bool, credentials: Optional[Any] = None, tls: Optional[Any] = None) -> Access:

@@ -6,8 +6,11 @@ import threading
 import weakref
 from typing import Dict, Optional, Tuple
 
+from persipubsub.engine.clusters import without_files
+from persipubsub.engine.limits import MODE_DEFAULT
 from persipubsub.engine.values import Configuration
 from persipubsub.nats_engine import url
+from persipubsub.nats_engine.administration import PERMISSIONS
 from persipubsub.nats_engine.engine import NatsEngine, create
 
 Key = Tuple[str, Optional[str], Optional[str], str]
@@ -57,7 +60,8 @@ class NatsAccess:
         :raise UnavailableError: no server answers
         :raise UnsupportedError: the configuration asks for what a cluster cannot do
         """
-        del mode
+        if mode != MODE_DEFAULT:
+            raise without_files("set the mode of files", PERMISSIONS)
         with _lock:
             found = _open.get(self._user.key)
         if found is None:

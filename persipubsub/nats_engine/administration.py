@@ -3,9 +3,10 @@
 import pathlib
 from typing import Any, AsyncIterator, Coroutine, Iterator, List, Optional, Protocol, Sequence, Tuple, TypeVar
 
-from persipubsub import errors, moments
+from persipubsub import moments
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.engine import headers as encoded_headers
+from persipubsub.engine.clusters import without_files
 from persipubsub.engine.values import LATEST, Cleared, Configuration, Delivering, Position
 from persipubsub.nats_engine import status
 from persipubsub.nats_engine.dead_letters import DeadLetters, is_shared
@@ -25,6 +26,8 @@ T = TypeVar("T")
 #: The maximum number and size of the messages of the history that one request reads; it reads one in any case.
 HISTORY_MESSAGES_MAX = 1000
 HISTORY_BYTES_MAX = 16 * 1024**2
+#: What to do in place of setting the mode of files.
+PERMISSIONS = "Give users permissions in the configuration of the servers"
 
 
 class Parts(Protocol):
@@ -68,7 +71,7 @@ class NatsAdministration:
     def configure(self, configuration: Configuration, identifiers: Sequence[bytes], mode: Optional[int]) -> None:
         """Apply a configuration, and add the subscribers that are missing."""
         if mode is not None:
-            raise unsupported("set the mode of files", "Give users permissions in the configuration of the servers")
+            raise without_files("set the mode of files", PERMISSIONS)
         self._caller.call(self._configure(configuration, identifiers))
 
     async def _configure(self, configuration: Configuration, identifiers: Sequence[bytes]) -> None:
@@ -235,16 +238,12 @@ class NatsAdministration:
 
     def check(self) -> Tuple[Violation, ...]:
         """Raise: the servers check their own files."""
-        raise unsupported("check a queue", "The servers check what they read; see: nats stream info, nats server check")
+        raise without_files("check a queue",
+                            "The servers check what they read; see: nats stream info, nats server check")
 
     def backup(self, path: pathlib.Path) -> None:
         """Raise: the servers' own tool copies streams."""
-        raise unsupported("back a queue up", "Use: nats stream backup, for both streams of the queue")
-
-
-def unsupported(what: str, remedy: str) -> errors.UnsupportedError:
-    """Return the error of what a queue on a cluster cannot do, with how it is done there."""
-    return errors.UnsupportedError(f"A queue on a cluster has no files here, so persipubsub cannot {what}. {remedy}.")
+        raise without_files("back a queue up", "Use: nats stream backup, for both streams of the queue")
 
 
 async def anext_or_none(found: AsyncIterator[T]) -> Optional[T]:

@@ -1,5 +1,7 @@
 """Programs that handle the messages of a subscriber, in threads, tasks and processes."""
 
+import os
+import pathlib
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
@@ -9,8 +11,6 @@ from persipubsub.engine import checks
 from persipubsub.engine.limits import DELAY_S_MAX
 
 if TYPE_CHECKING:
-    import os  # pylint: disable=unused-import  # documentation resolves "Path" with it
-
     from persipubsub.environment import MessageType, Path
 
 __all__ = ["run"]
@@ -40,7 +40,7 @@ def run(location: "Path",
     spawned, so the program needs ``if __name__ == "__main__":``. A process that dies is replaced, after a pause that
     grows from 1 s to 60 s.
 
-    :param location: the directory of the queue
+    :param location: the directory of the queue, or its URL
     :param subscriber: its name; it must be shared for more than one process or thread
     :param handler: a function, or its name, such as ``"shop.orders:pack"``. It gets the message, or a
         :class:`.Delivery` if its parameter is annotated so. An ``async`` function runs on one event loop per
@@ -66,10 +66,13 @@ def run(location: "Path",
             "persipubsub.worker.run handles signals, so it works only in the main thread of a program. Call it there, "
             "or start persipubsub work as a process. In a thread, use Subscriber.messages() or deliveries().")
     checks.identifier(subscriber)
-    plan = Plan(str(environment.new_environment(location).path), subscriber, handler, message_type,
-                checks.at_least_one("threads", threads), checks.seconds("grace_s", grace_s, 0, DELAY_S_MAX),
-                None if max_messages is None else checks.at_least_one("max_messages", max_messages),
-                None if max_seconds is None else checks.seconds("max_seconds", max_seconds, 0, DELAY_S_MAX))
+    path: Union[pathlib.Path, str] = environment.new_environment(location).path
+    # A URL as it was given, with its secrets: the other processes get it through a pipe.
+    plan = Plan(
+        os.fspath(location) if isinstance(path, str) else str(path), subscriber, handler, message_type,
+        checks.at_least_one("threads", threads), checks.seconds("grace_s", grace_s, 0, DELAY_S_MAX),
+        None if max_messages is None else checks.at_least_one("max_messages", max_messages),
+        None if max_seconds is None else checks.seconds("max_seconds", max_seconds, 0, DELAY_S_MAX))
     if checks.at_least_one("processes", processes) == 1 and not plan.recycles:
         from persipubsub.worker import process
         process.serve(plan)

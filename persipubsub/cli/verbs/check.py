@@ -1,14 +1,11 @@
 """The verb ``check``: verify a queue."""
 
-import os
-import pathlib
-
 import click
 
 from persipubsub import errors, recovery
 from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
-from persipubsub.cli.opening import opened_control
+from persipubsub.cli.opening import located, opened_control
 from persipubsub.cli.progress import progress_bar
 
 
@@ -23,7 +20,7 @@ def check(ctx: click.Context, path: str) -> None:
 
     The exit status is 0 if no invariant is broken, and 1 if one is broken or the queue cannot be read.
     """
-    directory = pathlib.Path(os.path.abspath(path))
+    directory = located(path)
     with progress_bar("check"):
         try:
             found = recovery.check(directory)

@@ -11,7 +11,7 @@ import click
 from persipubsub import errors
 from persipubsub.cli import exit_status, output, status_text, subscriber_cells
 from persipubsub.cli.command import Command
-from persipubsub.cli.opening import read_status
+from persipubsub.cli.opening import located, read_status
 from persipubsub.queue import HighWaterMark
 from persipubsub.status import QueueStatus, SubscriberPolicy
 
@@ -23,7 +23,7 @@ from persipubsub.status import QueueStatus, SubscriberPolicy
 @click.option("--json", "as_json", is_flag=True, help="Write a JSON array with an object for each queue.")
 @click.pass_context
 def status(ctx: click.Context, paths: Tuple[str, ...], as_json: bool) -> None:
-    """Show the current status of the queues in the directories PATH. Nothing is changed.
+    """Show the current status of the queues at PATH, directories or URLs. Nothing is changed.
 
     If a queue cannot be read, its error is shown; the other queues are shown as usual.
 
@@ -55,7 +55,15 @@ def _read(path: str) -> Union[QueueStatus, _Unreadable]:
     except (errors.PersipubsubError, OSError) as error:
         if click.get_current_context().find_root().params["debug"]:
             raise
-        return _Unreadable(os.path.abspath(path), " ".join(str(error).split()))
+        return _Unreadable(_shown(path), " ".join(str(error).split()))
+
+
+def _shown(path: str) -> str:
+    """Return the location of a queue that cannot be read, without secrets."""
+    try:
+        return str(located(path))
+    except errors.PersipubsubError:
+        return os.path.abspath(path) if "://" not in path else f"{path.partition('://')[0]}://{path.rpartition('@')[2]}"
 
 
 def _joined(blocks: Iterable[List[str]]) -> Iterator[str]:

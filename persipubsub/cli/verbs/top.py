@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import select
 import signal
 import sys
@@ -15,9 +14,10 @@ import click
 from persipubsub import clock, errors
 from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
+from persipubsub.cli.opening import located
 from persipubsub.cli.quantities import Quantity, seconds
 from persipubsub.cli.top_rates import Rates
-from persipubsub.status_reader import StatusReader
+from persipubsub.status_reader import Location, StatusReader
 
 #: The width without a terminal.
 WIDTH = 120
@@ -36,7 +36,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
               show_default=True,
               help="Time between two refreshes.")
 def top(paths: Tuple[str, ...], interval: float) -> None:
-    """Watch the queues in the directories PATH until q or Ctrl-C: their rates, and the lag of their subscribers.
+    """Watch the queues at PATH, directories or URLs, until q or Ctrl-C: their rates, and the lag of their subscribers.
 
     The subscriber that lags most is first. The graphs show the last 120 samples. A queue is open only while it is read,
     in a separate process, so a damaged queue does not end the program.
@@ -44,17 +44,21 @@ def top(paths: Tuple[str, ...], interval: float) -> None:
     If standard output is not a terminal, two samples are taken and their result is written once.
     """
     output.require_stdout()
-    all_rates = [Rates(path) for path in dict.fromkeys(paths)]
+    all_rates = [Rates(path if isinstance(path, str) else typed) for typed, path in _located(paths)]
     if sys.stdout.isatty():
         _watch(all_rates, interval)
     else:
         _write(all_rates, interval)
 
 
+def _located(paths: Tuple[str, ...]) -> Iterator[Tuple[str, Location]]:
+    return ((path, located(path)) for path in dict.fromkeys(paths))
+
+
 def _look(looker: StatusReader, all_rates: List[Rates]) -> None:
     for rates in all_rates:
         try:
-            rates.add(clock.monotonic_s(), looker.read_status(pathlib.Path(os.path.abspath(rates.path))))
+            rates.add(clock.monotonic_s(), looker.read_status(located(rates.path)))
         except errors.PersipubsubError as error:
             rates.fail(" ".join(str(error).split()))
 

@@ -1,10 +1,9 @@
 """Shrink the file of a queue to the size of its content. It never shrinks by itself: free pages are reused."""
 
 import os
-import pathlib
 from typing import Tuple, Union
 
-from persipubsub.engine import checks
+from persipubsub.engine.clusters import local_directory
 from persipubsub.lmdb_engine.process import files, opening_check, queue_file, unclean_marker
 from persipubsub.lmdb_engine.records import database
 from persipubsub.lmdb_engine.records.layouts import SubDatabases
@@ -27,7 +26,7 @@ def compact(path: Union[str, "os.PathLike[str]"]) -> Tuple[int, int]:
     :raise DamagedError: the queue is damaged
     :raise DiskFullError: there is no room; the queue is unchanged
     """
-    directory = pathlib.Path(os.path.abspath(checks.directory(path)))
+    directory = local_directory(path, "compact", "The servers compact their files by themselves")
     data_file = directory / files.DATA_FILE
     with opening_check.exclusively(directory, "compacted"):
         if unclean_marker.of_other_boot(directory):

@@ -19,12 +19,13 @@ pending. The report counts these as well.
 
 import dataclasses
 import decimal
-import os
+import os  # pylint: disable=unused-import  # in an annotation
 import pathlib
 from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Union
 
 from persipubsub import clock, errors
-from persipubsub.engine import checks, limits
+from persipubsub.engine import limits
+from persipubsub.engine.clusters import local_directory
 from persipubsub.engine.values import Configuration
 from persipubsub.lmdb_engine.process import files, filesystem, queue_file
 from persipubsub.lmdb_engine.records import database
@@ -86,7 +87,8 @@ def migrate(old: Path, new: Path, progress: Optional[Progress] = None) -> Report
     :raise PathError: there is a queue or something else at the new path, or this user may not read or write
     :raise DiskFullError: there is no room for the new queue
     """
-    source, target = (pathlib.Path(os.path.abspath(checks.directory(path))) for path in (old, new))
+    source, target = (local_directory(path, "migrate", "Migrate into a directory, and forward its messages from there")
+                      for path in (old, new))
     if source.resolve() in (target.resolve(), *target.resolve().parents):
         raise errors.ArgumentError(
             f"The new directory {target} lies in the old one, which must not change. Use another directory.")

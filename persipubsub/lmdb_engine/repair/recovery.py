@@ -11,7 +11,7 @@ import re
 from typing import Callable, Iterator, List, Optional, Tuple, Union
 
 from persipubsub import errors, os_errors
-from persipubsub.engine import checks
+from persipubsub.engine.clusters import local_directory
 from persipubsub.engine.values import NEVER_US, Batch, Configuration, batch_of
 from persipubsub.lmdb_engine.process import files, opening_check, unclean_marker
 from persipubsub.lmdb_engine.records import database
@@ -84,7 +84,9 @@ def recover(path: Union[str, "os.PathLike[str]"], progress: Optional[Progress] =
     :raise InUseError: somebody has the queue open
     :raise DiskFullError: there is no room for the new queue; nothing was changed
     """
-    directory = pathlib.Path(os.path.abspath(checks.directory(path)))
+    directory = local_directory(
+        path, "recover", "Replicas recover from each other; a lost stream comes back with: nats "
+        "stream restore")
     with opening_check.exclusively(directory, "recovered"), PageFile(directory / files.DATA_FILE) as opened:
         mode = files.data_file_mode(directory)
         found = Salvage(opened)
@@ -119,7 +121,7 @@ def check(path: Union[str, "os.PathLike[str]"]) -> Tuple[Violation, ...]:
     :raise FormatError: it is a queue of persipubsub 1.0.0
     :raise InUseError: somebody has the queue open
     """
-    directory = pathlib.Path(os.path.abspath(checks.directory(path)))
+    directory = local_directory(path, "check", "The servers verify what they read; see: nats server check stream")
     with opening_check.exclusively(directory, "verified"):
         return opening_check.violations(directory)
 
