@@ -20,6 +20,10 @@ from persipubsub.nats_engine.wakeup import Signal
 
 #: How long a record is used without asking for it again.
 FRESH_S = 1.0
+#: For how long the servers may tell an outdated revision: until a leader that was cut off knows that it is none.
+BEHIND_S = 15.0
+#: The pause before a change is computed again though no other revision is known.
+PAUSE_S = 0.1
 #: No further change joins those that store more than this beside a record.
 BESIDE_MAX = 200
 #: How many records are asked for at the same time.
@@ -66,6 +70,8 @@ class Cell(Generic[R]):  # pylint: disable=too-many-instance-attributes  # what 
         self._revision = 0
         self._known_s = -FRESH_S
         self._epoch = -1
+        #: Since when the servers have told an older revision than the one that is known.
+        self._behind_s: Optional[float] = None
         self._jobs: List[_Job] = []
         self._worker: "Optional[asyncio.Task[None]]" = None
 
@@ -103,9 +109,23 @@ class Cell(Generic[R]):  # pylint: disable=too-many-instance-attributes  # what 
         if stored is None:
             self._record, self._revision = None, 0
         else:
+            self._forget_lost(stored.seq)
             self._note(decoded(self._kind, stored.payload, self._shown), stored.seq)
         self._confirm(epoch)
         return self._record
+
+    def _forget_lost(self, revision: int) -> None:
+        """Forget what is known if the servers have told an older revision for longer than a leader may be outdated.
+
+        They have then lost what they had confirmed.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if revision >= self._revision:
+            self._behind_s = None
+        elif self._behind_s is None:
+            self._behind_s = now_s
+        elif now_s - self._behind_s >= BEHIND_S:
+            self._record, self._revision, self._behind_s = None, 0, None
 
     def push(self, value: bytes, revision: int) -> None:
         """Note a record that the server pushed."""
@@ -155,6 +175,8 @@ class Cell(Generic[R]):  # pylint: disable=too-many-instance-attributes  # what 
             if record is not before:
                 assert record is not None
                 is_stored = await self._store(record, revision, beside)
+                if not is_stored and self._revision == revision:
+                    await asyncio.sleep(PAUSE_S)
             else:
                 is_stored = is_read
                 if not is_read:

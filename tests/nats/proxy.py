@@ -1,4 +1,4 @@
-"""A proxy between a client and a server, which can lose the answers of the server."""
+"""A proxy between a client and a server, which can lose the answers of the server, or all that passes."""
 
 import contextlib
 import socket
@@ -21,6 +21,9 @@ class Proxy:
         #: Clear while the answers of the server are lost.
         self._answers = threading.Event()
         self._answers.set()
+        #: Clear while what clients send is lost.
+        self._requests = threading.Event()
+        self._requests.set()
         self.lost_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -28,7 +31,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:
+                    client.close()  # the server is not there now
+                    continue
                 self._open += [client, server]
                 threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
                 threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
@@ -36,7 +43,7 @@ class Proxy:
     def _pass(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if is_answer and not self._answers.is_set():
+                if not (self._answers if is_answer else self._requests).is_set():
                     self.lost_bytes += len(data)
                 else:
                     target.sendall(data)
@@ -53,6 +60,16 @@ class Proxy:
         finally:
             self.cut()
             self._answers.set()
+
+    @contextlib.contextmanager
+    def losing_all(self) -> Iterator[None]:
+        """Lose all that passes during a block, as a broken network does, and cut all connections at its end."""
+        self._requests.clear()
+        try:
+            with self.losing_answers():
+                yield
+        finally:
+            self._requests.set()
 
     def cut(self) -> None:
         """Cut all connections."""

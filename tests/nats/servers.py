@@ -11,7 +11,10 @@ import subprocess
 import sys
 import time
 from types import TracebackType
-from typing import Dict, List, Optional, Sequence, Type
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Type
+
+import persipubsub
+from tests.nats.proxy import Proxy
 
 #: The longest that a server takes to start, unless the machine is broken.
 START_S = 60
@@ -27,8 +30,10 @@ jetstream {{ store_dir: "{store}", sync_interval: {sync}, max_mem: 64MB, max_fil
 {more}
 """
 CLUSTER = """
-cluster {{ name: "tests", listen: "127.0.0.1:{port}", routes: [{routes}], pool_size: 1 }}
+cluster {{ name: "tests", listen: "127.0.0.1:{port}", routes: [{routes}], pool_size: 1{more} }}
 """
+#: Nobody listens there: nodes that learn of each other connect only through the proxies that they were given.
+UNREACHABLE = ', advertise: "127.0.0.1:1"'
 
 
 def program() -> Optional[str]:
@@ -54,11 +59,15 @@ def _die_with_parent() -> None:
 class Node:
     """One server, which can be killed, stopped for a while and started again."""
 
-    def __init__(self, directory: pathlib.Path, port: int, monitor: int) -> None:
+    def __init__(self, directory: pathlib.Path, port: int, monitor: int, store: Optional[pathlib.Path] = None) -> None:
+        """Prepare a server.
+
+        :param store: the directory of its streams; in its own directory by default
+        """
         self.directory = directory
         self.port = port
         self.monitor = monitor
-        self.store = directory / "store"
+        self.store = directory / "store" if store is None else store
         self._process: Optional["subprocess.Popen[bytes]"] = None
 
     @property
@@ -125,7 +134,7 @@ class Node:
         return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
 
 
-class Servers:
+class Servers:  # pylint: disable=too-many-instance-attributes  # one for each option
     """A cluster of nodes, or one node alone. A context manager, which always ends its processes."""
 
     def __init__(self,
@@ -134,12 +143,16 @@ class Servers:
                  sync: str = "always",
                  more: str = "",
                  credentials: str = "",
-                 scheme: str = "nats") -> None:
+                 scheme: str = "nats",
+                 stores: Sequence[pathlib.Path] = (),
+                 linked: bool = False) -> None:
         """Prepare the servers.
 
         :param sync: the ``sync_interval`` of the servers
         :param more: more lines of their configuration
         :param credentials: what stands before the hosts of :attr:`url`
+        :param stores: the directory of the streams of each node
+        :param linked: whether nodes reach each other through proxies, so that one can be cut off
         """
         self._directory = directory
         self._count = count
@@ -147,6 +160,9 @@ class Servers:
         self._more = more
         self._credentials = credentials
         self._scheme = scheme
+        self._stores: Sequence[Optional[pathlib.Path]] = stores or [None] * count
+        self._linked = linked
+        self._links: Dict[Tuple[int, int], Proxy] = {}
         self.nodes: List[Node] = []
 
     @property
@@ -174,12 +190,33 @@ class Servers:
         ports = free_ports(3 * self._count)
         clients, monitors, routes = (ports[part::3] for part in range(3))
         self.nodes = [
-            Node(directory / f"n{number}", port, monitor)
-            for number, (port, monitor) in enumerate(zip(clients, monitors), 1)
+            Node(directory / f"n{number}", port, monitor, store)
+            for number, (port, monitor, store) in enumerate(zip(clients, monitors, self._stores), 1)
         ]
-        for node, route in zip(self.nodes, routes):
-            cluster = CLUSTER.format(port=route, routes=_routes(routes)) if self._count > 1 else ""
-            node.configure(cluster, self._sync, self._more)
+        for number, node in enumerate(self.nodes):
+            node.configure(self._cluster(number, routes), self._sync, self._more)
+
+    def _cluster(self, number: int, routes: Sequence[int]) -> str:
+        """Return the configuration by which a node finds the others."""
+        if self._count == 1:
+            return ""
+        if not self._linked:
+            return CLUSTER.format(port=routes[number], routes=_routes(routes), more="")
+        links = {(number, other): Proxy(port) for other, port in enumerate(routes) if other != number}
+        self._links.update(links)
+        return CLUSTER.format(port=routes[number],
+                              routes=_routes([proxy.port for proxy in links.values()]),
+                              more=UNREACHABLE)
+
+    @contextlib.contextmanager
+    def cut_off(self, node: Node) -> Iterator[None]:
+        """Cut a node off from the others during a block; clients still reach it."""
+        number = self.nodes.index(node)
+        with contextlib.ExitStack() as stack:
+            for pair, proxy in self._links.items():
+                if number in pair:
+                    stack.enter_context(proxy.losing_all())
+            yield
 
     def _are_ready(self) -> bool:
         deadline = time.monotonic() + START_S
@@ -197,6 +234,9 @@ class Servers:
         """End all processes."""
         for node in self.nodes:
             node.kill()
+        for proxy in self._links.values():
+            proxy.close()
+        self._links.clear()
 
     def __enter__(self) -> "Servers":
         try:
@@ -213,6 +253,15 @@ class Servers:
 
 def _routes(ports: Sequence[int]) -> str:
     return ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+
+
+def leader_name(location: str) -> str:
+    """Return the name of the server that leads the stream of messages of a queue."""
+    with persipubsub.new_environment(location) as environment:
+        # pylint: disable-next=protected-access  # no public name shows the leader
+        engine = environment._opened()
+        state = engine.call(engine.parts.reading.state())  # type: ignore[attr-defined]  # of this engine
+        return str(state.cluster["leader"])
 
 
 def healthz(node: Node) -> Dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 import persipubsub
 from persipubsub import errors
 from tests.nats.conftest import new_queue
-from tests.nats.servers import Node, Servers
+from tests.nats.servers import Node, Servers, leader_name
 
 NewServers = Callable[..., Servers]
 
@@ -82,16 +82,8 @@ class Traffic:  # pylint: disable=too-many-instance-attributes  # what was confi
 
 def leader_of(servers: Servers, location: str) -> Node:
     """Return the node that leads the stream of messages."""
-    with persipubsub.new_environment(location) as environment:
-        name = environment.new_control().status() and _leader(environment)
+    name = leader_name(location)
     return next(node for node in servers.nodes if node.name == name)
-
-
-def _leader(environment: persipubsub.Environment) -> str:
-    # pylint: disable-next=protected-access  # no public name shows the leader
-    engine = environment._opened()
-    state = engine.call(engine.parts.reading.state())  # type: ignore[attr-defined]  # of this engine
-    return str(state.cluster["leader"])
 
 
 def kill(node: Node) -> None:
