@@ -9,6 +9,7 @@ from persipubsub.nats_engine.client import Publication, parsed_header
 HEADERS = "Persipubsub-Headers"
 #: The header of a message whose payload begins with the headers of its publisher: their size.
 HEADERS_SIZE = "Persipubsub-Headers-Bytes"
+_HEADERS_SIZE = HEADERS_SIZE.encode()
 #: Longer headers are stored in the payload, since the servers limit all headers of a message to 64 KiB.
 HEADERS_BYTES_MAX = 32 * 1024
 
@@ -38,8 +39,8 @@ def publication(subject: str, payload: bytes, headers: bytes) -> Publication:
 
 def stored(seq: int, time_us: int, subject: str, header: bytes, payload: bytes) -> Stored:
     """Return a message that a server has sent, with the headers of its publisher in the header."""
-    if HEADERS_SIZE.encode() in header:
-        size = int(parsed_header(header)[HEADERS_SIZE.encode()])
+    if _HEADERS_SIZE in header:
+        size = int(parsed_header(header)[_HEADERS_SIZE])
         header = b"%b%b: %b\r\n" % (header, HEADERS.encode(), payload[:size])
         payload = payload[size:]
     return Stored(seq, time_us, subject, header, payload)

@@ -8,6 +8,7 @@ replaced by compare-and-set: the write names the revision that it replaces.
 
 import base64
 import datetime
+import functools
 import json
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -318,8 +319,12 @@ IN_PROGRESS = (10158, )
 def microseconds(timestamp: str) -> int:
     """Return a timestamp of the server in microseconds since the epoch."""
     main, _, fraction = timestamp.rstrip("Z").partition(".")
-    moment = datetime.datetime.fromisoformat(main).replace(tzinfo=datetime.timezone.utc)
-    return int(moment.timestamp()) * 10**6 + int(fraction[:6].ljust(6, "0"))
+    return _seconds(main) * 10**6 + int(fraction[:6].ljust(6, "0"))
+
+
+@functools.lru_cache(maxsize=100)  # many messages are sent within a second
+def _seconds(timestamp: str) -> int:
+    return int(datetime.datetime.fromisoformat(timestamp).replace(tzinfo=datetime.timezone.utc).timestamp())
 
 
 def timestamp_of(time_us: int) -> str:
