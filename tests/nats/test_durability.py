@@ -52,9 +52,21 @@ def test_settings_that_a_cluster_lacks(settings: "dict[str, object]", word: str,
 
 
 def test_methods_that_a_cluster_lacks(location: str) -> None:
-    """Checks and backups raise UnsupportedError, which names the command of the servers."""
+    """Checks, backups and a strategy raise UnsupportedError, which names what to do instead."""
     with persipubsub.new_environment(location) as environment:
         control = environment.new_control(["a"])
+        with pytest.raises(errors.UnsupportedError, match="Strategy.refuse"):
+            control.set_strategy(persipubsub.Strategy.prune_last)
         for method in (control.check, lambda: control.backup("copy")):
             with pytest.raises(errors.UnsupportedError, match="nats stream"):
                 method()
+
+
+def test_a_batch_over_the_limit_of_the_servers(location: str) -> None:
+    """A batch of more than 1,000 messages raises BatchTooLargeError, and none of it is sent."""
+    with persipubsub.new_environment(location) as environment:
+        environment.new_control(["a"])
+        with pytest.raises(errors.BatchTooLargeError, match="at most 1000 messages"):
+            environment.new_publisher().send_many([b"x"] * 1001)
+        assert environment.new_subscriber("a").front() is None
+        assert len(environment.new_publisher().send_many([b"x"] * 1000)) == 1000

@@ -1,6 +1,7 @@
 """Lost servers: sends and receives wait for others, and each message is there once."""
 
 import contextlib
+import shutil
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 
 import persipubsub
 from persipubsub import errors
+from persipubsub.nats_engine import state
 from tests.nats.conftest import new_queue
 from tests.nats.servers import Node, Servers, leader_name
 
@@ -173,3 +175,31 @@ def test_a_server_that_does_not_come_back(servers: NewServers) -> None:
         node.wait_until_ready()
         publisher.send(b"z")
         assert list(subscriber.messages(timeout=0)) == [b"x", b"z"]
+
+
+@pytest.mark.slow
+def test_a_server_that_loses_what_it_confirmed(servers: NewServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that knows more than a server whose data was put back goes on with what the server knows."""
+    monkeypatch.setattr(state, "BEHIND_S", 1)
+    one = servers(1)
+    node = one.nodes[0]
+    with persipubsub.new_environment(new_queue(one)) as environment:
+        environment.new_control(["a"])
+        publisher, subscriber = environment.new_publisher(), environment.new_subscriber("a")
+        publisher.send_many([b"0", b"1", b"2"])
+        node.end()
+        shutil.copytree(node.store, node.directory / "copy")
+        node.start()
+        for _ in range(2):
+            with subscriber.receive(timeout=60):
+                pass
+        node.kill()
+        shutil.rmtree(node.store)
+        (node.directory / "copy").rename(node.store)
+        node.start()
+        one.wait_until_ready()
+        with subscriber.receive(timeout=60) as msg:
+            assert msg is not None
+        publisher.send(b"3")
+        with persipubsub.new_environment(environment.path) as other:
+            assert list(other.new_subscriber("a").messages(timeout=0))[-1] == b"3"
