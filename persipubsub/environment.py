@@ -383,6 +383,14 @@ def _checked(check: Callable[[object], N], value: Optional[N]) -> Optional[N]:
     return None if value is None else check(value)
 
 
+def engine_of(environment: Environment) -> Engine:
+    """Return the engine of an Environment, for the modules of this package that bring two queues together.
+
+    :meta private:
+    """
+    return environment._opened()  # pylint: disable=protected-access  # of this module
+
+
 def new_environment(path: Path,
                     allow_remote: bool = False,
                     credentials: Optional[Path] = None,

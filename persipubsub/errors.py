@@ -159,7 +159,10 @@ class InUseError(PersipubsubError):
 
 
 class ReplacedError(PersipubsubError):
-    """Raised when the files of a queue were deleted or replaced while it was open. Close it, and open it again."""
+    """Raised when the files of a queue were deleted or replaced while it was open. Close it, and open it again.
+
+    A relay also raises this if one of its queues was made anew, or restored from a backup, since it ran last.
+    """
 
 
 class UnknownSubscriberError(PersipubsubError, LookupError):

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
+from typing import TYPE_CHECKING, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 try:
     from prometheus_client import core
@@ -16,7 +16,10 @@ from persipubsub.environment import new_environment
 from persipubsub.status import QueueStatus
 from persipubsub.status_reader import Location, StatusReader
 
-__all__ = ["QueueCollector"]
+if TYPE_CHECKING:
+    from persipubsub.relay import Relay
+
+__all__ = ["QueueCollector", "RelayCollector"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -67,6 +70,17 @@ METRICS = (
     Metric("persipubsub_subscriber_dead_letters", _GAUGE, _SUBSCRIBER, "Dead letters of the subscriber."),
 )
 
+_RELAY = ("source", "target", "subscriber")
+#: The metrics of a relay. To add one, also write its sample in :class:`RelayCollector`, and its row there.
+RELAY_METRICS = (
+    Metric("persipubsub_relay_up", _GAUGE, _RELAY,
+           "Whether the last attempt to bring messages succeeded: 1, or 0 while the relay waits out an error."),
+    Metric("persipubsub_relay_messages_total", _COUNTER, _RELAY, "Messages that this process has brought."),
+    Metric("persipubsub_relay_backlog_messages", _GAUGE, _RELAY, "Messages that wait in the source."),
+    Metric("persipubsub_relay_lag_seconds", _GAUGE, _RELAY,
+           "Time since the oldest of them was sent; 0 if there is none."),
+)
+
 
 class _Sample(NamedTuple):
     """A value of a metric, and its labels except the path."""
@@ -105,11 +119,11 @@ class QueueCollector(Collector):
 
     def describe(self) -> List[core.Metric]:
         """Return all metrics without values: registering a collector reads no queue."""
-        return list(_families().values())
+        return list(_families(METRICS).values())
 
     def collect(self) -> Iterator[core.Metric]:
         """Read all queues and yield their metrics."""
-        families = _families()
+        families = _families(METRICS)
         for path in self._paths:
             for sample in self._read(path):
                 families[sample.name].add_metric([_label(path), *sample.labels], sample.value)
@@ -127,8 +141,46 @@ class QueueCollector(Collector):
         return list(_samples(found))
 
 
-def _families() -> Dict[str, _Family]:
-    return {metric.name: metric.kind(metric.name, metric.help, labels=metric.labels) for metric in METRICS}
+class RelayCollector(Collector):
+    """Reports how far relays of this process have come to Prometheus at each scrape.
+
+    If the source of a relay cannot be read, its backlog and its lag are missing. Register it::
+
+        prometheus_client.REGISTRY.register(RelayCollector([relay]))
+    """
+
+    def __init__(self, relays: "Iterable[Relay]") -> None:
+        """Prepare to collect from relays; no queue is touched."""
+        self._relays = tuple(relays)
+
+    def describe(self) -> List[core.Metric]:
+        """Return all metrics without values."""
+        return list(_families(RELAY_METRICS).values())
+
+    def collect(self) -> Iterator[core.Metric]:
+        """Ask all relays and yield their metrics."""
+        families = _families(RELAY_METRICS)
+        for relay in self._relays:
+            labels = [_label(relay.source), _label(relay.target), relay.subscriber]
+            for sample in self._read(relay):
+                families[sample.name].add_metric(labels, sample.value)
+        yield from families.values()
+
+    def _read(self, relay: "Relay") -> Iterator[_Sample]:
+        try:
+            found = relay.status()
+        except errors.PersipubsubError as error:
+            _LOGGER.warning("The source of %r cannot be read: %s", relay, error)
+            yield _Sample("persipubsub_relay_up", 0)
+            return
+        yield _Sample("persipubsub_relay_up", found.error is None)
+        yield _Sample("persipubsub_relay_messages_total", found.relayed)
+        yield _Sample("persipubsub_relay_backlog_messages", found.backlog)
+        yield _Sample("persipubsub_relay_lag_seconds", found.lag_s)
+
+
+def _families(metrics: Iterable[Metric]) -> Dict[str, _Family]:
+    return {metric.name: metric.kind(metric.name, metric.help, labels=metric.labels) for metric in metrics}
 
 
 def _label(path: Location) -> str:

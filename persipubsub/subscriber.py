@@ -392,3 +392,16 @@ class SharedSubscriber(Subscriber[Msg]):
     received it ends, and given back if the block raises. ``receive_to_top``, ``front`` and ``pop`` raise
     :class:`SubscriberKindError`, since other workers receive messages at the same time.
     """
+
+
+def receive_found(subscriber: "Subscriber[bytes]", max_messages: int, timeout: Optional[float],
+                  max_bytes: int) -> Receipt[Found]:
+    """Receive messages as :meth:`Subscriber.receive_deliveries` does, in the form in which the engine finds them.
+
+    For the modules of this package that pass messages on.
+
+    :meta private:
+    """
+    # pylint: disable-next=protected-access  # of this module
+    look = functools.partial(subscriber._receiver.look, max_messages, max_bytes, True)
+    return Receipt(subscriber, look, _patience(timeout, 1), lambda found: found)

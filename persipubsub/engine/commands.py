@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
 
 from persipubsub.delayed import DelayedMessage
-from persipubsub.engine.values import Batch, Claims, DueTime, Failure, Subscription
+from persipubsub.engine.values import Batch, Claims, DueTime, Failure, Relayed, Subscription
 
 
 class Put(NamedTuple):
@@ -34,6 +34,23 @@ class PutLater(NamedTuple):
     headers: bytes = b""
     #: If a message was sent with it before, nothing is stored, and the result is that of the first one.
     deduplication_id: Optional[bytes] = None
+
+
+class PutRelayed(NamedTuple):
+    """Append messages that a relay brings from another queue, if the relay has come as far as it knows; all or none.
+
+    The same commit stores how far it has come. The result is a :class:`.Relayed`. It is ``last`` if the messages are
+    stored, by this command or by an earlier one with the same ``last``. Otherwise nothing is stored, and it is how far
+    the relay has come.
+    """
+
+    batch: Batch
+    #: The identity of the relay: that of its route.
+    origin: bytes
+    #: How far the relay had come before.
+    after: Relayed
+    #: How far it has come with these messages.
+    last: Relayed
 
 
 class Cancel(NamedTuple):
@@ -100,17 +117,17 @@ class Extend(NamedTuple):
 
 #: The commands about messages that were received.
 Settlement = Union[Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
-Command = Union[Put, PutOnce, PutLater, Cancel, Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
+Command = Union[Put, PutOnce, PutLater, PutRelayed, Cancel, Acknowledge, Fail, AcknowledgeClaimed, GiveBack, Extend]
 
 #: The commands that append messages.
-SENDING = frozenset({Put, PutOnce, PutLater})
+SENDING = frozenset({Put, PutOnce, PutLater, PutRelayed})
 
 
 def load(command: Union[Command, Tuple[()]]) -> Tuple[int, int]:
     """Return how many messages a command appends, and how many bytes."""
     if isinstance(command, Put):
         return len(command.payloads), command.size_bytes
-    if isinstance(command, PutOnce):
+    if isinstance(command, (PutOnce, PutRelayed)):
         return len(command.batch.payloads), command.batch.size_bytes
     if isinstance(command, PutLater):
         return 1, len(command.payload) + len(command.headers)

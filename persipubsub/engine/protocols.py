@@ -6,8 +6,9 @@ from typing import Any, Iterator, List, Optional, Protocol, Sequence, Tuple, Uni
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.delayed import DelayedMessage
 from persipubsub.engine.commands import (Acknowledge, AcknowledgeClaimed, Cancel, Command, Extend, Fail, GiveBack,
-                                         Outcome, Put, PutLater, PutOnce, Settlement)
-from persipubsub.engine.values import Cleared, Configuration, Delivering, Found, Position, Settled, Subscription
+                                         Outcome, Put, PutLater, PutOnce, PutRelayed, Settlement)
+from persipubsub.engine.values import (Cleared, Configuration, Delivering, Found, Position, Relayed, Route, Settled,
+                                       Subscription)
 from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus, Violation
 
@@ -33,6 +34,10 @@ class Engine(Protocol):
 
     @overload
     def run(self, command: Union[Put, PutOnce]) -> Sequence[int]:
+        ...
+
+    @overload
+    def run(self, command: PutRelayed) -> Relayed:
         ...
 
     @overload
@@ -112,7 +117,7 @@ class Engine(Protocol):
         """Return the administration of the queue."""
 
 
-class Administration(Protocol):
+class Administration(Protocol):  # pylint: disable=too-many-public-methods  # one per thing that can be administered
     """Sets a queue up, changes and inspects it. Every change is durable when the method returns."""
 
     def is_initialized(self) -> bool:
@@ -165,6 +170,22 @@ class Administration(Protocol):
 
     def discard_dead_letters(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
         """Delete dead letters, all if no ids are given; return how many."""
+
+    def identity(self) -> bytes:
+        """Return the identity of the queue: 16 random bytes. A queue that is made anew has another one."""
+
+    def route(self, identifier: bytes, target: bytes) -> Route:
+        """Return the route of a relay that receives as a plain subscriber. It lasts as long as the subscriber.
+
+        :param target: where the route leads to if there is none yet: the identity of another queue
+        :raise UnknownSubscriberError: there is no such subscriber
+        """
+
+    def relayed(self, origin: bytes) -> Relayed:
+        """Return how far a relay has come that brings messages into this queue; what it brought is durable then.
+
+        :param origin: that of its route
+        """
 
     def status(self) -> QueueStatus:
         """Return what the queue looks like at this moment."""

@@ -76,6 +76,26 @@ class DueTime(NamedTuple):
     at_us: Optional[int] = None
 
 
+# Relaying
+
+
+class Route(NamedTuple):
+    """From a plain subscriber of one queue to another queue, along which a relay brings messages."""
+
+    #: The identity of the relay, by which the other queue knows it: 16 random bytes.
+    origin: bytes
+    #: The identity of the other queue.
+    target: bytes
+
+
+class Relayed(NamedTuple):
+    """How far a relay has come: the last message that it brought, as its source knows it; zeros before the first."""
+
+    message_id: int = 0
+    #: When it was sent, by the clock of the source; with the id, this tells it from a message of a restored queue.
+    sent_us: int = 0
+
+
 # Receiving
 
 

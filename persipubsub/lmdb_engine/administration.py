@@ -5,11 +5,12 @@ import pathlib
 from typing import Callable, Iterator, List, Optional, Protocol, Sequence, Tuple, TypeVar
 
 from persipubsub.dead_letters import DeadLetter
-from persipubsub.engine.values import Cleared, Configuration, Delivering, Position, Subscription
+from persipubsub.engine.values import Cleared, Configuration, Delivering, Position, Relayed, Route, Subscription
 from persipubsub.lmdb_engine.process import files
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
 from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import cursors, dead_letters, invariants, message_log, peek, replay, settings, status
+from persipubsub.lmdb_engine.rules import (cursors, dead_letters, invariants, message_log, peek, relaying, replay,
+                                           settings, status)
 from persipubsub.lmdb_engine.rules.dead_letters import Changed
 from persipubsub.replay import StoredMessage
 from persipubsub.status import QueueStatus, Violation
@@ -45,7 +46,7 @@ class Transactions(Protocol):
         """Write a compact, consistent copy of the queue into a directory."""
 
 
-class LmdbAdministration:
+class LmdbAdministration:  # pylint: disable=too-many-public-methods  # as the protocol
     """See :class:`persipubsub.engine.protocols.Administration`."""
 
     def __init__(self, engine: Transactions) -> None:
@@ -156,6 +157,19 @@ class LmdbAdministration:
             count, left = count + changed.letters, left[changed.ids:]
             if not left:
                 return count
+
+    def identity(self) -> bytes:
+        """Return the identity of the queue, which is made when it is first asked for."""
+        return self._engine.read(lambda txn: relaying.of(txn).identity()) or self._engine.change(relaying.identity)
+
+    def route(self, identifier: bytes, target: bytes) -> Route:
+        """Return the route of a relay that receives as a subscriber, which is made when it is first asked for."""
+        found = self._engine.read(lambda txn: relaying.of(txn).route(identifier))
+        return found or self._engine.change(lambda txn: relaying.route(txn, identifier, target))
+
+    def relayed(self, origin: bytes) -> Relayed:
+        """Return how far a relay has come that brings messages into this queue."""
+        return self._engine.change(lambda txn: relaying.relayed(txn, origin))
 
     def status(self) -> QueueStatus:
         """Return the current status of the queue. This writes nothing, so it does not wait for a stopped writer."""

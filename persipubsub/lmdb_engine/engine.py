@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Type, TypeVar
 
 from persipubsub import clock, errors
 from persipubsub.engine.commands import (Acknowledge, AcknowledgeClaimed, Cancel, Command, Extend, Fail, GiveBack,
-                                         Outcome, Put, PutLater, PutOnce)
+                                         Outcome, Put, PutLater, PutOnce, PutRelayed)
 from persipubsub.engine.protocols import Watch
 from persipubsub.engine.values import NEVER_US, NOTHING, Found, Settled, Subscription
 from persipubsub.lmdb_engine.administration import LmdbAdministration
@@ -16,7 +16,7 @@ from persipubsub.lmdb_engine.process.reader_locks import ReaderLocks
 from persipubsub.lmdb_engine.process.session import Session
 from persipubsub.lmdb_engine.process.wakeup import Wakeup
 from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import appending, cursors, deduplication, delays, leases, message_log
+from persipubsub.lmdb_engine.rules import appending, cursors, deduplication, delays, leases, message_log, relaying
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ RULES: Dict[Type[Command], Callable[..., Any]] = {
     Put: appending.put,
     PutOnce: deduplication.put,
     PutLater: delays.put,
+    PutRelayed: relaying.put,
     Cancel: delays.cancel,
     Acknowledge: cursors.acknowledge,
     Fail: cursors.fail,

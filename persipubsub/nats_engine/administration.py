@@ -7,7 +7,7 @@ from persipubsub import moments
 from persipubsub.dead_letters import DeadLetter
 from persipubsub.engine import headers as encoded_headers
 from persipubsub.engine.clusters import without_files
-from persipubsub.engine.values import LATEST, Cleared, Configuration, Delivering, Position
+from persipubsub.engine.values import LATEST, Cleared, Configuration, Delivering, Position, Relayed, Route
 from persipubsub.nats_engine import status
 from persipubsub.nats_engine.dead_letters import DeadLetters, is_shared
 from persipubsub.nats_engine.delays import Delays
@@ -15,6 +15,7 @@ from persipubsub.nats_engine.keeping import Keeping
 from persipubsub.nats_engine.messages import headers_of
 from persipubsub.nats_engine.reading import Reading
 from persipubsub.nats_engine.records import REQUEUED, SubscriberRecord
+from persipubsub.nats_engine.relaying import Relaying
 from persipubsub.nats_engine.settings import Settings
 from persipubsub.nats_engine.state import Records
 from persipubsub.nats_engine.subscribers import Subscribers
@@ -41,6 +42,7 @@ class Parts(Protocol):
     delays: Delays
     settings: Settings
     subscribers: Subscribers
+    relaying: Relaying
 
 
 class Caller(Protocol):
@@ -54,7 +56,7 @@ class Caller(Protocol):
         """Run a coroutine on the loop, and wait for its result."""
 
 
-class NatsAdministration:
+class NatsAdministration:  # pylint: disable=too-many-public-methods  # as the protocol
     """See :class:`persipubsub.engine.protocols.Administration`."""
 
     def __init__(self, caller: Caller) -> None:
@@ -233,6 +235,20 @@ class NatsAdministration:
     async def _discard(self, identifier: bytes, ids: Optional[Sequence[int]]) -> int:
         record = await self._parts.subscribers.record(identifier)
         return await self._parts.letters.discard(record.number, record, ids)
+
+    # Relays
+
+    def identity(self) -> bytes:
+        """Return the identity of the queue."""
+        return self._caller.call(self._parts.relaying.identity())
+
+    def route(self, identifier: bytes, target: bytes) -> Route:
+        """Return the route of a relay that receives as a subscriber."""
+        return self._caller.call(self._parts.relaying.route(identifier, target))
+
+    def relayed(self, origin: bytes) -> Relayed:
+        """Return how far a relay has come that brings messages into this queue."""
+        return self._caller.call(self._parts.relaying.relayed(origin))
 
     # What has no meaning here
 

@@ -7,7 +7,7 @@ from typing import Any, Callable, Coroutine, Dict, List, Optional, Sequence, Set
 
 from persipubsub import errors
 from persipubsub.engine.commands import (Acknowledge, AcknowledgeClaimed, Cancel, Command, Extend, Fail, GiveBack,
-                                         Outcome, Put, PutLater, PutOnce)
+                                         Outcome, Put, PutLater, PutOnce, PutRelayed)
 from persipubsub.engine.protocols import Watch
 from persipubsub.engine.values import NOTHING, Batch, Configuration, Found, Subscription
 from persipubsub.nats_engine import connections, durability, loop_thread
@@ -20,6 +20,7 @@ from persipubsub.nats_engine.delays import Delays
 from persipubsub.nats_engine.keeping import Keeping
 from persipubsub.nats_engine.plain import PlainSubscribers
 from persipubsub.nats_engine.reading import Reading
+from persipubsub.nats_engine.relaying import Relaying
 from persipubsub.nats_engine.sending import Sending
 from persipubsub.nats_engine.settings import Settings
 from persipubsub.nats_engine.shared import SharedSubscribers
@@ -51,6 +52,7 @@ class Parts:  # pylint: disable=too-many-instance-attributes  # one per part
         self.letters = DeadLetters(api, self.names, self.records)
         self.settings = Settings(api, self.names, self.records, self.reading)
         self.subscribers = Subscribers(api, self.names, self.records, self.reading, self.keeping, self.letters)
+        self.relaying = Relaying(api, self.names, self.records, self.keeping, self.sending, self.subscribers)
         self.plain = PlainSubscribers(api, self.records, self.reading, self.keeping, self.letters)
         self.shared = SharedSubscribers(api, self.records, self.reading, self.keeping, self.letters, self.plain)
         self._tasks: "Set[asyncio.Task[None]]" = set()
@@ -58,6 +60,7 @@ class Parts:  # pylint: disable=too-many-instance-attributes  # one per part
             Put: lambda command: self.sending.put(Batch(*command)),
             PutOnce: lambda command: self.deduplication.put(*command),
             PutLater: self.delays.put,
+            PutRelayed: self.relaying.put,
             Cancel: lambda command: self.delays.cancel(command.message),
             Acknowledge: self.plain.acknowledge,
             Fail: self.plain.fail,

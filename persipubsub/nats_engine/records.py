@@ -21,12 +21,19 @@ def new_token() -> str:
     return os.urandom(9).hex()
 
 
+def new_identity() -> str:
+    """Return the identity of a queue or of a relay: 16 random bytes, in hexadecimal digits."""
+    return os.urandom(16).hex()
+
+
 class QueueRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings and counters of a queue."""
 
     #: Tokens of the last writes, so that a writer whose answer was lost finds out whether it wrote.
     written: Tuple[str, ...] = ()
     version: int = VERSION
+    #: By which relays know the queue.
+    identity: str = ""
     message_timeout_us: Optional[int] = None
     max_messages: Optional[int] = None
     hwm_db_size: Optional[int] = None
@@ -74,6 +81,8 @@ class SubscriberRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     taken: int = 0
     policy: Optional[Policy] = None
     runs: Tuple[Run, ...] = ()
+    #: Of a relay that receives as this subscriber: its own identity, and that of the queue to which it leads.
+    route: Optional[Tuple[str, str]] = None
     #: Whether it was removed: the record then only tells others so.
     removed: bool = False
 

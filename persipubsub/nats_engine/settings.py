@@ -9,7 +9,7 @@ from persipubsub import errors
 from persipubsub.engine.settings import require_bindable, require_retention_within_timeout, stored_seconds, timeout_us
 from persipubsub.engine.values import Configuration
 from persipubsub.nats_engine.reading import Reading
-from persipubsub.nats_engine.records import QueueRecord
+from persipubsub.nats_engine.records import QueueRecord, new_identity
 from persipubsub.nats_engine.state import Change, Records
 from persipubsub.nats_engine.streams import (EXISTS, NO_ROOM_FOR_REPLICAS, NO_STREAM, Api, ApiError, Names,
                                              messages_config, not_initialized, state_config)
@@ -93,7 +93,7 @@ class Settings:
         require_possible(configuration)
         if await self.is_initialized():
             return
-        record = applied(configuration, QueueRecord())
+        record = applied(configuration, QueueRecord(identity=new_identity()))
         replicas = self._api.connection.target.replicas or await self._replicas()
         await self._create(state_config(self._names, replicas))
         await self._create(

@@ -9,6 +9,7 @@ from persipubsub.nats_engine.delays import Delays
 from persipubsub.nats_engine.keeping import Keeping, live_bytes
 from persipubsub.nats_engine.reading import Reading, floor_of
 from persipubsub.nats_engine.records import REQUEUED, SubscriberRecord
+from persipubsub.nats_engine.relaying import Relaying
 from persipubsub.nats_engine.settings import high_watermark_of
 from persipubsub.nats_engine.state import Records
 from persipubsub.nats_engine.subscribers import Subscribers
@@ -26,6 +27,7 @@ class Parts(Protocol):
     letters: DeadLetters
     delays: Delays
     subscribers: Subscribers
+    relaying: Relaying
 
 
 # pylint: disable-next=too-many-locals  # one for each number that others are computed from
@@ -69,7 +71,7 @@ async def read(parts: Parts) -> QueueStatus:
                        size_bytes=live_bytes(state, messages),
                        oldest_age_s=oldest_age_s,
                        next_id=next_id,
-                       sent=next_id - 1 - settings.delayed,
+                       sent=next_id - 1 - settings.delayed - await parts.relaying.stored(),
                        pruned=PrunedStatus(settings.pruned_timeout, settings.pruned_overflow, settings.pruned_dangling),
                        floor=next_id if low_water_mark is None else low_water_mark,
                        high_watermark=high_watermark_of(settings),

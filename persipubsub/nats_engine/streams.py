@@ -25,7 +25,6 @@ WINDOW_S_MIN = 120
 BYTES_PER_S = 10 * 1024**2
 #: The server's limit for a batch that is stored as a whole.
 BATCH_MESSAGES_MAX = 1000
-VERSION_MIN = (2, 12)
 #: How long a measurement of the servers' time is used.
 MEASURED_US = 60 * 10**6
 
@@ -88,6 +87,8 @@ class Names:  # pylint: disable=too-many-instance-attributes  # one for each nam
         self.read = f"{root}.m.>"
         #: Before the number and the size of a delayed message.
         self.delayed = f"{root}.d"
+        #: How far each relay has come that brings messages, by its identity.
+        self.relayed = f"{root}.r"
         self.records = f"{root}.s.r"
         self.queue = f"{root}.s.r.queue"
         self.subscribers = f"{root}.s.r.sub"
@@ -120,7 +121,7 @@ def messages_config(names: Names, replicas: int, window_us: int, message_timeout
     """
     window_ns = max(window_us * 1000, WINDOW_S_MIN * 10**9)
     return {
-        **_config(names.messages, [names.read, f"{names.delayed}.>"], replicas),
+        **_config(names.messages, [names.read, f"{names.delayed}.>", f"{names.relayed}.>"], replicas),
         "allow_direct": True,
         "allow_msg_schedules": True,
         "allow_msg_ttl": True,

@@ -218,4 +218,4 @@ class Subscribers:
 
 def _of_another_kind(record: SubscriberRecord, policy: Optional[Policy]) -> SubscriberRecord:
     """Return a subscriber with the same cursor; endpoints that have the old one open raise from then on."""
-    return SubscriberRecord(_new_number(), record.next_id, record.written, record.taken, policy)
+    return SubscriberRecord(_new_number(), record.next_id, record.written, record.taken, policy, route=record.route)

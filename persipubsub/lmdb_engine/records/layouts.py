@@ -6,7 +6,10 @@ Integers in keys are big-endian and of fixed width, so the order of the keys is 
 sub-database        key                         value
 ==================  ==========================  ======================================================
 ``queue_db``        field name                  ``format``: its version; ``header``: :class:`Header`;
-                                                ``message_type``: if it is bound to one, its full name
+                                                ``message_type``: if it is bound to one, its full name;
+                                                ``identity``: by which relays know it; ``route:`` and an identifier:
+                                                :class:`.Route`; ``relayed:`` and the origin of a route:
+                                                :class:`.Relayed`
 ``data_db``         message id                  the payload; of a long one its length and first part
 ``chunk_db``        message id, part number     the further parts of a long payload; with :data:`HEADERS_PART`, the
                                                 headers of a message
@@ -34,6 +37,7 @@ from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple, Optional, Sequ
 
 from persipubsub import errors
 from persipubsub.engine.policies import Policy
+from persipubsub.engine.values import Relayed, Route
 
 if TYPE_CHECKING:
     import lmdb
@@ -42,6 +46,13 @@ FORMAT_VERSION = 1
 FORMAT_KEY = b"format"
 HEADER_KEY = b"header"
 MESSAGE_TYPE_KEY = b"message_type"
+#: By which relays know this queue; it is stored once one has asked for it.
+IDENTITY_KEY = b"identity"
+IDENTITY_BYTES = 16
+#: The prefix of a key that ends with the identifier of a subscriber that is relayed.
+ROUTE_PREFIX = b"route:"
+#: The prefix of a key that ends with the origin of a relay that brings messages into this queue.
+RELAYED_PREFIX = b"relayed:"
 #: The value of ``Header.durability`` under which commits are synced.
 POWER_LOSS = 0
 #: The size of one part of a payload: with LMDB's page header of 16 bytes it fills 16 pages. Longer values need longer
@@ -271,6 +282,32 @@ def encode_subscriber(record: SubscriberRecord) -> bytes:
     """Encode a value of ``subscriber_db``."""
     value = _SUBSCRIBER.pack(record.number, record.next_id, record.taken & _UINT64)
     return value if record.policy is None else value + _POLICY.pack(*record.policy, *record[4:])
+
+
+_ROUTE = struct.Struct(f"{IDENTITY_BYTES}s{IDENTITY_BYTES}s")
+ROUTE_BYTES = _ROUTE.size
+_RELAYED = struct.Struct(">QQ")
+RELAYED_BYTES = _RELAYED.size
+
+
+def decode_route(value: bytes) -> Route:
+    """Decode a route."""
+    return Route(*_ROUTE.unpack(value))
+
+
+def encode_route(route: Route) -> bytes:
+    """Encode a route."""
+    return _ROUTE.pack(*route)
+
+
+def decode_relayed(value: bytes) -> Relayed:
+    """Decode how far a relay has come."""
+    return Relayed(*_RELAYED.unpack(value))
+
+
+def encode_relayed(relayed: Relayed) -> bytes:
+    """Encode how far a relay has come."""
+    return _RELAYED.pack(*relayed)
 
 
 #: Marks the number of a delayed message among message ids.

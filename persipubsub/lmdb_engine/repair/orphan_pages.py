@@ -55,7 +55,7 @@ def is_identifier(key: bytes) -> bool:
 def _guess(opened: PageFile, page: bytes, nodes: List[Node]) -> Optional[str]:
     if not nodes or any(node.flags & SUB_DATABASE for node in nodes):
         return None
-    if any(node.key == layouts.HEADER_KEY for node in nodes):
+    if any(node.key == layouts.HEADER_KEY for node in nodes) or all(map(_is_of_relay, nodes)):
         return "queue_db"
     sizes = {node.size_bytes for node in nodes}
     if sizes <= {layouts.SUBSCRIBER_BYTES, layouts.SUBSCRIBER_WITH_POLICY_BYTES} and all(
@@ -71,6 +71,15 @@ def _guess(opened: PageFile, page: bytes, nodes: List[Node]) -> Optional[str]:
         if lengths == {key_bytes} and all(fits(node.key, _value(opened, page, node)) for node in nodes)
     ]
     return found[0] if len(found) == 1 else None
+
+
+def _is_of_relay(node: Node) -> bool:
+    """Return whether a record can be a route, or how far a relay has come. A queue may have pages of them."""
+    if node.key.startswith(layouts.ROUTE_PREFIX):
+        return node.size_bytes == layouts.ROUTE_BYTES and is_identifier(node.key)
+    key_bytes = len(layouts.RELAYED_PREFIX) + layouts.IDENTITY_BYTES
+    is_relayed = node.key.startswith(layouts.RELAYED_PREFIX) and len(node.key) == key_bytes
+    return is_relayed and node.size_bytes == layouts.RELAYED_BYTES
 
 
 # Keys that are ids

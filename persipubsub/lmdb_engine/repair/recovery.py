@@ -23,7 +23,7 @@ from persipubsub.lmdb_engine.repair.orphan_pages import ID_MAX
 from persipubsub.lmdb_engine.repair.recovered_subscribers import (SUBSCRIBER_NUMBER_MAX, RecoveredSubscriber, Step,
                                                                   dead_letters_of_nobody, recovered_subscribers)
 from persipubsub.lmdb_engine.repair.salvage import Salvage
-from persipubsub.lmdb_engine.rules import message_log
+from persipubsub.lmdb_engine.rules import message_log, relaying
 from persipubsub.lmdb_engine.rules.settings import fresh
 from persipubsub.status import Violation
 
@@ -226,6 +226,14 @@ class _Rebuilding:  # pylint: disable=too-many-instance-attributes  # the parts 
     def _put_settings(self, txn: Transaction) -> None:
         if self._found.message_type is not None:
             txn.put_message_type(self._found.message_type)
+        relays = relaying.of(txn)
+        if self._found.identity is not None:
+            relays.put_identity(self._found.identity)
+        for identifier, route in self._found.routes.items():
+            if identifier in self._found.subscribers:
+                relays.put_route(identifier, route)
+        for origin, relayed in self._found.relayed.items():
+            relays.put_relayed(origin, relayed)
 
     def _put_deduplication_ids(self, txn: Transaction) -> None:
         ids = txn.deduplication_ids()

@@ -12,6 +12,7 @@ from typing import DefaultDict, Dict, Iterable, Iterator, List, NamedTuple, Opti
 
 from persipubsub import errors
 from persipubsub.engine import checks, headers, policies
+from persipubsub.engine.values import Relayed, Route
 from persipubsub.lmdb_engine.process import queue_file
 from persipubsub.lmdb_engine.records import delayed_messages, delivery_layouts, layouts, page_file
 from persipubsub.lmdb_engine.records.delivery_layouts import (DEAD_LETTER_KEY, ENTRY_KEY, REQUEUED, DeadLetterPayload,
@@ -39,6 +40,11 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
         self.problems: List[str] = []
         self.header: Optional[Header] = None
         self.message_type: Optional[str] = None
+        self.identity: Optional[bytes] = None
+        #: By the identifiers of subscribers.
+        self.routes: Dict[bytes, Route] = {}
+        #: How far relays have come that bring messages into the queue, by their origins.
+        self.relayed: Dict[bytes, Relayed] = {}
         self.subscribers: Dict[bytes, SubscriberRecord] = {}
         #: The cursors that pending_db counts.
         self.cursors: Set[int] = set()
@@ -210,6 +216,14 @@ class Salvage:  # pylint: disable=too-many-instance-attributes  # a dict for eac
                 self.header = header
         elif key == layouts.MESSAGE_TYPE_KEY and self.message_type is None:
             self.message_type = checks.message_type(value.decode())
+        elif key == layouts.IDENTITY_KEY and len(value) == layouts.IDENTITY_BYTES and self.identity is None:
+            self.identity = value
+        elif key.startswith(layouts.ROUTE_PREFIX):
+            self.routes.setdefault(key[len(layouts.ROUTE_PREFIX):], layouts.decode_route(value))
+        elif key.startswith(layouts.RELAYED_PREFIX):
+            origin = key[len(layouts.RELAYED_PREFIX):]
+            # The later one: if it were brought again, a message would be doubled.
+            self.relayed[origin] = max(layouts.decode_relayed(value), self.relayed.get(origin, Relayed()))
 
     def dead_letter(self, number: int, message_id: int) -> DeadLetterPayload:
         """Read a dead letter that was found.

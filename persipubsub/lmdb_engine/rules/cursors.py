@@ -10,6 +10,7 @@ from persipubsub.engine.policies import Policy
 from persipubsub.engine.values import NEVER_US, NOTHING, Cleared, Failure, Found, Settled, Subscription, make
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord
+from persipubsub.lmdb_engine.records.relays import Relays
 from persipubsub.lmdb_engine.records.transaction import Transaction
 from persipubsub.lmdb_engine.rules import dead_letters, details, retention
 from persipubsub.lmdb_engine.rules.message_log import (clear_delayed, count_from, expire, first_live_id,
@@ -91,6 +92,7 @@ def clear_subscribers(txn: Transaction) -> Cleared:
 
 def _remove_record(txn: Transaction, identifier: bytes, record: SubscriberRecord) -> None:
     txn.delete_subscriber(identifier)
+    Relays(txn.lmdb_cursor("queue_db")).delete_route(identifier)
     txn.count_cursor(dead_letters.position(txn, record), -1)
     if record.policy is not None:
         dead_letters.remove_all(txn, record)

@@ -13,7 +13,7 @@ from persipubsub.lmdb_engine.records import layouts
 from persipubsub.lmdb_engine.records.delivery_layouts import REQUEUED
 from persipubsub.lmdb_engine.records.layouts import SubscriberRecord, unpack_id
 from persipubsub.lmdb_engine.records.transaction import Transaction
-from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log
+from persipubsub.lmdb_engine.rules import cursors, dead_letters, message_log, relaying
 from persipubsub.lmdb_engine.rules.settings import stored_high_watermark
 from persipubsub.queue import Durability, Strategy
 from persipubsub.status import Violation
@@ -38,6 +38,7 @@ INVARIANTS = {
     "I12": "a subscriber's record counts its entries in index_db and its dead letters, which are within their limit",
     "I13": "the delayed messages are counted, the first due time is that of the first, and each has all its parts",
     "I14": "once_db and once_order_db hold the same records, of messages that were sent",
+    "I15": "the identity can be read, every route is of a subscriber, and how far each relay has come can be read",
 }
 
 
@@ -48,7 +49,7 @@ def violation(invariant: str, found: str) -> Violation:
 
 def check(txn: Transaction) -> Tuple[Violation, ...]:
     """Read the whole queue and return all violations. Bytes within messages are not verified."""
-    parts = (_configuration, _cursors, _messages, _runs, _owners, _deliveries, _delayed, _deduplication)
+    parts = (_configuration, _cursors, _messages, _runs, _owners, _deliveries, _delayed, _deduplication, _relays)
     return tuple(violation(*found) for part in parts for found in _readable(part(txn)))
 
 
@@ -230,3 +231,16 @@ def _deduplication(txn: Transaction) -> _Found:
         delayed_number = found.message_id - layouts.DELAYED
         if not (0 < found.message_id < next_id or 0 < delayed_number < txn.header.next_delayed_number):
             yield "I14", f"message {found.message_id} with {identifier!r}"
+
+
+def _relays(txn: Transaction) -> _Found:
+    relays = relaying.of(txn)
+    identity = relays.identity()
+    if identity is not None and len(identity) != layouts.IDENTITY_BYTES:
+        yield "I15", f"the identity {identity.hex()}"
+    for identifier, _ in relays.routes():
+        if txn.subscriber(identifier) is None:
+            yield "I15", f"a route of {identifier!r}"
+    for origin, found in relays.all_relayed():
+        if len(origin) != layouts.IDENTITY_BYTES:
+            yield "I15", f"{found} of {origin.hex()}"
