@@ -42,15 +42,13 @@ class Sending:  # pylint: disable=too-many-instance-attributes  # what it uses
 
     async def put(self, batch: Batch) -> Sequence[int]:
         """Send messages, all or none of them; return their ids."""
-        settings = await self._records.settings()
-        self.require_sendable(settings, batch)
-        require_fitting(settings, batch)
         job = _Job(batch, asyncio.get_running_loop().create_future())
+        # Before anything is awaited, so that messages are stored in the order in which their sends began.
         self._jobs.append(job)
         if self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work())
         ids = await job.future
-        await self.keep(settings, ids, batch)
+        await self.keep(await self._records.settings(), ids, batch)
         return ids
 
     async def keep(self, settings: QueueRecord, ids: Sequence[int], batch: Batch) -> None:
@@ -111,9 +109,23 @@ class Sending:  # pylint: disable=too-many-instance-attributes  # what it uses
 
     async def _send(self, jobs: List[_Job]) -> range:
         settings = await self._records.settings()
+        jobs[:] = [job for job in jobs if self._accepts(settings, job)]
+        if not jobs:
+            return range(0)
         if refuses(settings):
             return await self._send_refusing(settings, jobs)
         return await self.publish([one for job in jobs for one in self.publications(job.batch)])
+
+    def _accepts(self, settings: QueueRecord, job: _Job) -> bool:
+        """Return whether a job can be sent. Otherwise the job fails alone."""
+        try:
+            self.require_sendable(settings, job.batch)
+            require_fitting(settings, job.batch)
+        except errors.PersipubsubError as error:
+            if not job.future.done():
+                job.future.set_exception(error)
+            return False
+        return True
 
     def publications(self, batch: Batch) -> List[Publication]:
         """Return the messages of a batch as they are published."""
@@ -162,7 +174,7 @@ class Sending:  # pylint: disable=too-many-instance-attributes  # what it uses
                     room = None
                     continue
                 for job in jobs:
-                    if job not in chosen:
+                    if job not in chosen and not job.future.done():
                         job.future.set_exception(full_error(settings, room))
                 jobs[:] = chosen
                 continue

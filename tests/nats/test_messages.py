@@ -1,6 +1,8 @@
 """Headers, deliveries and outcomes of messages on a cluster."""
 
+import asyncio
 import datetime
+import itertools
 import time
 from typing import Any, Iterator
 
@@ -8,6 +10,7 @@ import pytest
 
 import persipubsub
 from persipubsub import Envelope, Reject, Retry, errors
+from persipubsub.nats_engine import state
 from tests.conformance.queues import drained, eventually, received, start, warnings_of
 
 HEADERS = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Nats-Msg-Id": "\N{SNOWMAN} \n:x"}
@@ -111,6 +114,23 @@ def test_another_reader(environment: persipubsub.Environment, location: str, cap
         first.close()
         with other.new_subscriber("plain"):
             assert len(warnings_of(caplog)) == 1
+
+
+def test_the_order_of_sends_that_begin_together(environment: persipubsub.Environment,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that send at the same time send in their order, though the first one has to ask for the settings."""
+    subscriber = environment.new_subscriber("plain")
+
+    async def send() -> "list[int]":
+        publisher = environment.new_async_publisher()
+        await publisher.send(b"0")
+        fresh = itertools.chain([False], itertools.repeat(True))
+        monkeypatch.setattr(state.Cell, "is_fresh", property(lambda _: next(fresh)))
+        return await asyncio.gather(*(publisher.send(b"%d" % number) for number in range(1, 20)))
+
+    ids = asyncio.run(send())
+    assert ids == sorted(ids)
+    assert drained(subscriber) == [b"%d" % number for number in range(20)]
 
 
 def test_a_message_over_the_limit_of_the_servers(environment: persipubsub.Environment) -> None:
