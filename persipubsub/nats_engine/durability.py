@@ -4,6 +4,7 @@ A client can neither choose that nor ask for it. Only the monitoring port of a s
 queue has to name: ``nats://host:4222/orders?monitoring=8222``.
 """
 
+import contextlib
 import http.client
 import json
 import logging
@@ -40,10 +41,10 @@ def check(target: Target) -> None:
 
 def _settings(host: str, port: int) -> Dict[str, Any]:
     """Return the settings of JetStream on a server; empty if it does not answer."""
-    import urllib.request  # here, since few locations name a monitoring port
     try:
-        with urllib.request.urlopen(f"http://{host}:{port}/varz", timeout=ANSWER_S) as answer:
-            found = json.load(answer)
+        with contextlib.closing(http.client.HTTPConnection(host, port, timeout=ANSWER_S)) as connection:
+            connection.request("GET", "/varz")
+            found = json.load(connection.getresponse())
         settings: Dict[str, Any] = found["jetstream"]["config"]
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
         _LOGGER.info(
