@@ -99,13 +99,22 @@ class Environment:  # pylint: disable=too-many-instance-attributes  # what opens
         self._made = Registry()
 
     @property
-    def path(self) -> pathlib.Path:
-        """Return the absolute path of the queue's directory; for a cluster the URL, a str, without secrets."""
+    def location(self) -> Union[pathlib.Path, str]:
+        """Return the absolute path of the queue's directory; for a queue on a cluster, its URL without secrets."""
         found = self._access.location
-        if isinstance(found, str) and location.is_url(found):
-            # Declared as a Path, which it is for all programs that treat it as one.
-            return found  # type: ignore[return-value]
-        return pathlib.Path(found)
+        return found if isinstance(found, str) and location.is_url(found) else pathlib.Path(found)
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Return the absolute path of the queue's directory.
+
+        :raise UnsupportedError: the queue is on a cluster; :attr:`location` is its URL then
+        """
+        found = self.location
+        if isinstance(found, str):
+            raise errors.UnsupportedError(f"The queue at {found} has no directory: it is on a cluster. Use location, "
+                                          "which is the URL of a queue on a cluster.")
+        return found
 
     @property
     def closed(self) -> bool:

@@ -113,7 +113,7 @@ class QueueCollector(Collector):
             raise errors.ArgumentTypeError(
                 f"paths must be an iterable of paths, got {type(paths).__name__}: for one path, pass a list of one.")
         # Without duplicates: Prometheus refuses a whole scrape that has a series twice.
-        self._paths: Tuple[Location, ...] = tuple(dict.fromkeys(new_environment(path).path for path in paths))
+        self._paths: Tuple[Location, ...] = tuple(dict.fromkeys(new_environment(path).location for path in paths))
         self._unreadable: Dict[Location, str] = {}
         self._read_status = StatusReader().read_status if isolated else status_reader.read_status
 

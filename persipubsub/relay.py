@@ -100,12 +100,12 @@ class Relay:  # pylint: disable=too-many-instance-attributes  # both ends, and w
     @property
     def source(self) -> str:
         """Return the location of the source."""
-        return str(self._source.path)
+        return str(self._source.location)
 
     @property
     def target(self) -> str:
         """Return the location of the target."""
-        return str(self._target.path)
+        return str(self._target.location)
 
     @property
     def subscriber(self) -> str:
@@ -218,7 +218,7 @@ class _Passage:  # pylint: disable=too-many-instance-attributes  # both ends, an
                 "have no order. Relay those of a subscriber that is not shared.")
         self._subscriber = subscriber
         self._source, self._target = engine_of(source), engine_of(target)
-        self._names = f"the queue at {source.path} to the one at {target.path}"
+        self._names = f"the queue at {source.location} to the one at {target.location}"
         self._max_messages = self._messages = max_messages
         self._queue = self._source.administration.identity().hex()
         self._relayed = Relayed()
@@ -259,7 +259,8 @@ class _Passage:  # pylint: disable=too-many-instance-attributes  # both ends, an
             self._refuse(f"has brought message {found.message_id}, but the next message of the source is "
                          f"{next_id}: the source has lost messages, or was restored from a backup. {_AFRESH}")
         if found.message_id >= _status_of(self._source, self._subscriber.identifier).next_id:
-            # Brought, but not acknowledged. Another message with this id would be taken for it.
+            # Brought, but not acknowledged. Another message with this id would be taken for it. Only one that was sent
+            # within 10 ms, before the source was copied, put back and used again, can have the same time.
             position, end = Position(found.message_id), Position(found.message_id + 1)
             for stored in self._source.administration.history(position, end):
                 if stored.time != moments.utc(found.sent_us):

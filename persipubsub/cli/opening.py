@@ -35,7 +35,7 @@ def located(path: str) -> Location:
 
     :raise ArgumentError: it cannot be the location of a queue
     """
-    return environment.new_environment(path).path
+    return environment.new_environment(path).location
 
 
 def complete_subscriber(ctx: click.Context, _param: click.Parameter, incomplete: str) -> List[str]:

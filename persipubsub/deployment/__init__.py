@@ -135,7 +135,7 @@ def describe(path: Path) -> str:
     :raise PathError: the path is a file, or its permissions forbid it
     :raise FormatError: the files there are not a queue of this version
     """
-    queue = _existing(environment.new_environment(path).path)
+    queue = _existing(environment.new_environment(path).location)
     described: Dict[str, Any] = {
         "path":
         os.fspath(queue.path),

@@ -329,7 +329,7 @@ def _checked(queue: QueueConfig, where: str, directory: str) -> Queue:
 
 def _located(directory: str, path: str) -> Location:
     """Return the path of a queue, relative to a directory, or its URL without its secrets."""
-    located: Location = environment.new_environment(path).path
+    located: Location = environment.new_environment(path).location
     return located if isinstance(located, str) else pathlib.Path(os.path.normpath(os.path.join(directory, path)))
 
 

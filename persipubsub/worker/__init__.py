@@ -66,7 +66,7 @@ def run(location: "Path",
             "persipubsub.worker.run handles signals, so it works only in the main thread of a program. Call it there, "
             "or start persipubsub work as a process. In a thread, use Subscriber.messages() or deliveries().")
     checks.identifier(subscriber)
-    path: Union[pathlib.Path, str] = environment.new_environment(location).path
+    path: Union[pathlib.Path, str] = environment.new_environment(location).location
     # A URL as it was given, with its secrets: the other processes get it through a pipe.
     plan = Plan(
         os.fspath(location) if isinstance(path, str) else str(path), subscriber, handler, message_type,

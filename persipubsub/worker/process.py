@@ -38,7 +38,7 @@ def serve(plan: Plan, link: "Optional[Connection[Any, Any]]" = None) -> None:
         require_kind(env, plan, plan.threads)
         crew = _crew(env, plan, handler, requests)
         _LOGGER.info("Process %d handles messages of the subscriber %r of the queue at %s with %s.", os.getpid(),
-                     plan.subscriber, env.path, handler.name)
+                     plan.subscriber, env.location, handler.name)
         _wait(crew, plan, requests)
         crew.join()
 

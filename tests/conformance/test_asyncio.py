@@ -387,7 +387,7 @@ def test_endpoints_can_be_pickled(queue: Queue) -> None:
 
     async def main() -> Any:
         async with publisher, subscriber:
-            assert str(queue.environment.path) in repr(publisher) and "Async" in repr(subscriber)
+            assert str(queue.environment.location) in repr(publisher) and "Async" in repr(subscriber)
             await publisher.send(b"x")
             return await receive_one(subscriber)
 

@@ -18,7 +18,7 @@ def test_a_queue_that_nobody_has_set_up(new_environment: Callable[[], Environmen
         for make in (environment.new_publisher, environment.new_async_publisher,
                      lambda: environment.new_subscriber("a"), lambda: environment.new_async_subscriber("a"),
                      lambda: environment.new_control(create=False)):
-            with pytest.raises(errors.NotInitializedError, match=str(environment.path)):
+            with pytest.raises(errors.NotInitializedError, match=str(environment.location)):
                 make()
 
 

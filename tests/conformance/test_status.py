@@ -130,7 +130,7 @@ def test_a_status_is_of_one_moment(new_queue: NewQueue) -> None:
 def test_the_location(new_queue: NewQueue) -> None:
     """The status and the Environment say of which queue they are."""
     queue = new_queue("a")
-    assert queue.control.status().path == queue.environment.path
+    assert queue.control.status().path == queue.environment.location
     if isinstance(queue.location, os.PathLike):
         assert queue.environment.path == pathlib.Path(queue.location)
 

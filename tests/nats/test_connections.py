@@ -98,7 +98,7 @@ def test_no_secret_is_shown(servers: NewServers, caplog: pytest.LogCaptureFixtur
             *map(repr, made), *map(str, map(pickle.dumps, made)),
             str(raised.value),
             str(control.status()),
-            str(environment.path), caplog.text
+            str(environment.location), caplog.text
         ]
         environment.new_control().remove_subscriber("a")
         environment.new_publisher().send(b"for nobody")
