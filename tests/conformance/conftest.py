@@ -21,7 +21,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("both_forms") is not None:
         forms.append(Tasks)
     cases = [
-        pytest.param(engine, form, id=engine.name if form is Plain else f"{engine.name}-asyncio", marks=engine.marks)
+        pytest.param(engine,
+                     form,
+                     id=engine.name if form is Plain else f"{engine.name}-asyncio",
+                     marks=engine.marks if form is Plain else [*engine.marks, *engine.marks_of_tasks])
         for engine in ENGINES for form in forms
     ]
     metafunc.parametrize("engine, form", cases, indirect=True)
@@ -72,13 +75,16 @@ def form_fixture(request: pytest.FixtureRequest) -> Iterator[Form]:
 def new_location_fixture(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Location]]:
     """Return locations of queues that do not exist yet, each in a directory of its own, which is deleted afterwards."""
     directory, numbers = tmp_path_factory.mktemp("conformance"), itertools.count(1)
+    made: List[Location] = []
 
     def new_location() -> Location:
         own = directory / str(next(numbers))
         own.mkdir()
-        return engine.new_location(own)
+        made.append(engine.new_location(own))
+        return made[-1]
 
     yield new_location
+    engine.delete(made)
     shutil.rmtree(directory)
 
 

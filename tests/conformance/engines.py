@@ -13,6 +13,7 @@ import pytest
 import persipubsub
 from persipubsub import Durability, Environment
 from tests.conformance import nats_servers, toy_engine
+from tests.nats.servers import delete_queues
 
 Location = Union[str, os.PathLike[str]]
 
@@ -60,12 +61,16 @@ class Engine:
     new_location: Callable[[pathlib.Path], Location]
     #: Return an Environment of the queue at a location. Child processes call it, too.
     open: Callable[[Location], Environment] = persipubsub.new_environment
+    #: Delete the queues at locations, as far as there are some and they are not in the directory that was given.
+    delete: Callable[[Sequence[Location]], None] = lambda locations: None
     #: What new_control is given unless a test says otherwise: tests need not wait for a disk.
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: How much later than asked for something may happen, if the clock of the engine cannot be moved.
     late_s: float = 0
     #: The marks of its tests.
     marks: Sequence[pytest.MarkDecorator] = ()
+    #: More marks of its tests with endpoints for tasks.
+    marks_of_tasks: Sequence[pytest.MarkDecorator] = ()
 
 
 #: What a queue on a cluster cannot do: docs/cluster.rst says what to do instead.
@@ -79,11 +84,16 @@ ENGINES: List[Engine] = [
            capabilities=frozenset(CAPABILITIES),
            new_location=lambda directory: directory / "queue",
            settings={"durability": Durability.PROCESS_CRASH}),
-    *(Engine(name=name,
-             capabilities=frozenset(CAPABILITIES) - NOT_ON_A_CLUSTER,
-             late_s=0.3,
-             marks=nats_servers.marks(),
-             new_location=nats_servers.new_location(count)) for name, count in (("nats", 1), ("nats3", 3))),
+    *(
+        Engine(
+            name=name,
+            capabilities=frozenset(CAPABILITIES) - NOT_ON_A_CLUSTER,
+            late_s=0.3,
+            marks=nats_servers.marks(),
+            # Whether a message has replicas is nothing to the code for tasks, which runs on one server.
+            marks_of_tasks=[pytest.mark.long] if count > 1 else [],
+            new_location=nats_servers.new_location(count),
+            delete=delete_queues) for name, count in (("nats", 1), ("nats3", 3))),
     Engine(name="toy",
            capabilities=frozenset({"asyncio"}),
            new_location=lambda directory: f"{toy_engine.SCHEME}://{directory}"),

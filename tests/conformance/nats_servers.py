@@ -10,7 +10,8 @@ from typing import Callable, Dict, List
 
 import pytest
 
-from tests.nats.servers import Servers, program
+from persipubsub.local_cluster import program
+from tests.nats.servers import Servers
 
 _STARTED: Dict[int, Servers] = {}
 _NUMBERS = itertools.count(1)

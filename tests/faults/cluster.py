@@ -18,6 +18,7 @@ from typing import Callable, Dict, Iterator, List, Sequence
 
 import persipubsub
 from persipubsub import errors
+from persipubsub.local_cluster import Node
 from tests.children import start_child, status_of
 from tests.concurrency import wait_until
 from tests.faults import oracle
@@ -27,7 +28,7 @@ from tests.faults.journal import Event, events, name_of
 from tests.faults.loop_device import LoopDevice
 from tests.faults.oracle import Oracle
 from tests.faults.recorder import Recorder
-from tests.nats.servers import Node, Servers, leader_name
+from tests.nats.servers import Servers
 
 NODES = 3
 #: Nobody receives as the first until the end, one process as the second, two processes as the third.
@@ -136,9 +137,7 @@ class Round:
 
     def leader(self) -> Node:
         """Return the server that leads the stream of messages."""
-        found = in_child(lambda: leader_name(self._location))
-        assert found.status == 0
-        return next(node for node in self.servers.nodes if node.name == found.value)
+        return self.servers.leader_of(self._location)
 
     def follower(self) -> Node:
         """Return one of the others."""

@@ -7,7 +7,8 @@ from typing import Any, Callable, Iterator, List
 
 import pytest
 
-from tests.nats.servers import Servers, program
+from persipubsub.local_cluster import program
+from tests.nats.servers import Servers
 
 _NUMBERS = itertools.count(1)
 

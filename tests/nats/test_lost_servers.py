@@ -11,9 +11,10 @@ import pytest
 
 import persipubsub
 from persipubsub import errors
+from persipubsub.local_cluster import Node
 from persipubsub.nats_engine import state
 from tests.nats.conftest import new_queue
-from tests.nats.servers import Node, Servers, leader_name
+from tests.nats.servers import Servers
 
 NewServers = Callable[..., Servers]
 
@@ -82,12 +83,6 @@ class Traffic:  # pylint: disable=too-many-instance-attributes  # what was confi
         assert (lost[:10], doubled, behind[:10]) == ([], 0, []), f"of {len(sent)}, {len(lost)} lost"
 
 
-def leader_of(servers: Servers, location: str) -> Node:
-    """Return the node that leads the stream of messages."""
-    name = leader_name(location)
-    return next(node for node in servers.nodes if node.name == name)
-
-
 def kill(node: Node) -> None:
     """Kill a server, and start it again some seconds later."""
     node.kill()
@@ -112,7 +107,7 @@ def test_a_lost_server(leads: bool, fault: Callable[[Node], None], batch: int, s
     location = new_queue(cluster)
     with persipubsub.new_environment(location) as environment:
         environment.new_control(["a"])
-        leader, traffic = leader_of(cluster, location), Traffic(environment, batch)
+        leader, traffic = cluster.leader_of(location), Traffic(environment, batch)
         with traffic.running():
             time.sleep(1)
             fault(leader if leads else next(node for node in cluster.nodes if node is not leader))
@@ -201,5 +196,5 @@ def test_a_server_that_loses_what_it_confirmed(servers: NewServers, monkeypatch:
         with subscriber.receive(timeout=60) as msg:
             assert msg is not None
         publisher.send(b"3")
-        with persipubsub.new_environment(environment.path) as other:
+        with persipubsub.new_environment(environment.location) as other:
             assert list(other.new_subscriber("a").messages(timeout=0))[-1] == b"3"

@@ -18,7 +18,6 @@ from tests.conformance.queues import numbered
 from tests.nats.conftest import new_queue
 from tests.nats.servers import Servers
 from tests.nats.test_lost_answers import Lossy
-from tests.nats.test_lost_servers import leader_of
 
 NewServers = Callable[..., Servers]
 KILLS = 30
@@ -57,7 +56,7 @@ def test_every_message_arrives_once_through_kills(outbox: Environment, servers: 
             wanted, down = sent - rng.randrange(20), None
             with killed_at_the_end(relay_forever, str(outbox.path), location, rng.choice([1, 7, 1000])):
                 if round_ % 10 == 5:
-                    down = leader_of(cluster, location)
+                    down = cluster.leader_of(location)
                     down.kill()
                 wait_until(functools.partial(has_brought, target, wanted))
             if down is not None:

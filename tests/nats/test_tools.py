@@ -13,8 +13,9 @@ import pytest
 import persipubsub
 from persipubsub import compaction, deployment, errors, migration, recovery
 from persipubsub.metrics import QueueCollector
+from persipubsub.status_reader import StatusReader
 from tests.concurrency import wait_until
-from tests.nats.servers import Servers
+from tests.nats.servers import Servers, delete_queues
 
 pytestmark = pytest.mark.slow  # starts many processes
 
@@ -95,6 +96,26 @@ def test_a_wrong_url(url: str) -> None:
         assert "nats://***@" in run("send", wrong, status=1) or wrong == url
         assert "nats://" in run("status", wrong, "--json", status=1)
         run("top", wrong, "--interval", "0.1s", status=1)
+
+
+def test_looking_again_and_again(node: Servers, location: str) -> None:
+    """A program that looks at a queue repeatedly keeps its connection, also after the queue is set up again."""
+    with persipubsub.new_environment(location) as environment:
+        environment.new_control(["a"])
+    reader = StatusReader()
+    assert reader.read_status(location).messages == 0
+    connections = node.nodes[0].ask("varz")["total_connections"]
+    for _ in range(3):
+        assert reader.read_status(location).messages == 0
+    assert node.nodes[0].ask("varz")["total_connections"] == connections
+    delete_queues([location])
+    with pytest.raises(errors.PersipubsubError):
+        reader.read_status(location)
+    with persipubsub.new_environment(location) as environment:
+        environment.new_control(["a"])
+        environment.new_publisher().send(b"x")
+        assert reader.read_status(location).messages == 1
+    reader.close()
 
 
 # Deployment

@@ -11,12 +11,14 @@ import click
 from persipubsub import environment, errors
 from persipubsub.cli import exit_status, output
 from persipubsub.cli.command import Command
-from persipubsub.cli.demo import workers
+from persipubsub.cli.demo import cluster, workers
 from persipubsub.cli.demo.crew import Crew, noted_signals, signal_name
 from persipubsub.cli.formats import counted
 from persipubsub.cli.progress import progress_bar
 
 PROCESSES = click.IntRange(1, 100)
+#: The part of all messages that is received before the leader of a cluster is killed.
+KILL_AFTER = 1 / 3
 
 
 @click.command(cls=Command,
@@ -26,31 +28,48 @@ PROCESSES = click.IntRange(1, 100)
 @click.option("--publishers", type=PROCESSES, default=2, show_default=True, help="Processes that share the sending.")
 @click.option("--subscribers", type=PROCESSES, default=3, show_default=True, help="Processes that receive everything.")
 @click.option("--path",
-              metavar="DIR",
+              metavar="LOCATION",
               type=click.Path(),
-              help="Create the queue here and keep it; by default, it is in a temporary directory.")
+              help="Create the queue in this directory, or at this nats:// URL, and keep it; by default, it is in a "
+              "temporary directory.")
+@click.option("--cluster",
+              "on_cluster",
+              is_flag=True,
+              help="Put the queue on three NATS servers, which this command starts, and kill their leader on the way.")
 @click.pass_context
-def demo(ctx: click.Context, file: Optional[pathlib.Path], publishers: int, subscribers: int,
-         path: Optional[str]) -> None:
+def demo(ctx: click.Context, file: Optional[pathlib.Path], publishers: int, subscribers: int, path: Optional[str],
+         on_cluster: bool) -> None:
     """Send the lines of FILE through a queue, and count what arrives.
 
     Publishers and subscribers are separate processes. Without FILE, the demo sends a text of the package many times.
     Lines of more than 64 KiB are sent in pieces.
 
+    --cluster needs the extra local-cluster, which installs the servers.
+
     The exit status is 1 if a process died or anything was lost, altered, duplicated or out of order.
     """
     output.require_stdout()
-    _refuse(file, path)
+    _refuse(file, path, on_cluster)
     lines = sum(1 for _ in workers.read(file))
     names = tuple(f"subscriber-{number + 1}" for number in range(subscribers))
     crew = Crew()
     with noted_signals() as noted, progress_bar("received") as show, contextlib.ExitStack() as stack:
-        if path is None:
+        outage = stack.enter_context(cluster.outage()) if on_cluster else None
+        if outage is not None:
+            path = outage.location
+        elif path is None:
             path = stack.enter_context(tempfile.TemporaryDirectory(prefix="persipubsub-demo-"))
         with environment.new_environment(path) as env:
             env.new_control(names)
         plan = workers.Plan(path, file, lines, publishers, names, ctx.find_root().params["debug"])
-        crew.run(plan, noted, lambda: show(sum(one.report.messages for one in crew.subscribers), lines * subscribers))
+
+        def watch() -> None:
+            received = sum(one.report.messages for one in crew.subscribers)
+            show(received, lines * subscribers)
+            if outage is not None and received > lines * subscribers * KILL_AFTER:
+                outage.begin(received)
+
+        crew.run(plan, noted, watch)
     failure = f"stopped by {signal_name(noted[0])}" if noted else crew.failure
     problems = _results(crew, lines, failure)
     output.lines((line for problem in problems for line in f"Error: {problem}".rstrip().split("\n")), err=True)
@@ -59,16 +78,19 @@ def demo(ctx: click.Context, file: Optional[pathlib.Path], publishers: int, subs
     ctx.exit(exit_status.FAILED if problems else exit_status.DONE)
 
 
-def _refuse(file: Optional[pathlib.Path], path: Optional[str]) -> None:
-    """Refuse a file that cannot be read more than once, and a directory that already holds a queue."""
+def _refuse(file: Optional[pathlib.Path], path: Optional[str], on_cluster: bool) -> None:
+    """Refuse a file that cannot be read more than once, and a location that already holds a queue."""
     if file is not None and not file.is_file():
         raise click.BadParameter(f"{click.format_filename(file)!r} is not a regular file. Each publisher reads it from "
                                  "its beginning: save what comes from a pipe or a device to a file first.")
+    if path is not None and on_cluster:
+        raise click.UsageError("--cluster starts servers of its own. To use a cluster that is there, give --path "
+                               "nats://HOST/QUEUE without --cluster.")
     if path is not None:
         with environment.new_environment(path) as env, contextlib.suppress(errors.NotInitializedError):
             env.new_publisher()
-            raise click.BadParameter(f"{click.format_filename(path)!r} already holds a queue, which the demo would "
-                                     "fill with its messages. Name a directory without one.")
+            raise click.BadParameter(f"{str(env.location)!r} already holds a queue, which the demo would "
+                                     "fill with its messages. Name a location without one.")
 
 
 def _results(crew: Crew, lines: int, failure: str) -> List[str]:
