@@ -29,6 +29,7 @@ METRICS_COMMAND = [sys.executable, "-m", "persipubsub", "metrics"]
 #: For what takes a second; only a hang takes longer.
 TIMEOUT_S = 60
 NAMES = {metric.name for metric in METRICS}
+RELAY_NAMES = {metric.name for metric in RELAY_METRICS}
 
 Series = Dict[Tuple[str, ...], float]
 
@@ -342,7 +343,7 @@ def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
     rules = ROOT / "docs" / "metrics" / "alerts.yml"
     result = promtool("check", "rules", rules)
     assert (result.returncode, result.stderr) == (0, ""), result.stdout
-    assert named_in(rules.read_text(encoding="utf-8")) <= NAMES
+    assert named_in(rules.read_text(encoding="utf-8")) <= NAMES | RELAY_NAMES
 
 
 LATEST_ONLY_ALERTS = {"PersipubsubOverflowPrunedMessages", "PersipubsubNearHighWatermark"}
@@ -354,7 +355,7 @@ LATEST_ONLY = {
 
 
 def test_alerts_fire_for_what_they_name(tmp_path: pathlib.Path) -> None:
-    """Each rule fires for a queue with its trouble, for that queue and subscriber alone."""
+    """Each rule fires for a queue or a relay with its trouble, for that one and its subscriber alone."""
     trouble = {
         "PersipubsubQueueUnreadable": [("persipubsub_up", "", "0x10", "1x10")],
         "PersipubsubOverflowPrunedMessages":
@@ -372,13 +373,14 @@ def test_alerts_fire_for_what_they_name(tmp_path: pathlib.Path) -> None:
          ("persipubsub_message_timeout_seconds", "", "Inf Inf Inf Inf Inf Inf Inf Inf Inf",
           "Inf Inf Inf Inf Inf Inf Inf Inf Inf")],
         "PersipubsubDeadLetters": [("persipubsub_subscriber_dead_letters", 'subscriber="a"', "0+1x10", "7x10")],
+        "PersipubsubRelayWaits": [("persipubsub_relay_up", 'target="b", subscriber="a"', "0x10", "1x10")],
     }
     tests = []
     for alert, metrics in trouble.items():
-        given = []
+        given, place = [], "source" if alert == "PersipubsubRelayWaits" else "path"
         for name, label, bad, good in metrics:
             for path, values in (("bad", bad), ("good", good)):
-                labels = ", ".join(filter(None, [f'path="{path}"', label]))
+                labels = ", ".join(filter(None, [f'{place}="{path}"', label]))
                 given.append({"series": f"{name}{{{labels}}}", "values": values})
             if alert in LATEST_ONLY_ALERTS:  # a queue of one message: what would be trouble elsewhere is what it is for
                 label = 'path="latest"' + f", {label}" * bool(label)
@@ -389,10 +391,10 @@ def test_alerts_fire_for_what_they_name(tmp_path: pathlib.Path) -> None:
             "input_series":
             given,
             "promql_expr_test": [{
-                "expr": 'count by (path, alertname) (ALERTS{alertstate="firing"})',
+                "expr": f'count by ({place}, alertname) (ALERTS{{alertstate="firing"}})',
                 "eval_time": "8m",
                 "exp_samples": [{
-                    "labels": f'{{path="bad", alertname="{alert}"}}',
+                    "labels": f'{{{place}="bad", alertname="{alert}"}}',
                     "value": 1
                 }]
             }]
@@ -415,7 +417,7 @@ def test_the_dashboard_shows_every_metric() -> None:
     """The dashboard parses, names all metrics and no other, and its panels do not overlap."""
     text = (ROOT / "docs" / "metrics" / "dashboard.json").read_text(encoding="utf-8")
     dashboard: Dict[str, Any] = json.loads(text)
-    assert named_in(text) == NAMES
+    assert named_in(text) == NAMES | RELAY_NAMES
     cells: List[Tuple[int, int]] = []
     for panel in dashboard["panels"]:
         place = panel["gridPos"]
