@@ -1,10 +1,12 @@
 """One process measures, two others follow: a queue from its deployment to its last message.
 
 Run it with ``python examples/thermometer.py``. It uses a temporary directory, and prints what the subscribers got.
+``python examples/thermometer.py nats://host1:4222,host2:4222,host3:4222/readings`` does the same on a cluster.
 """
 
 import multiprocessing
-import pathlib
+import os
+import sys
 import tempfile
 
 import persipubsub
@@ -13,15 +15,15 @@ READINGS = [b"20.9", b"21.4", b"35.2", b"21.6"]
 END = b"end"
 
 
-def measure(path: pathlib.Path) -> None:
+def measure(location: str) -> None:
     """Publish some readings."""
-    with persipubsub.new_environment(path) as env:
+    with persipubsub.new_environment(location) as env:
         env.new_publisher().send_many([*READINGS, END])
 
 
-def archive(path: pathlib.Path) -> None:
+def archive(location: str) -> None:
     """Keep everything: each message is acknowledged when the loop asks for the next one."""
-    with persipubsub.new_environment(path) as env:
+    with persipubsub.new_environment(location) as env:
         kept = []
         for message in env.new_subscriber("archive").messages(timeout=60):
             if message == END:
@@ -31,9 +33,9 @@ def archive(path: pathlib.Path) -> None:
         print("archive:", b" ".join(kept).decode())
 
 
-def alarm(path: pathlib.Path) -> None:
+def alarm(location: str) -> None:
     """Look at each reading; it would be delivered again if this process died meanwhile."""
-    with persipubsub.new_environment(path) as env:
+    with persipubsub.new_environment(location) as env:
         subscriber = env.new_subscriber("alarm")
         while True:
             with subscriber.receive(timeout=60) as message:
@@ -43,23 +45,22 @@ def alarm(path: pathlib.Path) -> None:
                     print("alarm:", message.decode())
 
 
-def main() -> None:
+def main(location: str) -> None:
     """Deploy the queue, start the processes, and look at what is left."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = pathlib.Path(directory) / "readings"
-        with persipubsub.new_environment(path) as env:
-            control = env.new_control(subscriber_ids=["archive", "alarm"])
-            context = multiprocessing.get_context("spawn")
-            processes = [context.Process(target=target, args=(path, )) for target in (archive, alarm, measure)]
-            for process in processes:
-                process.start()
-            for process in processes:
-                process.join()
-                assert process.exitcode == 0
-            # The archive left its loop at the end mark, so that message is not acknowledged.
-            assert control.status().subscribers["archive"].pending == 1
-            assert control.status().subscribers["alarm"].pending == 0
+    with persipubsub.new_environment(location) as env:
+        control = env.new_control(subscriber_ids=["archive", "alarm"])
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=target, args=(location, )) for target in (archive, alarm, measure)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+        # The archive left its loop at the end mark, so that message is not acknowledged.
+        assert control.status().subscribers["archive"].pending == 1
+        assert control.status().subscribers["alarm"].pending == 0
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as directory:
+        main(sys.argv[1] if len(sys.argv) > 1 else os.path.join(directory, "readings"))

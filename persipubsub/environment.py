@@ -88,8 +88,7 @@ class Environment:  # pylint: disable=too-many-instance-attributes  # what opens
                  allow_remote: bool = False,
                  credentials: "Optional[Path]" = None,
                  tls: "Optional[Tls]" = None) -> None:
-        """Make an Environment for the queue at a location. Its arguments and errors are those of new_environment.
-        """
+        """Make an Environment for the queue at a location, with the arguments and errors of new_environment."""
         self._allow_remote = allow_remote
         self._closed = False
         self._access = location.access(checks.directory(path), allow_remote, credentials, tls)

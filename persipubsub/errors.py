@@ -206,8 +206,7 @@ class DiskFullError(StorageError):
 
 
 class CommitUnknownError(StorageError):
-    """Raised after an error in the commit itself, of the disk or of a network: whether the change is stored is unknown.
-    """
+    """Raised after an error of the disk or of a network in the commit: whether the change is stored is unknown."""
 
 
 class UnavailableError(StorageError):

@@ -114,8 +114,7 @@ def _release(user: _User) -> None:
 
 
 def _release_elsewhere(user: _User) -> None:
-    """Release a queue from another thread, since the garbage collector may call this on the loop, which must not wait.
-    """
+    """Release a queue from another thread: the garbage collector may call this on the loop, which must not wait."""
     if user.uses:
         with contextlib.suppress(RuntimeError):  # Python is ending
             threading.Thread(target=_release, args=(user, ), name="persipubsub-close", daemon=True).start()

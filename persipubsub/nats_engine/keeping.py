@@ -191,8 +191,7 @@ class Keeping:  # pylint: disable=too-many-instance-attributes  # what was noted
     # Refusing
 
     async def let_retained_go(self) -> None:
-        """Delete retained messages as far as the high-water mark requires it, since new ones do not give way to them.
-        """
+        """Delete retained messages if the high-water mark requires it, since new ones do not give way to them."""
         is_done = False
         while not is_done:
             settings, kept_id, retained = await self._kept()
