@@ -210,7 +210,7 @@ class CommitUnknownError(StorageError):
 
 
 class UnavailableError(StorageError):
-    """Raised when the servers of a cluster did not answer for so long that waiting was given up. Nothing was changed."""
+    """Raised when the servers of a cluster did not answer in time, and waiting was given up. Nothing was changed."""
 
 
 def damaged(path: object, what: str) -> DamagedError:

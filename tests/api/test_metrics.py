@@ -354,6 +354,32 @@ LATEST_ONLY = {
 }
 
 
+def alert_test(alert: str, metrics: List[Tuple[str, str, str, str]]) -> Dict[str, Any]:
+    """Return the test for promtool that an alert fires where the metrics are bad, and only there."""
+    given, place = [], "source" if alert == "PersipubsubRelayWaits" else "path"
+    for name, label, bad, good in metrics:
+        for path, values in (("bad", bad), ("good", good)):
+            labels = ", ".join(filter(None, [f'{place}="{path}"', label]))
+            given.append({"series": f"{name}{{{labels}}}", "values": values})
+        if alert in LATEST_ONLY_ALERTS:  # a queue of one message: what would be trouble elsewhere is what it is for
+            label = 'path="latest"' + f", {label}" * bool(label)
+            given.append({"series": f"{name}{{{label}}}", "values": LATEST_ONLY[name]})
+    return {
+        "interval":
+        "1m",
+        "input_series":
+        given,
+        "promql_expr_test": [{
+            "expr": f'count by ({place}, alertname) (ALERTS{{alertstate="firing"}})',
+            "eval_time": "8m",
+            "exp_samples": [{
+                "labels": f'{{{place}="bad", alertname="{alert}"}}',
+                "value": 1
+            }]
+        }]
+    }
+
+
 def test_alerts_fire_for_what_they_name(tmp_path: pathlib.Path) -> None:
     """Each rule fires for a queue or a relay with its trouble, for that one and its subscriber alone."""
     trouble = {
@@ -375,30 +401,7 @@ def test_alerts_fire_for_what_they_name(tmp_path: pathlib.Path) -> None:
         "PersipubsubDeadLetters": [("persipubsub_subscriber_dead_letters", 'subscriber="a"', "0+1x10", "7x10")],
         "PersipubsubRelayWaits": [("persipubsub_relay_up", 'target="b", subscriber="a"', "0x10", "1x10")],
     }
-    tests = []
-    for alert, metrics in trouble.items():
-        given, place = [], "source" if alert == "PersipubsubRelayWaits" else "path"
-        for name, label, bad, good in metrics:
-            for path, values in (("bad", bad), ("good", good)):
-                labels = ", ".join(filter(None, [f'{place}="{path}"', label]))
-                given.append({"series": f"{name}{{{labels}}}", "values": values})
-            if alert in LATEST_ONLY_ALERTS:  # a queue of one message: what would be trouble elsewhere is what it is for
-                label = 'path="latest"' + f", {label}" * bool(label)
-                given.append({"series": f"{name}{{{label}}}", "values": LATEST_ONLY[name]})
-        tests.append({
-            "interval":
-            "1m",
-            "input_series":
-            given,
-            "promql_expr_test": [{
-                "expr": f'count by ({place}, alertname) (ALERTS{{alertstate="firing"}})',
-                "eval_time": "8m",
-                "exp_samples": [{
-                    "labels": f'{{{place}="bad", alertname="{alert}"}}',
-                    "value": 1
-                }]
-            }]
-        })
+    tests = [alert_test(alert, metrics) for alert, metrics in trouble.items()]
     file = tmp_path / "tests.yml"
     # JSON is YAML.
     file.write_text(json.dumps({"rule_files": [str(ROOT / "docs" / "metrics" / "alerts.yml")], "tests": tests}))

@@ -2,15 +2,20 @@
 
 import asyncio
 import contextlib
-import os
+import os  # pylint: disable=unused-import  # in an annotation
 import pathlib
-from typing import Dict, Iterator, Sequence, Tuple
+import time
+from typing import Dict, Iterator, Sequence, Tuple, Union
 
 import nats
 
 from persipubsub.local_cluster import LocalCluster, Node, routes_of
 from tests.nats.proxy import Proxy
 
+Location = Union[str, "os.PathLike[str]"]
+
+#: An election takes less than 10 s; on a busy machine, several may fail.
+ELECTION_S_MAX = 60
 #: Nobody listens there: nodes that learn of each other connect only through the proxies that they were given.
 UNREACHABLE = ', advertise: "127.0.0.1:1"'
 
@@ -82,13 +87,15 @@ class Servers(LocalCluster):  # pylint: disable=too-many-instance-attributes  # 
         self._links.clear()
 
     def leader_of(self, location: str) -> Node:
-        """Return the node that leads the stream of messages of a queue, which has one."""
-        leader = self.leader(_name_of(location))
-        assert leader is not None
+        """Return the node that leads the stream of messages of a queue. After a fault, one is elected first."""
+        deadline = time.monotonic() + ELECTION_S_MAX
+        while (leader := self.leader(_name_of(location))) is None:
+            assert time.monotonic() < deadline, "no leader was elected"
+            time.sleep(0.1)
         return leader
 
 
-def delete_queues(locations: Sequence["str | os.PathLike[str]"]) -> None:
+def delete_queues(locations: Sequence[Location]) -> None:
     """Delete queues: hundreds of them, with three servers for each, keep a small machine busy."""
     if locations:
         asyncio.run(_delete([str(location) for location in locations]))

@@ -98,9 +98,9 @@ def freeze(node: Node) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [0, 20])
-@pytest.mark.parametrize("fault", [kill, freeze])
-@pytest.mark.parametrize("leads", [True, False])
+@pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.long), 20])
+@pytest.mark.parametrize("fault", [kill, pytest.param(freeze, marks=pytest.mark.long)])
+@pytest.mark.parametrize("leads", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_lost_server(leads: bool, fault: Callable[[Node], None], batch: int, servers: NewServers) -> None:
     """While a server is killed or frozen, each message is stored once, in order, and nobody gets an error."""
     cluster = servers(3)
@@ -117,7 +117,7 @@ def test_a_lost_server(leads: bool, fault: Callable[[Node], None], batch: int, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [0, 20])
+@pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.long), 20])
 def test_all_servers_are_killed(batch: int, servers: NewServers) -> None:
     """After all servers were killed and started again, what was confirmed is there once, and sending goes on."""
     cluster = servers(3)

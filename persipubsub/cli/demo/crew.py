@@ -78,7 +78,12 @@ class Crew:
         #: How the first worker died; empty if all ended well.
         self.failure = ""
 
-    def run(self, plan: Plan, noted: Sequence[int], changed: Callable[[], None]) -> None:
+    @property
+    def received(self) -> int:
+        """Return how many messages all subscribers have received together."""
+        return sum(one.report.messages for one in self.subscribers)
+
+    def run(self, plan: Plan, noted: Sequence[int], changed: Callable[[], object]) -> None:
         """Start the workers, and call ``changed`` until they end. Kill them once one dies or a signal is noted."""
         # Closed once the publishers have ended, or by the death of this process: subscribers then need not wait.
         ended, publishing = _SPAWN.Pipe(duplex=False)

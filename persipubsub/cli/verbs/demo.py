@@ -4,7 +4,7 @@ import collections
 import contextlib
 import pathlib
 import tempfile
-from typing import Counter, List, Optional
+from typing import Callable, Counter, Iterator, Optional, Tuple
 
 import click
 
@@ -37,6 +37,7 @@ KILL_AFTER = 1 / 3
               is_flag=True,
               help="Put the queue on three NATS servers, which this command starts, and kill their leader on the way.")
 @click.pass_context
+# pylint: disable-next=too-many-locals  # many are options
 def demo(ctx: click.Context, file: Optional[pathlib.Path], publishers: int, subscribers: int, path: Optional[str],
          on_cluster: bool) -> None:
     """Send the lines of FILE through a queue, and count what arrives.
@@ -52,30 +53,34 @@ def demo(ctx: click.Context, file: Optional[pathlib.Path], publishers: int, subs
     _refuse(file, path, on_cluster)
     lines = sum(1 for _ in workers.read(file))
     names = tuple(f"subscriber-{number + 1}" for number in range(subscribers))
-    crew = Crew()
-    with noted_signals() as noted, progress_bar("received") as show, contextlib.ExitStack() as stack:
-        outage = stack.enter_context(cluster.outage()) if on_cluster else None
-        if outage is not None:
-            path = outage.location
-        elif path is None:
-            path = stack.enter_context(tempfile.TemporaryDirectory(prefix="persipubsub-demo-"))
-        with environment.new_environment(path) as env:
+    crew, total = Crew(), lines * subscribers
+    with noted_signals() as noted, progress_bar("received") as show, _queue(path, on_cluster,
+                                                                            total) as (location, tell):
+        with environment.new_environment(location) as env:
             env.new_control(names)
-        plan = workers.Plan(path, file, lines, publishers, names, ctx.find_root().params["debug"])
-
-        def watch() -> None:
-            received = sum(one.report.messages for one in crew.subscribers)
-            show(received, lines * subscribers)
-            if outage is not None and received > lines * subscribers * KILL_AFTER:
-                outage.begin(received)
-
-        crew.run(plan, noted, watch)
-    failure = f"stopped by {signal_name(noted[0])}" if noted else crew.failure
-    problems = _results(crew, lines, failure)
-    output.lines((line for problem in problems for line in f"Error: {problem}".rstrip().split("\n")), err=True)
+        crew.run(workers.Plan(location, file, lines, publishers, names,
+                              ctx.find_root().params["debug"]), noted,
+                 lambda: [show(crew.received, total), tell(crew.received)])
+    has_problems = _report(crew, lines, f"stopped by {signal_name(noted[0])}" if noted else crew.failure)
     if noted:
         ctx.exit(exit_status.SIGNALLED + noted[0])
-    ctx.exit(exit_status.FAILED if problems else exit_status.DONE)
+    ctx.exit(exit_status.FAILED if has_problems else exit_status.DONE)
+
+
+@contextlib.contextmanager
+def _queue(path: Optional[str], on_cluster: bool, total: int) -> Iterator[Tuple[str, Callable[[int], None]]]:
+    """Provide a location for the queue, and a function to call with the number of messages that have arrived.
+
+    :param total: how many will arrive
+    """
+    if on_cluster:
+        with cluster.outage(total * KILL_AFTER) as outage:
+            yield outage.location, outage.received
+    elif path is None:
+        with tempfile.TemporaryDirectory(prefix="persipubsub-demo-") as directory:
+            yield directory, lambda _: None
+    else:
+        yield path, lambda _: None
 
 
 def _refuse(file: Optional[pathlib.Path], path: Optional[str], on_cluster: bool) -> None:
@@ -93,8 +98,8 @@ def _refuse(file: Optional[pathlib.Path], path: Optional[str], on_cluster: bool)
                                      "fill with its messages. Name a location without one.")
 
 
-def _results(crew: Crew, lines: int, failure: str) -> List[str]:
-    """Print what each worker did, and return what is wrong.
+def _report(crew: Crew, lines: int, failure: str) -> bool:
+    """Print what each worker did and what is wrong, and return whether anything is.
 
     :param failure: why the demo ended early, if it did; messages that were not yet received are then not missing
     """
@@ -117,4 +122,6 @@ def _results(crew: Crew, lines: int, failure: str) -> List[str]:
     problems = [failure] if failure else []
     if sum(sent) != lines:
         problems.append(f"{sum(sent):,} of {lines:,} lines were sent" + ("" if failure else ": the file was changed"))
-    return problems + [f"{counted(count, 'message')} {fault}" for fault, count in totals.items() if count]
+    problems += [f"{counted(count, 'message')} {fault}" for fault, count in totals.items() if count]
+    output.lines((line for problem in problems for line in f"Error: {problem}".rstrip().split("\n")), err=True)
+    return bool(problems)
