@@ -13,11 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from types import TracebackType
 from typing import Any, Dict, List, Optional, Sequence, Type, TypeVar
 
-from persipubsub import errors, os_errors
+from persipubsub import clock, errors, os_errors
 
 #: The longest that servers take to start, unless the machine is broken.
 START_S = 60
@@ -244,13 +243,13 @@ class LocalCluster:
 
         :raise UnavailableError: one has ended, or is not ready within a minute; with what it has logged
         """
-        deadline = time.monotonic() + START_S
+        deadline = clock.monotonic_s() + START_S
         for node in self.nodes:
             while not node.is_ready():
-                if not node.is_running() or time.monotonic() > deadline:
+                if not node.is_running() or clock.monotonic_s() > deadline:
                     raise errors.UnavailableError(f"the server {node.name} has not become ready. It has logged:\n"
                                                   f"{node.log()}")
-                time.sleep(0.02)
+                clock.sleep(0.02)
 
     def leader(self, queue: str) -> Optional[Node]:
         """Return the node that leads the stream of messages of a queue; None while there is none.

@@ -12,7 +12,7 @@ KNOW_AN_ENGINE = {"engine/location.py", "compaction.py", "migration.py", "recove
 #: What users import: the other modules may change with every release.
 PUBLIC = {
     "aio", "clock", "compaction", "control", "dead_letters", "delayed", "deployment", "environment", "errors",
-    "message", "metrics", "migration", "publisher", "queue", "recovery", "relay", "replay", "status", "subscriber",
+    "local_cluster", "message", "metrics", "migration", "publisher", "queue", "recovery", "relay", "replay", "status", "subscriber",
     "testing", "typed", "worker"
 }
 

@@ -100,13 +100,14 @@ class QueueMachine(ReceivingMachine, SharedMachine):
 
     @precondition(lambda self: len(self.opened) < 3)
     @rule(linked=st.booleans(), tasks=st.booleans())
-    @uses("Environment.path")
+    @uses("Environment.path", "Environment.location")
     def open_another(self, linked: bool, tasks: bool) -> None:
         """Environments of one queue share it, under whichever path."""
         path = self.root / "link" if linked else self.path
         if linked and not path.exists():
             path.symlink_to(self.path)
-        assert self.open(path, tasks).environment.path == path
+        environment = self.open(path, tasks).environment
+        assert environment.path == environment.location == path
 
     @precondition(lambda self: len(self.opened) > 1)
     @rule(which=WHICH)

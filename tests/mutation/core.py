@@ -31,7 +31,7 @@ LEFT_OUT = [
 _LOG = [
     "test_survivors.py",
     "test_counters.py",
-    "test_refusing.py",
+    "rules/test_refusing.py",
     "test_state_machine.py::test_queue_does_what_the_model_does",
     "test_counts.py::test_commits",
     "test_counts.py::test_calls",
@@ -50,7 +50,7 @@ _LOG = [
     "test_errors.py::test_no_subscriber_to_name",
 ]
 TESTS = {
-    "deduplication": ["test_deduplication_of_batches.py", "test_deduplication.py"],
+    "rules/deduplication": ["test_deduplication_of_batches.py", "test_deduplication.py"],
     "details": ["test_details.py"],
     "retention": ["test_replay.py"],
     "coding": ["test_message_types.py", "test_typed.py", "test_protobuf.py"],
