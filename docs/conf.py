@@ -43,6 +43,8 @@ nitpick_ignore_regex = [
     ("py:class", r"pathlib\._local\.Path"),
     # It publishes no inventory.
     ("py:class", r"prometheus_client\..*"),
+    # Nor does the documentation of OpenTelemetry here.
+    ("py:class", r"(opentelemetry\..*|TracerProvider)"),
 ]
 
 html_theme = "furo"

@@ -13,12 +13,14 @@ from typing import (TYPE_CHECKING, Any, AsyncContextManager, AsyncGenerator, Cal
 
 from persipubsub import clock, errors
 from persipubsub.delayed import DelayedMessage
+from persipubsub.endpoints import spans
 from persipubsub.endpoints.async_receipt import AsyncReceipt
 from persipubsub.endpoints.bridge import Bridge, Seen
 from persipubsub.endpoints.receiving import Loop, Receiver
+from persipubsub.endpoints.room import SendingCommand
 from persipubsub.endpoints.sending import Sender
 from persipubsub.engine import checks
-from persipubsub.engine.commands import Command, Put, PutOnce
+from persipubsub.engine.commands import Command
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX
 from persipubsub.engine.values import NOTHING, Found, Msg, Origin, Sendable
 from persipubsub.message import Delivery, Envelope, Reject, Retry
@@ -58,7 +60,8 @@ class AsyncPublisher(Generic[Sendable]):
         :return: the message id
         :raise PersipubsubError: as :meth:`Publisher.send`
         """
-        return (await self._put(self._sender.put(msg, deduplication_id, headers), timeout))[0]
+        ids: Sequence[int] = await self._put(self._sender.put(msg, deduplication_id, headers), timeout)
+        return ids[0]
 
     async def send_many(self,
                         msgs: Iterable[Union[Sendable, Envelope[Sendable]]],
@@ -78,9 +81,14 @@ class AsyncPublisher(Generic[Sendable]):
             return [ids[0] for ids in all_ids]
         return all_ids[0] if all_ids else range(0)
 
-    async def _put(self, command: Union[Put, PutOnce], timeout: Optional[float]) -> Sequence[int]:
-        ids: Sequence[int] = await self._bridge.send(command, self._sender, timeout)
-        return ids
+    async def _put(self, command: SendingCommand, timeout: Optional[float]) -> Any:
+        if spans.tracer is None:
+            return await self._bridge.send(command, self._sender, timeout)
+        with spans.tracer.sending(self._sender.location, command) as span:
+            try:
+                return span.sent(await self._bridge.send(span.command, self._sender, timeout))
+            except spans.TOO_LARGE:
+                return span.sent(await self._bridge.send(command, self._sender, timeout))
 
     async def send_later(self,
                          msg: Union[Sendable, Envelope[Sendable]],
@@ -96,7 +104,7 @@ class AsyncPublisher(Generic[Sendable]):
         :raise PersipubsubError: as :meth:`Publisher.send_later`
         """
         command = self._sender.put_later(msg, delay_s, at, headers, deduplication_id)
-        delayed: DelayedMessage = await self._bridge.send(command, self._sender, timeout)
+        delayed: DelayedMessage = await self._put(command, timeout)
         return delayed
 
     async def cancel(self, message: DelayedMessage) -> bool:
@@ -257,7 +265,11 @@ class AsyncSubscriber(Generic[Msg]):
                         if begun and self._receiver.stopped:
                             break
                         begun += 1
-                        yield value
+                        if spans.tracer is None:
+                            yield value
+                        else:
+                            with spans.tracer.processing(self._receiver, found, begun - 1):
+                                yield value
                         loop.finished = begun
                 finally:
                     if loop.end() is not None:
@@ -336,7 +348,7 @@ class AsyncSubscriber(Generic[Msg]):
             found = glance()
             return found if found.ids else await self._wait(look, timeout)
 
-        return AsyncReceipt(wait, value, end, self)
+        return AsyncReceipt(wait, value, end, self, self._receiver)
 
     async def _wait(self, look: Callable[[], Found], timeout: Optional[float]) -> Found:
 

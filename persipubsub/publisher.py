@@ -4,7 +4,7 @@ import datetime
 from typing import TYPE_CHECKING, Any, Generic, Iterable, Mapping, Optional, Sequence, Tuple, Union
 
 from persipubsub.delayed import DelayedMessage
-from persipubsub.endpoints import room
+from persipubsub.endpoints import room, spans
 from persipubsub.endpoints.room import SendingCommand
 from persipubsub.endpoints.sending import Sender
 from persipubsub.engine import checks
@@ -54,7 +54,9 @@ class Publisher(Generic[Sendable]):
         :raise StorageError: it could not be stored; the queue is as before
         """
         command = self._sender.put(msg, deduplication_id, headers)
-        ids: Sequence[int] = self._engine.run(command) if timeout == 0 else self._run(command, timeout)
+        if timeout == 0 and spans.tracer is None:
+            return self._engine.run(command)[0]
+        ids: Sequence[int] = self._run(command, timeout)
         return ids[0]
 
     def send_many(self,
@@ -115,6 +117,16 @@ class Publisher(Generic[Sendable]):
         return delayed
 
     def _run(self, command: SendingCommand, timeout: Optional[float]) -> Any:
+        """Run a command, in a span if this process traces."""
+        if spans.tracer is None:
+            return self._put(command, timeout)
+        with spans.tracer.sending(self._sender.location, command) as span:
+            try:
+                return span.sent(self._put(span.command, timeout))
+            except spans.TOO_LARGE:
+                return span.sent(self._put(command, timeout))
+
+    def _put(self, command: SendingCommand, timeout: Optional[float]) -> Any:
         """Run a command, and wait for room if the queue refuses messages."""
         if timeout == 0:
             return self._engine.run(command)

@@ -7,7 +7,9 @@ from typing import (TYPE_CHECKING, Any, Callable, Generic, Iterator, List, Named
                     TypeVar)
 
 from persipubsub import clock, errors
+from persipubsub.endpoints import spans
 from persipubsub.endpoints.receiving import Loop, Receiver
+from persipubsub.endpoints.spans import ProcessingSpan
 from persipubsub.engine import checks
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX, RETRIES_MAX, SLEEP_S_MAX
 from persipubsub.engine.protocols import Watch
@@ -23,7 +25,7 @@ T = TypeVar("T")
 class Receipt(Generic[T]):
     """What a ``with`` block receives: acknowledged when the block ends, kept if it raises."""
 
-    __slots__ = ("_subscriber", "_look", "_patience", "_value", "_skipping", "_found")
+    __slots__ = ("_subscriber", "_look", "_patience", "_value", "_skipping", "_found", "_span")
 
     def __init__(self,
                  subscriber: "Subscriber[Any]",
@@ -37,6 +39,7 @@ class Receipt(Generic[T]):
         self._value = value
         self._skipping = skipping
         self._found: Found = NOTHING
+        self._span: Optional[ProcessingSpan] = None
         # Last, since an interrupt may end this earlier.
         # pylint: disable-next=assigning-non-slot  # every object has a class
         self.__class__ = UnenteredReceipt  # pyright: ignore[reportAttributeAccessIssue]  # has the same fields
@@ -46,10 +49,22 @@ class Receipt(Generic[T]):
         self.__class__ = Receipt  # pyright: ignore[reportAttributeAccessIssue]  # as above
         # pylint: disable-next=protected-access  # of this module
         self._found = found = self._subscriber._wait(self._look, self._patience)
+        if spans.tracer is not None and found.ids and self._value is not _as_found:
+            # pylint: disable-next=protected-access  # of this module
+            self._span = spans.tracer.processing(self._subscriber._receiver, found)
         return self._value(found)
 
     def __exit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                  traceback: Optional[TracebackType]) -> Optional[bool]:
+        span = self._span
+        if span is None:
+            return self._end(exc)
+        span.raised(exc)
+        with span:
+            return self._end(exc)
+
+    def _end(self, exc: Optional[BaseException]) -> Optional[bool]:
+        """Acknowledge what the block received, or keep it if the block raised; return whether that is swallowed."""
         found, receiver = self._found, self._subscriber._receiver  # pylint: disable=protected-access  # of this module
         if not found.ids:
             return isinstance(exc, (Retry, Reject))
@@ -81,6 +96,8 @@ class Receipt(Generic[T]):
         :param finished: how many messages to acknowledge
         """
         found, self._found = self._found, NOTHING
+        if self._span is not None:
+            self._span.given_back()
         if found.ids:
             # pylint: disable-next=protected-access  # of this module
             self._subscriber._leave(found, finished, finished)
@@ -107,6 +124,11 @@ def _one(found: Found) -> Any:
 
 def _all(found: Found) -> Any:
     return found.payloads
+
+
+def _as_found(found: Found) -> Found:
+    """Return what the engine found: messages that are passed on. Whoever processes them later makes a span of that."""
+    return found
 
 
 def _sleep(watch: Watch, longest_s: float, due_us: int) -> None:
@@ -265,7 +287,11 @@ class Subscriber(Generic[Msg]):
                         if begun and self._receiver.stopped:
                             break
                         begun += 1
-                        yield value
+                        if spans.tracer is None:
+                            yield value
+                        else:
+                            with spans.tracer.processing(self._receiver, found, begun - 1):
+                                yield value
                         loop.finished = begun
                 finally:
                     if loop.end() is not None:
@@ -404,4 +430,4 @@ def receive_found(subscriber: "Subscriber[bytes]", max_messages: int, timeout: O
     """
     # pylint: disable-next=protected-access  # of this module
     look = functools.partial(subscriber._receiver.look, max_messages, max_bytes, True)
-    return Receipt(subscriber, look, _patience(timeout, 1), lambda found: found)
+    return Receipt(subscriber, look, _patience(timeout, 1), _as_found)

@@ -5,37 +5,49 @@ from types import TracebackType
 from typing import Awaitable, Callable, Generic, NoReturn, Optional, Type, TypeVar
 
 from persipubsub import errors
+from persipubsub.endpoints import spans
+from persipubsub.endpoints.receiving import Receiver
+from persipubsub.endpoints.spans import ProcessingSpan
 from persipubsub.engine.values import NOTHING, Found
 from persipubsub.message import Reject, Retry
 
 T = TypeVar("T")
 
 
-class AsyncReceipt(Generic[T]):
+class AsyncReceipt(Generic[T]):  # pylint: disable=too-many-instance-attributes  # as a block has many ends
     """What an ``async with`` block receives: acknowledged when the block ends, kept if it raises or is cancelled."""
 
     def __init__(self, wait: Callable[[], Awaitable[Found]], value: Callable[[Found], T],
-                 end: "Callable[[Found, Optional[BaseException]], Awaitable[bool]]", subscriber: object) -> None:
+                 end: "Callable[[Found, Optional[BaseException]], Awaitable[bool]]", subscriber: object,
+                 receiver: Receiver) -> None:
         self._wait = wait
         self._value = value
         self._end = end
         self._subscriber = subscriber
+        self._receiver = receiver
         self._found: Found = NOTHING
+        self._span: Optional[ProcessingSpan] = None
         # Last, since an interrupt may end this earlier.
         self.__class__ = UnenteredAsyncReceipt  # pyright: ignore[reportAttributeAccessIssue]  # has the same fields
 
     async def __aenter__(self) -> T:
         # It was entered, even if the wait raises.
         self.__class__ = AsyncReceipt  # pyright: ignore[reportAttributeAccessIssue]  # as above
-        self._found = await self._wait()
-        return self._value(self._found)
+        self._found = found = await self._wait()
+        if spans.tracer is not None and found.ids:
+            self._span = spans.tracer.processing(self._receiver, found)
+        return self._value(found)
 
     async def __aexit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                         traceback: Optional[TracebackType]) -> Optional[bool]:
-        found = self._found
-        if found.ids:
+        found, span = self._found, self._span
+        if not found.ids:
+            return isinstance(exc, (Retry, Reject))
+        if span is None:
             return await self._end(found, exc)
-        return isinstance(exc, (Retry, Reject))
+        span.raised(exc)
+        with span:
+            return await self._end(found, exc)
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"{self!r} has no attribute {name!r}.")

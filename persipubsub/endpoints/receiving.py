@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence
 
 from persipubsub import clock, errors, moments
+from persipubsub.endpoints import spans
 from persipubsub.engine import checks, headers
 from persipubsub.engine.commands import Acknowledge, Fail, Settlement
 from persipubsub.engine.limits import MESSAGE_ID_END, RECEIVE_BYTES_MAX
@@ -85,7 +86,7 @@ class Receiver:
         self.stopped = False
         #: The current loops over messages.
         self.loops: Dict[Loop, None] = {}
-        self._location = location
+        self.location = location
         self._pause: Optional[_Pause] = None  # after a Retry
         # How many times the last messages that failed did so, by their ids.
         self._failures: Dict[int, int] = {}
@@ -100,7 +101,7 @@ class Receiver:
         """
         if self.stopped:
             return NOTHING
-        found = self.engine.look(self.subscription, max_messages, max_bytes, detailed)
+        found = self.engine.look(self.subscription, max_messages, max_bytes, detailed or spans.tracer is not None)
         if self._pause is not None:
             found = self._after_pause(self._pause, found)
         if self.codec is None:
@@ -113,7 +114,7 @@ class Receiver:
 
     def glance(self) -> Found:
         """Find the next message if that needs neither a wait nor a read of a file, as event loops must not do."""
-        if self.closed or self.stopped or self._pause is not None or self.codec is not None:
+        if self.closed or self.stopped or self._pause is not None or self.codec is not None or spans.tracer is not None:
             return NOTHING
         return self.engine.glance(self.subscription)
 
@@ -121,7 +122,7 @@ class Receiver:
         """Find the latest message."""
         if self.stopped:
             return NOTHING
-        found = self.engine.look_at_top(self.subscription)
+        found = self.engine.look_at_top(self.subscription, spans.tracer is not None)
         return self._decoded(found if self._pause is None else self._after_pause(self._pause, found))
 
     def _after_pause(self, pause: _Pause, found: Found) -> Found:
@@ -137,7 +138,7 @@ class Receiver:
             _LOGGER.warning(
                 "Another process receives as the subscriber %r of the queue at %s. One name is one reader: both may "
                 "receive the same message. Add a subscriber for each, or share one among workers with shared=True.",
-                self.identifier, self._location)
+                self.identifier, self.location)
 
     def close(self) -> None:
         """Close the subscriber, after acknowledging what loops have finished."""
@@ -176,7 +177,7 @@ class Receiver:
         return found
 
     def _decoded(self, found: Found) -> Found:
-        return found if self.codec is None else self.codec.decoded(found, self.identifier, self._location)
+        return found if self.codec is None else self.codec.decoded(found, self.identifier, self.location)
 
     # Writes
 
@@ -283,7 +284,7 @@ class Receiver:
         if dropped:
             _LOGGER.warning(
                 "The subscriber %r of the queue at %s has too many dead letters: the oldest %d were deleted.",
-                self.identifier, self._location, dropped)
+                self.identifier, self.location, dropped)
 
     def require_open(self) -> None:
         """Make sure that the subscriber is open.
@@ -308,5 +309,5 @@ class Receiver:
 
     def __repr__(self) -> str:
         messages = "" if self.codec is None else f" for {self.codec.name}"
-        return (f"<Subscriber {self.identifier!r} of {self._location}{messages}"
+        return (f"<Subscriber {self.identifier!r} of {self.location}{messages}"
                 f"{' (closed)' if self.closed else ''}>")

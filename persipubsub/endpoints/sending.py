@@ -30,7 +30,7 @@ class Sender:
         self.codec = codec
         self.closed = False
         self.stopped = False
-        self._location = location
+        self.location = location
         self._name = name
 
     def put(self,
@@ -109,7 +109,7 @@ class Sender:
 
     def __repr__(self) -> str:
         messages = "" if self.codec is None else f" for {self.codec.name}"
-        return f"<{self._name} of {self._location}{messages}{' (closed)' if self.closed else ''}>"
+        return f"<{self._name} of {self.location}{messages}{' (closed)' if self.closed else ''}>"
 
 
 def _envelope(msg: Any, headers: Optional[Mapping[str, str]], deduplication_id: Optional[str]) -> "Envelope[Any]":

@@ -4,6 +4,7 @@ import os
 from typing import Dict, FrozenSet, List, Optional, Sequence
 
 from persipubsub import errors
+from persipubsub.endpoints import spans
 from persipubsub.endpoints.receiving import LEFT, Receiver
 from persipubsub.engine import checks
 from persipubsub.engine.commands import AcknowledgeClaimed, Extend, GiveBack, Settlement
@@ -43,7 +44,7 @@ class SharedReceiver(Receiver):
         """
         if self.stopped:
             return NOTHING
-        found = self.engine.claim(self.subscription, max_messages, max_bytes, detailed)
+        found = self.engine.claim(self.subscription, max_messages, max_bytes, detailed or spans.tracer is not None)
         if found.ids:
             self._own_claims()[found.token] = found.ids
         if found.dropped:

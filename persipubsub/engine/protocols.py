@@ -88,8 +88,11 @@ class Engine(Protocol):
         An event loop calls this. Finding nothing does not mean that there is nothing.
         """
 
-    def look_at_top(self, subscription: Subscription) -> Found:
-        """Find the latest message of a subscriber; nothing is delivered."""
+    def look_at_top(self, subscription: Subscription, detailed: bool = False) -> Found:
+        """Find the latest message of a subscriber; nothing is delivered.
+
+        :param detailed: whether to fill ``Found.details``
+        """
 
     def claim(self, subscription: Subscription, max_messages: int, max_bytes: int, detailed: bool = False) -> Found:
         """Lease messages of a shared subscriber to one worker.

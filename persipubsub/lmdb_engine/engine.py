@@ -143,9 +143,10 @@ class LmdbEngine:  # pylint: disable=too-many-public-methods  # one per thing th
             return self._session.read(cursors.glance, subscription)
         return NOTHING
 
-    def look_at_top(self, subscription: Subscription) -> Found:
+    def look_at_top(self, subscription: Subscription, detailed: bool = False) -> Found:
         """Return the latest message of a subscriber without delivering it."""
-        return self._present(self._session.read(cursors.look_at_top, subscription), cursors.look_at_top, subscription)
+        found = self._session.read(cursors.look_at_top, subscription, detailed)
+        return self._present(found, cursors.look_at_top, subscription, detailed)
 
     def _present(self, found: Optional[Found], look: Callable[..., Optional[Found]], *arguments: Any) -> Found:
         """Delete what has expired, append as many due messages as the look needs, and look again where necessary."""

@@ -242,9 +242,9 @@ class NatsEngine:
         del subscription
         return NOTHING
 
-    def look_at_top(self, subscription: Subscription) -> Found:
+    def look_at_top(self, subscription: Subscription, detailed: bool = False) -> Found:
         """Return the latest message of a subscriber without delivering it."""
-        return self.call(self.parts.plain.look_at_top(subscription))
+        return self.call(self.parts.plain.look_at_top(subscription, detailed))
 
     def claim(self, subscription: Subscription, max_messages: int, max_bytes: int, detailed: bool = False) -> Found:
         """Lease messages of a shared subscriber to one worker."""

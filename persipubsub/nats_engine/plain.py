@@ -108,14 +108,14 @@ class PlainSubscribers:
             details.append(one)
         return found._replace(details=details)
 
-    async def look_at_top(self, subscription: Subscription) -> Found:
+    async def look_at_top(self, subscription: Subscription, detailed: bool) -> Found:
         """Find the latest message of a subscriber."""
         record, settings = await self.own(subscription), await self._records.settings()
         start = max(record.next_id, settings.first)
         last = await self._reading.last()
         if last is None or last.seq < start or last.time_us < await self._reading.expired_before_us(settings):
             return (await self._found(record, [], False))._replace(since=start)
-        return (await self._found(record, [last], False))._replace(since=start)
+        return (await self._found(record, [last], detailed))._replace(since=start)
 
     # Acknowledging
 

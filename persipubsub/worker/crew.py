@@ -87,13 +87,7 @@ class Crew:  # pylint: disable=too-many-instance-attributes  # the state of a pr
     def handler_failed(self, job: Job, error: BaseException) -> None:
         """Log an exception of the handler."""
         job.failure = error
-        assert job.delivery is not None
-        _LOGGER.error("The handler %s failed on message %d of the subscriber %r (delivery %d).",
-                      self.handler.name,
-                      job.delivery.id,
-                      self._plan.subscriber,
-                      job.delivery.delivery_count,
-                      exc_info=error)
+        _LOGGER.error("The handler %s failed on %s.", self.handler.name, job, exc_info=error, extra=job.log_fields())
 
     def pause_s(self, job: Job, error: Exception, backoff: Backoff) -> float:
         """Return how long to pause after an error of a job.
@@ -108,7 +102,9 @@ class Crew:  # pylint: disable=too-many-instance-attributes  # the state of a pr
         if error is not job.failure:
             if not isinstance(error, (errors.DecodeError, errors.StorageError)):
                 raise error
-            _LOGGER.error("The subscriber %r goes on after an error: %s", self._plan.subscriber, error)
+            # A message that cannot be decoded has not arrived, but its error knows which it is.
+            fields = {**job.log_fields(), "message_id": getattr(error, "message_id", None)}
+            _LOGGER.error("The subscriber %r goes on after an error: %s", self._plan.subscriber, error, extra=fields)
         is_delayed = self.leases.is_shared and not isinstance(error, errors.StorageError)
         return 0 if is_delayed else backoff.next_s()
 

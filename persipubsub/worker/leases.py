@@ -3,9 +3,9 @@
 import contextlib
 import logging
 import threading
-from typing import Any, Callable, Optional, Set
+from typing import Any, Callable, Dict, Optional, Set
 
-from persipubsub import errors
+from persipubsub import errors, tracing
 from persipubsub.control import Control
 from persipubsub.message import Delivery
 from persipubsub.worker import starting
@@ -18,13 +18,15 @@ _LOGGER = logging.getLogger("persipubsub.worker")
 class Job:
     """A message that a thread or task receives and handles.
 
+    :param subscriber: its name
     :param extend: extends its lease; called in another thread
     :param give_back: gives it back, so that it does not count as delivered; called in another thread
     """
 
-    __slots__ = ("extend", "give_back", "delivery", "failure", "is_lost")
+    __slots__ = ("subscriber", "extend", "give_back", "delivery", "failure", "is_lost", "trace_id")
 
-    def __init__(self, extend: Callable[[], object], give_back: Callable[[], object]) -> None:
+    def __init__(self, subscriber: str, extend: Callable[[], object], give_back: Callable[[], object]) -> None:
+        self.subscriber = subscriber
         self.extend = extend
         self.give_back = give_back
         #: None until it has arrived.
@@ -33,12 +35,31 @@ class Job:
         self.failure: Optional[BaseException] = None
         #: Whether it was logged that another worker holds the message.
         self.is_lost = False
+        #: Of the trace that its handler is in; None if there is none.
+        self.trace_id: Optional[str] = None
+
+    def __str__(self) -> str:
+        if self.delivery is None:
+            return f"message of the subscriber {self.subscriber!r}"
+        trace = "" if self.trace_id is None else f", trace {self.trace_id}"
+        return (f"message {self.delivery.id} of the subscriber {self.subscriber!r} "
+                f"(delivery {self.delivery.delivery_count}{trace})")
+
+    def log_fields(self) -> Dict[str, object]:
+        """Return the fields of a log record about the message."""
+        delivery = self.delivery
+        return {
+            "subscriber": self.subscriber,
+            "message_id": None if delivery is None else delivery.id,
+            "delivery_count": None if delivery is None else delivery.delivery_count,
+            "trace_id": self.trace_id
+        }
 
     def lost(self, error: errors.LeaseLostError) -> None:
         """Log that another worker holds the message, unless that was logged before."""
         if not self.is_lost:
             self.is_lost = True
-            _LOGGER.warning("Message %d may be handled twice: %s", self.delivery.id if self.delivery else 0, error)
+            _LOGGER.warning("The lease was lost, so %s may be handled twice: %s", self, error, extra=self.log_fields())
 
 
 class Leases:
@@ -65,7 +86,8 @@ class Leases:
         return self._lease_s is not None
 
     def add(self, job: Job) -> None:
-        """Extend the lease of a job from now on."""
+        """Extend the lease of a job from now on. Its thread or task calls this."""
+        job.trace_id = tracing.current_trace_id()
         self.jobs.add(job)
         if not self._busy.is_set():
             self._busy.set()

@@ -42,7 +42,8 @@ class TaskCrew(Crew):
         backoff, loop, task = Backoff(), asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         while not subscriber.stopped:
-            job = Job(lambda: asyncio.run_coroutine_threadsafe(subscriber.extend_lease(), loop).result(),
+            job = Job(subscriber.identifier,
+                      lambda: asyncio.run_coroutine_threadsafe(subscriber.extend_lease(), loop).result(),
                       lambda: asyncio.run_coroutine_threadsafe(_cancel(task), loop).result())
             try:
                 async with subscriber.receive_delivery(timeout=None) as job.delivery:

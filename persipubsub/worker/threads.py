@@ -26,7 +26,7 @@ class ThreadCrew(Crew):
         backoff = Backoff()
         while not subscriber.stopped:
             receipt = subscriber.receive_delivery(timeout=None)
-            job = Job(subscriber.extend_lease, receipt.give_back)
+            job = Job(subscriber.identifier, subscriber.extend_lease, receipt.give_back)
             try:
                 with receipt as job.delivery:
                     if job.delivery is not None:

@@ -14,7 +14,7 @@ from tests.children import unmeasured
 #: Imports whose cost only users of a queue should pay.
 HEAVY = {"asyncio", "click", "google.protobuf", "icontract", "lmdb", "msgspec", "rich"}
 #: What a program that sends and receives bytes does not need.
-FOR_OTHERS = {"asyncio", "click", "google.protobuf", "json", "msgspec", "pydantic", "rich"}
+FOR_OTHERS = {"asyncio", "click", "google.protobuf", "json", "msgspec", "opentelemetry", "pydantic", "rich"}
 #: Sends and receives in every way that needs none of them.
 USE_BYTES = """
 import sys

@@ -126,8 +126,9 @@ class ToyEngine:
         """Find the next message: nothing here waits."""
         return self.look(subscription, 1, 0)
 
-    def look_at_top(self, subscription: Subscription) -> Found:
+    def look_at_top(self, subscription: Subscription, detailed: bool = False) -> Found:
         """Find the latest message of a subscriber."""
+        del detailed  # it knows no headers
         start, top = self._cursor(subscription), len(self.messages)
         payloads = [one.payload for one in self.messages[max(start, top - 1):top]]
         return Found(range(top + 1 - len(payloads), top + 1), payloads, NEVER_US, since=start + 1)

@@ -139,18 +139,21 @@ def glance(txn: Transaction, subscription: Subscription) -> Found:
     return (_unexpired(txn, ids, payloads) if ids else None) or NOTHING
 
 
-def look_at_top(txn: Transaction, subscription: Subscription) -> Optional[Found]:
+def look_at_top(txn: Transaction, subscription: Subscription, detailed: bool = False) -> Optional[Found]:
     """Find the latest message of a subscriber.
 
     :return: None if it has expired
     :raise UnknownSubscriberError: the subscriber was removed
     """
-    start = max(own_record(txn, subscription).next_id, txn.header.first)
+    record = own_record(txn, subscription)
+    start = max(record.next_id, txn.header.first)
     last_id = txn.last_id()
     found = NOTHING if last_id is None or last_id < start else _unexpired(txn, *txn.messages(last_id, 1, 0))
     if found is None:
         return None
     found = found._replace(since=txn.first_id(start))
+    if detailed:
+        found = _with_details(txn, record, found)
     return found if txn.header.next_due_us == NEVER_US else _with_due_time(txn, found)
 
 
