@@ -92,12 +92,15 @@ setuptools.setup(
         ],
         # For the programs in examples/.
         "examples": [
+            "django>=5.2",
             "fastapi>=0.115",
+            "flask>=3",
             "gunicorn>=23",
             "httpx>=0.28",
             # protoc generated the messages of examples/protobuf/ for it.
             "protobuf>=7.35",
             "uvicorn>=0.34",
+            "uvloop>=0.21",
         ],
         # pyicontract-lint is not here: it asks for astroid < 3 and pylint for astroid 4. precommit.py installs it.
         # setuptools is here since mypy reads its types for this file.
@@ -106,7 +109,9 @@ setuptools.setup(
             "cosmic-ray>=8.7",
             "coverage>=7.10",
             "cryptography>=43",
+            "django>=5.2",
             "fastapi>=0.115",
+            "flask>=3",
             "freezegun>=1.5.5",
             "furo>=2025.7",
             "gevent>=25.4",
@@ -114,6 +119,8 @@ setuptools.setup(
             "httpx>=0.28",
             "hypothesis>=6.100",
             "import-linter>=2.5",
+            # Runs the cells of the page on Jupyter.
+            "ipython>=8.37",
             "isort>=6",
             "matplotlib>=3.9",
             "mypy>=1.18",
@@ -129,6 +136,7 @@ setuptools.setup(
             "pyright[nodejs]>=1.1.400",
             "pytest>=8.4",
             "pytest-xdist>=3.6",
+            "pyyaml>=6",
             "readme-renderer>=44",
             "setuptools>=77",
             "sphinx-autodoc-typehints>=3",
@@ -140,6 +148,7 @@ setuptools.setup(
             "tox>=4.20",
             "twine>=6.1",
             "types-protobuf>=7.35",
+            "types-pyyaml>=6",
             "uvicorn>=0.34",
             "uvloop>=0.21",
             "yapf>=0.43",
