@@ -1,119 +1,22 @@
 """Receive messages."""
 
 import functools
-import warnings
-from types import TracebackType
-from typing import (TYPE_CHECKING, Any, Callable, Generic, Iterator, List, NamedTuple, NoReturn, Optional, Tuple, Type,
-                    TypeVar)
+from typing import TYPE_CHECKING, Any, Callable, Generic, Iterator, List, NamedTuple, NoReturn, Optional, Tuple
 
 from persipubsub import clock, errors
 from persipubsub.endpoints import spans
+from persipubsub.endpoints.receipt import Receipt, as_found
 from persipubsub.endpoints.receiving import Loop, Receiver
-from persipubsub.endpoints.spans import ProcessingSpan
 from persipubsub.engine import checks
 from persipubsub.engine.limits import RECEIVE_BYTES_MAX, RETRIES_MAX, SLEEP_S_MAX
 from persipubsub.engine.protocols import Watch
-from persipubsub.engine.values import NEVER_US, NOTHING, Found, Msg, Origin
-from persipubsub.message import Delivery, Reject, Retry
+from persipubsub.engine.values import NEVER_US, Found, Msg, Origin
+from persipubsub.message import Delivery
+
+__all__ = ["Receipt", "SharedSubscriber", "Subscriber", "receive_found"]
 
 #: When a delayed message is due, the time for which other waiting subscribers leave the append to one of them.
 APPENDING_S_MAX = 0.05
-
-T = TypeVar("T")
-
-
-class Receipt(Generic[T]):
-    """What a ``with`` block receives: acknowledged when the block ends, kept if it raises."""
-
-    __slots__ = ("_subscriber", "_look", "_patience", "_value", "_skipping", "_found", "_span")
-
-    def __init__(self,
-                 subscriber: "Subscriber[Any]",
-                 look: Callable[[], Found],
-                 patience: "_Patience",
-                 value: Callable[[Found], T],
-                 skipping: bool = False) -> None:
-        self._subscriber = subscriber
-        self._look = look
-        self._patience = patience
-        self._value = value
-        self._skipping = skipping
-        self._found: Found = NOTHING
-        self._span: Optional[ProcessingSpan] = None
-        # Last, since an interrupt may end this earlier.
-        # pylint: disable-next=assigning-non-slot  # every object has a class
-        self.__class__ = UnenteredReceipt  # pyright: ignore[reportAttributeAccessIssue]  # has the same fields
-
-    def __enter__(self) -> T:
-        # It was entered, even if the wait raises.
-        self.__class__ = Receipt  # pyright: ignore[reportAttributeAccessIssue]  # as above
-        # pylint: disable-next=protected-access  # of this module
-        self._found = found = self._subscriber._wait(self._look, self._patience)
-        if spans.tracer is not None and found.ids and self._value is not _as_found:
-            # pylint: disable-next=protected-access  # of this module
-            self._span = spans.tracer.processing(self._subscriber._receiver, found)
-        return self._value(found)
-
-    def __exit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
-                 traceback: Optional[TracebackType]) -> Optional[bool]:
-        span = self._span
-        if span is None:
-            return self._end(exc)
-        span.raised(exc)
-        with span:
-            return self._end(exc)
-
-    def _end(self, exc: Optional[BaseException]) -> Optional[bool]:
-        """Acknowledge what the block received, or keep it if the block raised; return whether that is swallowed."""
-        found, receiver = self._found, self._subscriber._receiver  # pylint: disable=protected-access  # of this module
-        if not found.ids:
-            return isinstance(exc, (Retry, Reject))
-        if exc is None:
-            receiver.run(receiver.acknowledge(found, len(found.ids)))
-            return False
-        if self._skipping and not isinstance(exc, (Retry, Reject)):
-            return False
-        ending = receiver.at_end(found, exc)
-        receiver.run(ending.commands)
-        return ending.swallows
-
-    if not TYPE_CHECKING:  # a checker would accept any attribute
-
-        def __getattr__(self, name: str) -> NoReturn:
-            if name in self.__slots__:
-                raise AttributeError(name)
-            raise AttributeError(f"{self!r} has no attribute {name!r}.")
-
-    def __repr__(self) -> str:
-        return f"<What a with block of {self._subscriber!r} receives: with subscriber.receive() as message: ...>"
-
-    def give_back(self, finished: int = 0) -> None:
-        """Acknowledge the first messages, and give the others back as if they had not been received.
-
-        Use this when work could not begin, or has stopped for a reason that no message caused. The end of the block
-        then does nothing.
-
-        :param finished: how many messages to acknowledge
-        """
-        found, self._found = self._found, NOTHING
-        if self._span is not None:
-            self._span.given_back()
-        if found.ids:
-            # pylint: disable-next=protected-access  # of this module
-            self._subscriber._leave(found, finished, finished)
-
-
-class UnenteredReceipt(Receipt[T]):
-    """A receipt before its block begins.
-
-    The class changes then, so that Python calls no ``__del__`` after each block: an interrupt in it would be lost.
-    """
-
-    __slots__ = ()
-
-    def __del__(self) -> None:
-        warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)
-
 
 # Any: the payloads are decoded messages if the subscriber has a message type.
 
@@ -126,11 +29,6 @@ def _all(found: Found) -> Any:
     return found.payloads
 
 
-def _as_found(found: Found) -> Found:
-    """Return what the engine found: messages that are passed on. Whoever processes them later makes a span of that."""
-    return found
-
-
 def _sleep(watch: Watch, longest_s: float, due_us: int) -> None:
     """Sleep until something is published or a delayed message is due; one of the waiting subscribers looks first."""
     due_s = longest_s if due_us == NEVER_US else max(0, due_us - clock.boottime_us()) / 1e6
@@ -139,14 +37,14 @@ def _sleep(watch: Watch, longest_s: float, due_us: int) -> None:
         watch.wait(min(longest_s, APPENDING_S_MAX))
 
 
-class _Patience(NamedTuple):
+class Patience(NamedTuple):
     """How long a call waits for messages, and how long it may sleep between two looks."""
 
     timeout_s: Optional[float]
     sleep_s: float
 
 
-def _patience(timeout: Optional[float], retries: int) -> _Patience:
+def _patience(timeout: Optional[float], retries: int) -> Patience:
     try:
         return _checked_patience(timeout, retries)
     except TypeError:  # it cannot be hashed
@@ -154,10 +52,10 @@ def _patience(timeout: Optional[float], retries: int) -> _Patience:
 
 
 @functools.lru_cache(maxsize=16, typed=True)
-def _checked_patience(timeout: Optional[float], retries: int) -> _Patience:
+def _checked_patience(timeout: Optional[float], retries: int) -> Patience:
     timeout_s = checks.timeout(timeout)
     retries = min(checks.at_least_one("retries", retries), RETRIES_MAX)
-    return _Patience(timeout_s, SLEEP_S_MAX if timeout_s is None else min(SLEEP_S_MAX, timeout_s / retries))
+    return Patience(timeout_s, SLEEP_S_MAX if timeout_s is None else min(SLEEP_S_MAX, timeout_s / retries))
 
 
 class Subscriber(Generic[Msg]):
@@ -269,8 +167,8 @@ class Subscriber(Generic[Msg]):
         count = checks.at_least_one("acknowledge_every", acknowledge_every)
         return self._iterate(functools.partial(self._receiver.look, count), _patience(timeout, 1), _all)
 
-    def _iterate(self, look: Callable[[], Found], patience: _Patience, values: Callable[[Found],
-                                                                                        List[Any]]) -> Iterator[Any]:
+    def _iterate(self, look: Callable[[], Found], patience: Patience, values: Callable[[Found],
+                                                                                       List[Any]]) -> Iterator[Any]:
         loop, loops = Loop(), self._receiver.loops
         loops[loop] = None
         try:
@@ -353,7 +251,7 @@ class Subscriber(Generic[Msg]):
         for command in self._receiver.extend():
             self._receiver.settle_extension(self._receiver.engine.run(command))
 
-    def _wait(self, look: Callable[[], Found], patience: _Patience) -> Found:
+    def _wait(self, look: Callable[[], Found], patience: Patience) -> Found:
         """Look until something is found or the timeout has passed."""
         receiver = self._receiver
         if receiver.closed:
@@ -430,4 +328,4 @@ def receive_found(subscriber: "Subscriber[bytes]", max_messages: int, timeout: O
     """
     # pylint: disable-next=protected-access  # of this module
     look = functools.partial(subscriber._receiver.look, max_messages, max_bytes, True)
-    return Receipt(subscriber, look, _patience(timeout, 1), _as_found)
+    return Receipt(subscriber, look, _patience(timeout, 1), as_found)

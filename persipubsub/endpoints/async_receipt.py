@@ -40,7 +40,7 @@ class AsyncReceipt(Generic[T]):  # pylint: disable=too-many-instance-attributes 
 
     async def __aexit__(self, exc_type: Optional[Type[BaseException]], exc: Optional[BaseException],
                         traceback: Optional[TracebackType]) -> Optional[bool]:
-        found, span = self._found, self._span
+        found, span, self._span = self._found, self._span, None
         if not found.ids:
             return isinstance(exc, (Retry, Reject))
         if span is None:
@@ -67,7 +67,7 @@ class AsyncReceipt(Generic[T]):  # pylint: disable=too-many-instance-attributes 
 
 
 class UnenteredAsyncReceipt(AsyncReceipt[T]):
-    """A receipt before its block begins; see :class:`persipubsub.subscriber.UnenteredReceipt`."""
+    """A receipt before its block begins; see :class:`persipubsub.endpoints.receipt.UnenteredReceipt`."""
 
     def __del__(self) -> None:
         warnings.warn(f"{self!r} was never entered, so it received nothing.", ResourceWarning, 2, self)
