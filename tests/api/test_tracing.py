@@ -121,7 +121,7 @@ def test_processing_continues_the_trace_of_the_sender(new_environment: MakeEnvir
     environment = new_environment(name="orders")
     environment.new_control().add_subscriber("a", shared=shared)
     trace_id = do(environment, "a")
-    assert tracing.current_trace_id() is None
+    assert trace.get_current_span() is trace.INVALID_SPAN and tracing.current_trace_id() is None
     (sent, ), (processed, ) = spans.of("send"), spans.of("process")
     assert (sent.name, sent.kind, sent.parent) == ("send orders", trace.SpanKind.PRODUCER, None)
     assert (processed.name, processed.kind) == ("process orders", trace.SpanKind.CONSUMER)
@@ -209,6 +209,21 @@ def test_messages_of_a_type_are_traced(new_environment: MakeEnvironment, spans: 
         assert msgs == [{"number": 1}, {"number": 2}, {"number": 3}]
     processed, = spans.of("process")
     assert set(linked(processed)) == set(ids(spans.of("send")))
+
+
+def test_what_was_read_ahead_is_traced(new_environment: MakeEnvironment, spans: Spans) -> None:
+    """Tasks that receive one by one link each message to its sender, also those that the first look has read."""
+    environment = new_environment("a")
+    environment.new_publisher(autosync=True).send_many([b"1", b"2", b"3"])
+
+    async def main() -> None:
+        subscriber = environment.new_async_subscriber("a")
+        for _ in range(3):
+            async with subscriber.receive():
+                pass
+
+    asyncio.run(main())
+    assert [linked(span) for span in spans.of("process")] == [[one] for one in ids(spans.of("send"))]
 
 
 def test_tasks_keep_their_traces_apart(new_environment: MakeEnvironment, spans: Spans) -> None:
