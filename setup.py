@@ -140,6 +140,7 @@ setuptools.setup(
             "readme-renderer>=44",
             "setuptools>=77",
             "sphinx-autodoc-typehints>=3",
+            "sphinx-copybutton>=0.5.2",
             "sphinx-icontract>=2.0.3",
             "sphinx>=8.1,<9",
             "time-machine>=2.16",

@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
     "sphinx_autodoc_typehints",
+    "sphinx_copybutton",
     "sphinx_icontract",
 ]
 
@@ -47,9 +48,13 @@ nitpick_ignore_regex = [
     ("py:class", r"(opentelemetry\..*|TracerProvider)"),
 ]
 
+# Of what a terminal shows, only the commands are copied.
+copybutton_prompt_text = "$ "
+
 html_theme = "furo"
 html_static_path = ["_static"]
 html_title = f"persipubsub {release}"
+html_search_scorer = str(pathlib.Path(__file__).resolve().parent / "_extensions" / "scorer.js")
 
 
 def _resolve_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref,
