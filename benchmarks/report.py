@@ -53,22 +53,23 @@ def _picture(name: str) -> str:
 
 
 def first_figures(document: Document) -> str:
-    """Describe what a user needs first in three sentences; what was not measured is left out."""
-    works = (("One by one", "one thread", 1, ("send", "take")), ("In batches of 1,000", "the same thread",
-                                                                 BATCH_MESSAGES, ("send-batch", "take-batch")))
-    sentences = []
-    for title, subject, batch, workloads in works:
-        found = [_single(document, work, durability, batch) for work in workloads for durability in DURABILITIES]
-        counts = [tables.count(one.messages_per_s) for one in found if one is not None]
-        if len(counts) == len(found):
-            sentences.append(f"- **{title}**: {subject} sends {counts[0]} messages a second durably and {counts[1]} "
-                             f"relaxed; it receives {counts[2]} and {counts[3]}.")
-    durable, relaxed = (document.find(Latency, "wake-up", OURS, waiting_processes=1, durability=durability)
-                        for durability in DURABILITIES)
-    if durable is not None and relaxed is not None:
-        sentences.append(f"- **To a waiting process**: in the median, a message takes {us(durable.p50_us)} durably and "
-                         f"{us(relaxed.p50_us)} relaxed, from the start of the send.")
-    return "\n".join(sentences) or "This run did not measure them."
+    """Show what a user needs first in a table of three rows; what was not measured is left out."""
+    rows = []
+    for title, workload, batch in (("send one by one", "send", 1), ("send in batches of 1,000", "send-batch",
+                                                                    BATCH_MESSAGES)):
+        found = [_single(document, workload, durability, batch) for durability in DURABILITIES]
+        rates_per_s = [f"{tables.count(one.messages_per_s)} messages/s" for one in found if one is not None]
+        if len(rates_per_s) == len(found):
+            rows.append([f"**{title}**", *rates_per_s])
+    latencies = [
+        document.find(Latency, "wake-up", OURS, waiting_processes=1, durability=durability)
+        for durability in DURABILITIES
+    ]
+    times = [us(one.p50_us) for one in latencies if one is not None]
+    if len(times) == len(latencies):
+        rows.append(["**from send to a waiting process**", *times])
+    return tables.table(["one thread, one subscriber", "durable", "relaxed"],
+                        rows) if rows else "This run did not measure them."
 
 
 def _single(document: Document, workload: str, durability: str, batch: int) -> Optional[Rate]:

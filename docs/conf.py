@@ -19,6 +19,7 @@ version = release
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "_extensions"))
 
 extensions = [
+    "contracts",
     "pictures",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
@@ -28,7 +29,7 @@ extensions = [
 ]
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 
 # The inventory is kept here so that the documentation builds without a network.
 _INVENTORY = pathlib.Path(__file__).resolve().parent / "_inventory" / "python.inv"

@@ -233,5 +233,5 @@ class Picture(SphinxDirective):
 def setup(app: Sphinx) -> Dict[str, Any]:
     """Add the directive to Sphinx."""
     app.add_directive("picture", Picture)
-    app.add_css_file("pictures.css")
+    app.add_css_file("site.css")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
