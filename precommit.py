@@ -117,6 +117,7 @@ def check_distribution(_overwrite: bool) -> None:
         run_module("build", "--outdir", str(directory / "dist"), str(ROOT))
         distributions = sorted(str(path) for path in (directory / "dist").iterdir())
         run_module("twine", "check", "--strict", *distributions)
+        run_module("tests.distribution.metadata", *distributions)
 
         wheels = [path for path in distributions if path.endswith(".whl")]
         run_module("venv", str(directory / "venv"))
