@@ -1,7 +1,7 @@
 """Rehearse a release against an index on this machine: build, check, upload, install in an empty environment, run.
 
-``python -m tests.distribution`` ends with status 0 if ``persipubsub demo`` of what was installed misses nothing. Nothing
-leaves the machine; the dependencies come from where pip finds them otherwise.
+``python -m tests.distribution`` ends with status 0 if ``persipubsub demo`` of what was installed misses nothing.
+Nothing leaves the machine; the dependencies come from where pip finds them otherwise.
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""Check what distributions say of themselves, and what is in them: ``python -m tests.distribution.metadata FILE...``."""
+"""Check what distributions say of themselves, and what is in them.
+
+Run it with ``python -m tests.distribution.metadata FILE...``.
+"""
 
 import email
 import email.message
