@@ -52,6 +52,9 @@ nitpick_ignore_regex = [
 # Of what a terminal shows, only the commands are copied.
 copybutton_prompt_text = "$ "
 
+# A footnote stands at its word, without a space.
+trim_footnote_reference_space = True
+
 html_theme = "furo"
 html_static_path = ["_static"]
 html_title = f"persipubsub {release}"
