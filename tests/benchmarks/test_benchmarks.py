@@ -194,7 +194,10 @@ def test_the_page_begins_with_what_a_user_needs() -> None:
     document = results.read(FIGURES)
     document.machine = dataclasses.replace(document.machine, commit="0123456789ab")
     page = report.page(document, [])
-    parts = ["**send one by one**", "**send in batches of 1,000**", "**from send to a waiting process**", "0123456789ab", "send 1,000"]
+    parts = [
+        "**send one by one**", "**send in batches of 1,000**", "**from send to a waiting process**", "0123456789ab",
+        "send 1,000"
+    ]
     positions = [page.index(part) for part in parts]
     assert positions == sorted(positions) and positions[-1] < page.index("How it is measured\n")
 
