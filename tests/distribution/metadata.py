@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 from typing import Dict, List, Sequence
 
-EXTRAS = ("nats", "prometheus", "benchmark", "examples", "dev")
+EXTRAS = ("dashboard", "local-cluster", "nats", "otel", "prometheus", "benchmark", "examples", "dev")
 URLS = ("Documentation", "Changelog")
 
 #: What a distribution must have, and what a wheel must not have.
