@@ -1,4 +1,4 @@
-"""Read the status of queues in another process, so that a damaged queue cannot end the caller.
+"""Read queues in another process, so that a damaged queue cannot end the caller.
 
 LMDB maps a file and trusts its contents, so a damaged page can end the process that reads it by a signal. A program
 that looks at several queues lets a child read them. The child is started once, and again after a queue has ended it.
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Tuple, TypeVar, Union
 
 from persipubsub import environment, errors
 from persipubsub.status import QueueStatus
@@ -34,8 +34,9 @@ _PROGRAM = ("import sys; sys.path[:] = sys.argv[2:]; from persipubsub import sta
 #: An absolute path, or the URL of a queue on a cluster.
 Location = Union[pathlib.Path, str]
 
+T = TypeVar("T")
 # Pickled by code of this very version, which runs as the same user.
-_Answer = Tuple[Union[QueueStatus, errors.PersipubsubError], List[logging.LogRecord]]
+_Answer = Tuple[Union[T, errors.PersipubsubError], List[logging.LogRecord]]
 
 
 def read_status(path: Location) -> QueueStatus:
@@ -66,15 +67,24 @@ class StatusReader:
         :raise DamagedError: the queue ended the child, or is known to be damaged
         :raise StorageError: the child did not answer in time, or cannot be started
         """
-        if isinstance(path, str):
-            return self._read_on_cluster(path)
+        return self._read_on_cluster(path) if isinstance(path, str) else self.run(read_status, path)
+
+    def run(self, function: Callable[[pathlib.Path], T], path: pathlib.Path, timeout_s: int = LOOK_S_MAX) -> T:
+        """Return what a function returns for the absolute path of a queue, in the child.
+
+        :param function: can be pickled, and so can what it returns
+        :param timeout_s: seconds after which the child is ended
+        :raise PersipubsubError: the function raised it
+        :raise DamagedError: the queue ended the child, or is known to be damaged
+        :raise StorageError: the child did not answer in time, or cannot be started
+        """
         if getattr(sys, "frozen", False) or not sys.executable:
-            return read_status(path)  # there is no interpreter to start
+            return function(path)  # there is no interpreter to start
         if self._owner != os.getpid():
             # After a fork, the child and the lock belong to the parent.
             self._owner, self._lock, self._child = os.getpid(), threading.Lock(), None
         with self._lock:
-            found, logged = self._ask(path)
+            found, logged = self._ask(function, path, timeout_s)
         for record in logged:
             logging.getLogger(record.name).handle(record)
         if isinstance(found, errors.PersipubsubError):
@@ -101,7 +111,7 @@ class StatusReader:
             self._on_clusters.pop(url, opened).close()
             raise
 
-    def _ask(self, path: pathlib.Path) -> _Answer:
+    def _ask(self, function: Callable[[pathlib.Path], T], path: pathlib.Path, timeout_s: int) -> "_Answer[T]":
         if self._child is None or self._child.has_ended():
             try:
                 self._child = _Child()
@@ -111,11 +121,11 @@ class StatusReader:
                     "or descriptors (ulimit -u, ulimit -n).") from error
         child = self._child
         try:
-            child.connection.send(path)
-            answer: _Answer = child.connection.recv()
+            child.connection.send((function, path, timeout_s))
+            answer: "_Answer[T]" = child.connection.recv()
             return answer
         except (EOFError, OSError) as error:
-            raise child.obituary(path) from error
+            raise child.obituary(path, timeout_s) from error
         except BaseException:
             # An interrupt: this answer must not be read as the answer to the next question.
             child.end()
@@ -150,7 +160,7 @@ class _Child:
         """Return whether the process has ended."""
         return self._process.poll() is not None
 
-    def obituary(self, path: pathlib.Path) -> errors.PersipubsubError:
+    def obituary(self, path: pathlib.Path, timeout_s: int) -> errors.PersipubsubError:
         """Return the error that says how a queue ended the process."""
         import subprocess
         try:
@@ -163,7 +173,7 @@ class _Child:
             return errors.damaged(path, f"reading it ended a process by {signal.Signals(-code).name}")
         if code == -signal.SIGALRM:
             return errors.StorageError(
-                f"The queue at {path} could not be read within {LOOK_S_MAX} s: some process keeps it locked, or reads "
+                f"The queue at {path} could not be read within {timeout_s} s: some process keeps it locked, or reads "
                 "all of it. Look for a stopped process, or wait.")
         return errors.StorageError(f"The process that read the queue at {path} ended with status {code}: {said}. "
                                    "Try again.")
@@ -205,14 +215,14 @@ def serve(descriptor: int) -> None:
     with Connection(descriptor) as connection:
         while True:
             try:
-                path = connection.recv()
+                function, path, timeout_s = connection.recv()
             except (EOFError, OSError):
                 return
             logged.clear()
-            found: Union[QueueStatus, errors.PersipubsubError]
-            signal.alarm(LOOK_S_MAX)
+            found: object
+            signal.alarm(timeout_s)
             try:
-                found = read_status(path)
+                found = function(path)
             except errors.PersipubsubError as error:
                 found = error
             signal.alarm(0)
