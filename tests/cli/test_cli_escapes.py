@@ -123,6 +123,7 @@ def runs(path: str, directory: pathlib.Path) -> Dict[str, List[Sequence[str]]]:
         "status": [[path, broken, other], [path, "--json"], [path, f"--{ESCAPES}"]],
         "top": [[path, broken, "--interval", "0.1"], [path, "--interval", ESCAPES]],
         "metrics": [[path, "--listen", ESCAPES], [path, "--listen", "a..b:1"]],
+        "dashboard": [[path, "--listen", ESCAPES], [path, "--listen", "a..b:1"], [path, "--token", ESCAPES]],
         "subscriber": [["list", path], ["list", path, "--json"], [f"no verb {ESCAPES}"], ["add", path, f"3{ESCAPES}"],
                        ["add", path, ESCAPES, "--lease-s", "1"], ["remove", path, dying], ["remove", path, other]],
         "set": [[path, "--max-messages", "7"], [path, "--mode", ESCAPES], [broken, "--max-messages", "7"]],

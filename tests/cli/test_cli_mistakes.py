@@ -44,6 +44,8 @@ def calls(verb: str, path: str, other: str) -> List[Sequence[str]]:
         "status": [[path], [path, "--json", path]],
         "top": [[path, "--interval", "0.1"], [path, "--interval", "nan"]],
         "metrics": [[path, "--listen", f"{NO_UTF_8}:1"], [path, "--listen", "a..b:80"]],
+        "dashboard": [[path, "--listen", f"{NO_UTF_8}:1"], [path, "--listen", "a..b:80"], [path, "--token", NO_UTF_8],
+                      [path, "--interval", "nan"]],
         "subscriber": [["list", path], ["add", path, NO_UTF_8], ["remove", path, "b"],
                        ["add", path, "b", "--lease-s", "nan"]],
         "set": [[path, "--max-messages", "9" * 4000], [path, "--message-timeout", "nan"], [path, "--strategy", "x"],

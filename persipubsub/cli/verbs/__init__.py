@@ -76,6 +76,11 @@ def _metrics() -> click.Command:
     return metrics
 
 
+def _dashboard() -> click.Command:
+    from persipubsub.cli.verbs.dashboard import dashboard
+    return dashboard
+
+
 def _subscriber() -> click.Command:
     from persipubsub.cli.verbs.subscriber import subscriber
     return subscriber
@@ -146,6 +151,7 @@ VERBS: Dict[str, Callable[[], click.Command]] = {
     "status": _status,
     "top": _top,
     "metrics": _metrics,
+    "dashboard": _dashboard,
     "subscriber": _subscriber,
     "set": _set,
     "prune": _prune,
