@@ -1,6 +1,6 @@
 """Make the picture of the dashboard: set up queues with some trouble, start the command, and look with Chromium.
 
-Run it as ``python docs/_screenshots.py [TARGET]``. It needs Chromium, and playwright of the extra ``[dev]``.
+Run it as ``python docs/_screenshots.py [TARGET]``. It needs Chromium, and what the extra ``[dev]`` installs.
 """
 
 import contextlib
@@ -11,8 +11,9 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import persipubsub
@@ -26,30 +27,44 @@ WATCHED_S = 75
 
 
 def orders(directory: pathlib.Path) -> Iterator[None]:
-    """A queue that works: each step sends and acknowledges some messages."""
+    """Run a queue that works, but whose packers fail at some messages."""
     env = persipubsub.new_environment(directory / "orders")
     control = env.new_control(["audit", "billing"], HighWaterMark(604800.0, 10000, None), retention_s=3600.0)
     control.add_subscriber("packing", shared=True, max_deliveries=2, retry_delay_s=0)
     publisher, step = env.new_publisher(), 0
-    for number in range(1900):
-        publisher.send(json.dumps({"order": 1000 + number, "item": "cup", "count": 1 + number % 7}).encode(),
-                       headers={"content-type": "application/json"})
+    publisher.send_many([b'{"item": "cup"}'] * 1900)
     while True:
         step += 1
         for number in range(30 + 17 * (step % 5)):
-            publisher.send(json.dumps({"order": step * 100 + number, "item": "plate"}).encode())
+            publisher.send(json.dumps({"order": step * 100 + number, "item": "plate"}).encode(),
+                           headers={"content-type": "application/json"})
         for name, most in (("audit", 90), ("billing", 55 + 20 * (step // 40 % 3)), ("packing", 64)):
             subscriber = env.new_subscriber(name)
-            for _ in range(most):
+            for index in range(most):
                 with contextlib.suppress(KeyError), subscriber.receive(timeout=0) as message:
-                    if message is not None and name == "packing" and step % 120 == 7:
+                    if message is not None and name == "packing" and step % 50 == 7 and index < 4:
                         raise KeyError("address")
             subscriber.close()
         yield
 
 
+def steady(name: str, subscribers: Sequence[str], most: int, directory: pathlib.Path) -> Iterator[None]:
+    """Run a queue whose subscribers keep up."""
+    env = persipubsub.new_environment(directory / name)
+    env.new_control(subscribers, HighWaterMark(None, 50 * most, None))
+    publisher, step = env.new_publisher(), 0
+    while True:
+        step += 1
+        publisher.send_many([b"something to do"] * (most // 2 + most * (step * 7 % 11) // 11))
+        for subscriber in map(env.new_subscriber, subscribers):
+            with subscriber.receive_many(most):
+                pass
+            subscriber.close()
+        yield
+
+
 def invoices(directory: pathlib.Path) -> Iterator[None]:
-    """A queue that is full and refuses, since its reader has ended."""
+    """Run a queue that is full and refuses, since its reader has ended."""
     env = persipubsub.new_environment(directory / "invoices")
     env.new_control(["archive"], HighWaterMark(None, 500, None), Strategy.refuse)
     env.new_publisher().send_many([b"invoice"] * 500)
@@ -58,10 +73,10 @@ def invoices(directory: pathlib.Path) -> Iterator[None]:
 
 
 def thumbnails(directory: pathlib.Path) -> Iterator[None]:
-    """A queue whose worker is stuck with a message."""
+    """Run a queue whose worker is stuck with a message."""
     env = persipubsub.new_environment(directory / "thumbnails")
     control = env.new_control()
-    control.add_subscriber("resizers", shared=True, lease_s=3600)
+    control.add_subscriber("resizers", shared=True, lease_s=30)
     env.new_publisher().send_many([f"/photos/{number}.jpg".encode() for number in range(43)])
     with env.new_subscriber("resizers").receive():
         while True:
@@ -69,7 +84,7 @@ def thumbnails(directory: pathlib.Path) -> Iterator[None]:
 
 
 def emails(directory: pathlib.Path) -> Iterator[None]:
-    """A queue with little to do, and delayed messages."""
+    """Run a queue with little to do, and delayed messages."""
     env = persipubsub.new_environment(directory / "emails")
     env.new_control(["senders"])
     publisher, subscriber = env.new_publisher(), env.new_subscriber("senders")
@@ -90,6 +105,7 @@ def busy(directory: pathlib.Path) -> Iterator[None]:
 
     def work() -> None:
         programs = [make(directory) for make in (orders, invoices, thumbnails, emails)]
+        programs += [steady("payments", ["ledger"], 40, directory), steady("search", ["index", "audit"], 250, directory)]
         while not stop.is_set():
             for program in programs:
                 next(program)
@@ -109,7 +125,7 @@ def busy(directory: pathlib.Path) -> Iterator[None]:
 @contextlib.contextmanager
 def served(directory: pathlib.Path) -> Iterator[str]:
     """Serve the dashboard during the block, and provide its URL."""
-    names = ["orders", "invoices", "thumbnails", "emails"]
+    names = ["orders", "payments", "invoices", "search", "thumbnails", "emails"]
     command = [sys.executable, "-m", "persipubsub", "dashboard", *names, "--listen", "127.0.0.1:0", "--interval", "0.5s"]
     with subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -121,16 +137,18 @@ def served(directory: pathlib.Path) -> Iterator[str]:
 
 def shoot(browser: Any, url: str, target: pathlib.Path) -> None:
     """Write the picture of a page."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = browser.new_page(viewport={"width": 1280, "height": 985})
     page.goto(url)
-    page.get_by_text("stuck", exact=True).first.wait_for(timeout=WATCHED_S * 1000)
-    page.screenshot(path=target, full_page=False)
+    page.locator(".kind").filter(has_text="stuck").nth(1).wait_for(timeout=WATCHED_S * 1000)
+    page.screenshot(path=target)
+    # Few colours are enough for a page without photographs, and make a small file.
+    Image.open(target).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
 
 
 def main() -> None:
     """Make the picture."""
     target = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(prefix="shop-", dir="/tmp") as name:
         directory = pathlib.Path(name)
         with busy(directory), served(directory) as url, sync_playwright() as playwright:
             time.sleep(WATCHED_S)

@@ -1,7 +1,7 @@
 """The samples of one queue that are kept in memory: those of the last hour, in slots of five seconds."""
 
 import collections
-from typing import Deque, Dict, List, NamedTuple, Optional
+from typing import Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from persipubsub.status import QueueStatus
 
@@ -41,7 +41,7 @@ class _Recent(NamedTuple):
 
 
 class History:
-    """The samples of one queue. A queue that was made anew at the same place begins again."""
+    """The samples of one queue. One thread adds to it, while others read."""
 
     def __init__(self) -> None:
         self.samples: Deque[Sample] = collections.deque(maxlen=SLOTS_MAX)
@@ -51,23 +51,22 @@ class History:
         #: When something was last seen to be sent, or the first look.
         self.sent_s: Optional[float] = None
 
+    def continues(self, time_s: float, status: QueueStatus) -> bool:
+        """Return whether a look is of the same queue as before, later. If not, begin a new history."""
+        last = self._recent[-1] if self._recent else None
+        return last is None or (status.sent >= last.sent and time_s > last.time_s)
+
     def add(self, time_s: float, status: QueueStatus) -> None:
         """Add what a look has found."""
-        if self._recent and (status.sent < self._recent[-1].sent or time_s <= self._recent[-1].time_s):
-            self._forget()  # made anew, or the clock was set back: nothing of before counts
         taken = {name: one.taken for name, one in status.subscribers.items()}
         self._note_progress(time_s, status.sent, taken)
         self._recent.append(_Recent(time_s, status.sent, taken))
         while len(self._recent) > 2 and self._recent[1].time_s <= time_s - RATE_S:
             self._recent.popleft()
         if self.samples and self.samples[-1].time_s // SLOT_S == time_s // SLOT_S:
-            self.samples.pop()
-        self.samples.append(_sample(time_s, status))
-
-    def _forget(self) -> None:
-        self.samples.clear()
-        self._recent.clear()
-        self.progress_s.clear()
+            self.samples[-1] = _sample(time_s, status)
+        else:
+            self.samples.append(_sample(time_s, status))
 
     def _note_progress(self, time_s: float, sent: int, taken: Dict[str, int]) -> None:
         before = self._recent[-1] if self._recent else None
@@ -80,18 +79,20 @@ class History:
 
     def sent_per_s(self) -> Optional[float]:
         """Return how many messages were sent per second in the last seconds; None before the second look."""
-        elapsed_s = self._elapsed_s()
-        return (self._recent[-1].sent - self._recent[0].sent) / elapsed_s if elapsed_s else None
+        found = self._span()
+        return None if found is None else (found[1].sent - found[0].sent) / (found[1].time_s - found[0].time_s)
 
     def taken_per_s(self, name: str) -> Optional[float]:
         """Return how many messages a subscriber acknowledged per second in the last seconds; None if unknown."""
-        elapsed_s = self._elapsed_s()
-        if not elapsed_s or name not in self._recent[0].taken or name not in self._recent[-1].taken:
+        found = self._span()
+        if found is None or name not in found[0].taken or name not in found[1].taken:
             return None
-        return max(0, self._recent[-1].taken[name] - self._recent[0].taken[name]) / elapsed_s
+        return max(0, found[1].taken[name] - found[0].taken[name]) / (found[1].time_s - found[0].time_s)
 
-    def _elapsed_s(self) -> float:
-        return self._recent[-1].time_s - self._recent[0].time_s if self._recent else 0
+    def _span(self) -> Optional[Tuple[_Recent, _Recent]]:
+        """Return the looks between which rates are computed; None before the second one."""
+        recent = list(self._recent)
+        return (recent[0], recent[-1]) if len(recent) > 1 else None
 
     def after(self, time_s: float) -> List[Sample]:
         """Return the samples of the slots after that of a time, and of that slot if it has a newer one."""

@@ -125,8 +125,7 @@ def _text(payload: bytes, whole: bool) -> Optional[str]:
 
 
 def _json(payload: bytes) -> Optional[str]:
-    """Return an object or an array of JSON with indentation, its numbers as they are written; None for anything else.
-    """
+    """Return an object or array of JSON with indentation, its numbers as they are written; None for anything else."""
     if not payload.lstrip().startswith((b"{", b"[")):
         return None
     try:

@@ -50,6 +50,7 @@ def serving(locations: Iterable[str],
     :param interval_s: seconds between two reads of a queue
     :raise ArgumentError: a location cannot be that of a queue
     :raise OSError: the address cannot be listened on
+    :raise UnicodeError: it is not a possible name
     """
     watchers = watchers_of(locations, interval_s)
     with _listening(address, port) as listener:
@@ -100,5 +101,6 @@ def _config(dashboard: Dashboard) -> uvicorn.Config:
 
 
 def _listening(address: str, port: int) -> socket.socket:
+    address.encode("idna")  # an impossible name is a UnicodeError here, and a TypeError there
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return socket.create_server((address, port), family=family)

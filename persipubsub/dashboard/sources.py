@@ -50,15 +50,16 @@ class ClusterSource:
         self._control: Optional[Control] = None
 
     def call(self, function: Callable[..., T], *arguments: Any, timeout_s: int = LOOK_S_MAX) -> T:
-        """Call the function in this thread. After an error of the queue, the next call opens it again."""
+        """Call the function in this thread. After an error of the queue itself, the next call opens it again."""
         del timeout_s
         try:
-            if self._control is None:
+            if self._environment is None:
                 self._environment = environment.new_environment(self._url)
+            if self._control is None:
                 self._control = self._environment.new_control(create=False)
             return function(self._control, *arguments)
-        except (errors.ArgumentError, errors.UnknownSubscriberError):
-            raise
+        except (errors.ArgumentError, errors.UnavailableError, errors.UnknownSubscriberError):
+            raise  # the queue stays open: a lost connection is made again by itself
         except errors.PersipubsubError:
             self.close()
             raise

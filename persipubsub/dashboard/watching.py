@@ -131,7 +131,10 @@ class Watcher:  # pylint: disable=too-many-instance-attributes  # what it reads,
         try:
             status = self._source.call(reading.status)
             now_s = clock.wall_us() / 1e6
-            self.history.add(now_s, status)
+            # A queue that was made anew at the same place, or a clock that was set back, begins a new history.
+            history = self.history if self.history.continues(now_s, status) else History()
+            history.add(now_s, status)
+            self.history = history
             self.found, self.error = (now_s, status), None
         except errors.PersipubsubError as error:
             self.error = (type(error).__name__, self.masked(str(error)))

@@ -53,9 +53,12 @@ def test_only_what_opens_it_imports_the_engine_for_clusters() -> None:
 
 
 def test_the_command_line_and_the_fixtures_use_the_public_api() -> None:
-    """The command line, the metrics and the fixtures import what users import, and nothing else."""
-    files = [*(PACKAGE / "cli").rglob("*.py"), PACKAGE / "metrics.py", PACKAGE / "testing.py"]
+    """The command line, the dashboard, the metrics and the fixtures import what users import, and nothing else."""
+    files = [
+        *(PACKAGE / "cli").rglob("*.py"), *(PACKAGE / "dashboard").rglob("*.py"), PACKAGE / "metrics.py",
+        PACKAGE / "testing.py"
+    ]
     used = {name.split(".")[0] for file in files for name in imported(file)}
     assert "environment" in used
-    # Reading a status in another process is the metrics' own, shared with the command top.
-    assert {name for name in used if name.islower()} - PUBLIC == {"cli", "status_reader"}
+    # Reading a queue in another process is the metrics' own, shared with the command top and the dashboard.
+    assert {name for name in used if name.islower()} - PUBLIC == {"cli", "dashboard", "status_reader"}

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING, Callable, ContextManager, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, ContextManager, Optional, Tuple, Union
 
 import click
 
@@ -65,14 +65,20 @@ def dashboard(paths: Tuple[str, ...], listen: str, allow_changes: bool, token: O
                 served = stack.enter_context(serve(paths, address, port, allow_changes, token, hosts, modules,
                                                    interval))
             except (OSError, UnicodeError) as error:  # the latter for an impossible host name
-                reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-                raise click.ClickException(f"Cannot listen on {address} port {port}: {reason}.") from error
+                raise click.ClickException(f"Cannot listen on {address} port {port}: {_reason(error)}.") from error
             output.line(f"Serving on {served.url}")
             if served.token is not None:
                 output.line(f"With the token: {served.url}#token={served.token}")
             signal.sigwait(STOP)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _reason(error: Union[OSError, UnicodeError]) -> str:
+    """Return why an address cannot be listened on. Python's own text repeats the address, but for a name unknown."""
+    if isinstance(error, UnicodeError):
+        return str(error)
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error.strerror)
 
 
 def _loaded() -> "Callable[..., ContextManager[Serving]]":

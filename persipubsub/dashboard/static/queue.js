@@ -139,7 +139,7 @@ function row(subscriber, messages) {
         one.pending && idle_s > 5 ? age(idle_s) : "–"];
       texts.forEach((text, index) => {
         setText(cells[index], text);
-        cells[index].className = text === "0" || text === "–" ? "zero" : index === 5 ? "error" : "";
+        cells[index].className = text === "–" ? "none" : text === "0" ? "zero" : index === 5 ? "error" : "";
       });
     },
   };
