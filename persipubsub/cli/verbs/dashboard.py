@@ -78,7 +78,8 @@ def _reason(error: Union[OSError, UnicodeError]) -> str:
     """Return why an address cannot be listened on. Python's own text repeats the address, but for a name unknown."""
     if isinstance(error, UnicodeError):
         return str(error)
-    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(error.strerror)
+    return os.strerror(error.errno) if error.errno is not None and error.errno > 0 else str(
+        error.strerror).partition(" (while")[0]
 
 
 def _loaded() -> "Callable[..., ContextManager[Serving]]":
