@@ -155,7 +155,7 @@ function card(queue) {
 function limitText(queue) {
   const limits = [];
   if (queue.max_messages !== null) {
-    limits.push(`of ${count(queue.max_messages)} messages`);
+    limits.push(`${count(queue.messages)} of ${count(queue.max_messages)} stored`);
   }
   if (queue.max_bytes !== null) {
     limits.push(`${bytes(queue.size_bytes)} of ${bytes(queue.max_bytes)}`);

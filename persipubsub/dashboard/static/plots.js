@@ -7,6 +7,8 @@ const SLOT_S = 5;
 const SLOTS_MAX = 720;
 const SHORTEST_S = 300;
 const LINES_MAX = 5;
+// Steps between the lines of a plot that counts things.
+const STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat();
 
 // Of a sample.
 const [TIME, BACKLOG, SENT, TAKEN, OLDEST, IN_FLIGHT, DEAD, PENDING] = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -138,7 +140,7 @@ function options(one, lines) {
     },
     axes: [
       { ...axis, space: 46, values: (_chart, times) => times.map((at) => new Date(at * 1000).toLocaleTimeString("en-GB").slice(0, 5)) },
-      { ...axis, size: 56, space: 36, values: (_chart, values) => values.map(one.plot.text) },
+      { ...axis, size: 56, space: 36, ...(one.plot.text === count ? { incrs: STEPS } : {}), values: (_chart, values) => values.map(one.plot.text) },
     ],
     series: [{}, ...lines.map(([name], index) => ({
       label: name, stroke: color(`line-${index}`), width: 2, dash: index > 2 ? [6, 4] : [], fill: lines.length === 1 ? color("fill") : undefined,
