@@ -667,3 +667,15 @@ def test_where_the_wakeup_file_cannot_be_made(new_environment: MakeEnvironment, 
     environment.new_publisher().send(b"sent")
     assert waiting.result() == b"sent"
     assert "There is no wake-up" in caplog.text
+
+
+def test_interrupts_in_a_row(tmp_path: pathlib.Path) -> None:
+    """A sleep that was prepared before two interrupts, and begins after them, ends at once."""
+    wakes = Wakeup(tmp_path, 0o600)
+    watch = wakes.watch(1)
+    watch.arm()
+    wakes.interrupt()
+    wakes.interrupt()
+    begin = time.monotonic()
+    watch.wait(WAIT_S)
+    assert time.monotonic() - begin < WAIT_S / 2

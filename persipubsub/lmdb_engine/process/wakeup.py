@@ -155,8 +155,11 @@ class Words:
         self._futex.wait(self._address, published, timeout_s)
 
     def interrupt(self) -> None:
-        """Wake all sleepers as if something had been published. They look, and sleep again unless they have to stop."""
-        self._words[_PUBLISHED] ^= 1 << 31
+        """Wake all sleepers as if something had been published. They look, and sleep again unless they have to stop.
+
+        The word is drawn, since two interrupts in a row must not lead back to what a sleeper has read before them.
+        """
+        self._words[_PUBLISHED] = int.from_bytes(os.urandom(4), "big")
         self._futex.wake(self._address)
         self.free()
 
