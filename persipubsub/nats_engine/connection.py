@@ -60,6 +60,8 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
         :raise PathError: a server refuses this user or these certificates
         """
         while self._client is None or not self._client.is_connected:
+            if self._closed:
+                raise Lost("the queue was closed meanwhile", maybe_done=False)
             if self._connecting is None or self._connecting.done():
                 self._refused = None
                 self._connecting = asyncio.get_running_loop().create_task(self._connect())
@@ -275,6 +277,7 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
         :param attempt: may be tried again whatever became of it before; raises Lost for a try that failed
         :param writes: whether it changes the queue
         :raise UnavailableError: no try succeeded, and the queue is unchanged
+        :raise ClosedError: the connection was closed meanwhile, and the queue is unchanged
         :raise CommitUnknownError: no try succeeded, but one of them may have changed the queue
         """
         loop = asyncio.get_running_loop()
@@ -289,7 +292,13 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
                     raise self._gave_up(error, maybe_done) from error
             await asyncio.sleep(PAUSE_S)
 
-    def _gave_up(self, error: Lost, maybe_done: bool) -> errors.StorageError:
+    def _gave_up(self, error: Lost, maybe_done: bool) -> errors.PersipubsubError:
+        if self._closed and not maybe_done:
+            return errors.ClosedError(f"The queue at {self.target.shown} was closed meanwhile. Nothing was changed.")
+        if self._closed:
+            return errors.CommitUnknownError(
+                f"The queue at {self.target.shown} was closed before the cluster confirmed a change. Whether it is "
+                "stored is unknown. Stop whatever sends before you close the queue.")
         if maybe_done:
             return errors.CommitUnknownError(
                 f"The cluster of {self.target.shown} did not confirm a change within {self.patience_s:g} seconds "

@@ -103,10 +103,13 @@ def delete_queues(locations: Sequence[Location]) -> None:
 
 async def _delete(locations: Sequence[str]) -> None:
     client = await nats.connect(locations[0].rpartition("/")[0].split(","))
-    for location in locations:
-        for kind in ("messages", "state"):
-            await client.request(f"$JS.API.STREAM.DELETE.persipubsub-{kind}-{_name_of(location)}")
-    await client.close()
+    try:
+        for location in locations:
+            for kind in ("messages", "state"):
+                subject = f"$JS.API.STREAM.DELETE.persipubsub-{kind}-{_name_of(location)}"
+                await client.request(subject, timeout=ELECTION_S_MAX)
+    finally:
+        await client.close()
 
 
 def _name_of(location: str) -> str:

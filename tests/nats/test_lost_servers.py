@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import time
-from typing import Callable, Iterator, List, Set
+from typing import Callable, Iterator, List, Set, Type
 
 import pytest
 
@@ -13,6 +13,7 @@ import persipubsub
 from persipubsub import errors
 from persipubsub.local_cluster import Node
 from persipubsub.nats_engine import state
+from tests.concurrency import Task
 from tests.nats.conftest import new_queue
 from tests.nats.servers import Servers
 
@@ -198,3 +199,19 @@ def test_a_server_that_loses_what_it_confirmed(servers: NewServers, monkeypatch:
         publisher.send(b"3")
         with persipubsub.new_environment(environment.location) as other:
             assert list(other.new_subscriber("a").messages(timeout=0))[-1] == b"3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sends, error", [(False, errors.ClosedError), (True, errors.CommitUnknownError)])
+def test_closing_while_a_server_does_not_answer(sends: bool, error: Type[errors.PersipubsubError],
+                                                servers: NewServers) -> None:
+    """What waits for a server that is frozen ends when another thread closes the queue, and says what is known."""
+    one = servers(1)
+    with persipubsub.new_environment(new_queue(one)) as environment:
+        control, publisher = environment.new_control(["a"]), environment.new_publisher()
+        publisher.send(b"0")  # so that the next one need not ask for the settings
+        one.nodes[0].send_signal(signal.SIGSTOP)
+        waiting: "Task[object]" = Task(lambda: publisher.send(b"1") if sends else control.status())
+        time.sleep(0.5)
+        environment.close()
+        assert isinstance(waiting.exception(), error)
