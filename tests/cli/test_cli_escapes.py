@@ -130,6 +130,8 @@ def runs(path: str, directory: pathlib.Path) -> Dict[str, List[Sequence[str]]]:
         "work": [[path, ESCAPES, f"os:{ESCAPES}"], [path, other, "os:getpid"], [other, ESCAPES, "os:getpid"],
                  [path, ESCAPES, "os:getpid", "--message-type", ESCAPES],
                  [path, ESCAPES, "os:getpid", "--grace", ESCAPES]],
+        "relay": [[path, broken], [path, other, "--subscriber", ESCAPES], [other, path], [path, path],
+                  [path, f"nats://{ESCAPES}/x"]],
         "prune": [[path], [other]],
         "clear": [[path], [path, "--yes"]],
         "dead-letters": [["list", path, dying], ["list", path, dying, "--json"], ["list", path, other],

@@ -4,14 +4,14 @@ import json
 import os
 import pathlib
 import time
-import urllib.request
 from typing import Any, Iterator
 
 import pytest
 
 import persipubsub
+from persipubsub.local_cluster import Node, program
 from tests.dashboard.server import Server, serving
-from tests.nats.servers import Node, Servers, program
+from tests.nats.servers import Servers
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,8 +32,7 @@ def fixture_servers(tmp_path: pathlib.Path) -> Iterator[Servers]:
 
 def connections(node: Node) -> Any:
     """Return how many connections the server has had, and has now."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{node.monitor}/varz", timeout=10) as response:
-        found = json.load(response)
+    found = node.ask("varz")
     return found["total_connections"], found["connections"]
 
 

@@ -12,8 +12,8 @@ KNOW_AN_ENGINE = {"engine/location.py", "compaction.py", "migration.py", "recove
 #: What users import: the other modules may change with every release.
 PUBLIC = {
     "aio", "clock", "compaction", "control", "dead_letters", "delayed", "deployment", "environment", "errors",
-    "local_cluster", "message", "metrics", "migration", "publisher", "queue", "recovery", "relay", "replay", "status", "subscriber",
-    "testing", "typed", "worker"
+    "local_cluster", "message", "metrics", "migration", "publisher", "queue", "recovery", "relay", "replay", "status",
+    "subscriber", "testing", "typed", "worker"
 }
 
 
