@@ -2,7 +2,8 @@
 
 from typing import Any, Dict
 
-import django_orders  # noqa: F401  # pylint: disable=unused-import  # calls django.setup(), before any model is imported
+# It calls django.setup(), before any model is imported. It is beside this file, where Python looks for it.
+import django_orders  # noqa: F401  # pylint: disable=unused-import,import-error
 from django.db import close_old_connections, connection
 
 
