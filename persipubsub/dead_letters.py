@@ -27,3 +27,5 @@ class DeadLetter:  # pylint: disable=too-many-instance-attributes  # one per fac
     died_time_s: float
     #: Its headers.
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    #: Where that exception was raised: the innermost frames of its traceback, at most 1,000 characters.
+    error_traceback: str = ""

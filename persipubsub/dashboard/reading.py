@@ -76,6 +76,7 @@ def dead_letters(control: Control, subscriber: str, after: int, modules: Sequenc
             "deliveries": one.deliveries,
             "error_type": one.error_type,
             "error_text": one.error_text,
+            "error_traceback": one.error_traceback,
             **_message(one.payload, one.headers, write)
         })
     return {"letters": shown, "next": None}

@@ -2,9 +2,11 @@
 
 import operator
 import pathlib
+import traceback
 from typing import TYPE_CHECKING, Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from persipubsub.engine.limits import ERROR_TEXT_CHARACTERS_MAX, ERROR_TYPE_CHARACTERS_MAX
+from persipubsub.engine.limits import (ERROR_TEXT_CHARACTERS_MAX, ERROR_TRACEBACK_CHARACTERS_MAX,
+                                       ERROR_TYPE_CHARACTERS_MAX)
 from persipubsub.queue import NO_LIMITS, Durability, HighWaterMark, Strategy
 
 if TYPE_CHECKING:
@@ -164,6 +166,7 @@ class Failure(NamedTuple):
 
     type: str
     text: str
+    traceback: str = ""
 
 
 NO_FAILURE = Failure("", "")
@@ -177,7 +180,18 @@ def failure_of(error: BaseException) -> Failure:
         text = str(error)
     except Exception:  # pylint: disable=broad-exception-caught  # a program's own __str__
         text = ""
-    return Failure(name[:ERROR_TYPE_CHARACTERS_MAX], text[:ERROR_TEXT_CHARACTERS_MAX])
+    return Failure(name[:ERROR_TYPE_CHARACTERS_MAX], text[:ERROR_TEXT_CHARACTERS_MAX], _traceback_of(error))
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Return the innermost frames of the traceback of an exception, in whole lines."""
+    try:
+        text = "".join(traceback.format_tb(error.__traceback__))
+    except Exception:  # pylint: disable=broad-exception-caught  # a source file that cannot be read, or is no text
+        return ""
+    if len(text) <= ERROR_TRACEBACK_CHARACTERS_MAX:
+        return text
+    return text[-ERROR_TRACEBACK_CHARACTERS_MAX:].partition("\n")[2]
 
 
 # Administration

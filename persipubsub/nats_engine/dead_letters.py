@@ -40,6 +40,7 @@ class Death(msgspec.Struct):
     error_text: str
     sent_us: int
     died_us: int
+    error_traceback: str = ""
 
 
 class Dying(NamedTuple):
@@ -64,8 +65,9 @@ class DeadLetters:
     def publication(self, number: int, message_id: int, dying: Dying, deliveries: int) -> Publication:
         """Return what is stored as a dead letter of a subscriber."""
         before = self.death_of(dying.message)
-        death = Death(dying.reason, deliveries, *dying.failure,
-                      dying.message.time_us if before is None else before.sent_us, dying.died_us)
+        failure = dying.failure
+        death = Death(dying.reason, deliveries, failure.type, failure.text,
+                      dying.message.time_us if before is None else before.sent_us, dying.died_us, failure.traceback)
         made = publication(self._subject(number, message_id), dying.message.payload, headers_of(dying.message))
         made.headers[DEATH] = json.dumps(msgspec.to_builtins(death))
         return made
@@ -188,8 +190,9 @@ def is_shared(policy: Optional[Policy]) -> bool:
 def _shown(message_id: int, stored: Stored) -> DeadLetter:
     found = parsed_header(stored.header)
     death = msgspec.json.decode(found[DEATH.encode()], type=Death)
-    return DeadLetter(message_id, stored.payload, death.reason, death.deliveries, death.error_type, death.error_text,
-                      death.sent_us / 1e6, death.died_us / 1e6, encoded_headers.decoded(headers_of(stored)))
+    return DeadLetter(message_id, stored.payload, death.reason, death.deliveries, death.error_type,
+                      death.error_text, death.sent_us / 1e6, death.died_us / 1e6,
+                      encoded_headers.decoded(headers_of(stored)), death.error_traceback)
 
 
 def no_dead_letters(identifier: bytes) -> errors.SubscriberKindError:

@@ -300,6 +300,7 @@ def test_the_reason_is_kept(reason: str, text: str, burying: Queue) -> None:
     """The reason of a rejection is the text of the dead letter, up to 1,000 characters, whatever they are."""
     assert ended_by(burying.subscriber, Reject(reason))
     assert [letter.error_text for letter in burying.dead()] == [text]
+    assert all("raise" in letter.error_traceback for letter in burying.dead())
 
 
 def test_a_rejected_message_after_failures(burying: Queue) -> None:

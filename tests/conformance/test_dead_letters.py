@@ -70,6 +70,7 @@ def test_the_name_of_a_builtin_exception(new_queue: NewQueue) -> None:
         raise ValueError("This is no picture.")
     letter, = letters(queue)
     assert (letter.error_type, letter.error_text) == ("ValueError", "This is no picture.")
+    assert "test_dead_letters.py" in letter.error_traceback and "no picture" in letter.error_traceback
 
 
 def test_the_text_of_an_exception_is_bounded(new_queue: NewQueue) -> None:

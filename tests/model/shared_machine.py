@@ -195,8 +195,10 @@ class SharedMachine(Machine):
         """Compare the dead letters of a subscriber with the model."""
         place = self.with_policy(name)
         found = [
-            dataclasses.replace(letter, error_type=letter.error_type.rpartition(".")[2], error_text="")
-            for letter in control.dead_letters(name)
+            dataclasses.replace(letter,
+                                error_type=letter.error_type.rpartition(".")[2],
+                                error_text="",
+                                error_traceback="") for letter in control.dead_letters(name)
         ]
         assert found == [
             DeadLetter(letter_id, one.message.payload, one.reason, one.deliveries, one.failure, "",

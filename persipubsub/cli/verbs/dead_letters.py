@@ -80,6 +80,7 @@ def show(path: str, name: str, message_id: int, payload: bool, format_name: Opti
     if format_name is None:
         facts["payload"] = repr(dead_letter.payload)
     output.lines(f"{what:<10}  {value}" for what, value in facts.items())
+    output.lines(f"traceback   {line.strip()}" for line in dead_letter.error_traceback.splitlines())
     if format_name is not None:
         written = FORMATS[format_name](dead_letter.payload)
         output.payload(b"payload     " + (written + b"\n" if format_name == "raw" else written))

@@ -152,6 +152,7 @@ export function deadLettersPanel(queueId, session) {
       h("dl", { class: "headers" }, [["reason", one.reason], ["sent", time(one.time)], ["died", time(one.died)], ["deliveries", count(one.deliveries)], ["error", one.error_type || "–"]]
         .map(([key, value]) => h("div", {}, h("dt", {}, key), h("dd", {}, oneLine(value))))),
       one.error_text ? h("pre", { class: "trace", tabindex: 0, "aria-label": "Text of the error" }, visible(one.error_text)) : null,
+      one.error_traceback ? h("pre", { class: "trace", tabindex: 0, "aria-label": "Traceback" }, visible(one.error_traceback)) : null,
       ...payload(one),
       session.changes ? h("div", { class: "buttons" },
         h("button", { type: "button", onclick: () => change("requeue", name, [one.id]) }, "Requeue"),

@@ -21,14 +21,21 @@ DEAD_LETTER_KEY = struct.Struct(">IQI")
 
 
 def _encode_failure(failure: Failure) -> bytes:
-    return f"{failure.type}\0{failure.text}".encode("utf-8", "backslashreplace") if failure.type else b""
+    """Encode what is kept of an exception. A type is never empty, so a NUL at the beginning announces a traceback."""
+    if not failure.type:
+        return b""
+    before = "\0{}\0".format(failure.traceback.replace("\0", "\\0")) if failure.traceback else ""
+    return f"{before}{failure.type}\0{failure.text}".encode("utf-8", "backslashreplace")
 
 
 def _decode_failure(value: bytes) -> Failure:
     if not value:
         return NO_FAILURE
-    kind, _, text = value.decode().partition("\0")
-    return Failure(kind, text)
+    text, traceback = value.decode(), ""
+    if text.startswith("\0"):
+        traceback, _, text = text[1:].partition("\0")
+    kind, _, text = text.partition("\0")
+    return Failure(kind, text, traceback)
 
 
 class Delivery(NamedTuple):

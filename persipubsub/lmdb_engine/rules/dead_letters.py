@@ -169,7 +169,7 @@ def read(txn: Transaction, number: int, start: int, max_letters: int, max_bytes:
         found.append(
             DeadLetter(message_id, message.payload, REASONS[death.reason], death.deliveries,
                        death.failure.type, death.failure.text, message.sent_us / 1e6, death.died_us / 1e6,
-                       headers.decoded(message.headers)))
+                       headers.decoded(message.headers), death.failure.traceback))
     return found
 
 
