@@ -76,9 +76,10 @@ def _stuck(one: SubscriberStatus, idle_s: float) -> Optional[str]:
     if not one.pending or age_s < max(STUCK_S, 2 * lease_s):
         return None
     if idle_s >= WATCHED_S:
-        text = f"Nothing acknowledged for {age(idle_s)}, {one.pending:,} pending, the oldest for {age(age_s)}. "
-        return text + ("A worker holds a message and may be stuck."
-                       if one.in_flight else "No process receives, or it is stuck or fails at the first message.")
+        text = (f"Nothing acknowledged for at least {age(idle_s)}, {one.pending:,} pending, the oldest for "
+                f"{age(age_s)}. ")
+        return text + ("A worker holds a message and may be stuck." if one.in_flight else
+                       f"No process receives, or one is stuck or fails at message {one.next_id}: look at that message.")
     if one.in_flight and one.pending == one.in_flight:
         return (
             f"A message has been in flight for {age(age_s)}, longer than the lease: a worker that holds it is stuck, "

@@ -108,12 +108,21 @@ def test_status_shows_dropped_messages(path: pathlib.Path) -> None:
 
 
 def test_subscribers_come_and_go(path: pathlib.Path) -> None:
-    """The list shows what add and remove did; removing a stranger is an error that names those there are."""
+    """The list shows what add and remove did. Removing a stranger is an error that names those there are."""
     assert run("subscriber", "add", path, "new").returncode == 0
-    assert run("subscriber", "remove", path, "audit").returncode == 0
+    assert run("subscriber", "remove", path, "audit", "--yes").returncode == 0
     assert run("subscriber", "list", path).stdout == "billing  plain\nnew      plain\n"
     failed = run("subscriber", "remove", path, "audit")
     assert failed.returncode == 1 and "'billing', 'new'" in failed.stderr
+
+
+def test_removing_asks_before_pending_messages_are_deleted(path: pathlib.Path) -> None:
+    """Whoever removes a subscriber is told how many messages it has pending, and asked."""
+    refused = run("subscriber", "remove", path, "audit", stdin="n\n")
+    assert refused.returncode == 1 and "'audit', which has 3 messages pending?" in refused.stderr
+    assert run("subscriber", "list", path).stdout == "audit    plain\nbilling  plain\n"
+    assert run("subscriber", "remove", path, "audit", stdin="y\n").returncode == 0
+    assert run("subscriber", "list", path).stdout == "billing  plain\n"
 
 
 def test_prune_deletes_what_has_expired(path: pathlib.Path) -> None:

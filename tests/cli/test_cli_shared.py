@@ -124,7 +124,7 @@ def test_removing_asks_before_dead_letters_are_deleted(path_of_failures: pathlib
     """The user is asked and told their number; without dead letters nobody is asked."""
     refused = run("subscriber", "remove", path_of_failures, "workers", stdin="n\n")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "Remove the subscriber 'workers', and delete its 3 dead letters?" in refused.stderr
+    assert "Remove the subscriber 'workers', which has 3 dead letters?" in refused.stderr
     assert subscriber(path_of_failures).dead_letters == 3
     removed = run("subscriber", "remove", path_of_failures, "workers", "--yes")
     assert (removed.returncode, removed.stdout) == (0, "")

@@ -107,7 +107,7 @@ class SharedMachine(Machine):
         if found:
             self.claims.append(Claim(opened, worker, receipt, place.number, number, found))
             if extends:
-                self.extend_lease(which)
+                self.extend_lease(len(self.claims) - 1)
 
     @precondition(lambda self: self.claims)
     @rule(which=WHICH, end=ENDS, stops=st.booleans())

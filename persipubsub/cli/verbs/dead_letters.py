@@ -77,11 +77,11 @@ def show(path: str, name: str, message_id: int, payload: bool, format_name: Opti
     }
     if dead_letter.headers:
         facts["headers"] = json.dumps(dict(dead_letter.headers))
-    if format_name is None:
-        facts["payload"] = repr(dead_letter.payload)
     output.lines(f"{what:<10}  {value}" for what, value in facts.items())
     output.lines(f"traceback   {line.strip()}" for line in dead_letter.error_traceback.splitlines())
-    if format_name is not None:
+    if format_name is None:
+        output.line(f"payload     {dead_letter.payload!r}")
+    else:
         written = FORMATS[format_name](dead_letter.payload)
         output.payload(b"payload     " + (written + b"\n" if format_name == "raw" else written))
 

@@ -69,15 +69,20 @@ def add(path: str, name: str, start: Any, **settings: Any) -> None:
                     short_help="Remove a subscriber.")
 @click.argument("path", type=click.Path())
 @click.argument("name", shell_complete=complete_subscriber)
-@click.option("--yes", is_flag=True, help="Do not ask, even if there are dead letters.")
+@click.option("--yes", is_flag=True, help="Do not ask, even if there are pending messages or dead letters.")
 def remove(path: str, name: str, yes: bool) -> None:
     """Remove the subscriber NAME, its dead letters, and the messages that no other subscriber awaits."""
     with opened_control(path) as control:
         found = control.status().subscribers.get(name)
-        if found is not None and found.dead_letters and not yes:
-            letters = counted(found.dead_letters, "dead letter")
-            output.confirm(f"Remove the subscriber {name!r}, and delete its {letters}?")
+        if found is not None and not yes and (what := _deleted_with(found)):
+            output.confirm(f"Remove the subscriber {name!r}, which has {what}?")
         control.remove_subscriber(name)
+
+
+def _deleted_with(one: SubscriberStatus) -> str:
+    """Return what a subscriber has that may be deleted with it; empty if nothing."""
+    pending = one.pending and f"{counted(one.pending, 'message')} pending"
+    return " and ".join(filter(None, (pending, one.dead_letters and counted(one.dead_letters, "dead letter"))))
 
 
 @subscriber.command("list",
