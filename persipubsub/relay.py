@@ -175,7 +175,7 @@ class Relay:  # pylint: disable=too-many-instance-attributes  # both ends, and w
             _LOGGER.warning("%r goes on.", self)
 
     def stop(self) -> None:
-        """End run() after the batch that it brings now. Any thread and a signal handler may call this."""
+        """End run() after its current batch. Any thread or signal handler may call this."""
         self._stopped = True
         subscriber = self._subscriber
         if subscriber is not None:
@@ -191,7 +191,7 @@ class Relay:  # pylint: disable=too-many-instance-attributes  # both ends, and w
         return RelayStatus(self._relayed, one.pending, one.oldest_pending_age_s or 0, self._error)
 
     def close(self) -> None:
-        """Close the queues that it opened; more than once is fine. Environments that it was given stay open."""
+        """Close the queues that the relay opened. Environments that it was given stay open. May be called again."""
         self._opened.close()
 
     def __enter__(self) -> "Relay":
@@ -273,7 +273,7 @@ class _Passage:  # pylint: disable=too-many-instance-attributes  # both ends, an
         raise errors.ReplacedError(f"The relay from {self._names} {why}.")
 
     def _warn(self) -> None:
-        """Warn of what may lose messages."""
+        """Warn about what may lose messages."""
         next_id = _status_of(self._source, self._subscriber.identifier).next_id
         if 0 < self._relayed.message_id < next_id - 1:
             _LOGGER.warning(

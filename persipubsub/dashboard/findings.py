@@ -17,7 +17,7 @@ ERROR, WARNING = "error", "warning"
 
 
 class Finding(NamedTuple):
-    """Something that a person should look at."""
+    """Something that needs a person's attention."""
 
     level: str
     #: A short name of the kind, such as ``full``.
@@ -102,7 +102,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def age(seconds: float) -> str:
-    """Return an age as people say it, such as ``3 min``."""
+    """Return an age for people to read, such as ``3 min``."""
     for unit_s, unit, most_s in ((1, "s", 120), (60, "min", 7200), (3600, "h", 172800)):
         if seconds < most_s:
             return f"{seconds / unit_s:.0f} {unit}"

@@ -1,6 +1,6 @@
-"""Traces by OpenTelemetry, which needs the extra ``[otel]``: one trace leads from a send to whoever processes it.
+"""Tracing with OpenTelemetry, which needs the extra ``[otel]``: one trace leads from a send to whoever processes it.
 
-``enable()`` switches them on for all queues of the process. Until then nothing of OpenTelemetry is loaded.
+``enable()`` turns tracing on for all queues of the process. Until then, OpenTelemetry is not loaded.
 """
 
 from typing import TYPE_CHECKING, Any, Optional
@@ -15,7 +15,7 @@ __all__ = ["Instrumentor", "current_trace_id", "disable", "enable"]
 
 
 def enable(tracer_provider: "Optional[TracerProvider]" = None) -> None:
-    """Trace from now on what publishers and subscribers of this process do, also those that exist already.
+    """Trace all publishers and subscribers of this process from now on, including those that exist already.
 
     A forked process goes on tracing. Any other process has to call this itself.
 

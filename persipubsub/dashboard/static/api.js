@@ -38,7 +38,7 @@ async function withToken(request) {
       if (error.status !== 401) {
         throw error;
       }
-      const token = await ask("Token needed", "The command persipubsub dashboard has printed it.", "Continue", "Token");
+      const token = await ask("Token needed", "The command persipubsub dashboard printed it at its start.", "Continue", "Token");
       if (token === null) {
         throw error;
       }

@@ -71,7 +71,7 @@ export function messagesPanel(id) {
   const list = h("div", { class: "list", "aria-live": "polite" });
   const from = h("input", { type: "number", min: 1, inputmode: "numeric", "aria-label": "Message id", placeholder: "id" });
   const next = h("button", { type: "button", disabled: true }, "Next ›");
-  const note = h("p", { class: "quiet" }, "Looking takes no message: nothing is delivered or acknowledged.");
+  const note = h("p", { class: "quiet" }, "Looking at messages delivers and acknowledges nothing.");
   let nextId = null;
 
   async function load(start) {
@@ -84,7 +84,7 @@ export function messagesPanel(id) {
         h("span", { class: "preview" }, preview(one)),
         h("span", { class: "size" }, [one.headers.length ? `${counted(one.headers.length, "header")} · ` : "", bytes(one.size)].join("")),
       ], () => payload(one)));
-      replace(list, shown.length ? shown : h("p", { class: "quiet" }, "There are no messages from there on."));
+      replace(list, shown.length ? shown : h("p", { class: "quiet" }, "There are no messages from this id on."));
     } catch (error) {
       replace(list, h("p", { class: "problem", role: "alert" }, oneLine(error.message)));
       nextId = null;
@@ -151,7 +151,7 @@ export function deadLettersPanel(queueId, session) {
     ], () => [
       h("dl", { class: "headers" }, [["reason", one.reason], ["sent", time(one.time)], ["died", time(one.died)], ["deliveries", count(one.deliveries)], ["error", one.error_type || "–"]]
         .map(([key, value]) => h("div", {}, h("dt", {}, key), h("dd", {}, oneLine(value))))),
-      one.error_text ? h("pre", { class: "trace", tabindex: 0, "aria-label": "Text of the error" }, visible(one.error_text)) : null,
+      one.error_text ? h("pre", { class: "trace", tabindex: 0, "aria-label": "Error text" }, visible(one.error_text)) : null,
       one.error_traceback ? h("pre", { class: "trace", tabindex: 0, "aria-label": "Traceback" }, visible(one.error_traceback)) : null,
       ...payload(one),
       session.changes ? h("div", { class: "buttons" },
