@@ -78,7 +78,7 @@ class Client(nats.aio.client.Client):
         self.handlers[subscription._id] = handler  # pylint: disable=protected-access  # nats-py has no other name
 
     async def ignore(self, subject: str) -> None:
-        """End passing on the messages of a subject."""
+        """Stop passing on the messages of a subject."""
         subscription = self.listening.pop(subject, None)
         if subscription is not None and self.is_connected:
             with contextlib.suppress(*PROBLEMS):  # a lost connection passes nothing on, either
@@ -112,7 +112,7 @@ class Timer:
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether trying again has no use: the server refuses this user, or one side the other's certificate."""
+    """Return whether trying again is useless: the server refuses this user, or one side the other's certificate."""
     return (isinstance(error, (nats.errors.AuthorizationError, ssl.SSLCertVerificationError))
             or "authorization" in str(error).lower() or "authentication" in str(error).lower())
 

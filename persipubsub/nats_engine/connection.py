@@ -29,7 +29,7 @@ PING_S = 5
 
 
 class Connection:  # pylint: disable=too-many-instance-attributes  # the state of a connection
-    """A connection, which is made anew whenever it is lost. All methods run on the loop, except __init__."""
+    """A connection that is restored whenever it is lost. All methods run on the loop, except __init__."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -74,7 +74,7 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
         return self._client
 
     async def _connect(self) -> None:
-        """Try one server after the other until one accepts."""
+        """Try one server after another until one accepts."""
         servers = self.target.servers()
         random.shuffle(servers)
         for server in itertools.cycle(servers):
@@ -148,7 +148,7 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
                 answer(None)
 
     def _replace(self, client: Client) -> None:
-        """Give up a connection whose server no longer answers."""
+        """Abandon a connection whose server no longer answers."""
         self._lose(client)
         task = asyncio.get_running_loop().create_task(end(client))
         task.add_done_callback(lambda _: None)
@@ -164,7 +164,7 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
             await end(client)
 
     def on_connection(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call a function at each new connection; return a function that ends that."""
+        """Call a function at each new connection; return a function that cancels these calls."""
         self._reconnected.append(callback)
         return lambda: self._reconnected.remove(callback)
 
@@ -177,11 +177,11 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
             await client.flush(CONNECT_S)
 
     async def answer(self, subject: str) -> None:
-        """Answer each request for a subject, with nothing."""
+        """Answer each request for a subject with an empty message."""
         await self.subscribe(subject, None)
 
     async def unsubscribe(self, subject: str) -> None:
-        """Pass the messages of a subject to nobody any longer."""
+        """Stop passing on the messages of a subject."""
         if subject in self._subscriptions:
             del self._subscriptions[subject]
             if self._client is not None:
@@ -262,7 +262,7 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
             raise Lost(f"{self.target.shown}: no answer", maybe_done=True)
         if replies[0].status == 503:
             raise Lost(
-                f"{self.target.shown}: nobody answers there: no leader is elected now, or JetStream is not enabled",
+                f"{self.target.shown}: no server answers: no leader is elected now, or JetStream is not enabled",
                 maybe_done=False)
         return replies
 
@@ -302,7 +302,7 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
         if maybe_done:
             return errors.CommitUnknownError(
                 f"The cluster of {self.target.shown} did not confirm a change within {self.patience_s:g} seconds "
-                f"({error}). Whether it is stored is unknown. Sent again with a deduplication_id, it is there once.")
+                f"({error}). Whether it is stored is unknown. A repeat with its deduplication_id is stored once.")
         return errors.UnavailableError(
             f"The cluster of {self.target.shown} was not available for {self.patience_s:g} seconds ({error}). "
             "Nothing was changed. Check the servers with: nats server list")

@@ -70,7 +70,7 @@ class Parts:  # pylint: disable=too-many-instance-attributes  # one per part
         }
 
     async def open(self) -> None:
-        """Begin to use the queue.
+        """Start using the queue.
 
         :raise NotInitializedError: there is none
         """
@@ -133,7 +133,7 @@ class Parts:  # pylint: disable=too-many-instance-attributes  # one per part
 
 
 def create(target: Target, configuration: Configuration) -> None:
-    """Set a queue up, unless it exists."""
+    """Set up a queue, unless it exists."""
     parts = Parts(target)
     try:
         loop_thread.call(parts.settings.create, configuration)
@@ -277,7 +277,7 @@ class NatsEngine:
         return self.call(self.parts.announce(subscription.number))
 
     def renounce(self, subscription: Subscription) -> None:
-        """Take one announcement back."""
+        """Withdraw one announcement."""
         count = self._announced.get(subscription.number, 0) - 1
         parts = self._parts
         if count > 0:

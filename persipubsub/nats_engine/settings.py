@@ -89,7 +89,7 @@ class Settings:
             return False
 
     async def create(self, configuration: Configuration) -> None:
-        """Set the queue up, unless it exists."""
+        """Set up the queue, unless it exists."""
         require_possible(configuration)
         if await self.is_initialized():
             return
