@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import re
 import threading
 from typing import Any, AsyncIterator, Callable, List, Optional, Sequence
 
@@ -190,7 +191,7 @@ def _file(path: pathlib.Path) -> "Callable[[Request], Any]":
 def _number(request: Request, name: str, default: int) -> int:
     """Return a number of the query; the default if it is none."""
     text = request.query_params.get(name, "")
-    return max(-2**62, min(2**62, int(text))) if text.lstrip("-").isdecimal() and len(text) < 20 else default
+    return int(text) if re.fullmatch("-?[0-9]{1,18}", text) else default
 
 
 async def _json_body(request: Request) -> Any:

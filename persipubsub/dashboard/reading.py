@@ -20,6 +20,9 @@ COUNT_MAX = 50
 SHOWN_BYTES_MAX = 16 * 1024
 #: A read of several messages ends after this number of bytes.
 READ_BYTES_MAX = 8 * 1024**2
+#: A deeper value of JSON is shown as it is, and so is one that is longer with indentation.
+DEPTH_MAX = 50
+INDENTED_CHARACTERS_MAX = 4 * SHOWN_BYTES_MAX
 #: How many characters of the name or the value of a header are shown.
 HEADER_CHARACTERS_MAX = 1000
 
@@ -130,9 +133,21 @@ def _json(payload: bytes) -> Optional[str]:
     if not payload.lstrip().startswith((b"{", b"[")):
         return None
     try:
-        return msgspec.json.format(payload, indent=2).decode()
+        return _indented(payload.decode())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _indented(text: str) -> Optional[str]:
+    """Return JSON with indentation; None if that would make it much longer, as in an array of a thousand arrays."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        deepest = max(deepest, depth)
+    if deepest > DEPTH_MAX:
+        return None
+    indented = msgspec.json.format(text, indent=2)
+    return indented if len(indented) <= INDENTED_CHARACTERS_MAX else None
 
 
 def _writer(message_type: Optional[str], modules: Sequence[str]) -> Callable[[bytes], Json]:
@@ -148,7 +163,8 @@ def _writer(message_type: Optional[str], modules: Sequence[str]) -> Callable[[by
 
     def write(payload: bytes) -> Json:
         try:
-            return {"protobuf": msgspec.json.format(line(payload), indent=2)}
+            text = line(payload)
+            return {"protobuf": _indented(text) or text}
         except ValueError as error:
             return {"protobuf_error": str(error)}
 

@@ -10,6 +10,7 @@ from typing import Iterable, Iterator, NamedTuple, Optional, Sequence
 
 import uvicorn
 
+from persipubsub import clock
 from persipubsub.dashboard.app import Dashboard
 from persipubsub.dashboard.guard import Guard
 from persipubsub.dashboard.watching import watchers_of
@@ -18,6 +19,8 @@ from persipubsub.dashboard.watching import watchers_of
 CONNECTIONS_MAX = 256
 #: How long a stop waits for responses, in seconds; event streams end at once.
 STOP_S_MAX = 3
+#: How long a stop waits for the threads of all queues. One that reads a lost cluster takes longer, and is left alone.
+WATCHERS_STOP_S_MAX = 1.0
 _TOKEN_BYTES = 24
 
 
@@ -80,8 +83,9 @@ def _running(dashboard: Dashboard, listener: socket.socket) -> Iterator[None]:
         for watcher in dashboard.watchers:
             watcher.stop()
         thread.join()
+        until_s = clock.monotonic_s() + WATCHERS_STOP_S_MAX
         for watcher in dashboard.watchers:
-            watcher.join()
+            watcher.join(until_s)
 
 
 def _config(dashboard: Dashboard) -> uvicorn.Config:

@@ -82,5 +82,5 @@ def source_of(location: str) -> Source:
 
     :raise ArgumentError: it cannot be the location of a queue
     """
-    found = environment.new_environment(location).path
+    found = environment.new_environment(location).location
     return ClusterSource(location) if isinstance(found, str) else LocalSource(found)

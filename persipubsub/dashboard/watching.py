@@ -24,8 +24,6 @@ from persipubsub.status_reader import LOOK_S_MAX
 REQUESTS_MAX = 8
 #: The longest interval between two reads of a queue that cannot be read, in seconds.
 RETRY_S_MAX = 5.0
-#: How long a stop waits for each thread, in seconds. One that reads a lost cluster takes longer, and is left alone.
-STOP_S_MAX = 1.0
 MASK = "***"
 _LOGGER = logging.getLogger(__name__)
 
@@ -43,9 +41,10 @@ class Watcher:  # pylint: disable=too-many-instance-attributes  # what it reads,
         :raise ArgumentError: it cannot be the location of a queue
         """
         #: The location without secrets, as it may be shown.
-        self.location = os.fsencode(environment.new_environment(location).path).decode("utf-8", "backslashreplace")
+        found = os.fsencode(environment.new_environment(location).location)
+        self.location = found.decode("utf-8", "backslashreplace")
         #: Names the queue in addresses of the page.
-        self.id = hashlib.sha256(self.location.encode()).hexdigest()[:12]
+        self.id = hashlib.sha256(found).hexdigest()[:12]
         self.history = History()
         #: The last status, and when it was read; None before the first one.
         self.found: Optional[Tuple[float, QueueStatus]] = None
@@ -103,9 +102,9 @@ class Watcher:  # pylint: disable=too-many-instance-attributes  # what it reads,
         except queue.Full:
             pass  # it does not wait, then
 
-    def join(self) -> None:
-        """Wait a moment for the end of the thread."""
-        self._thread.join(STOP_S_MAX)
+    def join(self, until_s: float) -> None:
+        """Wait for the end of the thread, until a time of the monotonic clock."""
+        self._thread.join(max(0.0, until_s - clock.monotonic_s()))
 
     def _run(self) -> None:
         due_s = clock.monotonic_s()

@@ -261,9 +261,8 @@ class Connection:  # pylint: disable=too-many-instance-attributes  # the state o
             self._note_silence(client)
             raise Lost(f"{self.target.shown}: no answer", maybe_done=True)
         if replies[0].status == 503:
-            raise Lost(
-                f"{self.target.shown}: no server answers: no leader is elected now, or JetStream is not enabled",
-                maybe_done=False)
+            raise Lost(f"{self.target.shown}: no server answers: no leader is elected now, or JetStream is not enabled",
+                       maybe_done=False)
         return replies
 
     def _note_silence(self, client: Client) -> None:

@@ -154,6 +154,7 @@ def test_what_others_wrote_is_text(page: Page, new_environment: Callable[..., En
         expect(page.get_by_role("heading", level=1)).to_have_text(ESCAPED.replace("/", ""))
         expect(page.locator("tbody th")).to_have_text(ESCAPED)
         page.get_by_role("button", name="Oldest").click()
+        expect(page.locator("summary")).to_have_count(2)  # the dead letters are there
         for summary in page.locator("summary").all():
             summary.click()
         expect(page.locator("pre").filter(has_text=ESCAPED)).not_to_have_count(0)

@@ -120,6 +120,18 @@ def test_messages_are_shown_as_what_they_are(orders: Environment) -> None:
         assert [(one["reason"], one["error_type"], one["deliveries"]) for one in letters] == [("raised", "KeyError", 1)]
 
 
+def test_json_that_indentation_makes_long_is_shown_as_it_is(new_environment: Callable[..., Environment]) -> None:
+    """Deep JSON, and JSON of many short values, is not indented: a few messages would make an answer of megabytes."""
+    environment = new_environment("a", name="deep")
+    deep = b"[" * 900 + b"1," * 7000 + b"1" + b"]" * 900
+    many = b"[" + b",".join([b"[[[[1]]]]"] * 1600) + b"]"
+    environment.new_publisher().send_many([deep, many, b"[1]"])
+    with serving(environment.path) as server:
+        shown = messages_of(server, "deep", "?start=1")["messages"]
+        assert [one["json"] for one in shown] == [None, None, "[\n  1\n]"]
+        assert len(messages_of(server, "deep", "?start=--1")["messages"]) == 3  # no number: the default
+
+
 def test_many_messages_come_in_pages(new_environment: Callable[..., Environment]) -> None:
     """An answer has a bounded number of messages, and says where to continue."""
     environment = new_environment("a")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import urllib.parse
 from typing import TYPE_CHECKING, Callable, ContextManager, Optional, Tuple, Union
 
 import click
@@ -56,6 +57,10 @@ def dashboard(paths: Tuple[str, ...], listen: str, allow_changes: bool, token: O
     address, port = metrics_server.parsed(listen)
     if token is not None and (len(token) < TOKEN_CHARACTERS_MIN or not token.isascii() or not token.isprintable()):
         raise click.BadParameter(f"it needs at least {TOKEN_CHARACTERS_MIN} characters of ASCII.", param_hint="--token")
+    for host in hosts:
+        if ":" in host or host.endswith("."):
+            raise click.BadParameter(f"{host!r} is not the name of a host alone: leave out the port and the last dot.",
+                                     param_hint="--allow-host")
     serve = _loaded()
     # Before any thread starts, since threads inherit the blocked signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
@@ -68,7 +73,7 @@ def dashboard(paths: Tuple[str, ...], listen: str, allow_changes: bool, token: O
                 raise click.ClickException(f"Cannot listen on {address} port {port}: {_reason(error)}.") from error
             output.line(f"Serving on {served.url}")
             if served.token is not None:
-                output.line(f"With the token: {served.url}#token={served.token}")
+                output.line(f"With the token: {served.url}#token={urllib.parse.quote(served.token, safe='')}")
             signal.sigwait(STOP)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -81,8 +81,9 @@ def remove(path: str, name: str, yes: bool) -> None:
 
 def _deleted_with(one: SubscriberStatus) -> str:
     """Return what a subscriber has that may be deleted with it; empty if nothing."""
-    pending = one.pending and f"{counted(one.pending, 'message')} pending"
-    return " and ".join(filter(None, (pending, one.dead_letters and counted(one.dead_letters, "dead letter"))))
+    pending = f"{counted(one.pending, 'message')} pending" if one.pending else ""
+    dead = counted(one.dead_letters, "dead letter") if one.dead_letters else ""
+    return " and ".join(filter(None, (pending, dead)))
 
 
 @subscriber.command("list",
