@@ -56,7 +56,7 @@ def test_every_extra_that_is_named_exists(extras: List[str]) -> None:
         package = arguments[0] if arguments else ""
         if package in OTHERS:
             continue
-        match = re.fullmatch(r"(?:persipubsub|\.)(?:\[([\w,]+)\])?\.?", package)
+        match = re.fullmatch(r"(?:(?:/[a-z/]+/)?persipubsub|\.)(?:\[([\w,-]+)\])?\.?", package)
         assert match is not None, (place, arguments)
         assert not set((match[1] or "").split(",")) - {"", *extras}, (place, package)
 
@@ -80,4 +80,4 @@ def test_the_installation_page_lists_the_extras(extras: List[str]) -> None:
     """The table of the extras has each of them, and no other."""
     text = (ROOT / "docs" / "installation.rst").read_text(encoding="utf-8")
     table = text.split("\nextra  ", 1)[1].split("\n\n", 1)[0]
-    assert sorted(re.findall(r"^``(\w+)`` ", table, re.MULTILINE)) == sorted(extras)
+    assert sorted(re.findall(r"^``([\w-]+)`` ", table, re.MULTILINE)) == sorted(extras)
