@@ -106,7 +106,7 @@ class SharedMachine(Machine):
         assert receipt.__enter__() == self.values(Handle(worker, place.number), found, detailed)
         if found:
             self.claims.append(Claim(opened, worker, receipt, place.number, number, found))
-            if extends:
+            if extends or tasks:  # workers of tasks are rarer, so theirs always do
                 self.extend_lease(len(self.claims) - 1)
 
     @precondition(lambda self: self.claims)
