@@ -1,6 +1,7 @@
 """Test what the dashboard shows of queues, and that its looks leave them as they are."""
 
 import contextlib
+import os
 import pathlib
 import shutil
 import socket
@@ -118,6 +119,17 @@ def test_messages_are_shown_as_what_they_are(orders: Environment) -> None:
         assert [one["id"] for one in messages_of(server, "orders", "?start=-1")["messages"]] == [3]
         letters = server.get(f"api/queues/{server.id_of('orders')}/dead-letters?subscriber=packing").json()["letters"]
         assert [(one["reason"], one["error_type"], one["deliveries"]) for one in letters] == [("raised", "KeyError", 1)]
+
+
+def test_queues_that_look_alike_are_told_apart(tmp_path: pathlib.Path) -> None:
+    """A path that is not UTF-8 is shown with an escape. A path with the characters of the escape is another queue."""
+    paths = [os.fsencode(tmp_path) + name for name in (b"/x\xff", b"/x\\xff")]
+    for path in paths:
+        with persipubsub.new_environment(os.fsdecode(path)) as environment:
+            environment.new_control(["a"])
+    with serving(*map(os.fsdecode, paths)) as server:
+        shown = next(server.events("api/events"))["queues"]
+        assert len({one["id"] for one in shown}) == len(shown) == 2
 
 
 def test_json_that_indentation_makes_long_is_shown_as_it_is(new_environment: Callable[..., Environment]) -> None:

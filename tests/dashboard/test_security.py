@@ -188,3 +188,27 @@ def test_without_the_extra_the_error_says_what_to_install(jobs: Environment) -> 
                                 check=False,
                                 timeout=WAIT_S)
         assert result.returncode == 1 and "pip install 'persipubsub[dashboard]'" in result.stderr
+
+
+def test_a_token_survives_its_link(jobs: Environment) -> None:
+    """The link has a chosen token so that the page gets it back, whatever characters it has."""
+    token = "100%41 & #secret-password"
+    with serving(jobs.path, "--token", token) as server:
+        assert server.token is not None and server.token != token
+        assert urllib.parse.unquote(server.token) == token
+        assert server.get("api/events", headers={"Authorization": f"Bearer {server.token}"}).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["queues.example.org:8443", "queues.example.org."])
+def test_a_host_that_would_never_match_is_an_error(name: str, jobs: Environment) -> None:
+    """A name with a port or a last dot is refused, since no request would match it."""
+    done = subprocess.run(command(jobs.path, "--allow-host", name), capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "leave out the port" in done.stderr
+
+
+def test_many_lost_queues_stop_together() -> None:
+    """However many queues do not answer, a stop waits for all of them together, and not for one after the other."""
+    with serving(*(f"nats://127.0.0.1:1/q{number}" for number in range(12))) as server:
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 8
